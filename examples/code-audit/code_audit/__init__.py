@@ -1,0 +1,1 @@
+"""The parts of the audit that need no cluster."""

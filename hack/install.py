@@ -1,0 +1,177 @@
+"""`make install`: builds the images and installs the chart, with everything it needs, into a cluster.
+
+python3 hack/install.py                     into the cluster under .cluster (boot it with `make cluster`)
+CLUSTER=kind python3 hack/install.py        into a kind cluster
+CLUSTER=current IMAGE_REPOSITORY=registry.example/perdure IMAGE_TAG=dev python3 hack/install.py
+                                            wherever kubectl points; the image must be there already
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from hack import diagnosis  # noqa: E402 (the import needs the path above)
+from hack.target import (  # noqa: E402
+    IMAGES_TOOL,
+    NAMESPACE,
+    RELEASE,
+    ROOT,
+    Problem,
+    Target,
+    run,
+    say,
+)
+
+CHART = ROOT / "charts" / "perdure"
+#: Seconds for everything to become ready.
+DEADLINE = 300
+
+
+def install(target: Target) -> None:
+    """Images into the cluster, then the chart. Does little when nothing has changed. Raises Problem."""
+    image_id = _images(target)
+    _namespace(target)
+    _chart(target, image_id)
+    say(target.kubectl("get", "pods", "-n", NAMESPACE).rstrip())
+
+
+def _images(target: Target) -> str:
+    """Build and load. Returns what the operator's image is known by, so that a new one is rolled out."""
+    if target.kind == "current":
+        if "IMAGE_REPOSITORY" not in os.environ:
+            raise Problem(
+                "your cluster takes its images from a registry: IMAGE_REPOSITORY must say which",
+                "Build the images and push them:\n"
+                "  docker build -t REGISTRY/perdure:TAG . && docker push REGISTRY/perdure:TAG\n"
+                "then name them: CLUSTER=current IMAGE_REPOSITORY=REGISTRY/perdure IMAGE_TAG=TAG",
+            )
+        return f"{os.environ['IMAGE_REPOSITORY']}:{os.environ.get('IMAGE_TAG', 'dev')}"
+    say("==> images")
+    # kind users have docker; without it the images are made from Debian packages and wheels.
+    engine = "docker" if target.kind == "kind" else "buildah"
+    command = [sys.executable, str(IMAGES_TOOL), "all", "--state-dir", str(target.state), "--engine", engine]
+    archives = run(command, deadline=3600, shown=True).split()
+    load = [
+        sys.executable,
+        str(IMAGES_TOOL),
+        "load",
+        "--state-dir",
+        str(target.state),
+        "--cluster",
+        target.kind,
+    ]
+    run([*load, *archives], deadline=600, shown=True)
+    return str(json.loads((target.state / "images" / "perdure.json").read_text())["id"])
+
+
+def _namespace(target: Target) -> None:
+    """Make a namespace that refuses any pod that is not restricted, as the chart promises."""
+    if not target.exists("namespace", NAMESPACE):
+        target.kubectl("create", "namespace", NAMESPACE)
+        target.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
+
+
+def _chart(target: Target, image_id: str) -> None:
+    helm = [target.program("helm"), "--namespace", NAMESPACE]
+    _free_release(target, helm)
+    values = {
+        "evaluation.enabled": "true",
+        "image.tag": os.environ.get("IMAGE_TAG", "dev"),
+        # The tag stays the same: this is what changes with the image.
+        "operator.podAnnotations.perdure\\.dev/image": image_id,
+        "gateway.podAnnotations.perdure\\.dev/image": image_id,
+    }
+    if target.kind == "current":
+        values |= {"image.registry": "", "image.repository": os.environ["IMAGE_REPOSITORY"]}
+    command = [*helm, "upgrade", "--install", RELEASE, str(CHART), "--wait", "--timeout", f"{DEADLINE}s"]
+    for name, value in values.items():
+        command += ["--set" if name == "evaluation.enabled" else "--set-string", f"{name}={value}"]
+    say("==> helm upgrade --install")
+    started = time.monotonic()
+    with subprocess.Popen(
+        command,
+        env={**os.environ, **target.environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as helm_process:
+        try:
+            _watch(target, helm_process, deadline=started + DEADLINE + 60)
+        finally:
+            if helm_process.poll() is None:
+                helm_process.terminate()
+        assert helm_process.stdout is not None
+        said = helm_process.stdout.read()
+    if helm_process.returncode != 0:
+        diagnosis.show(target, NAMESPACE)
+        raise Problem(
+            f"the chart could not be installed within {DEADLINE} s:\n{said.strip()}",
+            "The state of its pods is above. Put the cause right and run the same command again.",
+        )
+    say(f"    ready after {time.monotonic() - started:.0f} s")
+
+
+def _watch(target: Target, process: "subprocess.Popen[str]", *, deadline: float) -> None:
+    """Say how the pods come along until the process ends."""
+    before = ""
+    while time.monotonic() < deadline:
+        try:
+            process.wait(2)
+            return
+        except subprocess.TimeoutExpired:
+            pass
+        try:
+            now = diagnosis.summary(target, NAMESPACE)
+        except Problem:
+            continue
+        if now and now != before:
+            say(f"    {now}")
+        before = now
+
+
+def _free_release(target: Target, helm: list[str]) -> None:
+    """Helm refuses to touch a release that an earlier helm left half-way when it was killed."""
+    try:
+        text = run([*helm, "status", RELEASE, "-o", "json"], deadline=60, environment=target.environment)
+    except Problem:
+        return  # there is none
+    status = json.loads(text)["info"]["status"]
+    if status in {"pending-install", "uninstalling"}:
+        say(f"    an earlier install was interrupted ({status}): removing it first")
+        run([*helm, "uninstall", RELEASE, "--wait"], deadline=180, environment=target.environment)
+    elif status.startswith("pending-"):
+        say(f"    an earlier upgrade was interrupted ({status}): rolling it back first")
+        run([*helm, "rollback", RELEASE], deadline=180, environment=target.environment)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Install Perdure into a cluster.")
+    parser.add_argument("--cluster", help="native, kind or current (default: $CLUSTER or native)")
+    parser.add_argument("--state-dir", type=Path, help="the cluster's state folder (default: .cluster)")
+    options = parser.parse_args()
+    try:
+        target = Target.from_environment(options.cluster, options.state_dir)
+        target.up()
+        install(target)
+        if hint := target.hint():
+            say(f"\nNext:\n  {hint}\n  kubectl apply -f examples/code-audit/workflow.yaml")
+    except Problem as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        if problem.remedy:
+            print(problem.remedy, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

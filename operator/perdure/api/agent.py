@@ -1,0 +1,128 @@
+"""The agent block: which container does the work.
+
+It is the same in a step, in an AgentTask, in a run's defaults and, flat, in an AgentTemplate, so that a
+person learns it once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, model_validator
+
+from perdure.api.base import Duration, Model, ObjectName, Quantity, list_map, rule, rules
+
+MAX_RETRIES = 1000
+
+
+class KeySelector(Model):
+    """One key of a Secret or ConfigMap in the run's namespace."""
+
+    #: Name of the Secret or ConfigMap.
+    name: ObjectName
+    #: The key in it.
+    key: Annotated[str, Field(min_length=1, max_length=253)]
+    #: Whether the agent starts without the variable if the object or the key is missing. Default: false.
+    optional: bool | None = None
+
+
+class FieldSelector(Model):
+    """A field of the agent's pod, as the downward API names it."""
+
+    #: Such as `metadata.name` or `status.podIP`.
+    field_path: Annotated[str, Field(min_length=1, max_length=253)]
+
+
+class EnvSource(Model):
+    """Where an environment variable's value comes from, if it is not written out: exactly one source."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
+    #: A key of a Secret.
+    secret_key_ref: KeySelector | None = None
+    #: A key of a ConfigMap.
+    config_map_key_ref: KeySelector | None = None
+    #: A field of the agent's pod.
+    field_ref: FieldSelector | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> EnvSource:
+        if (
+            sum(
+                source is not None
+                for source in (self.secret_key_ref, self.config_map_key_ref, self.field_ref)
+            )
+            != 1
+        ):
+            raise ValueError("must name exactly one of secretKeyRef, configMapKeyRef and fieldRef")
+        return self
+
+
+class EnvVar(Model):
+    """One environment variable. `value` may hold `${}` expressions."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule("!has(self.value) || !has(self.valueFrom)", "takes value or valueFrom, not both")
+        )
+    )
+
+    #: Name of the variable.
+    name: Annotated[str, Field(pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$", max_length=253)]
+    #: Its value; may hold `${}` expressions. Default: empty.
+    value: Annotated[str, Field(max_length=32768)] | None = None
+    #: Where the value comes from instead.
+    value_from: EnvSource | None = None
+
+    @model_validator(mode="after")
+    def _one_value(self) -> EnvVar:
+        if self.value is not None and self.value_from is not None:
+            raise ValueError("takes value or valueFrom, not both")
+        return self
+
+
+class Resources(Model):
+    """CPU, memory and other resources, as in a pod."""
+
+    #: What the scheduler sets aside for the agent.
+    requests: Annotated[dict[str, Quantity], Field(max_length=16)] | None = None
+    #: What the agent may use at most.
+    limits: Annotated[dict[str, Quantity], Field(max_length=16)] | None = None
+
+
+class AgentContainer(Model):
+    """The container an agent runs in: what an AgentTemplate says, and a step may override."""
+
+    #: Container image.
+    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    #: Entry point instead of the image's; strings may hold `${}` expressions.
+    command: Annotated[list[Annotated[str, Field(max_length=32768)]], Field(max_length=256)] | None = None
+    #: Arguments of the entry point; strings may hold `${}` expressions.
+    args: Annotated[list[Annotated[str, Field(max_length=32768)]], Field(max_length=256)] | None = None
+    #: Environment variables, by unique name.
+    env: Annotated[list[EnvVar], Field(max_length=256, json_schema_extra=list_map("name"))] | None = None
+    #: CPU, memory and other resources, as in a pod.
+    resources: Resources | None = None
+    #: ServiceAccount that the agent's pod runs as. Default: default.
+    service_account_name: ObjectName | None = None
+
+
+class Agent(AgentContainer):
+    """An agent block: an AgentTemplate by name, fields of its own, or both (its own fields win)."""
+
+    #: Name of an AgentTemplate in the same namespace. A run takes a copy of it when it starts.
+    template_ref: ObjectName | None = None
+
+
+class Retry(Model):
+    """How often a failed task is tried again. Disruptions are counted apart and spend none of it."""
+
+    #: Retries after the first attempt: 2 allows three attempts. Default: 0.
+    limit: Annotated[int, Field(ge=0, le=MAX_RETRIES)] = 0
+
+
+class Retention(Model):
+    """How long a finished run and its history are kept."""
+
+    #: Time from the run's end until its object and its history are deleted. Default: 168h.
+    ttl_after_finished: Duration = "168h"

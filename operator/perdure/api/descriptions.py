@@ -1,0 +1,45 @@
+"""Field descriptions, read from the `#:` comments above the fields.
+
+A comment is where people who change a field look, so it is the one source: `kubectl explain` shows it, and
+the models need no second copy as an argument. Reading source is slow and needs the files, which is why only
+the generator does it, never the operator.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from functools import cache
+
+from pydantic import BaseModel
+
+
+@cache
+def _own_comments(cls: type[BaseModel]) -> dict[str, str]:
+    source = textwrap.dedent(inspect.getsource(cls))
+    lines = source.splitlines()
+    (node,) = ast.parse(source).body
+    if not isinstance(node, ast.ClassDef):  # pragma: no cover - a class's source is a class
+        raise TypeError(f"{cls} is no class statement")
+    found = {}
+    for statement in node.body:
+        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+            continue
+        comment: list[str] = []
+        for line in reversed(lines[: statement.lineno - 1]):
+            if not line.strip().startswith("#:"):
+                break
+            comment.insert(0, line.strip().removeprefix("#:").strip())
+        if comment:
+            found[statement.target.id] = " ".join(comment)
+    return found
+
+
+def field_descriptions(cls: type[BaseModel]) -> dict[str, str]:
+    """Descriptions by field name, inherited ones included. Fields without a comment are missing."""
+    merged: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if base is not BaseModel and issubclass(base, BaseModel):
+            merged.update(_own_comments(base))
+    return {name: text for name, text in merged.items() if name in cls.model_fields}

@@ -1,0 +1,172 @@
+"""Publishing events so that those of one run enter the stream in the order of their numbers.
+
+A connection can die between two messages: the first is lost with the old socket while the second, still in
+the client's buffer, arrives over the new one. So a run never has two separate messages under way. Many events
+of one run go as one atomic batch where the server can do that (all are stored, in order, or none); otherwise
+each waits for the acknowledgement of the one before. Runs among themselves go in parallel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import nats.errors
+import nats.js.errors
+import orjson
+import structlog
+from nats.js import JetStreamContext
+
+from perdure.bus import subjects
+from perdure.bus.connection import REQUEST_TIMEOUT, Bus
+from perdure.bus.errors import BusError, BusUnavailable, StreamMissing
+from perdure.bus.stream import STREAM
+from perdure.domain.records import Event
+
+_log = structlog.get_logger(__name__)
+
+#: Events in one atomic batch; the server allows 1,000 messages.
+BATCH = 256
+#: Fewer than this go faster one by one: a batch costs the server about 12 ms, for the files it stages it in.
+_BATCH_MINIMUM = 48
+_TOO_LARGE = 10054
+_WRONG_STREAM = 10060
+
+
+class Lane:
+    """Events of one run, in order, and how far they have come."""
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        self.events = events
+        #: So many events, from the first, are in the stream (or can never be).
+        self.done = 0
+        #: Why it went no further.
+        self.failure: BusError | None = None
+        #: Lowest place in the stream that one of these events was newly given.
+        self.lowest: int | None = None
+        #: Highest place in the stream that was answered.
+        self.highest = 0
+
+    @property
+    def rest(self) -> Sequence[Event]:
+        return self.events[self.done :]
+
+    def _acknowledged(self, count: int, *, sequence: int, duplicate: bool) -> None:
+        self.done += count
+        self.highest = max(self.highest, sequence)
+        if not duplicate:
+            first = sequence - count + 1
+            self.lowest = first if self.lowest is None else min(self.lowest, first)
+
+    async def publish(self, bus: Bus, *, atomic: bool, stopping: Callable[[], bool]) -> None:
+        """Publish until all is done, one event fails (`failure`), or `stopping()` says so."""
+        try:
+            jetstream = bus.jetstream
+            while self.rest and not stopping():
+                if atomic and len(self.rest) >= _BATCH_MINIMUM and await self._publish_batch(bus):
+                    continue
+                atomic = False
+                await self._publish_one(jetstream)
+        except BusError as error:
+            self.failure = error
+
+    async def _publish_one(self, jetstream: JetStreamContext) -> None:
+        event = self.rest[0]
+        try:
+            subject = subjects.subject(event.namespace, event.workflow, event.type)
+            # The headers are made afresh: the library writes into them.
+            ack = await jetstream.publish(
+                subject, subjects.encode(event), timeout=REQUEST_TIMEOUT, headers=_headers(event)
+            )
+        except (ValueError, nats.errors.MaxPayloadError, nats.errors.BadSubjectError) as error:
+            self._skip(event, error)
+        except nats.js.errors.NoStreamResponseError as error:
+            raise StreamMissing("no stream takes perdure.events") from error
+        except nats.js.errors.APIError as error:
+            if error.err_code == _TOO_LARGE:
+                self._skip(event, error)
+            elif error.err_code == _WRONG_STREAM:
+                raise BusUnavailable(f"a stream other than {STREAM} takes {subjects.ALL}") from error
+            else:
+                raise BusUnavailable(f"JetStream refused an event: {error}") from error
+        except (nats.errors.Error, OSError) as error:
+            raise BusUnavailable(f"JetStream did not acknowledge: {error!r}") from error
+        else:
+            self._acknowledged(1, sequence=ack.seq, duplicate=bool(ack.duplicate))
+
+    def _skip(self, event: Event, error: Exception) -> None:
+        # Waiting would hold back its run for ever. Readers see the gap and fill it from the ledger.
+        _log.error("event_unpublishable", event_id=event.id, type=event.type, error=str(error))
+        self.done += 1
+
+    async def _publish_batch(self, bus: Bus) -> bool:
+        """One atomic batch of what is to be done. False if none of it was stored: go one by one.
+
+        If its answer is lost, the events are sent again one by one, and found to be duplicates.
+        """
+        events = self.rest[:BATCH]
+        try:
+            messages = [
+                (subjects.subject(event.namespace, event.workflow, event.type), subjects.encode(event), event)
+                for event in events
+            ]
+            client = bus.client
+            # Unique for each try: the server still remembers one that was cut off.
+            batch = client.new_inbox().rpartition(".")[2]
+            for number, (subject, payload, event) in enumerate(messages[:-1], start=1):
+                await client.publish(subject, payload, headers=_headers(event, batch=batch, number=number))
+            subject, payload, event = messages[-1]
+            headers = _headers(event, batch=batch, number=len(messages)) | {"Nats-Batch-Commit": "1"}
+            answer = await client.request(subject, payload, timeout=REQUEST_TIMEOUT, headers=headers)
+        except nats.errors.NoRespondersError as error:
+            raise StreamMissing("no stream takes perdure.events") from error
+        except (ValueError, nats.errors.MaxPayloadError, nats.errors.BadSubjectError):
+            return False
+        except (nats.errors.Error, OSError) as error:
+            raise BusUnavailable(f"JetStream did not acknowledge a batch: {error!r}") from error
+        result = orjson.loads(answer.data)
+        if "error" in result or result.get("count") != len(events):
+            # Most often: one of them is in the stream already, and the server refuses the whole batch.
+            _log.debug("batch_refused", error=result.get("error"))
+            return False
+        self._acknowledged(len(events), sequence=result["seq"], duplicate=False)
+        return True
+
+
+def _headers(event: Event, *, batch: str | None = None, number: int = 0) -> dict[str, str]:
+    headers = {
+        "Nats-Msg-Id": event.id,
+        "Nats-Expected-Stream": STREAM,
+        "Content-Type": "application/cloudevents+json",
+    }
+    if batch is not None:
+        headers |= {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
+    return headers
+
+
+async def publish_lanes(
+    bus: Bus, lanes: Sequence[Lane], *, atomic: bool, stopping: Callable[[], bool]
+) -> BusError | None:
+    """Publish all lanes at once; returns the first failure, and leaves in each lane how far it came.
+
+    Ends early when the connection is lost: what was under way is then as good as failed, and may be tried
+    again under the same id. Cancelling leaves the lanes as they are.
+    """
+    work = asyncio.gather(
+        *(lane.publish(bus, atomic=atomic, stopping=stopping) for lane in lanes), return_exceptions=True
+    )
+    lost = asyncio.ensure_future(bus.lost())
+    try:
+        await asyncio.wait((work, lost), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        lost.cancel()
+        interrupted = not work.done()
+        if interrupted:
+            work.cancel()
+            await asyncio.wait((work,))
+    if interrupted:
+        return BusUnavailable("the connection to NATS was lost")
+    for outcome in work.result():
+        if outcome is not None:
+            raise outcome
+    return next((lane.failure for lane in lanes if lane.failure is not None), None)

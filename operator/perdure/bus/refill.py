@@ -1,0 +1,155 @@
+"""Filling a stream that was lost, or lost its end, from the ledger.
+
+First one look at what the stream still holds, then run by run what follows. A run whose new events are about
+to be published goes first, so that refilling never puts an old event behind a new one of the same run, and
+new events do not wait for the history of others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import nats.errors
+import nats.js.errors
+import structlog
+from nats.js.api import DeliverPolicy
+
+from perdure.bus import subjects
+from perdure.bus.connection import REQUEST_TIMEOUT, Bus
+from perdure.bus.errors import BusError, BusUnavailable
+from perdure.bus.publisher import BATCH, Lane, publish_lanes
+from perdure.bus.stream import STREAM, StreamState
+from perdure.domain.records import Event
+
+_log = structlog.get_logger(__name__)
+
+#: Runs that are filled at once.
+_RUNS = 32
+
+
+class History(Protocol):
+    """What refilling reads. May raise LedgerUnavailable."""
+
+    async def events(self, uid: str, *, after: int = 0, limit: int = 1000) -> list[Event]: ...
+
+    async def runs_with_events(self, *, after: str | None = None, limit: int = 1000) -> list[tuple[str, int]]:
+        """(uid, number of the newest event) of live and retained runs, by uid, from above `after`."""
+        ...
+
+
+class Refill:
+    """One refill under way. Any failure of it ends it; another is then begun, and finds what this one did."""
+
+    def __init__(self, history: History, bus: Bus, present: Mapping[str, int], *, atomic: bool) -> None:
+        """`present`: for each run, the number up to which the stream has its events without gap."""
+        self._history = history
+        self._bus = bus
+        self._present = present
+        self._atomic = atomic
+        self._filled: set[str] = set()
+        self._cursor: str | None = None
+        self.published = 0
+
+    async def before(self, heads: Mapping[str, int], *, stopping: Callable[[], bool]) -> BusError | None:
+        """Fill these runs up to, not including, the event with the number given for each."""
+        lacking = {uid: end for uid, end in heads.items() if uid not in self._filled}
+        return await self._fill(lacking, stopping)
+
+    async def step(self, *, stopping: Callable[[], bool]) -> tuple[bool, BusError | None]:
+        """Fill some more runs. Returns whether that was all, and what went wrong if anything did."""
+        page = await self._history.runs_with_events(after=self._cursor, limit=_RUNS)
+        lacking = {uid: newest + 1 for uid, newest in page if uid not in self._filled}
+        failure = await self._fill(lacking, stopping)
+        if failure is None and page and not stopping():
+            self._cursor = page[-1][0]
+        return not page, failure
+
+    async def _fill(self, ends: Mapping[str, int], stopping: Callable[[], bool]) -> BusError | None:
+        position = {uid: self._present.get(uid, 0) for uid in ends}
+        while position and not stopping():
+            lanes: dict[str, Lane] = {}
+            # One run after the other holds one page of the ledger at a time, not all of a run's history.
+            for uid, after in list(position.items()):
+                events = await self._history.events(uid, after=after, limit=BATCH)
+                events = [event for event in events if event.sequence < ends[uid]]
+                if events:
+                    lanes[uid] = Lane(events)
+                else:
+                    self._filled.add(uid)
+                    del position[uid]
+            if not lanes:
+                break
+            failure = await publish_lanes(
+                self._bus, list(lanes.values()), atomic=self._atomic, stopping=stopping
+            )
+            for uid, lane in lanes.items():
+                position[uid] += lane.done
+                self.published += lane.done
+            if failure is not None:
+                return failure
+        return None
+
+
+async def look(bus: Bus, state: StreamState) -> dict[str, int]:
+    """For each run in the stream, the number up to which its events are there without gap.
+
+    Reads headers only. Raises BusUnavailable. If the stream has discarded its oldest messages, what it still
+    has of a run counts as its beginning: what aged out is not to come back.
+    """
+    tally = Tally(discarded=state.first_sequence > 1)
+    if not state.messages:
+        return tally.present
+    try:
+        subscription = await bus.jetstream.subscribe(
+            subjects.ALL,
+            stream=STREAM,
+            ordered_consumer=True,
+            headers_only=True,
+            deliver_policy=DeliverPolicy.ALL,
+            # A consumer that nobody listens to any more goes away by itself.
+            inactive_threshold=30,
+        )
+        try:
+            while True:
+                message = await subscription.next_msg(timeout=2 * REQUEST_TIMEOUT)
+                tally.add((message.headers or {}).get("Nats-Msg-Id", ""))
+                place = message.metadata
+                # What is published from now on is published by us.
+                if place.num_pending == 0 or place.sequence.stream >= state.last_sequence:
+                    return tally.present
+        finally:
+            if bus.connected:
+                await subscription.unsubscribe()
+    except (nats.errors.Error, nats.js.errors.Error, OSError) as error:
+        raise BusUnavailable(f"cannot read the stream: {error!r}") from error
+
+
+class Tally:
+    """Counts, by message ids in stream order, how far each run's events go without gap."""
+
+    def __init__(self, *, discarded: bool) -> None:
+        self._discarded = discarded
+        self.present: dict[str, int] = {}
+
+    def add(self, message_id: str) -> None:
+        """Take the next message into account; foreign ids count for nothing."""
+        uid, _, number = message_id.rpartition("/")
+        if not uid or not number.isdecimal():
+            return
+        sequence, known = int(number), self.present.get(uid)
+        if known is None:
+            if sequence == 1 or self._discarded:
+                self.present[uid] = sequence
+        elif sequence == known + 1:
+            self.present[uid] = sequence
+
+
+def lanes_by_run(events: Sequence[Event]) -> dict[str, list[Event]]:
+    """Events by run, each in the order of their numbers, runs in the order of their first event."""
+    lanes: dict[str, list[Event]] = {}
+    for event in events:
+        lanes.setdefault(event.workflow_uid, []).append(event)
+    for lane in lanes.values():
+        lane.sort(key=lambda event: event.sequence)
+    return lanes

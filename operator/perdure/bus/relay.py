@@ -1,0 +1,216 @@
+"""The relay: what was committed with an event in the outbox reaches JetStream, however often either is away.
+
+It runs on the leader. Two of them for a moment do no harm: both publish under the same ids, and the stream
+takes each id once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import structlog
+
+from perdure.bus import stream
+from perdure.bus.connection import Bus
+from perdure.bus.errors import BusError, BusUnavailable
+from perdure.bus.publisher import BATCH, Lane, publish_lanes
+from perdure.bus.refill import History, Refill, lanes_by_run, look
+from perdure.bus.stream import StreamLimits, StreamState
+from perdure.domain.records import Event, LedgerUnavailable
+
+_log = structlog.get_logger(__name__)
+
+#: Seconds between looks at the outbox when nothing wakes us.
+POLL = 0.25
+#: Seconds between looks at a stream that gives no cause for one.
+CHECK_INTERVAL = 30.0
+#: Seconds given to one attempt to reach NATS before looking at `stop` again.
+_PATIENCE = 5.0
+_FIRST_DELAY = 0.1
+_LONGEST_DELAY = 5.0
+
+
+class OutboxRow(Protocol):
+    """An event that waits to be published."""
+
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def event(self) -> Event: ...
+
+
+class Outbox(History, Protocol):
+    """What the relay needs of the ledger. May raise LedgerUnavailable."""
+
+    async def outbox_batch(self, limit: int) -> Sequence[OutboxRow]: ...
+
+    async def outbox_done(self, ids: Sequence[int]) -> None: ...
+
+
+class Relay:
+    """Publishes the outbox in order, and refills a lost stream. Make one, and `run` it while leading."""
+
+    def __init__(self, ledger: Outbox, bus: Bus, *, limits: StreamLimits | None = None) -> None:
+        self._ledger = ledger
+        self._bus = bus
+        self._limits = limits or StreamLimits()
+        self._stop = asyncio.Event()
+        self._state: StreamState | None = None
+        self._generation = 0
+        self._checked_at = 0.0
+        self._refill: Refill | None = None
+        #: Highest place in the stream that was answered to us: the stream never legitimately ends before it.
+        self._highest = 0
+        self._lost_messages = False
+        #: Rows that were published, and that the ledger could not be told to forget. The stream remembers ids
+        #: for some minutes only; a longer outage of the ledger must not publish them again.
+        self._unforgotten: set[int] = set()
+        #: What the relay waits for, in words; None while all is well.
+        self.waiting_for: str | None = None
+        #: Events published since the start, refilled ones included.
+        self.published = 0
+
+    async def run(self, *, stop: asyncio.Event, wake: asyncio.Event) -> None:
+        """Relay until `stop` is set; set `wake` after committing events. Returns within one publish timeout.
+
+        Raises nothing but CancelledError: whatever is away is waited for. Cancelling is safe at any moment;
+        events whose acknowledgement was not noted are published again under their ids.
+        """
+        self._stop = stop
+        self._state = None
+        delay = _FIRST_DELAY
+        while not stop.is_set():
+            # Cleared before the look: an event committed after it wakes us again.
+            wake.clear()
+            try:
+                more = await self._once()
+            except (BusError, LedgerUnavailable) as error:
+                self._note_failure(error)
+            except Exception:
+                # A defect must not silence all events for good.
+                _log.exception("relay_failed")
+            else:
+                if self.waiting_for is not None:
+                    self.waiting_for = None
+                    _log.info("relay_recovered")
+                delay = _FIRST_DELAY
+                if not more:
+                    await _first_of(stop, wake, timeout=POLL)
+                continue
+            self._state = None
+            await _first_of(stop, timeout=delay * random.uniform(0.5, 1.0))
+            delay = min(delay * 2, _LONGEST_DELAY)
+
+    def _note_failure(self, error: Exception) -> None:
+        # An outage repeats itself; one line tells it.
+        if self.waiting_for != str(error):
+            self.waiting_for = str(error)
+            _log.warning("relay_waits", error=str(error))
+
+    async def _once(self) -> bool:
+        """Publish what there is, up to one batch. Returns whether there may be more at once."""
+        await self._connect()
+        if self._stop.is_set():
+            return False
+        state = await self._check()
+        rows = await self._ledger.outbox_batch(BATCH)
+        if rows:
+            await self._publish(rows, state)
+        if self._refill is None:
+            return len(rows) == BATCH
+        finished, failure = await self._refill.step(stopping=self._stop.is_set)
+        if failure is not None:
+            raise failure
+        if finished:
+            await stream.mark(self._bus, filled=True)
+            _log.info("stream_refilled", events=self._refill.published)
+            self.published += self._refill.published
+            self._refill = None
+        return True
+
+    async def _connect(self) -> None:
+        if self._bus.connected:
+            return
+        connecting = asyncio.ensure_future(self._bus.connect(timeout=_PATIENCE))
+        stopping = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait((connecting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if connecting.done():
+                await connecting
+        finally:
+            connecting.cancel()
+            stopping.cancel()
+            await asyncio.wait((connecting, stopping))
+
+    async def _check(self) -> StreamState:
+        """The stream as it is, made if missing, with a refill begun if it lacks anything."""
+        generation, now = self._bus.generation, time.monotonic()
+        known = self._state if generation == self._generation else None
+        if known is not None and now - self._checked_at < CHECK_INTERVAL:
+            return known
+        state = await stream.ensure(self._bus, self._limits)
+        if state.last_sequence < self._highest:
+            # JetStream acknowledges before its disk has it: a power failure takes the stream's end.
+            self._lost_messages = True
+        if self._lost_messages and state.filled:
+            # First the mark: if we die now, our successor refills.
+            await stream.mark(self._bus, filled=False)
+            state = await stream.ensure(self._bus, self._limits)
+        if state.filled:
+            self._refill = None
+        elif self._refill is None or self._lost_messages or known is None:
+            # One that is under way goes on only if it is certainly still the same stream, with all we put in.
+            present = await look(self._bus, state)
+            self._refill = Refill(self._ledger, self._bus, present, atomic=state.atomic)
+            _log.warning("stream_incomplete", messages=state.messages, runs=len(present))
+            self._highest = 0
+        self._lost_messages = False
+        self._highest = max(self._highest, state.last_sequence)
+        self._state, self._generation, self._checked_at = state, generation, now
+        return state
+
+    async def _publish(self, rows: Sequence[OutboxRow], state: StreamState) -> None:
+        ids = {row.event.id: row.id for row in rows}
+        by_run = lanes_by_run([row.event for row in rows if row.id not in self._unforgotten])
+        if self._refill is not None:
+            heads = {uid: events[0].sequence for uid, events in by_run.items()}
+            failure = await self._refill.before(heads, stopping=self._stop.is_set)
+            if failure is not None:
+                raise failure
+            if self._stop.is_set():
+                return
+        lanes = [Lane(events) for events in by_run.values()]
+        failure = await publish_lanes(self._bus, lanes, atomic=state.atomic, stopping=self._stop.is_set)
+        self._note_places(lanes)
+        done = [ids[event.id] for lane in lanes for event in lane.events[: lane.done]]
+        self.published += len(done)
+        self._unforgotten.update(done)
+        if self._unforgotten:
+            await self._ledger.outbox_done(list(self._unforgotten))
+            self._unforgotten.clear()
+        if failure is not None:
+            raise failure
+        if self._lost_messages:
+            raise BusUnavailable("the stream lost messages that it had acknowledged")
+
+    def _note_places(self, lanes: Sequence[Lane]) -> None:
+        """Notice from the places in the stream that it was replaced by another one behind our back."""
+        if any(lane.lowest is not None and lane.lowest <= self._highest for lane in lanes):
+            self._lost_messages = True
+        self._highest = max([self._highest, *(lane.highest for lane in lanes)])
+
+
+async def _first_of(*events: asyncio.Event, timeout: float) -> None:
+    """Return when one of the events is set, or after `timeout` seconds."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.wait(waits)

@@ -1,0 +1,80 @@
+"""Hearing of one run's events as they are published, as a hint to look at the ledger.
+
+This is a plain subscription on the stream's subjects, not a consumer of the stream: it costs the server
+nothing to keep, is there again the moment a connection is, and needs no stream. What it misses is in the
+ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import nats.errors
+import structlog
+from nats.aio.msg import Msg
+
+from perdure.bus import subjects
+from perdure.bus.connection import Bus
+from perdure.bus.errors import BusUnavailable
+from perdure.domain.records import Event
+
+_log = structlog.get_logger(__name__)
+
+#: Events kept for a slow reader. Those beyond are dropped, and read from the ledger instead.
+_BUFFER = 1024
+
+
+class Hints:
+    """Events of runs of one name, in the order of arrival. May repeat, miss and mix runs."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Event | None] = asyncio.Queue(_BUFFER)
+        #: True if the last answer of `next` was None because events were dropped.
+        self.dropped = False
+
+    async def next(self, *, timeout: float) -> Event | None:
+        """The next event; None after `timeout` seconds, or at once if some were dropped (see `dropped`)."""
+        self.dropped = False
+        try:
+            async with asyncio.timeout(timeout):
+                event = await self._queue.get()
+        except TimeoutError:
+            return None
+        self.dropped = event is None
+        return event
+
+    async def _take(self, message: Msg) -> None:
+        try:
+            event: Event | None = subjects.decode(message.data)
+        except ValueError as error:
+            _log.warning("foreign_message", subject=message.subject, error=str(error))
+            return
+        if self._queue.full():
+            # The reader is behind: one look at the ledger serves it better than what we hold.
+            while not self._queue.empty():
+                self._queue.get_nowait()
+            event = None
+        self._queue.put_nowait(event)
+
+
+@contextlib.asynccontextmanager
+async def subscribe(bus: Bus, namespace: str, workflow: str) -> AsyncIterator[Hints]:
+    """Subscribe to the events of runs of this name. The subscription outlives disconnections.
+
+    Raises BusUnavailable when there is no connection at first.
+    """
+    hints = Hints()
+    try:
+        subscription = await bus.client.subscribe(subjects.run_subjects(namespace, workflow), cb=hints._take)
+        # Only when the server has answered can no event be missed.
+        await bus.client.flush(timeout=5)
+    except (nats.errors.Error, OSError) as error:
+        raise BusUnavailable(f"cannot subscribe: {error!r}") from error
+    try:
+        yield hints
+    finally:
+        if bus.connected:
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await subscription.unsubscribe()

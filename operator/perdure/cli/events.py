@@ -1,0 +1,71 @@
+"""`perdure events`: a run's history from the ledger, and what happens next."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from enum import StrEnum
+
+from perdure.bus.connection import Bus
+from perdure.bus.follow import PAGE, Runs, follow, history
+from perdure.bus.subjects import encode
+from perdure.cli.output import EventLines, print_line, print_notice, style
+from perdure.domain.records import Event, RunRecord
+
+
+class Output(StrEnum):
+    """How events are printed."""
+
+    TEXT = "text"
+    #: One CloudEvent a line, as published.
+    JSON = "json"
+
+
+class UnclearRun(ValueError):
+    """The command line does not say which run is meant."""
+
+
+def run_name(name: str, namespace: str | None) -> tuple[str, str]:
+    """(namespace, name) from `NAMESPACE/NAME`, or from NAME and `--namespace`. Raises UnclearRun."""
+    before, slash, after = name.rpartition("/")
+    if slash and (not before or not after or "/" in before):
+        raise UnclearRun(f"{name!r} is not NAMESPACE/WORKFLOW")
+    if slash and namespace and namespace != before:
+        raise UnclearRun(f"{name!r} names namespace {before!r}, --namespace says {namespace!r}")
+    found = before or namespace
+    if not found:
+        raise UnclearRun(f"no namespace given for {name!r}: write NAMESPACE/{name}, or add -n NAMESPACE")
+    return found, after
+
+
+async def print_events(
+    ledger: Runs, run: RunRecord, *, after: int, output: Output, headers: bool, bus: Bus | None, live: bool
+) -> None:
+    """Print the run's events with numbers above `after`; with `live` until its last one.
+
+    Raises LedgerUnavailable if the ledger is away from the start.
+    """
+    show = _printer(output)
+    if output is Output.TEXT:
+        lines = EventLines()
+        lines.fit(await ledger.events(run.uid, after=after, limit=PAGE))
+        show = _text_printer(lines)
+        if headers:
+            print_line(lines.header())
+    events = (
+        follow(ledger, run, after=after, bus=bus, notice=print_notice)
+        if live
+        else history(ledger, run.uid, after=after)
+    )
+    # Closed here and now, not by the collector: it holds a subscription.
+    async with contextlib.aclosing(events):
+        async for event in events:
+            show(event)
+
+
+def _printer(output: Output) -> Callable[[Event], None]:
+    return lambda event: print_line(encode(event).decode())
+
+
+def _text_printer(lines: EventLines) -> Callable[[Event], None]:
+    return lambda event: print_line(lines.line(event), styled=style(event))

@@ -1,0 +1,291 @@
+"""The command line: starts the two processes, prepares the ledger, and shows people what happens.
+
+Installed twice: as `perdure`, and as `kubectl-perdure`, which kubectl runs as `kubectl perdure`. Heavy
+modules are imported by the command that needs them, so that `perdure version` takes no second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import re
+import sys
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from pathlib import PurePath
+from typing import Annotated, Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
+
+import typer
+from pydantic import SecretStr, ValidationError
+
+from perdure import __version__, logs
+from perdure.cli.events import Output, UnclearRun, print_events, run_name
+from perdure.cli.output import print_error, print_line, print_table
+from perdure.domain.records import LedgerError, LedgerUnavailable, RunKind
+from perdure.settings import Settings, load
+
+T = TypeVar("T")
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+#: What a shell reports of a program that Ctrl-C ended.
+_INTERRUPTED = 130
+
+
+class _App(typer.Typer):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs.setdefault("prog_name", program_name(sys.argv[0]))
+        return super().__call__(*args, **kwargs)
+
+
+app = _App(
+    name="perdure",
+    help="Durable agent workflows for Kubernetes.",
+    no_args_is_help=True,
+    add_completion=False,
+    # A pretty traceback shows local variables, and with them credentials.
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def program_name(path: str) -> str:
+    """What to call us in usage texts: as a kubectl plugin we are run by `kubectl perdure`."""
+    name = PurePath(path).name
+    return "kubectl perdure" if name.startswith("kubectl-perdure") else "perdure"
+
+
+def seconds(text: str) -> float:
+    """Seconds from `60`, `60s`, `1.5m`, `500ms` or `1h`. Raises typer.BadParameter."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no duration: write for example 60s or 2m")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+@app.command()
+def operator() -> None:
+    """Run the operator: watches Kubernetes, decides, makes pods, relays events."""
+    settings = _settings()
+    _require(settings, "database_url", "nats_url")
+    logs.configure(settings)
+    from perdure.main import run_operator
+
+    _run(run_operator(settings))
+
+
+@app.command()
+def gateway() -> None:
+    """Run the gateway: the HTTP service that agents talk to."""
+    settings = _settings()
+    _require(settings, "database_url")
+    logs.configure(settings)
+    from perdure.main import run_gateway
+
+    _run(run_gateway(settings))
+
+
+@app.command()
+def migrate(
+    wait: Annotated[
+        float, typer.Option(parser=seconds, metavar="DURATION", help="How long to wait for the database.")
+    ] = 60.0,
+) -> None:
+    """Bring the ledger's schema up to date. Safe to run again, and by several at once."""
+    settings = _settings()
+    _require(settings, "database_url")
+    _quiet(settings)
+    from perdure.ledger import migrate as bring_up_to_date
+
+    try:
+        applied = _run(bring_up_to_date(settings.database_url.get_secret_value(), wait=wait))
+    except LedgerUnavailable as error:
+        _fail(f"the database could not be reached within {wait:g} s: {error}", remedy=_DATABASE_REMEDY)
+    except LedgerError as error:
+        _fail(str(error))
+    for name in applied:
+        print_line(f"applied {name}")
+    if not applied:
+        print_line("the schema is up to date")
+
+
+@app.command()
+def config() -> None:
+    """Show the settings in force, with secrets masked."""
+    settings = _settings()
+    rows = [(_variable(name), _shown(getattr(settings, name))) for name in Settings.model_fields]
+    print_table(("setting", "value"), rows)
+
+
+@app.command()
+def version() -> None:
+    """Show the version."""
+    print_line(f"perdure {__version__} (Python {platform.python_version()})")
+
+
+@app.command()
+def events(
+    workflow: Annotated[
+        str,
+        typer.Argument(metavar="NAMESPACE/WORKFLOW", help="The run: a Workflow, or an AgentTask by itself."),
+    ],
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="The namespace, if the argument is the name only.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what happens, until the run has ended.")
+    ] = False,
+    output: Annotated[
+        Output, typer.Option("--output", "-o", help="Lines for people, or one CloudEvent a line.")
+    ] = Output.TEXT,
+    after: Annotated[
+        int, typer.Option(min=0, help="Only events with numbers above this; 0 for all.", metavar="N")
+    ] = 0,
+    kind: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="Workflow or AgentTask, where both have runs of that name."),
+    ] = None,
+    headers: Annotated[bool, typer.Option("--headers/--no-headers", help="Print column names.")] = True,
+) -> None:
+    """Show what happened to a run, from the ledger; with --follow also what happens next."""
+    settings = _settings()
+    try:
+        where, name = run_name(workflow, namespace)
+    except UnclearRun as error:
+        raise typer.BadParameter(str(error), param_hint="NAMESPACE/WORKFLOW") from error
+    run_kind = _kind(kind)
+    _require(settings, "database_url")
+    _quiet(settings)
+    try:
+        found = _run(
+            _events(
+                settings,
+                where,
+                name,
+                kind=run_kind,
+                after=after,
+                output=output,
+                headers=headers,
+                follow=follow,
+            )
+        )
+    except LedgerUnavailable as error:
+        _fail(f"the ledger cannot be read: {error}", remedy=_DATABASE_REMEDY)
+    if not found:
+        _fail(
+            f"the ledger knows no run {where}/{name}",
+            remedy=f"See what there is: kubectl get workflows.perdure.dev,agenttasks.perdure.dev -n {where}\n"
+            "A run that was just applied is known once the operator has accepted it.",
+        )
+
+
+async def _events(
+    settings: Settings,
+    namespace: str,
+    name: str,
+    *,
+    kind: RunKind | None,
+    after: int,
+    output: Output,
+    headers: bool,
+    follow: bool,
+) -> bool:
+    """Print a run's events. False if there is no such run."""
+    from perdure.bus.connection import Bus
+    from perdure.ledger import Ledger
+
+    async with AsyncExitStack() as stack:
+        ledger = await stack.enter_async_context(
+            Ledger(settings.database_url.get_secret_value(), pool_size=2)
+        )
+        run = await ledger.find_run(namespace, name, kind=kind)
+        if run is None:
+            return False
+        bus = None
+        if follow and settings.nats_url.get_secret_value():
+            bus = await stack.enter_async_context(
+                Bus(settings.nats_url.get_secret_value(), name="perdure-cli")
+            )
+        await print_events(ledger, run, after=after, output=output, headers=headers, bus=bus, live=follow)
+    return True
+
+
+_DATABASE_REMEDY = (
+    "Check PERDURE_DATABASE_URL (postgresql://user:password@host:5432/database), and that the server is up."
+)
+_EXAMPLES = {
+    "database_url": "postgresql://user:password@host:5432/database",
+    "nats_url": "nats://host:4222",
+}
+
+
+def _settings() -> Settings:
+    try:
+        return load()
+    except ValidationError as error:
+        for problem in error.errors(include_input=False, include_url=False):
+            field = ".".join(str(part) for part in problem["loc"])
+            print_error(f"{_variable(field)}: {problem['msg']}")
+        raise typer.Exit(2) from None
+
+
+def _require(settings: Settings, *names: str) -> None:
+    missing = [name for name in names if not getattr(settings, name).get_secret_value()]
+    for name in missing:
+        print_error(
+            f"{_variable(name)} is not set", remedy=f"For example: {_variable(name)}={_EXAMPLES[name]}"
+        )
+    if missing:
+        raise typer.Exit(2)
+
+
+def _kind(text: str | None) -> RunKind | None:
+    kinds: dict[str, RunKind] = {"workflow": "Workflow", "agenttask": "AgentTask"}
+    if text is None:
+        return None
+    found = kinds.get(text.lower().removesuffix("s"))
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is neither Workflow nor AgentTask", param_hint="--kind")
+    return found
+
+
+def _variable(name: str) -> str:
+    return f"PERDURE_{name.upper()}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return ",".join(_without_login(url.strip()) for url in value.get_secret_value().split(","))
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def _without_login(url: str) -> str:
+    """A URL's scheme, host and path: user, password and parameters may all be secret."""
+    if not url:
+        return ""
+    parts = urlsplit(url)
+    if not parts.scheme or not parts.netloc:
+        return logs.MASK
+    login, at, host = parts.netloc.rpartition("@")
+    return f"{parts.scheme}://{logs.MASK + at if login else ''}{host}{parts.path}"
+
+
+def _quiet(settings: Settings) -> None:
+    """Logging for commands that people run: their output is what matters."""
+    level = "debug" if settings.log_level == "debug" else "error"
+    logs.configure(settings.model_copy(update={"log_format": "console", "log_level": level}))
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        raise typer.Exit(_INTERRUPTED) from None
+
+
+def _fail(message: str, *, remedy: str = "") -> NoReturn:
+    print_error(message, remedy=remedy)
+    raise typer.Exit(1)

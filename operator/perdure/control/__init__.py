@@ -1,0 +1,1 @@
+"""The control loop: what the operator sees, decides, commits, does and shows."""

@@ -1,0 +1,42 @@
+"""Which run an object belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from perdure.api import GROUP
+from perdure.domain.names import LABEL_TASK, LABEL_WORKFLOW
+from perdure.domain.records import AGENT_TASK, WORKFLOW
+
+
+class RunKey(NamedTuple):
+    """The object that a person applied: what the work queue holds."""
+
+    kind: str
+    namespace: str
+    name: str
+
+
+def _is_workflow(reference: Mapping[str, Any]) -> bool:
+    return reference.get("kind") == WORKFLOW and str(reference.get("apiVersion")).startswith(f"{GROUP}/")
+
+
+def run_key(kind: str, obj: Mapping[str, Any]) -> RunKey | None:
+    """The run that an object is, or belongs to; None if it is none of ours."""
+    metadata = obj["metadata"]
+    namespace = metadata["namespace"]
+    labels: Mapping[str, str] = metadata.get("labels") or {}
+    if kind == WORKFLOW:
+        return RunKey(WORKFLOW, namespace, metadata["name"])
+    if kind == AGENT_TASK:
+        # A label alone makes nobody's task part of a run: only a controlling owner does.
+        owner = next((ref for ref in metadata.get("ownerReferences") or () if ref.get("controller")), None)
+        if owner is not None and _is_workflow(owner):
+            return RunKey(WORKFLOW, namespace, owner["name"])
+        return RunKey(AGENT_TASK, namespace, metadata["name"])
+    if LABEL_WORKFLOW in labels:
+        return RunKey(WORKFLOW, namespace, labels[LABEL_WORKFLOW])
+    if LABEL_TASK in labels:
+        return RunKey(AGENT_TASK, namespace, labels[LABEL_TASK])
+    return None

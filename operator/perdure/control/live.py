@@ -1,0 +1,52 @@
+"""A live run as the control loop holds it: what the ledger has of it, and what is remembered of the cluster.
+
+Everything here can be lost and found again: the view from the ledger, the rest by looking at all tasks once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from perdure.control.keys import RunKey
+from perdure.domain.observed import Refusal
+from perdure.domain.phases import Reason
+from perdure.domain.records import AttemptRecord, TaskKey, Vitals
+from perdure.domain.view import RunView
+
+
+@dataclass(slots=True)
+class LiveRun:
+    """One run between its acceptance and the last word about it in its status."""
+
+    key: RunKey
+    view: RunView
+    generation: int
+    #: Look at every live task at the next pass, not only at what changed.
+    look_at_all: bool = True
+    #: Ask the ledger at the next pass what agents wrote.
+    ask_ledger: bool = True
+    #: Tasks by the names of the pods of their attempts.
+    pod_names: dict[str, TaskKey] = field(default_factory=dict)
+    vitals: dict[TaskKey, Vitals] = field(default_factory=dict)
+    vitals_since: datetime | None = None
+    #: Why pods are not there yet, where the API server says so: it may heal, and is tried again.
+    held_up: dict[TaskKey, tuple[Reason, str]] = field(default_factory=dict)
+    #: When to ask for them again; None if none is held up.
+    ask_again_at: datetime | None = None
+    refusals: dict[TaskKey, Refusal] = field(default_factory=dict)
+    #: Tasks whose AgentTask status is to be written.
+    unshown: set[TaskKey] = field(default_factory=set)
+    #: The statuses last written, by kind and name.
+    shown: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def uid(self) -> str:
+        return self.view.run.uid
+
+    def learn_pods(self, attempts: Iterable[AttemptRecord]) -> None:
+        """Index the pods of attempts."""
+        for attempt in attempts:
+            self.pod_names[attempt.pod_name] = attempt.key

@@ -1,0 +1,96 @@
+"""What the control loop needs from the world, as protocols.
+
+The real ones are `perdure.ledger` and `perdure.kube`; the simulated tier has in-memory ones that inject
+faults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from perdure.domain.records import (
+    AttemptRecord,
+    Commit,
+    Committed,
+    RunState,
+)
+from perdure.domain.records import News as News
+
+
+class LedgerPort(Protocol):
+    """The operator's side of the ledger. Every method may raise LedgerUnavailable."""
+
+    async def take_epoch(self, holder: str) -> int:
+        """Become the writer of all shards: returns a new, higher epoch, and fences all older ones."""
+        ...
+
+    async def load_live(self) -> list[RunState]:
+        """Every run that has not finished."""
+        ...
+
+    async def load(self, uid: str) -> RunState | None:
+        """One run whole, finished or not; None if the ledger has never seen it."""
+        ...
+
+    async def commit(self, commit: Commit, *, epoch: int) -> Committed:
+        """Write a decision with its events in one transaction.
+
+        Raises Deposed if `epoch` is not the newest, VersionConflict if the run's version differs.
+        """
+        ...
+
+    async def record_pod(self, uid: str, attempt: AttemptRecord, *, pod_uid: str, epoch: int) -> None:
+        """Note the uid of the pod made for an open attempt, which lets the pod in at the gateway."""
+        ...
+
+    async def news(self, uid: str, *, since: datetime | None) -> News:
+        """Unread reports, and vitals changed after `since` (all if None)."""
+        ...
+
+    async def expired(self, now: datetime, *, limit: int) -> list[tuple[str, str, str, str]]:
+        """Finished runs past their retention: (uid, kind, namespace, name), oldest first."""
+        ...
+
+    async def forget(self, uids: Sequence[str], *, epoch: int) -> None:
+        """Delete finished runs with all their history."""
+        ...
+
+    def wakes(self) -> AsyncIterator[str | None]:
+        """Uids of runs about which agents wrote something; None after a gap, when any may have changed."""
+        ...
+
+
+class KubePort(Protocol):
+    """The eight verbs. Bodies are plain JSON objects; failures are `perdure.kube.errors.ApiError`."""
+
+    async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]: ...
+
+    async def list(
+        self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
+    ) -> tuple[list[dict[str, Any]], str]:
+        """All objects (paged inside), and the list's resourceVersion."""
+        ...
+
+    async def create(self, kind: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]: ...
+
+    async def replace(self, kind: str, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]: ...
+
+    async def patch(self, kind: str, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]: ...
+
+    async def patch_status(
+        self, kind: str, namespace: str, name: str, body: dict[str, Any]
+    ) -> dict[str, Any]: ...
+
+    async def delete(
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        *,
+        uid: str | None = None,
+        grace_seconds: int | None = None,
+    ) -> None:
+        """Delete in the background; a missing object, or one of another uid, is no error."""
+        ...

@@ -1,0 +1,81 @@
+"""Names and labels of what a run makes.
+
+They follow from the run's uid and the task alone, so that an action repeated after a crash meets its own
+earlier result instead of making a second one, and never that of a deleted namesake.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import zlib
+
+from perdure.domain.records import NO_INDEX, TaskKey
+
+LABEL_WORKFLOW = "perdure.dev/workflow"
+LABEL_STEP = "perdure.dev/step"
+LABEL_INDEX = "perdure.dev/index"
+LABEL_TASK = "perdure.dev/task"
+LABEL_ATTEMPT = "perdure.dev/attempt"
+LABEL_SHARD = "perdure.dev/shard"
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+MANAGED_BY = "perdure"
+ANNOTATION_INPUT = "perdure.dev/input"
+
+SHARDS = 64
+HASH_LENGTH = 5
+#: Leaves room for `-<attempt>` in the 63 characters that a pod's name, being its host name, may have.
+MAX_TASK_NAME = 57
+
+
+def name_hash(uid: str, key: TaskKey) -> str:
+    """Five base32 characters of SHA-256 over `<uid>/<step>/<index or empty>`."""
+    index = "" if key.index == NO_INDEX else str(key.index)
+    digest = hashlib.sha256(f"{uid}/{key.step}/{index}".encode()).digest()
+    return base64.b32encode(digest).decode().lower()[:HASH_LENGTH]
+
+
+def task_name(workflow: str, uid: str, key: TaskKey) -> str:
+    """`<workflow>-<step>[-<index>]-<hash>`; only the readable part is cut if it is too long."""
+    readable = f"{workflow}-{key.step}" if key.index == NO_INDEX else f"{workflow}-{key.step}-{key.index}"
+    return f"{_cut(readable, MAX_TASK_NAME - HASH_LENGTH - 1)}-{name_hash(uid, key)}"
+
+
+def pod_name(task: str, uid: str, key: TaskKey, attempt: int) -> str:
+    """`<task>-<attempt>`.
+
+    A standalone AgentTask chose its own name: if that is too long for a pod, it is cut and gets the hash.
+    """
+    suffix = f"-{attempt}"
+    if len(task) + len(suffix) > 63:
+        task = f"{_cut(task, 63 - len(suffix) - HASH_LENGTH - 1)}-{name_hash(uid, key)}"
+    return task + suffix
+
+
+def _cut(text: str, length: int) -> str:
+    return text[:length].rstrip("-.")
+
+
+def shard_of(uid: str) -> int:
+    """The shard of a run: crc32 of its uid modulo 64."""
+    return zlib.crc32(uid.encode()) % SHARDS
+
+
+def task_labels(*, workflow: str | None, task: str, key: TaskKey, uid: str) -> dict[str, str]:
+    """Labels of an AgentTask that a run makes. `workflow` is None for a standalone AgentTask's pods."""
+    labels = {
+        LABEL_MANAGED_BY: MANAGED_BY,
+        LABEL_TASK: task,
+        LABEL_SHARD: f"{shard_of(uid):02d}",
+    }
+    if workflow is not None:
+        labels[LABEL_WORKFLOW] = workflow
+        labels[LABEL_STEP] = key.step
+    if key.index != NO_INDEX:
+        labels[LABEL_INDEX] = str(key.index)
+    return labels
+
+
+def pod_labels(labels: dict[str, str], attempt: int) -> dict[str, str]:
+    """Labels of an attempt's pod: its task's, and the attempt's number."""
+    return {**labels, LABEL_ATTEMPT: str(attempt)}

@@ -1,0 +1,141 @@
+"""How an attempt ended: success, a failure of the agent, or a disruption that was none of its doing.
+
+The difference decides which budget is spent, so every way in which a pod can end is classified here and
+nowhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any
+
+import orjson
+
+from perdure.domain.facts import PodFacts
+from perdure.domain.phases import Reason
+from perdure.domain.records import Report
+
+#: An agent's way to say "interrupted, run me again from my checkpoint" and "I was superseded".
+EXIT_INTERRUPTED = 75
+EXIT_SUPERSEDED = 76
+#: How long a deleted pod may outlive its grace before its node is taken for lost.
+LOST_AFTER = timedelta(seconds=30)
+#: Kubelet reasons for which waiting is useless: the manifest itself is at fault.
+_NEVER_STARTS = frozenset({"InvalidImageName"})
+MAX_MESSAGE = 1024
+
+
+class Kind(Enum):
+    """What an end means for the task."""
+
+    SUCCEEDED = "succeeded"
+    #: Spends the retry budget.
+    FAILED = "failed"
+    #: Spends the disruption budget.
+    DISRUPTED = "disrupted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The end of an attempt."""
+
+    kind: Kind
+    reason: Reason | None = None
+    message: str = ""
+    exit_code: int | None = None
+    output: Any = None
+    retryable: bool = True
+
+
+def outcome_of_report(report: Report) -> Outcome:
+    """What an agent said of itself. It wins over what its pod looks like."""
+    if report.outcome == "Succeeded":
+        return Outcome(kind=Kind.SUCCEEDED, output=report.output, exit_code=0)
+    return Outcome(
+        kind=Kind.FAILED,
+        reason=Reason.AGENT_FAILURE,
+        message=shorten(report.message),
+        retryable=report.retryable,
+    )
+
+
+def outcome_of_pod(pod: PodFacts, now: datetime) -> Outcome | None:
+    """What a pod's state means for an attempt that has not reported; None while it may still go on."""
+    disruption = pod.disruption
+    if disruption is None and pod.deletion is not None:
+        disruption = "the pod was deleted from outside"
+    if pod.exit is not None:
+        return _outcome_of_exit(pod, disruption)
+    if pod.phase == "Succeeded":
+        return Outcome(kind=Kind.SUCCEEDED, exit_code=0)
+    if pod.phase == "Failed":
+        # Without an exit code the program never ran to an end: the node refused, evicted or lost the pod.
+        return _disrupted(disruption or "the pod failed before its container ended")
+    if pod.deletion is not None and now >= pod.deletion + LOST_AFTER:
+        return _disrupted("the pod was deleted and its node does not confirm its end")
+    if pod.waiting is not None and pod.waiting[0] in _NEVER_STARTS:
+        return Outcome(
+            kind=Kind.FAILED,
+            reason=Reason.INVALID_CONFIG,
+            message=shorten(": ".join(pod.waiting)),
+            retryable=False,
+        )
+    return None
+
+
+def outcome_of_gone() -> Outcome:
+    """The end of an attempt whose pod is no more, with nothing reported."""
+    return _disrupted("the pod was deleted from outside")
+
+
+def _outcome_of_exit(pod: PodFacts, disruption: str | None) -> Outcome:
+    assert pod.exit is not None
+    code, message = pod.exit.code, pod.exit.message
+    if pod.exit.reason == "ContainerStatusUnknown":
+        return _disrupted("the node lost track of the container")
+    if code == 0 and (message or disruption is None):
+        return Outcome(kind=Kind.SUCCEEDED, exit_code=0, output=read_output(message))
+    if disruption is not None:
+        return _disrupted(disruption, code)
+    if code == EXIT_INTERRUPTED:
+        return Outcome(
+            kind=Kind.DISRUPTED,
+            reason=Reason.INTERRUPTED,
+            message="the agent asked to be run again from its checkpoint",
+            exit_code=code,
+        )
+    if code == EXIT_SUPERSEDED:
+        return Outcome(
+            kind=Kind.DISRUPTED,
+            reason=Reason.SUPERSEDED,
+            message="the agent took itself for superseded",
+            exit_code=code,
+        )
+    if pod.exit.reason == "OOMKilled":
+        text = "the container was killed for want of memory; raise its memory limit"
+        return Outcome(kind=Kind.FAILED, reason=Reason.OOM_KILLED, message=text, exit_code=code)
+    text = f"exit code {code}" + (f": {message.strip()}" if message.strip() else "")
+    return Outcome(kind=Kind.FAILED, reason=Reason.EXIT_CODE, message=shorten(text), exit_code=code)
+
+
+def _disrupted(message: str, exit_code: int | None = None) -> Outcome:
+    return Outcome(
+        kind=Kind.DISRUPTED, reason=Reason.DISRUPTED, message=shorten(message), exit_code=exit_code
+    )
+
+
+def read_output(message: str) -> Any:
+    """A termination message as an output: JSON if it parses, else its text, null if there is none."""
+    if not message:
+        return None
+    try:
+        return orjson.loads(message)
+    except orjson.JSONDecodeError:
+        return message.removesuffix("\n")
+
+
+def shorten(text: str, limit: int = MAX_MESSAGE) -> str:
+    """Text of at most `limit` characters; a cut is marked by an ellipsis."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"

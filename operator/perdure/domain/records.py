@@ -1,0 +1,236 @@
+"""What the ledger holds of a run, as values.
+
+These dataclasses are the vocabulary that `decide`, the ledger and the control loop share. They are frozen:
+a transition is a new value, and what was read can be compared with what is to be written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
+
+from perdure.domain.phases import Phase, Reason
+
+WORKFLOW = "Workflow"
+AGENT_TASK = "AgentTask"
+
+#: The kind of object that a person applied to start a run.
+RunKind = Literal["Workflow", "AgentTask"]
+
+#: The index of a task whose step has no `forEach`.
+NO_INDEX = -1
+
+
+class TaskKey(NamedTuple):
+    """A task within its run. A standalone AgentTask has the step name ''."""
+
+    step: str
+    index: int = NO_INDEX  # type: ignore[assignment] # hides tuple.index, which nobody needs here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """One run. `version` counts every change that a decision could depend on."""
+
+    uid: str
+    kind: RunKind
+    namespace: str
+    name: str
+    generation: int
+    shard: int
+    phase: Phase
+    #: The spec with its templates resolved: what this run does, whatever is edited later. {} if refused.
+    spec: Mapping[str, Any]
+    created_at: datetime
+    reason: Reason | None = None
+    message: str = ""
+    outputs: Any = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    #: When history may be deleted: the end of the run's retention.
+    expires_at: datetime | None = None
+    version: int = 0
+    last_sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """A step that has been looked at: it runs, ended, or was skipped."""
+
+    name: str
+    phase: Phase
+    reason: Reason | None = None
+    message: str = ""
+    #: Number of tasks: 1, or the number of items of its `forEach`.
+    total: int = 1
+    for_each: bool = False
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRecord:
+    """One task. Made when it is ready to start."""
+
+    key: TaskKey
+    #: Name of its AgentTask object.
+    name: str
+    phase: Phase
+    reason: Reason | None = None
+    message: str = ""
+    input: Any = None
+    #: Number of the newest attempt; 0 if there is none yet.
+    attempt: int = 0
+    #: Attempts that failed and were, or will be, tried again.
+    retries: int = 0
+    #: Attempts that were lost to disruptions.
+    disruptions: int = 0
+    #: When the next attempt may start, while it waits for one.
+    retry_at: datetime | None = None
+    output: Any = None
+    exit_code: int | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What an agent reported through the gateway about its own end."""
+
+    outcome: Literal["Succeeded", "Failed"]
+    output: Any = None
+    message: str = ""
+    retryable: bool = True
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecord:
+    """One try at a task: one pod. Open until `closed_at` is set; a closed attempt can write nothing."""
+
+    key: TaskKey
+    number: int
+    pod_name: str
+    created_at: datetime
+    pod_uid: str | None = None
+    started_at: datetime | None = None
+    closed_at: datetime | None = None
+    #: Phase in which it ended: Succeeded, Failed or Cancelled; None while open.
+    outcome: Phase | None = None
+    reason: Reason | None = None
+    message: str = ""
+    exit_code: int | None = None
+    report: Report | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vitals:
+    """An agent's last signs of life, kept by the gateway. No decision depends on them; people do."""
+
+    key: TaskKey
+    attempt: int
+    changed_at: datetime
+    checkpoint_sequence: int | None = None
+    checkpoint_label: str | None = None
+    checkpoint_at: datetime | None = None
+    percent: float | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """What agents wrote about a run since it was last looked at."""
+
+    #: The run's version in the ledger now; a higher one than ours means that something is to be re-read.
+    version: int
+    #: Reports of open attempts, by task, with the number of the attempt.
+    reports: dict[TaskKey, tuple[int, Report]]
+    vitals: tuple[Vitals, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventDraft:
+    """An event to be. The ledger numbers it within its run when it commits."""
+
+    type: str
+    time: datetime
+    data: Mapping[str, Any] = field(default_factory=dict)
+    #: Name of the AgentTask, if the event is about one.
+    task: str | None = None
+    attempt: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A committed event. `<workflow_uid>/<sequence>` is its stable id."""
+
+    workflow_uid: str
+    namespace: str
+    workflow: str
+    kind: RunKind
+    sequence: int
+    type: str
+    time: datetime
+    data: Mapping[str, Any]
+    task: str | None = None
+    attempt: int | None = None
+
+    @property
+    def id(self) -> str:
+        """Unique for ever, and the same however often the event is published."""
+        return f"{self.workflow_uid}/{self.sequence}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """All that is known of a live run. `attempts` holds each task's newest attempt only."""
+
+    run: RunRecord
+    steps: Mapping[str, StepRecord]
+    tasks: Mapping[TaskKey, TaskRecord]
+    attempts: Mapping[TaskKey, AttemptRecord]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """One decision's changes to one run: written whole, or not at all.
+
+    `run.version` is the version that the decision saw; 0 makes a new run. Records replace what the ledger
+    has under the same key.
+    """
+
+    run: RunRecord
+    steps: tuple[StepRecord, ...] = ()
+    tasks: tuple[TaskRecord, ...] = ()
+    attempts: tuple[AttemptRecord, ...] = ()
+    events: tuple[EventDraft, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """The numbers that a commit was given."""
+
+    version: int
+    last_sequence: int
+
+
+class LedgerError(Exception):
+    """Base of what the ledger raises on purpose."""
+
+
+class LedgerUnavailable(LedgerError):
+    """The ledger cannot be reached, or did not answer in time. Whether a write took effect is unknown."""
+
+
+class Deposed(LedgerError):
+    """The epoch that the write named is no longer the newest: another operator has taken over."""
+
+
+class VersionConflict(LedgerError):
+    """The run has changed since the decision was made: look again."""
+
+
+class Superseded(LedgerError):
+    """The attempt that wrote is closed, or not the task's newest."""

@@ -1,0 +1,168 @@
+"""The gateway's ASGI application: routes, authentication, and one place where errors become answers.
+
+Endpoints are ASGI callables of our own under Starlette's router: a checkpoint's way through here is most of
+the time that an agent waits for, apart from the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from perdure.domain.records import LedgerUnavailable, Superseded
+from perdure.gateway.agents import AgentApi, Call
+from perdure.gateway.bodies import Body, ClientGone, MemoryBudget
+from perdure.gateway.limits import Limits
+from perdure.gateway.pacing import ProgressPacer
+from perdure.gateway.ports import AgentLedger, Verifier
+from perdure.gateway.problems import Kind, Problem
+from perdure.gateway.sessions import Sessions
+from perdure.kube.tokens import AgentIdentity, KeysUnavailable
+from perdure.ledger.types import CorruptCheckpoint
+
+_log = structlog.get_logger(__name__)
+#: Time for one readiness check. Seconds.
+_READY_TIME = 3.0
+
+Handler = Callable[[Call], Awaitable[Response]]
+
+
+class AgentEndpoint:
+    """One route of the agents' API, as an ASGI application."""
+
+    def __init__(self, handler: Handler, *, sessions: Sessions, limits: Limits) -> None:
+        self._handler = handler
+        self._sessions = sessions
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        body = Body(headers, receive, limits=self._limits)
+        call: Call | None = None
+        identity: AgentIdentity | None = None
+        try:
+            try:
+                identity = await self._sessions.identify(headers.get(b"authorization"))
+                call = Call(identity, headers, scope["query_string"], scope["path_params"], body)
+                response = await self._handler(call)
+            except ClientGone:
+                return
+            except Exception as error:
+                if isinstance(error, Superseded) and identity is not None:
+                    self._sessions.forget(identity)
+                response = as_problem(error).response()
+                if not await body.discard():
+                    response.headers["Connection"] = "close"
+            size = len(response.body)
+            async with asyncio.timeout(self._limits.transfer_time(size)):
+                await response(scope, receive, send)
+        finally:
+            for hold in call.holds if call is not None else ():
+                hold.release()
+
+
+def as_problem(error: Exception) -> Problem:
+    """What to answer for whatever went wrong. Only defects are logged: the rest is the caller's to know."""
+    match error:
+        case Problem():
+            return error
+        case Superseded():
+            return Problem(
+                Kind.SUPERSEDED,
+                "attempt: it is closed or a newer one has taken over; stop, and exit with code 76",
+            )
+        case LedgerUnavailable():
+            return Problem(Kind.LEDGER_UNAVAILABLE, "ledger: it cannot be reached; send the request again")
+        case CorruptCheckpoint():
+            _log.error("corrupt checkpoint", error=str(error))
+            return Problem(
+                Kind.CHECKPOINT_CORRUPT,
+                "checkpoint: it does not match its checksum; ask for an earlier sequence",
+            )
+        case _:
+            _log.error("request failed", exc_info=error)
+            return Problem(Kind.INTERNAL, "this is a defect of the gateway, whose log tells more; try again")
+
+
+def build_app(
+    ledger: AgentLedger,
+    verifier: Verifier,
+    *,
+    pacer: ProgressPacer,
+    limits: Limits,
+    clock: Callable[[], datetime],
+    stopping: Callable[[], bool],
+) -> Starlette:
+    """The application. `stopping` makes it unready; whoever runs it enters the pacer."""
+    sessions = Sessions(ledger, verifier, clock=clock, remembered=limits.sessions)
+    api = AgentApi(
+        ledger=ledger,
+        sessions=sessions,
+        pacer=pacer,
+        budget=MemoryBudget(limits.memory, wait=limits.memory_wait),
+        limits=limits,
+        clock=clock,
+    )
+
+    def route(method: str, path: str, handler: Handler) -> BaseRoute:
+        endpoint = AgentEndpoint(handler, sessions=sessions, limits=limits)
+        return Route("/agent/v1" + path, endpoint, methods=[method])
+
+    async def healthy(_: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    async def ready(_: Request) -> Response:
+        if stopping():
+            return Problem(Kind.NOT_READY, "the gateway is stopping").response()
+        return await _readiness(ledger, verifier, clock())
+
+    return Starlette(
+        # The most frequent first: the router tries them in order.
+        routes=[
+            route("PUT", "/checkpoints", api.save_checkpoint),
+            route("POST", "/progress", api.progress),
+            route("POST", "/heartbeat", api.heartbeat),
+            route("GET", "/checkpoints/latest", api.latest_checkpoint),
+            route("GET", "/checkpoints/{sequence:int}", api.one_checkpoint),
+            route("GET", "/task", api.task),
+            route("POST", "/result", api.result),
+            route("POST", "/failure", api.failure),
+            Route("/healthz", healthy),
+            Route("/readyz", ready),
+        ],
+        exception_handlers={HTTPException: _http_error},
+    )
+
+
+async def _readiness(ledger: AgentLedger, verifier: Verifier, now: datetime) -> Response:
+    try:
+        async with asyncio.timeout(_READY_TIME):
+            await ledger.ready()
+            await verifier.warm(now=now)
+    except KeysUnavailable as error:
+        return Problem(Kind.NOT_READY, f"keys: {error}").response()
+    except (LedgerUnavailable, TimeoutError) as error:
+        return Problem(Kind.NOT_READY, f"ledger: {str(error) or 'it did not answer in time'}").response()
+    return PlainTextResponse("ok")
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What the router itself refuses."""
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        allowed = dict(error.headers or {})
+        methods = allowed.get("Allow", "")
+        return Problem(
+            Kind.METHOD_NOT_ALLOWED, f"{request.method} {request.url.path}: use {methods}", headers=allowed
+        ).response()
+    return Problem(
+        Kind.NOT_FOUND, f"{request.url.path}: no such route; agents' routes start with /agent/v1"
+    ).response()

@@ -1,0 +1,130 @@
+"""What agents send, checked field by field, so that an error names the field and the remedy."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, TypeVar
+from urllib.parse import parse_qs, quote, unquote_to_bytes
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from perdure.gateway.limits import Limits
+from perdure.gateway.problems import Kind, Problem
+
+BINARY = "application/octet-stream"
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+#: U+0000 in compact JSON: its escape, behind an even number of backslashes.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+#: What stands for itself in a label header: printable ASCII but the percent sign.
+_PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ProgressBody(_Body):
+    """`POST progress`."""
+
+    percent: Annotated[float, Field(ge=0, le=100)] | None = None
+    message: str | None = None
+
+
+class FailureBody(_Body):
+    """`POST failure`."""
+
+    message: str
+    retryable: bool = False
+
+
+BodyModel = TypeVar("BodyModel", bound=BaseModel)
+
+
+def parse(model: type[BodyModel], content: bytes, *, example: str) -> BodyModel:
+    """The body as `model`. Raises Problem (invalid-json, invalid-field), whose detail shows `example`."""
+    try:
+        return model.model_validate(_json(content, example=example))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "body"
+        raise Problem(Kind.INVALID_FIELD, f"{field}: {first['msg']}; send {example}") from None
+
+
+def parse_output(content: bytes, *, limits: Limits) -> Any:
+    """The `output` of a result. Raises Problem (invalid-json, invalid-field, too-large)."""
+    example = '{"output": any JSON value}'
+    body = _json(content, example=example)
+    if not isinstance(body, dict) or set(body) != {"output"}:
+        raise Problem(
+            Kind.INVALID_FIELD, f"output: the body must be an object with this one field; send {example}"
+        )
+    output = body["output"]
+    try:
+        compact = orjson.dumps(output)
+    except orjson.JSONEncodeError:
+        raise Problem(
+            Kind.INVALID_FIELD, "output: nested too deeply; at most 250 levels can be kept"
+        ) from None
+    if len(compact) > limits.output:
+        raise Problem(
+            Kind.TOO_LARGE,
+            f"output: {len(compact)} bytes of compact JSON, at most {limits.output} can be kept; "
+            "keep what is large elsewhere and return a reference to it",
+            members={"limit": limits.output},
+        )
+    if _NUL.search(compact):
+        raise Problem(
+            Kind.INVALID_FIELD,
+            "output: a string in it holds the character U+0000, which cannot be kept; remove it",
+        )
+    return output
+
+
+def message(text: str, limit: int) -> str:
+    """A message made fit to keep: cut at `limit` characters, without U+0000, which Postgres refuses."""
+    return text[:limit].replace("\x00", "\ufffd")
+
+
+def label(header: bytes | None, query: bytes, *, limit: int) -> str | None:
+    """A checkpoint's label, from `?label=` or from the header. None if there is none, or an empty one.
+
+    The header is UTF-8, percent-encoded where it is not printable ASCII. Raises Problem(invalid-field).
+    """
+    remedy = f"use at most {limit} characters of UTF-8 without control characters"
+    try:
+        given = (
+            parse_qs(query.decode("ascii"), errors="strict", max_num_fields=16).get("label")
+            if query
+            else None
+        )
+        text = given[0] if given else unquote_to_bytes(header or b"").decode()
+    except ValueError:
+        raise Problem(Kind.INVALID_FIELD, f"label: not valid UTF-8; {remedy}") from None
+    if len(text) > limit or _CONTROL.search(text):
+        raise Problem(Kind.INVALID_FIELD, f"label: too long, or with control characters; {remedy}")
+    return text or None
+
+
+def label_header(text: str) -> str:
+    """The label as a header's value: see `label`."""
+    return quote(text, safe=_PLAIN)
+
+
+def content_type(header: bytes | None) -> str:
+    """What the checkpoint says it is; bytes if it says nothing. Raises Problem(invalid-field)."""
+    text = (header or b"").decode("latin-1").strip()
+    if len(text) > 255 or not text.isascii() or _CONTROL.search(text):
+        raise Problem(
+            Kind.INVALID_FIELD,
+            "Content-Type: use at most 255 printable ASCII characters, such as application/json",
+        )
+    return text or BINARY
+
+
+def _json(content: bytes, *, example: str) -> Any:
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise Problem(Kind.INVALID_JSON, f"body: {error}; send {example}") from None

@@ -1,0 +1,357 @@
+"""A thin client of the API server: plain JSON in, plain JSON out.
+
+Typed models cost twelve times the CPU of the request itself, and we read a handful of fields. What a
+production client must have is here and nowhere else: deadlines, retries, paging, renewed credentials.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from perdure import __version__
+from perdure.kube.connection import Connection, ConnectionConfigError, load_connection
+from perdure.kube.errors import ApiError
+from perdure.kube.kinds import Kind, collection_path, kind_of, object_path
+
+PAGE_SIZE = 500
+TRIES = 4
+#: Seconds before the second try; doubled for each one after it.
+FIRST_PAUSE = 0.1
+MAX_PAUSE = 2.0
+
+_JSON = "application/json"
+_MERGE_PATCH = "application/merge-patch+json"
+#: Discovery documents of the token issuer have media types of their own.
+_ANY_JSON = "application/json, */*"
+
+#: Milliseconds in which sent bytes must be acknowledged. Without it a connection to a machine that is gone
+#: holds its request until the deadline, and there is no time left for a second try.
+_UNACKNOWLEDGED_MS = 5_000
+
+
+class KubeClient:
+    """An async context manager with the verbs of `control.ports.KubePort`.
+
+    A call that fails raises ApiError; status 0 stands for no answer, and then whether it took effect is
+    unknown. A caller in more of a hurry than `deadline` wraps it in `asyncio.timeout`. Calls are repeated on connection errors, 429 and 5xx, until `deadline` seconds
+    have passed or `TRIES` are used up, whatever comes first. A creation that was answered with nothing and
+    repeated may therefore end in 409 because of itself: callers compare what exists with what they wanted.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Connection]],
+        *,
+        limit: int = 64,
+        connect_timeout: float = 5.0,
+        deadline: float = 15.0,
+    ) -> None:
+        self._connect = connect
+        self._limit = limit
+        self._connect_timeout = connect_timeout
+        self._deadline = deadline
+        self._connection: Connection | None = None
+        self._session: aiohttp.ClientSession | None = None
+        #: Requests sent, by verb, kind and status (0: no answer). For metrics.
+        self.requests: dict[tuple[str, str, int], int] = {}
+
+    @classmethod
+    def from_config(
+        cls,
+        kubeconfig: str | None = None,
+        *,
+        limit: int = 64,
+        connect_timeout: float = 5.0,
+        deadline: float = 15.0,
+    ) -> Self:
+        """A client for the cluster of a kubeconfig, or of the pod we run in (see `load_connection`).
+
+        Entering it raises `connection.ConnectionConfigError` if there is none. `limit` is the number of
+        connections, and so of requests, at once.
+        """
+        return cls(
+            lambda: load_connection(kubeconfig),
+            limit=limit,
+            connect_timeout=connect_timeout,
+            deadline=deadline,
+        )
+
+    async def __aenter__(self) -> Self:
+        self._connection = await self._connect()
+        connector = aiohttp.TCPConnector(
+            limit=self._limit,
+            ssl=self._connection.tls or True,
+            keepalive_timeout=60,
+            socket_factory=_socket,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # Compressing a list costs the server more than the network gains, and inflating a large one
+            # would be done in a thread here.
+            headers={"User-Agent": f"perdure/{__version__}", "Accept-Encoding": "identity"},
+            auto_decompress=False,
+            read_bufsize=2**18,
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    # --- the verbs
+
+    async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
+        """One object. Missing: ApiError with `not_found`."""
+        return await self._object("get", "GET", kind, namespace, name)
+
+    async def list(
+        self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
+    ) -> tuple[list[dict[str, Any]], str]:
+        """All objects, in all namespaces if it is None, and the resourceVersion of the whole list.
+
+        Read in pages of one consistent snapshot, and from the store, not from a cache that lags behind it.
+        """
+        of = kind_of(kind)
+        path = collection_path(of, namespace)
+        selector = "" if label_selector is None else "labelSelector=" + quote(label_selector, safe="")
+        paging = f"limit={PAGE_SIZE}"
+        items: list[dict[str, Any]] = []
+        token = ""
+        while True:
+            query = "&".join(part for part in (selector, paging, token) if part)
+            try:
+                page = await self._call("list", kind, "GET", f"{path}?{query}" if query else path)
+            except ApiError as error:
+                if error.status != 410 or not token:
+                    raise
+                # The snapshot was compacted away between two pages. Start again, in one piece: a list that
+                # is slower than compaction would expire every time.
+                items, token, paging = [], "", ""
+                continue
+            items.extend(_with_type(page.get("items") or (), of))
+            metadata = page["metadata"]
+            if not metadata.get("continue"):
+                return items, metadata["resourceVersion"]
+            token = "continue=" + quote(metadata["continue"], safe="")
+
+    async def create(self, kind: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The object as created. One of that name exists: ApiError with `conflict`."""
+        path = collection_path(kind_of(kind), namespace)
+        created: dict[str, Any] = await self._call("create", kind, "POST", path, body)
+        return created
+
+    async def replace(self, kind: str, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The object as replaced. `body`'s resourceVersion is old: ApiError with `conflict`."""
+        return await self._object("replace", "PUT", kind, namespace, name, body)
+
+    async def patch(self, kind: str, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The object after a JSON merge patch: null removes a field, lists are replaced whole."""
+        return await self._object("patch", "PATCH", kind, namespace, name, body)
+
+    async def patch_status(
+        self, kind: str, namespace: str, name: str, body: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The same for the status subresource; `body` is `{"status": {…}}`."""
+        path = object_path(kind_of(kind), namespace, name) + "/status"
+        patched: dict[str, Any] = await self._call("patch_status", kind, "PATCH", path, body)
+        return patched
+
+    async def delete(
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        *,
+        uid: str | None = None,
+        grace_seconds: int | None = None,
+    ) -> None:
+        """Delete in the background. A missing object, or one of another uid, is no error."""
+        options: dict[str, Any] = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Background",
+        }
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+        if grace_seconds is not None:
+            options["gracePeriodSeconds"] = grace_seconds
+        try:
+            await self._object("delete", "DELETE", kind, namespace, name, options)
+        except ApiError as error:
+            if error.not_found:
+                return
+            if uid is None or not error.conflict:
+                raise
+            # 409 has other causes than a namesake's uid, and those must not pass for a deletion.
+            if await self._still_there(kind, namespace, name, uid):
+                raise
+
+    async def raw_get(self, path: str) -> Any:
+        """The JSON document at a path of the API server, such as `/version`."""
+        return await self._call("raw", "", "GET", path)
+
+    async def raw_post(self, path: str, body: dict[str, Any]) -> Any:
+        """Post a JSON document to a path, such as a subresource that has no verb of its own here."""
+        return await self._call("raw", "", "POST", path, body)
+
+    # --- underneath
+
+    async def _still_there(self, kind: str, namespace: str, name: str, uid: str) -> bool:
+        try:
+            found = await self.get(kind, namespace, name)
+        except ApiError as error:
+            if error.not_found:
+                return False
+            raise
+        return bool(found["metadata"]["uid"] == uid)
+
+    async def _object(
+        self,
+        verb: str,
+        method: str,
+        kind: str,
+        namespace: str,
+        name: str,
+        body: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        path = object_path(kind_of(kind), namespace, name)
+        answer: dict[str, Any] = await self._call(verb, kind, method, path, body)
+        return answer
+
+    async def _call(
+        self, verb: str, kind: str, method: str, path: str, body: dict[str, Any] | None = None
+    ) -> Any:
+        data = None if body is None else orjson.dumps(body)
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._deadline
+        refresh = False
+        tried = 0
+        while True:
+            tried += 1
+            status, payload, retry_after = await self._send(
+                method, path, data, remaining=deadline - clock(), refresh=refresh
+            )
+            key = (verb, kind, status)
+            self.requests[key] = self.requests.get(key, 0) + 1
+            if 200 <= status < 300:
+                return payload
+            error = _error(status, payload, retry_after)
+            if status == 401 and not refresh:
+                # The token may have been renewed after we read it.
+                refresh = True
+                continue
+            pause = _pause(tried, error)
+            if not error.transient or tried >= TRIES or clock() + pause >= deadline:
+                raise error
+            await asyncio.sleep(pause)
+
+    async def _send(
+        self, method: str, path: str, data: bytes | None, *, remaining: float, refresh: bool
+    ) -> tuple[int, Any, float | None]:
+        """One request: status, the decoded body or a text, and seconds that the server asks us to wait."""
+        if self._session is None or self._connection is None:
+            raise RuntimeError("KubeClient is used outside its async context")
+        connection = self._connection
+        headers = {"Accept": _ANY_JSON}
+        if data is not None:
+            headers["Content-Type"] = _MERGE_PATCH if method == "PATCH" else _JSON
+        try:
+            authorization = await connection.authorization(refresh)
+            if authorization is not None:
+                headers["Authorization"] = authorization
+            async with self._session.request(
+                method,
+                URL(connection.host + path, encoded=True),
+                data=data,
+                headers=headers,
+                # Not `connect`, which would also count the time spent waiting for one of our own connections.
+                timeout=aiohttp.ClientTimeout(
+                    total=max(remaining, 0.001), sock_connect=self._connect_timeout
+                ),
+                allow_redirects=False,
+                server_hostname=connection.server_hostname,
+                proxy=connection.proxy,
+            ) as response:
+                raw = await response.read()
+                status = response.status
+                wait = response.headers.get("Retry-After") if status >= 400 else None
+        except ConnectionConfigError as error:
+            return 0, str(error), None
+        except TimeoutError:
+            return 0, f"{method} {path.partition('?')[0]}: no answer in time", None
+        except (aiohttp.ClientError, OSError, ssl.SSLError) as error:
+            return 0, f"{method} {path.partition('?')[0]}: {error or type(error).__name__}", None
+        try:
+            payload = orjson.loads(raw)
+        except orjson.JSONDecodeError:
+            text = raw[:500].decode("utf-8", "replace").strip()
+            if status < 300:
+                # Something between us and the API server answered for it.
+                return 0, f"the answer is not JSON: {text}", None
+            payload = text
+        return status, payload, _seconds(wait)
+
+
+def _with_type(items: Iterable[dict[str, Any]], kind: Kind) -> Iterator[dict[str, Any]]:
+    """Items of a list of a built-in kind do not say what they are; make them say it."""
+    for item in items:
+        item.setdefault("apiVersion", kind.api_version)
+        item.setdefault("kind", kind.name)
+        yield item
+
+
+def _error(status: int, payload: Any, retry_after: float | None) -> ApiError:
+    if status == 0:
+        return ApiError(0, "NoAnswer", str(payload))
+    if not isinstance(payload, dict):
+        return ApiError(status, "", str(payload) or "no explanation", retry_after=retry_after)
+    details = payload.get("details")
+    if retry_after is None and isinstance(details, dict) and "retryAfterSeconds" in details:
+        retry_after = float(details["retryAfterSeconds"])
+    return ApiError(
+        status,
+        str(payload.get("reason") or ""),
+        str(payload.get("message") or "no explanation"),
+        retry_after=retry_after,
+    )
+
+
+def _pause(tried: int, error: ApiError) -> float:
+    pause: float = min(FIRST_PAUSE * 2 ** (tried - 1), MAX_PAUSE) * random.uniform(0.5, 1.0)
+    # Never before the server asks; somewhat after, or all who were told the same would come back at once.
+    return pause if error.retry_after is None else error.retry_after + pause
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    if retry_after is None:
+        return None
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        return None  # A date: the API server never sends one, and a proxy's clock may differ from ours.
+
+
+def _socket(address: tuple[Any, ...]) -> socket.socket:
+    family, kind, protocol = address[:3]
+    sock = socket.socket(family, kind, protocol)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)
+    return sock

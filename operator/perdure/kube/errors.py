@@ -1,0 +1,30 @@
+"""The one exception that Kubernetes calls raise.
+
+It lies apart from the client so that code which only tells errors apart does not load the client.
+"""
+
+from __future__ import annotations
+
+
+class ApiError(Exception):
+    """An API call that failed. `status` is the HTTP status, 0 if no answer came at all."""
+
+    def __init__(self, status: int, reason: str, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(f"{status} {reason}: {message}" if status else f"no answer: {message}")
+        self.status = status
+        self.reason = reason
+        self.message = message
+        self.retry_after = retry_after
+
+    @property
+    def not_found(self) -> bool:
+        return self.status == 404
+
+    @property
+    def conflict(self) -> bool:
+        return self.status == 409
+
+    @property
+    def transient(self) -> bool:
+        """True if the same call may succeed later without anybody changing anything."""
+        return self.status == 0 or self.status == 429 or self.status >= 500

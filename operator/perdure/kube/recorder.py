@@ -1,0 +1,285 @@
+"""Kubernetes Events about our objects, for `kubectl describe`.
+
+They are a courtesy: each one costs the API server as much as a step's own writes, and they vanish after an
+hour. So they are few, repeats are counted instead of posted, and nothing ever waits for them or fails
+because of them. The history that counts is in the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, Protocol, TypeVar
+
+import structlog
+
+from perdure.kube.errors import ApiError
+
+CONTROLLER = "perdure.dev/operator"
+
+#: A repeat within this time of the last one is the same event, counted.
+SAME_EVENT = timedelta(minutes=10)
+#: A count is written at most this often.
+COUNT_INTERVAL = timedelta(minutes=5)
+#: Posts about one object: at once, and seconds for each further one.
+OBJECT_BURST = 25
+OBJECT_SECONDS = 300.0
+#: Posts about all objects together.
+GLOBAL_BURST = 100
+GLOBAL_SECONDS = 0.2
+#: Posts that may wait; further ones are dropped.
+QUEUE_LENGTH = 1000
+#: Objects and events that are remembered.
+REMEMBERED = 4096
+#: Seconds for what still waits when the recorder is closed.
+DRAIN_SECONDS = 2.0
+
+_NOTE_BYTES = 1024
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+_log = structlog.get_logger(__name__)
+
+
+class EventApi(Protocol):
+    """The two verbs of KubeClient that are needed."""
+
+    async def create(self, kind: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]: ...
+
+    async def patch(self, kind: str, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Regarding:
+    """The object that an event is about."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Regarding:
+        """The reference to an object that the API server gave us."""
+        metadata = body["metadata"]
+        return cls(
+            api_version=body["apiVersion"],
+            kind=body["kind"],
+            namespace=metadata["namespace"],
+            name=metadata["name"],
+            uid=metadata["uid"],
+        )
+
+
+@dataclass(slots=True)
+class _Series:
+    """One event and its repeats."""
+
+    name: str
+    body: dict[str, Any]
+    last_seen: datetime
+    written_at: datetime
+    count: int = 1
+    #: False until the API server has it, and again if it turns out to have lost it.
+    posted: bool = False
+
+
+class _Bucket:
+    """A token bucket."""
+
+    __slots__ = ("_at", "_burst", "_seconds", "_tokens")
+
+    def __init__(self, burst: int, seconds: float, now: datetime) -> None:
+        self._burst = burst
+        self._seconds = seconds
+        self._tokens = float(burst)
+        self._at = now
+
+    def take(self, now: datetime) -> bool:
+        gained = max(0.0, (now - self._at).total_seconds()) / self._seconds
+        self._tokens = min(float(self._burst), self._tokens + gained)
+        self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class EventRecorder:
+    """Takes events at any time and posts them one after the other in `run`.
+
+    `instance` says which process posted (the pod's name). `posted`, `dropped` and `failed` count requests,
+    events that a limit held back, and requests that the API server refused.
+    """
+
+    def __init__(self, api: EventApi, *, instance: str, enabled: bool = True) -> None:
+        self._api = api
+        self._instance = instance[:128]
+        self._enabled = enabled
+        self._series: OrderedDict[tuple[str, ...], _Series] = OrderedDict()
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+        self._all: _Bucket | None = None
+        self._waiting: deque[_Series] = deque()
+        self._arrived = asyncio.Event()
+        self._closing = False
+        self._limit: asyncio.Timeout | None = None
+        self.posted = 0
+        self.dropped = 0
+        self.failed = 0
+
+    def record(
+        self,
+        regarding: Regarding,
+        *,
+        reason: str,
+        message: str,
+        action: str,
+        now: datetime,
+        type: Literal["Normal", "Warning"] = "Normal",
+    ) -> None:
+        """Note an event, to be posted if the limits allow. Never waits, never raises.
+
+        `reason` and `action` are UpperCamelCase words: why, and what was done about it. `message` is cut to
+        1,024 bytes. `now` has a time zone.
+        """
+        if not self._enabled or self._closing:
+            return
+        note = message.encode()[:_NOTE_BYTES].decode("utf-8", "ignore")
+        key = (regarding.uid, type, reason, note)
+        series = self._series.get(key)
+        if series is not None and now - series.last_seen < SAME_EVENT:
+            self._repeat(key, series, regarding.uid, now)
+            return
+        if not self._allowed(regarding.uid, now):
+            return
+        name = _event_name(regarding, key, now)
+        body = self._body(name, regarding, note, now)
+        body |= {"reason": reason[:128], "type": type, "action": action[:128]}
+        series = _Series(name=name, body=body, last_seen=now, written_at=now)
+        _put(self._series, key, series)
+        self._enqueue(series)
+
+    async def run(self) -> None:
+        """Post what is recorded, until `close` is called; then what still waits, for two seconds at most."""
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS if self._closing else None) as self._limit:
+                while True:
+                    while self._waiting:
+                        await self._post(self._waiting.popleft())
+                    if self._closing:
+                        return
+                    self._arrived.clear()
+                    await self._arrived.wait()
+        except TimeoutError:
+            self.dropped += len(self._waiting)
+            self._waiting.clear()
+        finally:
+            self._limit = None
+
+    def close(self) -> None:
+        """Take no more events, and let `run` come to its end. To be called in its event loop."""
+        if self._closing:
+            return
+        self._closing = True
+        self._arrived.set()
+        if self._limit is not None:
+            self._limit.reschedule(asyncio.get_running_loop().time() + DRAIN_SECONDS)
+
+    # --- underneath
+
+    def _repeat(self, key: tuple[str, ...], series: _Series, uid: str, now: datetime) -> None:
+        self._series.move_to_end(key)
+        series.count += 1
+        series.last_seen = now
+        if now - series.written_at >= COUNT_INTERVAL and self._allowed(uid, now):
+            series.written_at = now
+            self._enqueue(series)
+
+    def _allowed(self, uid: str, now: datetime) -> bool:
+        bucket = self._buckets.get(uid) or _Bucket(OBJECT_BURST, OBJECT_SECONDS, now)
+        _put(self._buckets, uid, bucket)
+        if self._all is None:
+            self._all = _Bucket(GLOBAL_BURST, GLOBAL_SECONDS, now)
+        allowed = len(self._waiting) < QUEUE_LENGTH and bucket.take(now) and self._all.take(now)
+        if not allowed:
+            self.dropped += 1
+        return allowed
+
+    def _enqueue(self, series: _Series) -> None:
+        self._waiting.append(series)
+        self._arrived.set()
+
+    def _body(self, name: str, regarding: Regarding, note: str, now: datetime) -> dict[str, Any]:
+        return {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"name": name, "namespace": regarding.namespace},
+            "eventTime": _micro_time(now),
+            "reportingController": CONTROLLER,
+            "reportingInstance": self._instance,
+            "regarding": {
+                "apiVersion": regarding.api_version,
+                "kind": regarding.kind,
+                "namespace": regarding.namespace,
+                "name": regarding.name,
+                "uid": regarding.uid,
+            },
+            "note": note,
+        }
+
+    async def _post(self, series: _Series) -> None:
+        namespace = series.body["metadata"]["namespace"]
+        try:
+            if series.posted:
+                try:
+                    await self._api.patch("Event", namespace, series.name, {"series": _count(series)})
+                except ApiError as error:
+                    if not error.not_found:
+                        raise
+                    series.posted = False  # Events end after an hour, series or not: begin a new one.
+            if not series.posted:
+                body = series.body if series.count == 1 else {**series.body, "series": _count(series)}
+                await self._create(namespace, body)
+                series.posted = True
+        except ApiError as error:
+            self.failed += 1
+            _log.debug("event not posted", reason=series.body["reason"], error=str(error))
+        except Exception:  # A courtesy must not end the process that its task belongs to.
+            self.failed += 1
+            _log.exception("event not posted", reason=series.body["reason"])
+        else:
+            self.posted += 1
+
+    async def _create(self, namespace: str, body: dict[str, Any]) -> None:
+        try:
+            await self._api.create("Event", namespace, body)
+        except ApiError as error:
+            # The name tells events apart to the microsecond: ours arrived, and the answer was lost.
+            if not error.conflict:
+                raise
+
+
+def _count(series: _Series) -> dict[str, Any]:
+    return {"count": series.count, "lastObservedTime": _micro_time(series.last_seen)}
+
+
+def _event_name(regarding: Regarding, key: tuple[str, ...], now: datetime) -> str:
+    distinct = "\0".join((*key, now.isoformat()))
+    return f"{regarding.name[:200]}.{hashlib.sha256(distinct.encode()).hexdigest()[:16]}"
+
+
+def _micro_time(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _put(entries: OrderedDict[Key, Value], key: Key, value: Value) -> None:
+    entries[key] = value
+    entries.move_to_end(key)
+    if len(entries) > REMEMBERED:
+        entries.popitem(last=False)

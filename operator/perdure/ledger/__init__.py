@@ -1,0 +1,15 @@
+"""The durable truth about runs: Postgres. Only this package talks to it."""
+
+from perdure.ledger.ledger import Ledger
+from perdure.ledger.migrate import MigrationError, migrate
+from perdure.ledger.types import AgentSession, Checkpoint, CorruptCheckpoint, OutboxRow
+
+__all__ = [
+    "AgentSession",
+    "Checkpoint",
+    "CorruptCheckpoint",
+    "Ledger",
+    "MigrationError",
+    "OutboxRow",
+    "migrate",
+]

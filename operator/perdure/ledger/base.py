@@ -1,0 +1,16 @@
+"""What the sides of the ledger share."""
+
+from __future__ import annotations
+
+import asyncio
+
+from perdure.ledger.database import Database
+from perdure.ledger.writer import GroupWriter
+
+
+class Side:
+    """One side of `Ledger`: a group of methods for one kind of caller."""
+
+    database: Database
+    writer: GroupWriter
+    outbox_written: asyncio.Event

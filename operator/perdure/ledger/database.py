@@ -1,0 +1,153 @@
+"""Connections: how they are made, and what their failures mean to the rest of Perdure.
+
+Whatever heals without anybody changing the data becomes LedgerUnavailable, so that callers have one thing
+to wait out. What is left is a bug or a bad value, and surfaces as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+
+import asyncpg
+import orjson
+
+from perdure.domain.records import LedgerUnavailable
+
+#: Seconds to open a connection.
+CONNECT_TIMEOUT: Final = 5.0
+
+#: SQLSTATE classes: connection, insufficient resources, operator intervention, system error.
+_PASSING_CLASSES: Final = frozenset({"08", "53", "57", "58"})
+#: Single states: read-only (a standby, for a moment, during failover), serialization, deadlock, lock not
+#: available, idle-in-transaction timeout, bad password and missing database (both are being set up or
+#: rotated), missing schema, table or column (migrations run beside us).
+_PASSING_STATES: Final = frozenset(
+    {"25006", "25P03", "40001", "40P01", "55P03", "28000", "28P01", "3D000", "3F000", "42P01", "42703"}
+)
+_MIGRATION_STATES: Final = frozenset({"3F000", "42P01", "42703"})
+
+
+def passing(error: BaseException) -> bool:
+    """True if the failure is the server's or the network's, and may pass by itself."""
+    if isinstance(error, asyncpg.PostgresError):
+        state = error.sqlstate or ""
+        return state[:2] in _PASSING_CLASSES or state in _PASSING_STATES
+    # InterfaceError: the connection or the pool is closed. DataError is its subclass for bad arguments.
+    if isinstance(error, asyncpg.InterfaceError):
+        return not isinstance(error, ValueError)
+    return isinstance(error, (OSError, TimeoutError, asyncpg.InternalClientError))
+
+
+def unavailable(error: BaseException) -> LedgerUnavailable:
+    """The error that callers see. Never holds the URL: asyncpg's messages name host and database at most."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, asyncpg.PostgresError) and error.sqlstate in _MIGRATION_STATES:
+        return LedgerUnavailable(f"the ledger's schema is missing or too old, run `perdure migrate`: {text}")
+    return LedgerUnavailable(f"the ledger did not answer: {text}")
+
+
+@contextmanager
+def passing_as_unavailable() -> Iterator[None]:
+    """Turns what passes by itself into LedgerUnavailable."""
+    try:
+        yield
+    except Exception as error:
+        if passing(error):
+            raise unavailable(error) from error
+        raise
+
+
+async def _prepare(connection: Any) -> None:
+    # Parameters are JSON bytes already (see rows.dumps); results are decoded. Binary format keeps both free
+    # of a copy through str.
+    await connection.set_type_codec(
+        "json", schema="pg_catalog", encoder=bytes, decoder=orjson.loads, format="binary"
+    )
+
+
+async def _no_reset(_: Any) -> None:
+    # Nothing here sets session state, so a released connection needs no round trip to be clean.
+    return
+
+
+async def connect(url: str, *, timeout: float) -> Any:
+    """One connection outside the pool. `timeout`: seconds for one statement."""
+    with passing_as_unavailable():
+        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, command_timeout=timeout)
+        try:
+            await _prepare(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+
+class Database:
+    """The pool. Made without a server: connections open when they are needed, and again when they broke."""
+
+    def __init__(self, url: str, *, size: int, timeout: float) -> None:
+        self._url = url
+        self._size = size
+        #: Seconds for one statement.
+        self.timeout = timeout
+        self._pool: Any = None
+
+    async def open(self) -> None:
+        """Must be called once, in the loop that uses it."""
+        with passing_as_unavailable():
+            self._pool = await asyncpg.create_pool(
+                self._url,
+                min_size=0,
+                init_size=0,
+                max_size=self._size,
+                timeout=CONNECT_TIMEOUT,
+                command_timeout=self.timeout,
+                max_inactive_connection_lifetime=300,
+                init=_prepare,
+                reset=_no_reset,
+            )
+
+    async def close(self, *, timeout: float) -> None:
+        """Wait up to `timeout` seconds for running statements, then cut them off."""
+        if self._pool is None:
+            return
+        pool, self._pool = self._pool, None
+        try:
+            async with asyncio.timeout(timeout):
+                await pool.close()
+        except TimeoutError:
+            pool.terminate()
+
+    async def connect(self) -> Any:
+        """One connection of its own, for the writer and the listener."""
+        return await connect(self._url, timeout=self.timeout)
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Any]:
+        """A pooled connection; waits for a free one for as long as a statement may take."""
+        with passing_as_unavailable():
+            if self._pool is None:
+                raise LedgerUnavailable("the ledger is closed")
+            async with self._pool.acquire(timeout=self.timeout) as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Any]:
+        """A pooled connection whose statements all see the same moment."""
+        async with (
+            self.acquire() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            yield connection
+
+    async def fetch(self, statement: str, *arguments: Any) -> list[Any]:
+        async with self.acquire() as connection:
+            rows: list[Any] = await connection.fetch(statement, *arguments)
+            return rows
+
+    async def fetchrow(self, statement: str, *arguments: Any, timeout: float | None = None) -> Any:
+        async with self.acquire() as connection:
+            return await connection.fetchrow(statement, *arguments, timeout=timeout)

@@ -1,0 +1,58 @@
+"""The one door to Postgres, for operator, gateway, relay and CLI."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Final, Self
+
+from perdure.domain.records import LedgerUnavailable
+from perdure.ledger.agent_side import AgentSide
+from perdure.ledger.database import Database
+from perdure.ledger.migrate import migrations
+from perdure.ledger.operator_side import OperatorSide
+from perdure.ledger.queries import SQL
+from perdure.ledger.reader_side import ReaderSide
+from perdure.ledger.writer import GroupWriter
+
+#: Seconds that closing waits for what is being written.
+DRAIN_TIMEOUT: Final = 5.0
+
+
+class Ledger(OperatorSide, AgentSide, ReaderSide):
+    """Async context manager. Entering needs no server: calls raise LedgerUnavailable until there is one.
+
+    Implements `perdure.control.ports.LedgerPort`, plus the gateway's, the relay's and the CLI's side.
+    Every method may raise LedgerUnavailable; whether a write took effect is then unknown.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 8, timeout: float = 10.0) -> None:
+        """`url`: `postgresql://…`. `timeout`: seconds for one statement.
+
+        `pool_size` counts connections for reading and for large checkpoints; the writer and each consumer
+        of `wakes()` have one more each.
+        """
+        self.database = Database(url, size=pool_size, timeout=timeout)
+        self.writer = GroupWriter(self.database.connect)
+        #: Set when events wait in the outbox; whoever relays clears it before reading. A hint only: a
+        #: gateway's are seen through `wakes()`, so poll as well.
+        self.outbox_written = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        await self.database.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self.writer.close(timeout=DRAIN_TIMEOUT)
+        finally:
+            await self.database.close(timeout=DRAIN_TIMEOUT)
+
+    async def ready(self) -> None:
+        """For readiness: returns if the server answers and the schema is as new as this code."""
+        applied = {row["name"] for row in await self.database.fetch(SQL["applied"])}
+        missing = [migration.name for migration in migrations() if migration.name not in applied]
+        if missing:
+            raise LedgerUnavailable(f"the ledger's schema lacks {', '.join(missing)}: run `perdure migrate`")

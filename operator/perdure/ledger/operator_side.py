@@ -1,0 +1,120 @@
+"""The operator's side of the ledger: decisions in, states out, all fenced by its epoch."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from perdure.domain.names import shard_of
+from perdure.domain.records import (
+    AttemptRecord,
+    Commit,
+    Committed,
+    Deposed,
+    News,
+    RunState,
+    VersionConflict,
+)
+from perdure.ledger import rows
+from perdure.ledger.base import Side
+from perdure.ledger.listener import listen
+from perdure.ledger.queries import SQL
+
+
+class OperatorSide(Side):
+    """Implements `perdure.control.ports.LedgerPort`."""
+
+    async def take_epoch(self, holder: str) -> int:
+        """Become the writer of all shards: returns a new, higher epoch, and fences all older ones.
+
+        Waits for statements of older epochs that are on their way; what comes after finds itself deposed.
+        """
+        row = await self.database.fetchrow(SQL["take_epoch"], holder)
+        epoch: int = row["epoch"]
+        return epoch
+
+    async def load_live(self) -> list[RunState]:
+        """Every run that has not finished."""
+        async with self.database.snapshot() as connection:
+            return await _states(connection, await connection.fetch(SQL["runs_live"]))
+
+    async def load(self, uid: str) -> RunState | None:
+        """One run whole, finished or not; None if the ledger has never seen it."""
+        async with self.database.snapshot() as connection:
+            states = await _states(connection, await connection.fetch(SQL["runs_by_uid"], [uid]))
+        return states[0] if states else None
+
+    async def commit(self, commit: Commit, *, epoch: int) -> Committed:
+        """Write a decision with its events in one transaction.
+
+        Raises Deposed if `epoch` is not the newest, VersionConflict if the run's version differs.
+        """
+        run = commit.run
+        row = await self.writer.submit(
+            SQL["commit"], rows.commit_arguments(commit, epoch), order=(run.shard, run.uid)
+        )
+        if not row["fenced"]:
+            raise Deposed(f"epoch {epoch} of shard {run.shard} is over")
+        if row["version"] is None:
+            raise VersionConflict(f"run {run.uid} is no longer at version {run.version}")
+        if commit.events:
+            self.outbox_written.set()
+        return Committed(version=row["version"], last_sequence=row["last_sequence"])
+
+    async def record_pod(self, uid: str, attempt: AttemptRecord, *, pod_uid: str, epoch: int) -> None:
+        """Note the uid of the pod made for an open attempt, which lets the pod in at the gateway.
+
+        May be repeated. Does not change the run's version. Raises Deposed, and VersionConflict if there is
+        no such open attempt.
+        """
+        shard = shard_of(uid)
+        key = attempt.key
+        row = await self.writer.submit(
+            SQL["record_pod"],
+            (uid, shard, epoch, key.step, key.index, attempt.number, pod_uid),
+            order=(shard, uid),
+        )
+        if not row["fenced"]:
+            raise Deposed(f"epoch {epoch} of shard {shard} is over")
+        if not row["noted"]:
+            raise VersionConflict(
+                f"run {uid} has no open attempt {attempt.number} of {key.step}[{key.index}]"
+            )
+
+    async def news(self, uid: str, *, since: datetime | None) -> News:
+        """Unread reports, and vitals changed after `since` (all if None).
+
+        Version 0 and nothing else if the ledger does not know the run.
+        """
+        return rows.news(await self.database.fetchrow(SQL["news"], uid, since))
+
+    async def expired(self, now: datetime, *, limit: int) -> list[tuple[str, str, str, str]]:
+        """Finished runs past their retention: (uid, kind, namespace, name), oldest first."""
+        found = await self.database.fetch(SQL["expired"], now, limit)
+        return [(str(row["uid"]), row["kind"], row["namespace"], row["name"]) for row in found]
+
+    async def forget(self, uids: Sequence[str], *, epoch: int) -> None:
+        """Delete finished runs with all their history. Live and unknown ones are left alone.
+
+        Events that have not been published yet still will be. Raises Deposed, and deletes nothing then.
+        """
+        row = await self.database.fetchrow(SQL["forget"], list(uids), epoch)
+        if not row["fenced"]:
+            raise Deposed(f"epoch {epoch} is over")
+
+    def wakes(self) -> AsyncIterator[str | None]:
+        """Uids of runs about which agents wrote something; None after a gap, when any may have changed."""
+        return listen(self.database.connect, self.outbox_written)
+
+
+async def _states(connection: Any, runs: list[Any]) -> list[RunState]:
+    uids = [row["uid"] for row in runs]
+    if not uids:
+        return []
+    return rows.run_states(
+        runs,
+        await connection.fetch(SQL["steps_of"], uids),
+        await connection.fetch(SQL["tasks_of"], uids),
+        await connection.fetch(SQL["newest_attempts_of"], uids),
+    )

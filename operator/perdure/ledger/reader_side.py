@@ -1,0 +1,47 @@
+"""The relay's and the readers' side of the ledger: events, and finding a run by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perdure.domain.records import Event, RunKind, RunRecord
+from perdure.ledger import rows
+from perdure.ledger.base import Side
+from perdure.ledger.queries import SQL
+from perdure.ledger.types import OutboxRow
+
+#: Sorts before every uid that a run can have.
+_NO_UID = "00000000-0000-0000-0000-000000000000"
+
+
+class ReaderSide(Side):
+    """Nothing here changes a run."""
+
+    async def outbox_batch(self, limit: int) -> list[OutboxRow]:
+        """The oldest unpublished events. Events of one run come in the order of their numbers.
+
+        Across runs ids may become visible out of order, so a gap in them means nothing: publish what is
+        there and name exactly that to `outbox_done`.
+        """
+        return [rows.outbox_row(row) for row in await self.database.fetch(SQL["outbox_batch"], limit)]
+
+    async def outbox_done(self, ids: Sequence[int]) -> None:
+        """Forget that these events were to be published: they have been."""
+        await self.database.fetch(SQL["outbox_done"], list(ids))
+
+    async def events(self, uid: str, *, after: int = 0, limit: int = 1000) -> list[Event]:
+        """Events of a run with numbers above `after`, in order. Empty if there are none, or no such run."""
+        return [rows.event(row) for row in await self.database.fetch(SQL["events"], uid, after, limit)]
+
+    async def runs_with_events(self, *, after: str | None = None, limit: int = 1000) -> list[tuple[str, int]]:
+        """All runs, live and retained, page by page: (uid, number of its newest event), by uid.
+
+        `after`: the last uid of the page before; None for the first page.
+        """
+        found = await self.database.fetch(SQL["runs_with_events"], after or _NO_UID, limit)
+        return [(str(row["uid"]), row["last_sequence"]) for row in found]
+
+    async def find_run(self, namespace: str, name: str, *, kind: RunKind | None = None) -> RunRecord | None:
+        """The newest run of that name; without `kind` a Workflow goes before an AgentTask."""
+        row = await self.database.fetchrow(SQL["find_run"], namespace, name, kind)
+        return None if row is None else rows.run_record(row)

@@ -1,0 +1,229 @@
+"""Wiring: what the two processes are made of.
+
+Everything that lives as long as a process is made here, in the order in which it is needed and taken apart
+in the reverse. No other module knows more than its own neighbours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from perdure.bus.connection import Bus
+from perdure.bus.relay import Relay
+from perdure.control.actor import Actor
+from perdure.control.announcer import Announcer
+from perdure.control.elector import Elector
+from perdure.control.leader import Leader
+from perdure.control.reconciler import Reconciler
+from perdure.control.store import AGENT_TEMPLATE, Store
+from perdure.control.workqueue import WorkQueue
+from perdure.ears import listen
+from perdure.gateway.server import serve
+from perdure.health import Health, serve_health
+from perdure.kube.client import KubeClient
+from perdure.kube.recorder import EventRecorder
+from perdure.kube.tokens import TokenVerifier
+from perdure.ledger import Ledger
+from perdure.settings import Settings
+
+#: Seconds that a stopping operator may take, within its pod's grace of 30.
+SHUTDOWN_SECONDS = 20.0
+#: Seconds after a watch had to start anew until everything is looked at: it lists for a moment.
+GAP_SECONDS = 5.0
+
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+_log = structlog.get_logger(__name__)
+
+
+def utc_now() -> datetime:
+    """The wall clock."""
+    return datetime.now(UTC)
+
+
+async def run_gateway(settings: Settings) -> None:
+    """The gateway process, until SIGTERM."""
+    with _Signals() as signals:
+        ledger = Ledger(settings.database_url.get_secret_value(), pool_size=settings.database_pool_size)
+        kube = KubeClient.from_config(settings.kubeconfig)
+        async with kube, ledger:
+            verifier = TokenVerifier(kube.raw_get, audience=settings.token_audience)
+            await serve(settings, ledger=ledger, verifier=verifier, stop=signals.stop)
+
+
+async def run_operator(settings: Settings) -> None:
+    """The operator process, until SIGTERM, or until a watch or a part of it fails for good."""
+    # Many small long-lived objects: fewer collections save a tenth of the CPU.
+    gc.set_threshold(50_000, 50, 100)
+    if settings.kubeconfig:
+        os.environ["KUBECONFIG"] = settings.kubeconfig  # where kopf looks for it
+    async with AsyncExitStack() as stack:
+        signals = stack.enter_context(_Signals())
+        kube = await stack.enter_async_context(KubeClient.from_config(settings.kubeconfig))
+        ledger = await stack.enter_async_context(
+            Ledger(settings.database_url.get_secret_value(), pool_size=settings.database_pool_size)
+        )
+        bus = await stack.enter_async_context(
+            Bus(settings.nats_url.get_secret_value(), name=f"perdure-operator/{settings.identity}")
+        )
+        operator = _Operator(settings, kube=kube, ledger=ledger, bus=bus)
+        await operator.run(signals)
+
+
+class _Operator:
+    """The parts of the operator process and how they hear of each other."""
+
+    def __init__(self, settings: Settings, *, kube: KubeClient, ledger: Ledger, bus: Bus) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._relay = Relay(ledger, bus)
+        self._store = Store()
+        self._queue = WorkQueue()
+        self._recorder = EventRecorder(kube, instance=settings.identity, enabled=settings.kubernetes_events)
+        self._reconciler = Reconciler(
+            store=self._store,
+            kube=kube,
+            ledger=ledger,
+            actor=Actor(
+                store=self._store,
+                kube=kube,
+                ledger=ledger,
+                gateway_url=settings.gateway_url,
+                audience=settings.token_audience,
+            ),
+            announcer=Announcer(self._recorder),
+            clock=utc_now,
+            status_interval=settings.status_interval,
+            template_timeout=settings.template_timeout,
+        )
+        self._leader = Leader(
+            store=self._store,
+            queue=self._queue,
+            kube=kube,
+            ledger=ledger,
+            reconciler=self._reconciler,
+            identity=settings.identity,
+            namespaces=settings.watch_namespaces,
+            workers=settings.workers,
+            sweep_interval=settings.sweep_interval,
+            clock=utc_now,
+            beside=self._run_relay,
+        )
+        self._elector = Elector(
+            kube=kube,
+            namespace=settings.namespace,
+            name=settings.lease_name,
+            identity=settings.identity,
+            duration=settings.lease_duration,
+            renew_deadline=settings.lease_renew_deadline,
+            retry=settings.lease_retry,
+            clock=utc_now,
+        )
+        self._listening = asyncio.Event()
+        self._gap_timer: asyncio.TimerHandle | None = None
+
+    async def run(self, signals: _Signals) -> None:
+        """Listen always, lead when elected."""
+        stop = signals.stop
+        health = Health(
+            alive=lambda: None,
+            ready=lambda: None if self._listening.is_set() else "the watches have not started",
+        )
+        ending = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(
+                serve_health(self._settings.health_host, self._settings.health_port, health, stop=ending)
+            )
+            group.create_task(self._recorder.run())
+            ears = group.create_task(
+                listen(
+                    self._heard,
+                    gap=self._note_gap,
+                    namespaces=self._settings.watch_namespaces,
+                    stop=ending,
+                    ready=self._listening,
+                )
+            )
+            await _first((ears, group.create_task(_until(self._listening))))
+            # kopf takes the signals when it starts, and would end itself, and our workers with it, at once.
+            signals.take()
+            leading = group.create_task(self._elector.run(self._leader.lead, stop))
+            stopping = group.create_task(_until(stop))
+            await _first((ears, stopping))
+            stop.set()
+            try:
+                async with asyncio.timeout(SHUTDOWN_SECONDS):
+                    await leading
+            except TimeoutError:
+                # Workers that do not stop must not outlive the Lease.
+                _log.error("workers did not stop in time; leaving at once")
+                os._exit(1)
+            ending.set()
+            self._recorder.close()
+
+    def _heard(self, kind: str, obj: Mapping[str, Any], deleted: bool) -> None:
+        metadata = obj["metadata"]
+        if deleted:
+            key = self._store.remove(kind, metadata["namespace"], metadata["name"], uid=metadata["uid"])
+        else:
+            key = self._store.apply(kind, obj)
+        if not self._leader.working:
+            return
+        if kind == AGENT_TEMPLATE:
+            for waiting in self._reconciler.note_template(metadata["namespace"], metadata["name"]):
+                self._queue.add(waiting)
+        elif key is not None:
+            self._queue.add(key)
+
+    def _note_gap(self) -> None:
+        """A list instead of events: deletions may be missing, so look at everything once it is over."""
+        if not self._leader.working:
+            return
+        if self._gap_timer is not None:
+            self._gap_timer.cancel()
+        self._gap_timer = asyncio.get_running_loop().call_later(GAP_SECONDS, self._leader.sweep_soon)
+
+    async def _run_relay(self) -> None:
+        # It ends by cancellation, together with everything else that the leader runs.
+        await self._relay.run(stop=asyncio.Event(), wake=self._ledger.outbox_written)
+
+
+class _Signals:
+    """SIGTERM and SIGINT set `stop`."""
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+
+    def __enter__(self) -> _Signals:
+        self.take()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in _STOPPING:
+            asyncio.get_running_loop().remove_signal_handler(number)
+
+    def take(self) -> None:
+        """Have the signals delivered to us, whoever took them meanwhile."""
+        for number in _STOPPING:
+            asyncio.get_running_loop().add_signal_handler(number, self._note, number)
+
+    def _note(self, number: signal.Signals) -> None:
+        _log.info("stopping", signal=number.name)
+        self.stop.set()
+
+
+async def _until(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+async def _first(tasks: tuple[asyncio.Task[None], ...]) -> None:
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

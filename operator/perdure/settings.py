@@ -1,0 +1,83 @@
+"""All settings in one model, so that `perdure config` can print what is in force and where limits are.
+
+Each field is the environment variable `PERDURE_<NAME>`; a file of `NAME=value` lines may be named by
+`PERDURE_ENV_FILE`. The environment wins over the file.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What operator, gateway, migrations and CLI can be told. Durations are seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="PERDURE_", extra="ignore", frozen=True)
+
+    #: Postgres, as a `postgresql://` URL.
+    database_url: SecretStr = SecretStr("")
+    #: NATS servers, as `nats://` URLs separated by commas; credentials may be part of the URL.
+    nats_url: SecretStr = SecretStr("")
+    database_pool_size: Annotated[int, Field(ge=2, le=100)] = 8
+    #: Limits of the event stream; beyond them the oldest events are only in the ledger.
+    stream_max_age: Annotated[float, Field(ge=600)] = 7 * 24 * 3600.0
+    #: Bytes, reserved in NATS when the stream is made; -1 for no limit.
+    stream_max_bytes: Annotated[int, Field(ge=-1)] = 512 * 1024 * 1024
+    #: NATS servers that keep a copy of the stream, when it is made.
+    stream_replicas: Annotated[int, Field(ge=1, le=5)] = 1
+
+    #: Kubeconfig to use outside a cluster; inside, the pod's ServiceAccount is used.
+    kubeconfig: str | None = None
+    #: The namespace we run in: our Lease lies there.
+    namespace: str = "perdure-system"
+    #: Who we are in the Lease: the pod's name.
+    identity: str = Field(default_factory=socket.gethostname)
+    #: Namespaces whose workflows we run; all if empty.
+    watch_namespaces: Annotated[tuple[str, ...], NoDecode] = ()
+
+    #: Where agents find the gateway. No path.
+    gateway_url: str = "http://perdure-gateway.perdure-system.svc:8080"
+    gateway_host: str = "0.0.0.0"
+    gateway_port: int = 8080
+    #: Audience that agents' ServiceAccount tokens must have.
+    token_audience: str = "perdure"  # noqa: S105 - an audience, no secret
+
+    #: Operator's liveness and readiness.
+    health_host: str = "0.0.0.0"
+    health_port: int = 8081
+
+    lease_name: str = "perdure-operator"
+    lease_duration: Annotated[float, Field(ge=1)] = 15.0
+    lease_renew_deadline: Annotated[float, Field(gt=0)] = 10.0
+    lease_retry: Annotated[float, Field(gt=0)] = 2.0
+
+    #: Reconciles at once.
+    workers: Annotated[int, Field(ge=1, le=256)] = 32
+    #: Time between full looks at the cluster.
+    sweep_interval: Annotated[float, Field(gt=0)] = 300.0
+    #: How long a run waits for a template that does not exist.
+    template_timeout: Annotated[float, Field(ge=0)] = 60.0
+    #: Time in which changes to one object's status are gathered into one patch.
+    status_interval: Annotated[float, Field(ge=0)] = 1.0
+    #: Whether to post Kubernetes Events.
+    kubernetes_events: bool = True
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+
+    @field_validator("watch_namespaces", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+
+def load() -> Settings:
+    """Settings from the environment, and from the file it names. Raises pydantic's ValidationError."""
+    return Settings(_env_file=os.environ.get("PERDURE_ENV_FILE"))  # type: ignore[call-arg] # of the base class

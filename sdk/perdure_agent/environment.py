@@ -1,0 +1,63 @@
+"""The agent's contract as environment variables, read once and in one place.
+
+Everything has a default that suits a laptop, so that an agent runs there unchanged.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Made by the kubelet in every container; what is written there outlives the container.
+DEFAULT_TERMINATION_LOG = Path("/dev/termination-log")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Where this agent runs and as what. Without `gateway_url` it runs in local mode."""
+
+    gateway_url: str | None = None
+    namespace: str = "default"
+    workflow: str = "local"
+    task: str = "local"
+    step: str = ""
+    #: Number of this attempt, from 1.
+    attempt: int = 1
+    input_file: Path | None = None
+    token_file: Path | None = None
+    #: `PERDURE_TERMINATION_LOG`; by default the kubelet's file, which is never made if it is missing.
+    termination_log: Path = DEFAULT_TERMINATION_LOG
+    #: `PERDURE_INPUT`: the input as JSON, for local mode.
+    input_json: str | None = None
+    #: `PERDURE_LOCAL_DIRECTORY`: where local mode keeps its checkpoint.
+    local_directory: Path = Path(".perdure")
+
+    @classmethod
+    def read(cls, variables: Mapping[str, str] | None = None) -> Environment:
+        """From `os.environ`, or from `variables`. Raises ValueError naming a variable that makes no sense."""
+        values = os.environ if variables is None else variables
+
+        def path(name: str) -> Path | None:
+            return Path(values[name]) if values.get(name) else None
+
+        attempt = values.get("PERDURE_ATTEMPT") or "1"
+        if not attempt.isdecimal() or int(attempt) < 1:
+            raise ValueError(f"PERDURE_ATTEMPT is {attempt!r}; it must be a whole number from 1")
+        url = values.get("PERDURE_GATEWAY_URL") or None
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise ValueError(f"PERDURE_GATEWAY_URL is {url!r}; it must start with http:// or https://")
+        return cls(
+            gateway_url=url.rstrip("/") if url else None,
+            namespace=values.get("PERDURE_NAMESPACE") or "default",
+            workflow=values.get("PERDURE_WORKFLOW") or "local",
+            task=values.get("PERDURE_TASK") or "local",
+            step=values.get("PERDURE_STEP", ""),
+            attempt=int(attempt),
+            input_file=path("PERDURE_INPUT_FILE"),
+            token_file=path("PERDURE_TOKEN_FILE"),
+            termination_log=path("PERDURE_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG,
+            input_json=values.get("PERDURE_INPUT") or None,
+            local_directory=path("PERDURE_LOCAL_DIRECTORY") or Path(".perdure"),
+        )

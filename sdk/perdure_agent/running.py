@@ -1,0 +1,88 @@
+"""From an agent's main coroutine to a container's exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import traceback
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from perdure_agent import ending
+from perdure_agent.ending import Ending
+from perdure_agent.errors import Superseded
+
+EXIT_SUCCEEDED = 0
+EXIT_FAILED = 1
+#: "Interrupted: run me again from my checkpoint." Counts as a disruption, not as a failure.
+EXIT_INTERRUPTED = 75
+#: "Another attempt has taken over."
+EXIT_SUPERSEDED = 76
+
+
+def run(main: Callable[[], Coroutine[Any, Any, object]]) -> NoReturn:
+    """Run `main()` to its end and exit as the agent's contract asks.
+
+    SIGTERM cancels `main`, which may catch the cancellation to save a last checkpoint; the exit code is then
+    75, unless a result or failure was left before. 76 if the attempt was superseded, 1 after an exception or
+    a reported failure, else 0. `sys.exit` inside `main` keeps its code.
+    """
+    raise SystemExit(asyncio.run(supervise(main)))
+
+
+async def supervise(main: Callable[[], Coroutine[Any, Any, object]]) -> int:
+    """What `run` does, without leaving the process: returns the exit code."""
+    end = Ending()
+    token = ending.current.set(end)
+    try:
+        task = asyncio.create_task(_as_object(main), name="perdure-main")
+    finally:
+        ending.current.reset(token)
+
+    def interrupt() -> None:
+        # Once: a second cancellation would break into the saving of the last checkpoint.
+        if not end.interrupted:
+            end.interrupted = True
+            task.cancel()
+
+    loop = asyncio.get_running_loop()
+    # Missing on Windows, where containers of ours do not run but laptops do.
+    with suppress(NotImplementedError):
+        loop.add_signal_handler(signal.SIGTERM, interrupt)
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        # Ctrl-C on a laptop: the same chance to save as SIGTERM gives.
+        interrupt()
+        await asyncio.wait({task})
+        raise
+    finally:
+        with suppress(NotImplementedError):
+            loop.remove_signal_handler(signal.SIGTERM)
+    return _exit_code(task, end)
+
+
+def _exit_code(task: asyncio.Task[object], end: Ending) -> int:
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        traceback.print_exception(error)
+    if error is not None and _superseded(error):
+        return EXIT_SUPERSEDED
+    # What has been left behind outweighs the interruption: exit 75 would have finished work done again.
+    if end.settled is not None and (end.interrupted or error is None):
+        return EXIT_SUCCEEDED if end.settled == "succeeded" else EXIT_FAILED
+    if end.interrupted:
+        return EXIT_INTERRUPTED
+    return EXIT_FAILED if error is not None or task.cancelled() else EXIT_SUCCEEDED
+
+
+def _superseded(error: BaseException) -> bool:
+    """True also if it comes out of a task group of the agent's own."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(Superseded) is not None
+    return isinstance(error, Superseded)
+
+
+async def _as_object(main: Callable[[], Coroutine[Any, Any, object]]) -> object:
+    return await main()

@@ -1,0 +1,188 @@
+"""Calls to the gateway that outlast its absence.
+
+The gateway may restart, move or lose its database at any time; an agent with hours of work behind it must
+not notice. Every call here may be repeated safely: a repeated checkpoint is the same bytes under a newer
+number, a repeated result is acknowledged as the first one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from perdure_agent.errors import AgentError, GatewayError, GatewayUnavailable, Superseded
+
+log = logging.getLogger("perdure_agent")
+
+_MIB = 1024 * 1024
+_CONNECT_TIMEOUT = 5.0
+#: A Retry-After beyond this is not obeyed: an agent that sleeps looks dead.
+_LONGEST_OBEYED = 60.0
+#: Server errors that repeating cannot heal.
+_LASTING = frozenset({"checkpoint-corrupt"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retries:
+    """How to behave while the gateway is away. Seconds."""
+
+    #: How long a call that matters (checkpoint, restore, result) keeps trying; None means for ever.
+    patience: float | None = 3600.0
+    #: First delay; each following one is twice as long, less up to half of it at random.
+    first_delay: float = 0.1
+    longest_delay: float = 10.0
+    #: Time for one try of a call with a small body; a large one gets a second more for each MiB.
+    request_timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A successful response: 2xx."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class _TryAgain(Exception):
+    """This try failed in a way that time may heal."""
+
+    def __init__(self, cause: str, *, after: float = 0.0) -> None:
+        super().__init__(cause)
+        self.after = after
+
+
+class Transport:
+    """One connection pool to the gateway, authenticated by the pod's projected token."""
+
+    def __init__(
+        self, session: aiohttp.ClientSession, *, url: str, token_file: Path | None, retries: Retries
+    ) -> None:
+        self._session = session
+        self._url = url + "/agent/v1"
+        self._token_file = token_file
+        self._retries = retries
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        content_type: str = "application/json",
+        params: Mapping[str, str] | None = None,
+        patience: float | None,
+    ) -> Answer:
+        """One call, repeated until it is answered or `patience` seconds have passed (0: one try).
+
+        Raises Superseded (409), GatewayError for a refusal, GatewayUnavailable when patience ends.
+        """
+        loop = asyncio.get_running_loop()
+        limit = self._retries.request_timeout
+        if patience == 0:
+            # Best effort must not hold the agent up behind a gateway that swallows packets.
+            limit = min(limit, _CONNECT_TIMEOUT)
+        deadline = None if patience is None else loop.time() + patience
+        delay = self._retries.first_delay
+        tries = 0
+        retried_token = False
+        while True:
+            tries += 1
+            try:
+                return await self._try(method, path, body, content_type, params, limit=limit)
+            except _TryAgain as error:
+                # Jitter spreads a thousand agents that all lost the same gateway at once.
+                pause = max(delay * random.uniform(0.5, 1.0), error.after)
+                if deadline is not None and loop.time() + pause >= deadline:
+                    raise GatewayUnavailable(
+                        f"{method} {path}: {error} (gave up after {tries} tries)"
+                    ) from error.__cause__
+                if tries == 1:
+                    log.warning("%s %s: %s; trying again", method, path, error)
+                await asyncio.sleep(pause)
+                delay = min(delay * 2, self._retries.longest_delay)
+            except GatewayError as error:
+                # The kubelet replaces the token before it expires; ours may have expired between reading
+                # and arriving, once.
+                if error.status != 401 or retried_token:
+                    raise
+                retried_token = True
+
+    async def _try(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        content_type: str,
+        params: Mapping[str, str] | None,
+        *,
+        limit: float,
+    ) -> Answer:
+        headers = self._authorization()
+        data: bytes | io.BytesIO | None = body
+        if body is not None:
+            headers["Content-Type"] = content_type
+            if len(body) > _MIB:
+                # A stream is written in pieces and lets heartbeats through between them.
+                data = io.BytesIO(body)
+        size = len(body) if body is not None else 64 * _MIB if method == "GET" else 0
+        timeout = aiohttp.ClientTimeout(total=limit + size / _MIB, sock_connect=min(_CONNECT_TIMEOUT, limit))
+        try:
+            async with self._session.request(
+                method, self._url + path, data=data, params=params, headers=headers, timeout=timeout
+            ) as response:
+                content = await response.read()
+        except TimeoutError as error:
+            raise _TryAgain("the gateway did not answer in time") from error
+        except aiohttp.ClientError as error:
+            raise _TryAgain(f"the gateway cannot be reached ({error or type(error).__name__})") from error
+        if response.status < 300:
+            return Answer(response.status, response.headers, content)
+        raise _refusal(response.status, response.headers, content)
+
+    def _authorization(self) -> dict[str, str]:
+        if self._token_file is None:
+            return {}
+        # Read at each use: the kubelet replaces the file long before the token in it expires.
+        try:
+            token = self._token_file.read_text().strip()
+        except OSError as error:
+            raise AgentError(
+                f"cannot read the token at {self._token_file}: {error.strerror}; check PERDURE_TOKEN_FILE"
+            ) from error
+        return {"Authorization": f"Bearer {token}"}
+
+
+def _refusal(status: int, headers: Mapping[str, str], content: bytes) -> Exception:
+    """What an answer other than 2xx means."""
+    try:
+        problem = json.loads(content)
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict):
+        problem = {}
+    kind = str(problem.get("type", "")).rpartition("/")[2]
+    title = str(problem.get("title") or f"HTTP {status}")
+    detail = str(problem.get("detail") or "")
+    if status == 409 and kind == "superseded":
+        return Superseded(detail or title)
+    if kind not in _LASTING and (status >= 500 or status in (408, 425, 429)):
+        return _TryAgain(f"{status} {title}", after=_retry_after(headers))
+    return GatewayError(status, kind=kind, title=title, detail=detail)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    value = headers.get("Retry-After", "")
+    return min(float(value), _LONGEST_OBEYED) if value.isdecimal() else 0.0

@@ -1,0 +1,100 @@
+"""The schema comes up to date once, whoever asks and however often."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from perdure.domain.records import LedgerUnavailable
+from perdure.ledger import Ledger, MigrationError, migrate
+from perdure.ledger.migrate import Migration, apply, migrations
+
+
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[Any]:
+    opened = await asyncpg.connect(database_url)
+    yield opened
+    await opened.close()
+
+
+async def test_once_is_enough(database_url: str, connection: Any) -> None:
+    names = [migration.name for migration in migrations()]
+    assert names[0] == "0001_initial.sql"
+    assert await migrate(database_url) == names
+    assert await migrate(database_url) == []
+    assert await connection.fetchval("select count(*) from perdure.shard") == 64
+    rows = await connection.fetch("select name from perdure.migration order by name")
+    assert [row["name"] for row in rows] == names
+
+
+async def test_several_at_once(database_url: str, connection: Any) -> None:
+    results = await asyncio.gather(*(migrate(database_url) for _ in range(6)))
+    assert sorted(results)[-1] == [migration.name for migration in migrations()]
+    assert sorted(results)[:-1] == [[]] * 5
+    locks = await connection.fetchval("select count(*) from pg_locks where locktype = 'advisory'")
+    assert locks == 0
+
+
+async def test_a_changed_migration_is_refused(database_url: str, connection: Any) -> None:
+    await migrate(database_url)
+    await connection.execute("update perdure.migration set checksum = 'other'")
+    added = Migration("9999_more.sql", "create table perdure.more ()")
+    with pytest.raises(MigrationError, match=r"0001_initial\.sql was applied with another text"):
+        await apply(database_url, [*migrations(), added])
+    assert await connection.fetchval("select to_regclass('perdure.more')") is None
+
+
+async def test_a_failing_migration_leaves_the_earlier_ones(database_url: str, connection: Any) -> None:
+    good = Migration("9998_good.sql", "create table perdure.good ()")
+    bad = Migration("9999_bad.sql", "create table perdure.bad (); select 1/0")
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        await apply(database_url, [*migrations(), good, bad])
+    assert await connection.fetchval("select to_regclass('perdure.bad')") is None
+    mended = Migration("9999_bad.sql", "create table perdure.bad ()")
+    assert await apply(database_url, [*migrations(), good, mended]) == ["9999_bad.sql"]
+
+
+async def test_code_that_was_rolled_back_works_on(database_url: str) -> None:
+    await apply(database_url, [*migrations(), Migration("9999_newer.sql", "create table perdure.newer ()")])
+    assert await migrate(database_url) == []
+
+
+async def test_a_role_that_may_not_create_schemas(database_url: str, connection: Any) -> None:
+    role = f"role_{database_url.partition('@/')[2].partition('?')[0]}"
+    url = database_url.replace("postgres@", f"{role}@")
+    await connection.execute(f"create role {role} login")
+    try:
+        with pytest.raises(MigrationError, match="permission denied.*grant"):
+            await migrate(url)
+        await connection.execute(f"create schema perdure authorization {role}")
+        assert await migrate(url) == [migration.name for migration in migrations()]
+        async with Ledger(url) as ledger:
+            await ledger.ready()
+            assert await ledger.take_epoch("a") == 1
+    finally:
+        await connection.execute(f"drop owned by {role} cascade")
+        await connection.execute(f"drop role {role}")
+
+
+async def test_ready_says_what_to_do(database_url: str) -> None:
+    async with Ledger(database_url) as ledger:
+        with pytest.raises(LedgerUnavailable, match="run `perdure migrate`"):
+            await ledger.ready()
+        with pytest.raises(LedgerUnavailable, match="run `perdure migrate`"):
+            await ledger.load_live()
+        await migrate(database_url)
+        await ledger.ready()
+        assert await ledger.load_live() == []
+        await ledger.database.fetch("delete from perdure.migration")
+        with pytest.raises(LedgerUnavailable, match=r"lacks 0001_initial\.sql"):
+            await ledger.ready()
+
+
+async def test_no_server(tmp_path: Path) -> None:
+    with pytest.raises(LedgerUnavailable):
+        await migrate(f"postgresql://postgres:hidden@/perdure?host={tmp_path}", wait=0.6)

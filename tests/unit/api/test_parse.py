@@ -1,0 +1,361 @@
+"""Every mistake that a manifest shows by itself is found, with the author's path and a remedy."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perdure.api.base import Model
+from perdure.api.parse import (
+    InvalidManifest,
+    Problem,
+    parse_agenttask,
+    parse_agenttemplate,
+    parse_workflow,
+)
+
+AGENT = {"image": "busybox"}
+PATH = re.compile(r'^(apiVersion|kind|metadata\.name|spec)((\.[A-Za-z_][\w-]*)|(\[\d+\])|(\["[^"]*"\]))*$')
+
+
+def workflow(spec: object, **outside: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "perdure.dev/v1alpha1",
+        "kind": "Workflow",
+        "metadata": {"name": "audit", "namespace": "team"},
+        "spec": spec,
+        **outside,
+    }
+
+
+def one_step(**fields: Any) -> dict[str, Any]:
+    return workflow({"steps": [{"name": "a", "agent": AGENT, **fields}]})
+
+
+def with_agent(**fields: Any) -> dict[str, Any]:
+    return one_step(agent={**AGENT, **fields})
+
+
+def with_spec(**fields: Any) -> dict[str, Any]:
+    return workflow({"steps": [{"name": "a", "agent": AGENT}], **fields})
+
+
+def problems_of(manifest: dict[str, Any], parse: Callable[[Any], Model] = parse_workflow) -> list[Problem]:
+    with pytest.raises(InvalidManifest) as caught:
+        parse(manifest)
+    return list(caught.value.problems)
+
+
+def nested(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+MISTAKES: list[tuple[str, dict[str, Any], str, str]] = [
+    # unknown fields
+    ("snake case", one_step(depends_on=["b"]), "spec.steps[0].depends_on", "did you mean dependsOn?"),
+    ("typing slip", one_step(dependOn=["b"]), "spec.steps[0].dependOn", "did you mean dependsOn?"),
+    ("lower case", one_step(foreach=["b"]), "spec.steps[0].foreach", "did you mean forEach?"),
+    (
+        "far off",
+        one_step(zzz=1),
+        "spec.steps[0].zzz",
+        "known are name, dependsOn, forEach, agent, input, retry",
+    ),
+    (
+        "deep",
+        with_agent(env=[{"name": "A", "vlaue": "1"}]),
+        "spec.steps[0].agent.env[0].vlaue",
+        "did you mean value?",
+    ),
+    ("in the spec", with_spec(step=[]), "spec.step", "did you mean steps?"),
+    ("strange key", with_spec(**{"a b": 1}), 'spec["a b"]', "unknown field"),
+    # types
+    ("no spec", workflow(None), "spec", "is required"),
+    ("spec a list", workflow([]), "spec", "must be a map"),
+    ("no steps", workflow({}), "spec.steps", "is required"),
+    ("steps a map", workflow({"steps": {}}), "spec.steps", "must be a list"),
+    ("step a text", workflow({"steps": ["a"]}), "spec.steps[0]", "must be a map"),
+    ("number as text", with_spec(parallelism="3"), "spec.parallelism", "must be a whole number"),
+    ("truth as number", with_spec(parallelism=True), "spec.parallelism", "must be a whole number"),
+    ("fraction", with_spec(parallelism=1.5), "spec.parallelism", "must be a whole number"),
+    ("inputs a list", with_spec(inputs=[]), "spec.inputs", "must be a map"),
+    (
+        "bare number in env",
+        with_agent(env=[{"name": "A", "value": 1}]),
+        "spec.steps[0].agent.env[0].value",
+        "must be text",
+    ),
+    (
+        "optional",
+        with_agent(
+            env=[{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k", "optional": "no"}}}]
+        ),
+        "spec.steps[0].agent.env[0].valueFrom.secretKeyRef.optional",
+        "must be true or false",
+    ),
+    # forms
+    ("step name", one_step(name="A_b"), "spec.steps[0].name", "'A_b' is no DNS label"),
+    ("step name empty", one_step(name=""), "spec.steps[0].name", "must not be empty"),
+    ("step name long", one_step(name="a" * 64), "spec.steps[0].name", "has 64 characters; at most 63"),
+    (
+        "template",
+        one_step(agent={"templateRef": "A"}),
+        "spec.steps[0].agent.templateRef",
+        "is no object name",
+    ),
+    ("dotted name", {**one_step(), "metadata": {"name": "a.b"}}, "metadata.name", "'a.b' is no DNS label"),
+    ("long name", {**one_step(), "metadata": {"name": "a" * 64}}, "metadata.name", "at most 63 characters"),
+    ("other kind", {**one_step(), "kind": "AgentTask"}, "kind", "must be Workflow"),
+    ("other version", {**one_step(), "apiVersion": "v1"}, "apiVersion", "must be perdure.dev/v1alpha1"),
+    (
+        "duration",
+        with_spec(retention={"ttlAfterFinished": "7 days"}),
+        "spec.retention.ttlAfterFinished",
+        "write it like 10s, 5m",
+    ),
+    (
+        "duration beyond dates",
+        with_spec(retention={"ttlAfterFinished": "999999999h"}),
+        "spec.retention.ttlAfterFinished",
+        "longer than 87600h",
+    ),
+    (
+        "bare fraction of a CPU",
+        with_agent(resources={"limits": {"cpu": 0.5}}),
+        "spec.steps[0].agent.resources.limits.cpu",
+        'in quotes, such as "0.5"',
+    ),
+    (
+        "quantity under a long name",
+        with_agent(resources={"limits": {"nvidia.com/gpu": "one"}}),
+        'spec.steps[0].agent.resources.limits["nvidia.com/gpu"]',
+        "quantity in quotes",
+    ),
+    # limits
+    ("empty steps", workflow({"steps": []}), "spec.steps", "at least 1 entry"),
+    (
+        "501 steps",
+        workflow({"steps": [{"name": f"s{number}", "agent": AGENT} for number in range(501)]}),
+        "spec.steps",
+        "has 501 entries; at most 500 are allowed",
+    ),
+    ("no parallelism", with_spec(parallelism=0), "spec.parallelism", "is 0; it must be at least 1"),
+    (
+        "retries",
+        one_step(retry={"limit": 1001}),
+        "spec.steps[0].retry.limit",
+        "is 1001; it must be at most 1000",
+    ),
+    ("negative retries", one_step(retry={"limit": -1}), "spec.steps[0].retry.limit", "must be at least 0"),
+    (
+        "inputs",
+        with_spec(inputs={"a": "x" * 65_536}),
+        "spec.inputs",
+        "has 65544 bytes as compact JSON; at most 65536",
+    ),
+    ("inputs in UTF-8", with_spec(inputs={"a": "é" * 33_000}), "spec.inputs", "has 66008 bytes"),
+    (
+        "items",
+        one_step(forEach=list(range(10_001))),
+        "spec.steps[0].forEach",
+        "has 10001 items; at most 10000",
+    ),
+    (
+        "entries",
+        one_step(forEach={str(number): 1 for number in range(10_001)}),
+        "spec.steps[0].forEach",
+        "has 10001 items; at most 10000",
+    ),
+    (
+        "nesting",
+        with_spec(inputs=nested(200)),
+        ("spec.inputs" + ".a" * 30)[:60] + "…",
+        "is nested deeper than 100 levels",
+    ),
+    # what is not JSON, or no ledger can store
+    ("NUL", with_spec(inputs={"a": ["ok", "x\0"]}), "spec.inputs.a[1]", "U+0000"),
+    ("NUL in a name", with_spec(inputs={"a\0": 1}), "spec.inputs", "names are text"),
+    ("name no text", with_spec(inputs={"a": {1: 2}}), "spec.inputs.a", "names are text, in quotes"),
+    ("date", with_spec(inputs={"a": datetime.date(2026, 1, 1)}), "spec.inputs.a", "is a date, not JSON"),
+    ("not a number", with_spec(inputs={"a": float("nan")}), "spec.inputs.a", "is nan, which is not JSON"),
+    ("huge number", with_spec(inputs={"a": 2**64}), "spec.inputs.a", "more than 64 bits"),
+    # what fields say together
+    (
+        "forEach number",
+        one_step(forEach=5),
+        "spec.steps[0].forEach",
+        "must be a list, a map, or one expression",
+    ),
+    ("forEach text", one_step(forEach="inputs.files"), "spec.steps[0].forEach", "such as ${inputs.files}"),
+    (
+        "own dependency",
+        one_step(dependsOn=["b", "a"]),
+        "spec.steps[0].dependsOn[1]",
+        "cannot depend on itself",
+    ),
+    ("dependency twice", one_step(dependsOn=["b", "b"]), "spec.steps[0].dependsOn[1]", "'b' is listed twice"),
+    (
+        "no container",
+        workflow({"steps": [{"name": "a"}]}),
+        "spec.steps[0].agent",
+        "give image or templateRef",
+    ),
+    (
+        "arguments only",
+        workflow(
+            {"defaults": {"agent": {"args": ["x"]}}, "steps": [{"name": "a", "agent": {"args": ["y"]}}]}
+        ),
+        "spec.steps[0].agent",
+        "or in spec.defaults.agent",
+    ),
+    (
+        "step name twice",
+        workflow({"steps": [{"name": name, "agent": AGENT} for name in ("a", "b", "a")]}),
+        "spec.steps[2].name",
+        "'a' is the name of spec.steps[0] already",
+    ),
+    (
+        "env twice",
+        with_agent(env=[{"name": "A"}, {"name": "A"}]),
+        "spec.steps[0].agent.env[1].name",
+        "set twice",
+    ),
+    (
+        "env twice by default",
+        with_spec(defaults={"agent": {"env": [{"name": "A"}, {"name": "A"}]}}),
+        "spec.defaults.agent.env[1].name",
+        "set twice",
+    ),
+    (
+        "value of both kinds",
+        with_agent(
+            env=[{"name": "A", "value": "", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]
+        ),
+        "spec.steps[0].agent.env[0]",
+        "value or valueFrom, not both",
+    ),
+    (
+        "value from nowhere",
+        with_agent(env=[{"name": "A", "valueFrom": {}}]),
+        "spec.steps[0].agent.env[0].valueFrom",
+        "exactly one of secretKeyRef, configMapKeyRef and fieldRef",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "path", "message"), [row[1:] for row in MISTAKES], ids=[row[0] for row in MISTAKES]
+)
+def test_mistakes(manifest: dict[str, Any], path: str, message: str) -> None:
+    (problem,) = problems_of(manifest)
+    assert problem.path == path
+    assert message in problem.message
+
+
+GOOD: list[tuple[str, dict[str, Any]]] = [
+    ("least", one_step()),
+    ("without kind, as in a list", {"metadata": {"name": "a"}, "spec": one_step()["spec"]}),
+    ("generated name", {**one_step(), "metadata": {"generateName": "a."}}),
+    ("agent by default", workflow({"defaults": {"agent": AGENT}, "steps": [{"name": "a"}, {"name": "b"}]})),
+    ("template", one_step(agent={"templateRef": "team.auditor"})),
+    ("inputs at the limit", with_spec(inputs={"a": "x" * (65_536 - 8)})),
+    ("items at the limit", one_step(forEach=list(range(10_000)))),
+    ("no items", one_step(forEach=[])),
+    ("map of items", one_step(forEach={"a": 1})),
+    ("items by expression", one_step(forEach="${inputs.files}")),
+    ("nulls", with_spec(inputs={"a": None}, outputs={"a": None})),
+    ("an escape spelt out", with_spec(inputs={"a": "\\u0000"})),
+    ("longest names", {**one_step(name="a" * 63), "metadata": {"name": "a" * 63}}),
+    ("500 steps", workflow({"steps": [{"name": f"s{number}", "agent": AGENT} for number in range(500)]})),
+]
+
+
+@pytest.mark.parametrize("manifest", [row[1] for row in GOOD], ids=[row[0] for row in GOOD])
+def test_good_ones(manifest: dict[str, Any]) -> None:
+    assert parse_workflow(manifest).manifest() == manifest["spec"]
+
+
+def test_all_problems_come_at_once_and_a_message_names_the_first_ten() -> None:
+    steps = [{"name": f"s{number}", "agent": AGENT, "dependsOn": [f"s{number}"]} for number in range(12)]
+    with pytest.raises(InvalidManifest) as caught:
+        parse_workflow(workflow({"steps": steps}))
+    assert [problem.path for problem in caught.value.problems] == [
+        f"spec.steps[{number}].dependsOn[0]" for number in range(12)
+    ]
+    text = str(caught.value)
+    assert text.startswith("spec.steps[0].dependsOn[0]: a step cannot depend on itself")
+    assert "spec.steps[9]" in text and "spec.steps[10]" not in text
+    assert text.endswith("; and 2 more")
+
+
+def test_what_is_quoted_stays_short() -> None:
+    (problem,) = problems_of(one_step(agent={"templateRef": "X" * 200}))
+    assert len(problem.message) < 120
+
+
+TASK_MISTAKES: list[tuple[str, dict[str, Any], str, str]] = [
+    ("no agent", {}, "spec.agent", "is required"),
+    ("no container", {"agent": {}}, "spec.agent", "give image or templateRef"),
+    ("field of a step", {"agent": AGENT, "forEach": []}, "spec.forEach", "unknown field"),
+    ("env twice", {"agent": {**AGENT, "env": [{"name": "A"}] * 2}}, "spec.agent.env[1].name", "set twice"),
+]
+
+
+@pytest.mark.parametrize(
+    ("spec", "path", "message"), [row[1:] for row in TASK_MISTAKES], ids=[row[0] for row in TASK_MISTAKES]
+)
+def test_mistakes_in_a_task(spec: dict[str, Any], path: str, message: str) -> None:
+    (problem,) = problems_of({"metadata": {"name": "t"}, "spec": spec}, parse_agenttask)
+    assert problem.path == path and message in problem.message
+
+
+def test_a_task() -> None:
+    spec = {"agent": AGENT, "input": [1, None], "retry": {"limit": 2}}
+    assert parse_agenttask({"metadata": {"name": "t"}, "spec": spec}).manifest() == spec
+    (problem,) = problems_of({"metadata": {"name": "a.b"}, "spec": spec}, parse_agenttask)
+    assert problem.path == "metadata.name"
+
+
+def test_a_template() -> None:
+    spec = {"image": "busybox", "env": [{"name": "A", "value": "1"}]}
+    assert parse_agenttemplate({"metadata": {"name": "dotted.name"}, "spec": spec}).manifest() == spec
+    (problem,) = problems_of({"spec": {"templateRef": "other"}}, parse_agenttemplate)
+    assert problem.path == "spec.templateRef" and "unknown field" in problem.message
+
+
+NAMES = (
+    "name steps agent image env value valueFrom resources limits forEach input dependsOn retry limit inputs"
+    " outputs retention ttlAfterFinished defaults"
+).split()
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.dates(),
+    lambda children: (
+        st.lists(children, max_size=3)
+        | st.dictionaries(st.sampled_from([*NAMES, "x y"]), children, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None)
+@given(spec=anything)
+@pytest.mark.parametrize("parse", [parse_workflow, parse_agenttask, parse_agenttemplate])
+def test_any_spec_is_parsed_or_refused_with_paths(spec: Any, parse: Callable[[Any], Model]) -> None:
+    problems: tuple[Problem, ...] = ()
+    try:
+        parse({"metadata": {"name": "a"}, "spec": spec})
+    except InvalidManifest as error:
+        problems = error.problems or (Problem("", "no problem named"),)
+    for problem in problems:
+        assert PATH.match(problem.path), problem
+        assert problem.message and "Input should" not in problem.message, problem

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+from tests.unit.gateway.memory import MemoryLedger, MemoryVerifier
+
+from perdure.gateway.limits import Limits
+from perdure.gateway.server import listen, serve
+from perdure.settings import Settings
+
+SMALL = Limits(
+    checkpoint=2000,
+    output=100,
+    result_body=300,
+    small_body=200,
+    memory=4000,
+    uncounted=500,
+    memory_wait=0.05,
+    progress_interval=0.05,
+    drain=5,
+)
+
+
+@dataclass
+class Reply:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+    @property
+    def kind(self) -> str:
+        """Of the problem document that this must be; checks its form."""
+        assert self.headers["Content-Type"] == "application/problem+json"
+        document = self.json()
+        assert document["status"] == self.status
+        assert document["title"] and document["detail"]
+        base, _, kind = document["type"].rpartition("/")
+        assert base == "https://perdure.dev/problems"
+        return str(kind)
+
+
+@dataclass
+class RunningGateway:
+    """A gateway that serves on loopback, and a client of it."""
+
+    ledger: MemoryLedger
+    verifier: MemoryVerifier
+    port: int
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    client: aiohttp.ClientSession = field(init=False)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        token: str | None = "good-pod-1",
+        prefix: str = "/agent/v1",
+        **options: Any,
+    ) -> Reply:
+        headers = options.pop("headers", {})
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        url = f"http://127.0.0.1:{self.port}{prefix}{path}"
+        async with self.client.request(method, url, headers=headers, **options) as response:
+            return Reply(
+                response.status,
+                {name.title(): value for name, value in response.headers.items()},
+                await response.read(),
+            )
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[RunningGateway]:
+    listener = listen("127.0.0.1", 0)
+    running = RunningGateway(MemoryLedger(), MemoryVerifier(), listener.getsockname()[1])
+    async with asyncio.TaskGroup() as group, aiohttp.ClientSession() as client:
+        running.client = client
+        serving = group.create_task(
+            serve(
+                Settings(),
+                ledger=running.ledger,
+                verifier=running.verifier,
+                stop=running.stop,
+                limits=SMALL,
+                listener=listener,
+            )
+        )
+        yield running
+        running.stop.set()
+        async with asyncio.timeout(10):
+            await serving

@@ -1,0 +1,355 @@
+"""The agents' API over real HTTP: what it answers, and what it says when it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import itertools
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from tests.unit.gateway.conftest import RunningGateway
+from tests.unit.gateway.memory import session
+
+from perdure.domain.records import LedgerUnavailable, TaskKey
+from perdure.gateway.fields import parse_output
+from perdure.gateway.limits import Limits
+from perdure.gateway.problems import Problem
+from perdure.kube.tokens import KeysUnavailable
+from perdure.ledger.types import CorruptCheckpoint
+
+WRITES: list[tuple[str, str, dict[str, Any]]] = [
+    ("PUT", "/checkpoints", {"data": b"x"}),
+    ("POST", "/progress", {"json": {"percent": 1}}),
+    ("POST", "/heartbeat", {}),
+    ("POST", "/result", {"json": {"output": 1}}),
+    ("POST", "/failure", {"json": {"message": "no"}}),
+]
+READS: list[tuple[str, str, dict[str, Any]]] = [
+    ("GET", "/task", {}),
+    ("GET", "/checkpoints/latest", {}),
+    ("GET", "/checkpoints/1", {}),
+]
+ALL = WRITES + READS
+
+
+async def test_task_without_checkpoint(gateway: RunningGateway) -> None:
+    reply = await gateway.call("GET", "/task")
+    assert reply.status == 200
+    assert reply.json() == {
+        "workflow": "audit",
+        "namespace": "team-a",
+        "task": "audit-analyse-0-abcde",
+        "step": "analyse",
+        "index": 0,
+        "attempt": 1,
+        "input": {"path": "a.py"},
+        "checkpoint": None,
+    }
+
+
+async def test_task_of_a_step_without_items_has_no_index(gateway: RunningGateway) -> None:
+    gateway.ledger.sessions["pod-1"] = session(key=TaskKey("report"))
+    assert (await gateway.call("GET", "/task")).json()["index"] is None
+
+
+async def test_checkpoint_there_and_back(gateway: RunningGateway) -> None:
+    saved = await gateway.call(
+        "PUT",
+        "/checkpoints",
+        data=b'{"n":1}',
+        headers={"Content-Type": "application/json", "Perdure-Label": "file 1%2F2: %C3%A4.py"},
+    )
+    assert (saved.status, saved.json()) == (201, {"sequence": 1})
+    for path in ("/checkpoints/latest", "/checkpoints/1"):
+        reply = await gateway.call("GET", path)
+        assert (reply.status, reply.body) == (200, b'{"n":1}')
+        assert reply.headers["Perdure-Sequence"] == "1"
+        assert reply.headers["Perdure-Label"] == "file 1/2: %C3%A4.py"
+        assert reply.headers["Perdure-Sha256"] == hashlib.sha256(b'{"n":1}').hexdigest()
+        assert reply.headers["Content-Type"] == "application/json"
+        assert reply.headers["Content-Length"] == "7"
+    about = (await gateway.call("GET", "/task")).json()["checkpoint"]
+    assert (about["sequence"], about["label"]) == (1, "file 1/2: ä.py")
+    assert about["at"].startswith("20")
+
+
+async def test_a_bare_checkpoint_is_bytes_without_label(gateway: RunningGateway) -> None:
+    await gateway.call("PUT", "/checkpoints", data=b"", headers={"Content-Type": ""})
+    (kept,) = gateway.ledger.checkpoints
+    assert (kept.data, kept.content_type, kept.label) == (b"", "application/octet-stream", None)
+    reply = await gateway.call("GET", "/checkpoints/latest")
+    assert reply.body == b""
+    assert "Perdure-Label" not in reply.headers
+
+
+async def test_a_label_in_the_query_wins(gateway: RunningGateway) -> None:
+    await gateway.call(
+        "PUT", "/checkpoints", data=b"x", params={"label": "ü & =%"}, headers={"Perdure-Label": "other"}
+    )
+    assert gateway.ledger.checkpoints[0].label == "ü & =%"
+
+
+@pytest.mark.parametrize(
+    "request_options",
+    [
+        {"headers": {"Perdure-Label": "a" * 257}},
+        {"headers": {"Perdure-Label": "%00"}},
+        {"headers": {"Perdure-Label": "%FF"}},
+        {"params": {"label": "two\nlines"}},
+    ],
+)
+async def test_a_bad_label_is_named(gateway: RunningGateway, request_options: dict[str, Any]) -> None:
+    reply = await gateway.call("PUT", "/checkpoints", data=b"x", **request_options)
+    assert (reply.status, reply.kind) == (422, "invalid-field")
+    assert reply.json()["detail"].startswith("label: ")
+    assert not gateway.ledger.checkpoints
+
+
+async def test_a_bad_content_type_is_named(gateway: RunningGateway) -> None:
+    reply = await gateway.call("PUT", "/checkpoints", data=b"x", headers={"Content-Type": "a" * 300})
+    assert (reply.status, reply.kind) == (422, "invalid-field")
+    assert reply.json()["detail"].startswith("Content-Type: ")
+
+
+async def chunks(size: int) -> AsyncIterator[bytes]:
+    for start in range(0, size, 100):
+        yield b"x" * min(100, size - start)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(("size", "status"), [(2000, 201), (2001, 413)])
+async def test_the_limit_of_a_checkpoint_at_its_edge(
+    gateway: RunningGateway, size: int, status: int, streamed: bool
+) -> None:
+    reply = await gateway.call("PUT", "/checkpoints", data=chunks(size) if streamed else b"x" * size)
+    assert reply.status == status
+    if status == 413:
+        assert reply.kind == "too-large"
+        assert reply.json()["limit"] == 2000
+        assert "at most 2000 bytes" in reply.json()["detail"]
+        assert not gateway.ledger.checkpoints
+    # The connection is still good, and no memory is held.
+    for _ in range(4):
+        assert (await gateway.call("PUT", "/checkpoints", data=b"y" * 2000)).status == 201
+
+
+async def test_a_refused_upload_gets_its_answer_and_not_a_reset(gateway: RunningGateway) -> None:
+    reply = await gateway.call("PUT", "/checkpoints", data=io.BytesIO(b"x" * 3_000_000), token="bad")
+    assert (reply.status, reply.kind) == (401, "unauthenticated")
+
+
+async def test_a_client_that_asks_first_is_refused_before_it_sends(gateway: RunningGateway) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(
+        b"PUT /agent/v1/checkpoints HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer good-pod-1\r\n"
+        b"Expect: 100-continue\r\nContent-Length: 2001\r\n\r\n"
+    )
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in answer.lower()
+
+
+async def test_large_bodies_wait_for_memory_and_are_told_when_it_does_not_come(
+    gateway: RunningGateway,
+) -> None:
+    gateway.ledger.gate = asyncio.Event()
+    first, second = (
+        asyncio.create_task(gateway.call("PUT", "/checkpoints", data=b"x" * 2000)) for _ in range(2)
+    )
+    await gateway.ledger.until(lambda: gateway.ledger.entered == 2)
+    third = await gateway.call("PUT", "/checkpoints", data=b"x" * 2000)
+    assert (third.status, third.kind) == (503, "busy")
+    assert third.headers["Retry-After"] == "1"
+    # Small ones are not held up by large ones.
+    small = asyncio.create_task(gateway.call("PUT", "/checkpoints", data=b"x" * 500))
+    await gateway.ledger.until(lambda: gateway.ledger.entered == 3)
+    gateway.ledger.gate.set()
+    assert [(await first).status, (await second).status] == [201, 201]
+    assert (await small).status == 201
+    assert (await gateway.call("PUT", "/checkpoints", data=b"x" * 2000)).status == 201
+
+
+async def test_no_checkpoint_yet(gateway: RunningGateway) -> None:
+    for path in ("/checkpoints/latest", "/checkpoints/1"):
+        reply = await gateway.call("GET", path)
+        assert (reply.status, reply.kind) == (404, "checkpoint-not-found")
+
+
+async def test_a_checkpoint_that_never_was(gateway: RunningGateway) -> None:
+    await gateway.call("PUT", "/checkpoints", data=b"x")
+    for sequence in ("0", "2", "99999999999999999999999"):
+        reply = await gateway.call("GET", f"/checkpoints/{sequence}")
+        assert (reply.status, reply.kind) == (404, "checkpoint-not-found"), sequence
+
+
+async def test_a_corrupt_checkpoint_is_no_reason_to_wait(gateway: RunningGateway) -> None:
+    await gateway.call("PUT", "/checkpoints", data=b"x")
+
+    async def corrupt(*_: object) -> None:
+        raise CorruptCheckpoint("checkpoint 1")
+
+    gateway.ledger.latest_checkpoint = corrupt  # type: ignore[method-assign,assignment]
+    reply = await gateway.call("GET", "/checkpoints/latest")
+    assert (reply.status, reply.kind) == (500, "checkpoint-corrupt")
+    assert "Retry-After" not in reply.headers
+    # The task itself is still told.
+    task = (await gateway.call("GET", "/task")).json()
+    assert task["checkpoint"] == {"sequence": 1, "label": None, "at": None}
+
+
+async def test_result(gateway: RunningGateway) -> None:
+    reply = await gateway.call("POST", "/result", json={"output": {"findings": []}})
+    assert (reply.status, reply.body) == (204, b"")
+    (report,) = gateway.ledger.reports
+    assert (report.outcome, report.output) == ("Succeeded", {"findings": []})
+
+
+@pytest.mark.parametrize(("length", "status"), [(98, 204), (99, 413)])
+async def test_the_limit_of_an_output_is_counted_on_compact_json(
+    gateway: RunningGateway, length: int, status: int
+) -> None:
+    body = '{\n  "output":    "' + "x" * length + '"\n}'
+    reply = await gateway.call("POST", "/result", data=body)
+    assert reply.status == status
+    if status == 413:
+        assert reply.json()["detail"].startswith("output: 101 bytes of compact JSON, at most 100")
+
+
+BAD_BODIES = [
+    ("/result", b"", 400, "invalid-json", "body: "),
+    ("/result", b"{", 400, "invalid-json", "body: "),
+    ("/result", b'{"output": NaN}', 400, "invalid-json", "body: "),
+    ("/result", b'{"result": 1}', 422, "invalid-field", "output: "),
+    ("/result", b"[]", 422, "invalid-field", "output: "),
+    ("/result", b'{"output": 1, "more": 2}', 422, "invalid-field", "output: "),
+    ("/result", b'{"output": {"a": "\\u0000"}}', 422, "invalid-field", "output: a string in it"),
+    ("/result", b'{"output": "' + b"x" * 400 + b'"}', 413, "too-large", "body: "),
+    ("/progress", b"{}", 422, "invalid-field", "percent, message: "),
+    ("/progress", b'{"percent": 101}', 422, "invalid-field", "percent: "),
+    ("/progress", b'{"percent": "5"}', 422, "invalid-field", "percent: "),
+    ("/progress", b'{"percent": true}', 422, "invalid-field", "percent: "),
+    ("/progress", b'{"percentage": 5}', 422, "invalid-field", "percentage: "),
+    ("/progress", b"5", 422, "invalid-field", "body: "),
+    ("/progress", b" " * 201, 413, "too-large", "body: "),
+    ("/failure", b"{}", 422, "invalid-field", "message: "),
+    ("/failure", b'{"message": "x", "retryable": "no"}', 422, "invalid-field", "retryable: "),
+]
+
+
+async def test_a_bad_body_is_answered_with_field_and_remedy(gateway: RunningGateway) -> None:
+    for path, body, status, kind, named in BAD_BODIES:
+        reply = await gateway.call("POST", path, data=body)
+        assert (reply.status, reply.kind) == (status, kind), (path, body)
+        detail = reply.json()["detail"]
+        assert detail.startswith(named)
+        assert "send " in detail or "remove it" in detail
+    assert not gateway.ledger.reports
+    assert not gateway.ledger.progressed
+
+
+def test_a_deeply_nested_output_is_refused() -> None:
+    body = b'{"output": ' + b"[" * 300 + b"]" * 300 + b"}"
+    with pytest.raises(Problem, match="output: nested too deeply"):
+        parse_output(body, limits=Limits())
+
+
+async def test_text_that_looks_like_an_escape_is_no_nul(gateway: RunningGateway) -> None:
+    reply = await gateway.call("POST", "/result", json={"output": "\\u0000 \\\\u0000"})
+    assert reply.status == 204
+
+
+async def test_failure_messages_are_made_fit_to_keep(gateway: RunningGateway) -> None:
+    reply = await gateway.call("POST", "/failure", json={"message": "a\x00b", "retryable": True})
+    assert reply.status == 204
+    (report,) = gateway.ledger.reports
+    assert (report.outcome, report.message, report.retryable) == ("Failed", "a\ufffdb", True)
+
+
+async def test_a_failure_is_not_retryable_unless_it_says_so(gateway: RunningGateway) -> None:
+    await gateway.call("POST", "/failure", json={"message": "no"})
+    assert gateway.ledger.reports[0].retryable is False
+
+
+async def test_heartbeat(gateway: RunningGateway) -> None:
+    assert (await gateway.call("POST", "/heartbeat")).status == 204
+    assert gateway.ledger.heartbeats == 1
+
+
+async def test_without_a_good_token_nothing_is_open(gateway: RunningGateway) -> None:
+    for (method, path, options), token in itertools.product(ALL, (None, "", "bad")):
+        reply = await gateway.call(method, path, token=token, **options)
+        assert (reply.status, reply.kind) == (401, "unauthenticated"), path
+        assert reply.headers["Www-Authenticate"].startswith("Bearer")
+        assert "PERDURE_TOKEN_FILE" in reply.json()["detail"]
+    assert gateway.ledger.lookups == 0
+
+
+async def test_a_superseded_attempt_is_told_so_at_every_route(gateway: RunningGateway) -> None:
+    await gateway.call("PUT", "/checkpoints", data=b"x")
+    for number, (method, path, options) in enumerate(ALL, start=2):
+        pod = f"pod-{number}"
+        gateway.ledger.sessions[pod] = session(pod, attempt=number)
+        assert (await gateway.call("POST", "/heartbeat", token=f"good-{pod}")).status == 204
+        gateway.ledger.close(pod)
+        # Twice: once with the session remembered as open, once looked up again.
+        for _ in range(2):
+            reply = await gateway.call(method, path, token=f"good-{pod}", **options)
+            assert (reply.status, reply.kind) == (409, "superseded"), path
+            assert "76" in reply.json()["detail"]
+    assert len(gateway.ledger.checkpoints) == 1
+
+
+async def test_an_unknown_pod_is_asked_to_come_back(gateway: RunningGateway) -> None:
+    for method, path, options in ALL:
+        reply = await gateway.call(method, path, token="good-pod-2", **options)
+        assert (reply.status, reply.kind) == (503, "attempt-not-ready"), path
+        assert reply.headers["Retry-After"] == "1"
+    gateway.ledger.sessions["pod-2"] = session("pod-2", attempt=2)
+    assert (await gateway.call("POST", "/heartbeat", token="good-pod-2")).status == 204
+
+
+async def test_an_absent_ledger_is_said_to_be_absent(gateway: RunningGateway) -> None:
+    gateway.ledger.error = LedgerUnavailable("postgresql://secret@host refused")
+    for method, path, options in ALL:
+        reply = await gateway.call(method, path, **options)
+        assert (reply.status, reply.kind) == (503, "ledger-unavailable"), path
+        assert reply.headers["Retry-After"] == "1"
+        assert b"secret" not in reply.body
+
+
+async def test_absent_keys_are_no_fault_of_the_agent_s(gateway: RunningGateway) -> None:
+    gateway.verifier.error = KeysUnavailable("no")
+    reply = await gateway.call("POST", "/heartbeat")
+    assert (reply.status, reply.kind) == (503, "keys-unavailable")
+    assert reply.headers["Retry-After"] == "1"
+
+
+async def test_a_defect_is_answered_without_its_inside(gateway: RunningGateway) -> None:
+    gateway.ledger.error = ValueError("inside")
+    reply = await gateway.call("POST", "/heartbeat")
+    assert (reply.status, reply.kind) == (500, "internal")
+    assert b"inside" not in reply.body
+
+
+async def test_writers_are_looked_up_once_and_readers_each_time(gateway: RunningGateway) -> None:
+    for _ in range(3):
+        await gateway.call("PUT", "/checkpoints", data=b"x")
+    assert gateway.ledger.lookups == 1
+    for _ in range(2):
+        assert (await gateway.call("GET", "/task")).json()["input"] == {"path": "a.py"}
+    assert gateway.ledger.lookups == 3
+
+
+async def test_unknown_routes_and_methods(gateway: RunningGateway) -> None:
+    reply = await gateway.call("GET", "/signals")
+    assert (reply.status, reply.kind) == (404, "not-found")
+    reply = await gateway.call("GET", "/checkpoints/first")
+    assert (reply.status, reply.kind) == (404, "not-found")
+    reply = await gateway.call("POST", "/checkpoints")
+    assert (reply.status, reply.kind) == (405, "method-not-allowed")
+    assert reply.headers["Allow"] == "PUT"

@@ -1,0 +1,53 @@
+"""What the agent reads from its environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from perdure_agent import Environment
+
+
+def test_nothing_set_means_a_laptop() -> None:
+    environment = Environment.read({})
+    assert environment.gateway_url is None
+    assert environment.attempt == 1
+
+
+def test_the_contract_s_variables() -> None:
+    environment = Environment.read(
+        {
+            "PERDURE_GATEWAY_URL": "http://gateway:8080/",
+            "PERDURE_NAMESPACE": "team-a",
+            "PERDURE_WORKFLOW": "audit",
+            "PERDURE_TASK": "audit-analyse-0-abcde",
+            "PERDURE_STEP": "analyse",
+            "PERDURE_ATTEMPT": "3",
+            "PERDURE_INPUT_FILE": "/perdure/input.json",
+            "PERDURE_TOKEN_FILE": "/var/run/secrets/perdure/token",
+        }
+    )
+    assert environment == Environment(
+        gateway_url="http://gateway:8080",
+        namespace="team-a",
+        workflow="audit",
+        task="audit-analyse-0-abcde",
+        step="analyse",
+        attempt=3,
+        input_file=Path("/perdure/input.json"),
+        token_file=Path("/var/run/secrets/perdure/token"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"PERDURE_ATTEMPT": "first"}, "PERDURE_ATTEMPT"),
+        ({"PERDURE_ATTEMPT": "0"}, "PERDURE_ATTEMPT"),
+        ({"PERDURE_GATEWAY_URL": "gateway:8080"}, "PERDURE_GATEWAY_URL"),
+    ],
+)
+def test_nonsense_is_named(variables: dict[str, str], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        Environment.read(variables)
