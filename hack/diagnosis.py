@@ -3,12 +3,15 @@
 Why: whoever runs `make demo` for the first time should not need to know where to look.
 """
 
+from datetime import datetime
 from typing import Any
 
 from hack.target import Problem, Target, say
 
 #: Lines of each log.
 TAIL = 30
+#: Restarts after which a new pod is given up; by then it has tried for about a minute.
+HOPELESS = 4
 
 
 def summary(target: Target, namespace: str) -> str:
@@ -33,6 +36,17 @@ def state(pod: dict[str, Any]) -> str:
     if initial and not all(one.get("state", {}).get("terminated") for one in initial):
         return "Initializing"
     return str(status.get("phase", "Unknown"))
+
+
+def crashing(target: Target, namespace: str, *, since: datetime) -> list[str]:
+    """Pods made after `since` that have ended again and again: waiting longer helps nobody. Raises Problem."""
+    found = []
+    for pod in target.get("pods", "-n", namespace)["items"]:
+        made = datetime.fromisoformat(pod["metadata"]["creationTimestamp"].replace("Z", "+00:00"))
+        restarts = max((one["restartCount"] for one in pod["status"].get("containerStatuses", [])), default=0)
+        if made >= since and state(pod) == "CrashLoopBackOff" and restarts >= HOPELESS:
+            found.append(pod["metadata"]["name"])
+    return found
 
 
 def show(target: Target, *namespaces: str) -> None:

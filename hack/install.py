@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -107,12 +108,13 @@ def _chart(target: Target, image_id: str) -> None:
         finally:
             if helm_process.poll() is None:
                 helm_process.terminate()
+                helm_process.wait()
         assert helm_process.stdout is not None
         said = helm_process.stdout.read()
     if helm_process.returncode != 0:
         diagnosis.show(target, NAMESPACE)
         raise Problem(
-            f"the chart could not be installed within {DEADLINE} s:\n{said.strip()}",
+            f"the chart could not be installed:\n{said.strip()}",
             "The state of its pods is above. Put the cause right and run the same command again.",
         )
     say(f"    ready after {time.monotonic() - started:.0f} s")
@@ -121,6 +123,8 @@ def _chart(target: Target, image_id: str) -> None:
 def _watch(target: Target, process: "subprocess.Popen[str]", *, deadline: float) -> None:
     """Say how the pods come along until the process ends."""
     before = ""
+    # The API server's times have whole seconds.
+    since = datetime.now(UTC).replace(microsecond=0)
     while time.monotonic() < deadline:
         try:
             process.wait(2)
@@ -129,6 +133,9 @@ def _watch(target: Target, process: "subprocess.Popen[str]", *, deadline: float)
             pass
         try:
             now = diagnosis.summary(target, NAMESPACE)
+            if crashing := diagnosis.crashing(target, NAMESPACE, since=since):
+                say(f"    giving up: {', '.join(crashing)} ended again and again")
+                return
         except Problem:
             continue
         if now and now != before:

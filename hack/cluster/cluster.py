@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from . import tools
+from . import probes, tools
 from .api import Api, wait_for
 from .certs import Pki
 from .control import SOCKET, Supervisor
@@ -100,21 +100,31 @@ class Cluster:
         self.save()
 
     def restart(self, component: str) -> None:
-        """SIGKILL if it runs, then start; returns when the API server answers."""
+        """SIGKILL if it runs, then start; returns when it serves."""
         self.supervisor.kill(component)
-        self.supervisor.start(component)
-        if component in ("etcd", "kube-apiserver"):
-            self.wait("the API server", "kube-apiserver", self.api().ready)
+        self._revive(component)
+        if component == "etcd" and self.runs("kube-apiserver"):
+            self.await_component("kube-apiserver")
         self.save()
 
     def repair(self) -> list[str]:
         """Starts what had died; returns what that was."""
+        # In the order of boot: some of them exit when they find nobody to talk to.
         dead = self.dead()
         for component in dead:
-            self.supervisor.start(component)
-        self.wait("the API server", "kube-apiserver", self.api().ready)
+            self._revive(component)
+        self.await_component("kube-apiserver")
         self.save()
         return dead
+
+    def _revive(self, component: str) -> None:
+        self.supervisor.start(component)
+        self.await_component(component)
+
+    def await_component(self, component: str) -> None:
+        """Waits until it serves, as far as that can be seen from outside."""
+        if check := probes.of(component, self):
+            self.wait(f"{component} to serve", component, check)
 
     def stop(self, *, keep_logs: bool = False) -> list[str]:
         """Takes it down; returns what could not be removed (nothing, normally)."""

@@ -56,11 +56,6 @@ def kill(cluster: Cluster, namespace: str, pod: str, container: str | None, numb
     return running[0]
 
 
-def succeeds(cluster: Cluster, *command: str) -> bool:
-    """Whether a command ends well on the node."""
-    return subprocess.run(enter(cluster, *command), capture_output=True, timeout=20, check=False).returncode == 0
-
-
 def _output(command: list[str], stdin: object = subprocess.DEVNULL) -> str:
     done = subprocess.run(  # type: ignore[call-overload]
         command, stdin=stdin, capture_output=True, text=True, timeout=300, check=False

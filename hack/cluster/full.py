@@ -52,20 +52,14 @@ def boot(cluster: Cluster) -> None:
         return node_ready(api.get(f"/api/v1/nodes/{NAME}") or {})
 
     cluster.wait("the node to become ready", "kubelet", ready, 90)
-    cluster.wait("the names of the cluster", "coredns", lambda: _coredns_ready(cluster))
+    cluster.await_component("coredns")
 
 
 def _import_pause(cluster: Cluster) -> None:
-    socket = Path(f"/proc/{cluster.init.pid}/root{SOCKET}")
-    cluster.wait("containerd", "containerd", socket.exists)
+    cluster.await_component("containerd")
     with tempfile.TemporaryDirectory() as folder:
         image = archive.pack(Path(folder, "pause.tar"), PAUSE, {"/pause": tools.path("pause")}, ["/pause"])
         containers.import_image(cluster, image)
-
-
-def _coredns_ready(cluster: Cluster) -> bool:
-    probe = "exec 3<>/dev/tcp/127.0.0.1/8181 && printf 'GET /ready HTTP/1.0\\r\\n\\r\\n' >&3 && grep -q ' 200 ' <&3"
-    return containers.succeeds(cluster, "bash", "-c", probe)
 
 
 def _dns_rights() -> list[tuple[str, dict[str, Any]]]:

@@ -2,8 +2,8 @@
 
 Why: a machine without a registry has neither `python:3.13-slim` nor `postgres` nor `nats`. So this tool makes
 stand-ins for them out of Debian packages and Python wheels, under the very names that Dockerfiles and charts
-use, and builds the project's own images on top with buildah, without a daemon. The same Dockerfiles work online
-with the official images.
+use, and builds the project's own images on top with buildah, without a daemon. The same Dockerfiles work
+online with the official images.
 
     python3 hack/cluster/images.py all            every image, into .cluster/images/
     python3 hack/cluster/images.py build --tag perdure/perdure:dev
@@ -13,28 +13,28 @@ Everything is kept by content hash under ${XDG_CACHE_HOME:-~/.cache}/perdure/ima
 compares hashes. PERDURE_DEBIAN_MIRROR names another mirror than Debian's own.
 
 Build contexts
-    An image build needs no network: what it installs lies in its context as wheels. The context is assembled in
-    a staging folder (nothing is written into the tree) from what .dockerignore lets through, and from
+    An image build needs no network: what it installs lies in its context as wheels. The context is assembled
+    in a staging folder (nothing is written into the tree) from what .dockerignore lets through, and from
         wheelhouse/   third-party wheels for CPython 3.13 on this architecture, and pins.txt, which lists them
         dist/         wheels of the project's own distributions, built from this checkout
     Where the requirements come from:
-    - A context with uv.lock and pyproject.toml: the locked versions of that project; dist/ holds the project's
-      wheel, and its sources are left out of the context.
-    - Otherwise requirements.txt beside the Dockerfile, one requirement per line (pinned with ==, no --hash). The
-      project's own distributions (perdure, perdure-agent) are named in it like any other, without a version.
+    - A context with uv.lock and pyproject.toml: the locked versions of that project; dist/ holds its wheel,
+      and its sources are left out of the context.
+    - Otherwise requirements.txt beside the Dockerfile, one requirement per line (pinned with ==, no --hash).
+      The project's own distributions (perdure, perdure-agent) stand in it like any other, without version.
     - Neither: the context is built as it is.
     A Dockerfile copies them with a glob (`COPY requirements.txt wheelhous[e] /build/wheelhouse/`), so that an
     ordinary online build, where the folder does not exist, finds nothing to copy and installs from the index
-    instead. Or it mounts the context (`RUN --mount=type=bind,target=/context`) and looks whether they are there,
-    which keeps the wheels out of the layers; it then copies what decides them (uv.lock, requirements.txt)
-    before, because buildah does not look into a mount to see whether its cache still holds.
+    instead. Or it mounts the context (`RUN --mount=type=bind,target=/context`) and looks whether they are
+    there, which keeps the wheels out of the layers; it then copies what decides them (uv.lock,
+    requirements.txt) before, because buildah does not look into a mount to see whether its cache still holds.
 
 Recipes of the stand-ins: hack/cluster/images/<name>/
     rootfs.toml   a first layer, made by mmdebstrap: suite, variant, packages, dpkg_options; customize.sh
                   finishes it.
-    image.toml    tag; rootfs: whose first layer; [[wheel]]: requirement, copy (prefix in the wheel = path in the
-                  image), exclude (globs); [[file]]: source, path, mode; [[directory]]: path, mode, uid, gid;
-                  [config]: as in the image specification.
+    image.toml    tag; rootfs: whose first layer; [[wheel]]: requirement, copy (prefix in the wheel = path in
+                  the image), exclude (globs); [[file]]: source, path, mode; [[directory]]: path, mode, uid,
+                  gid; [config]: as in the image specification.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ EXAMPLE_CONTEXT = Path("examples/code-audit")
 
 # Raise when what this file makes of a recipe or a context changes.
 FORMAT = 1
-# One fixed time in what this file packs: the same inputs then give the same digests, and a cluster unpacks each
-# layer once. (Not in first layers: Python believes its compiled files only while they are dated like their
+# One fixed time in what this file packs: the same inputs then give the same digests, and a cluster unpacks
+# each layer once. (Not in first layers: Python believes its compiled files only while they are dated like their
 # sources.)
 EPOCH = 1_767_225_600
 # Highest glibc first, up to the one in Debian trixie; pip takes the list literally.
@@ -554,7 +554,7 @@ def split_requirements(text: str) -> tuple[list[str], dict[str, Path]]:
 
 
 def wheelhouse(requirements: str, *, resolved: bool, refresh: bool = False) -> Path:
-    """A folder with a wheel for every requirement, and pins.txt. `resolved`: the list is complete and pinned."""
+    """A folder with a wheel for every requirement, and pins.txt. `resolved`: complete and pinned already."""
     folder = CACHE / "wheelhouses" / key_of(requirements, resolved, PYTHON)
     with locked(f"wheelhouse-{folder.name}"):
         if folder.exists() and not refresh:
@@ -753,8 +753,8 @@ def build(
 def build_without_engine(tag: str, context: Path, target: Path, base: Path, options: Sequence[str]) -> None:
     if missing := missing_images(context / "Dockerfile"):
         raise Failure(
-            f"the Dockerfile of {tag} starts from {', '.join(missing)}, and this build can start from {BASE} only. "
-            "Use that, or build with --engine docker."
+            f"the Dockerfile of {tag} starts from {', '.join(missing)}, and this build can start from "
+            f"{BASE} only. Use that, or build with --engine docker."
         )
     command = [*buildah()]
     policy = ["--signature-policy", str(CACHE / "policy.json")]
@@ -763,7 +763,7 @@ def build_without_engine(tag: str, context: Path, target: Path, base: Path, opti
         if f"sha256:{archive_id(base)}" not in listed:
             with step("the base, into buildah's storage"):
                 run([*command, "pull", "--quiet", *policy, f"docker-archive:{base}"])
-        # chroot isolation needs neither namespaces nor cgroups nor a runtime; a build machine often lacks them.
+        # chroot isolation needs neither namespaces nor cgroups nor a runtime, which many machines lack.
         run(
             [
                 *[*command, "build", *policy, "--isolation", "chroot", "--pull-never", "--layers"],
@@ -827,8 +827,8 @@ def load(state: Path, archives: Sequence[Path], cluster: str) -> None:
                 run(["kind", "load", "image-archive", "--name", name, archive])
     elif cluster == "current":
         raise Failure(
-            "the cluster of your current kubeconfig context takes its images from a registry. Push them to one "
-            "that it can reach, and say so to the chart:\n"
+            "the cluster of your current kubeconfig context takes its images from a registry. Push them to "
+            "one that it can reach, and say so to the chart:\n"
             + "".join(f"  docker load --input {archive}\n" for archive in archives)
             + "  docker tag perdure/perdure:dev REGISTRY/perdure:TAG && docker push REGISTRY/perdure:TAG\n"
             "  make demo CLUSTER=current IMAGE_REPOSITORY=REGISTRY/perdure IMAGE_TAG=TAG"

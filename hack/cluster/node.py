@@ -12,6 +12,7 @@ from typing import Any
 from . import cgroups, packages, tools
 from .control_plane import POD_CIDR, Plane
 from .network import BRIDGE, BRIDGE_ADDRESS, Wire
+from .probes import COREDNS_READY_PORT
 
 NAME = "node-1"
 SOCKET = "/run/containerd/containerd.sock"
@@ -145,7 +146,7 @@ SystemdCgroup = false
         corefile = f"""\
 .:53 {{
     errors
-    ready 127.0.0.1:8181
+    ready :{COREDNS_READY_PORT}
     kubernetes cluster.local in-addr.arpa ip6.arpa {{
         kubeconfig {self.plane.kubeconfig("coredns")}
         pods insecure

@@ -7,6 +7,7 @@ Use the fixtures `ledger_url` (a fresh database with the schema), `database_url`
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import importlib.util
 import itertools
@@ -59,6 +60,18 @@ def _binaries() -> Path:
 
 def _readable_by_all(path: Path) -> bool:
     return all(folder.stat().st_mode & 0o005 == 0o005 for folder in (path, *path.resolve().parents))
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        # The state comes after the name, which may hold anything. A zombie holds no memory and no files.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
 
 
 class PostgresServer:
@@ -118,19 +131,38 @@ class PostgresServer:
             await asyncio.sleep(0.02)
 
     def kill(self) -> None:
-        """kill -9 of the postmaster and all that serves its clients."""
+        """kill -9 of all processes of the server."""
         process, self._process = self._process, None
         if process is None:
             return
-        os.killpg(process.pid, signal.SIGKILL)
+        # Stopped first, it makes no more children; these have process groups of their own.
+        os.kill(process.pid, signal.SIGSTOP)
+        children = _children(process.pid)
+        for pid in (*children, process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         process.wait(_DEADLINE)
+        deadline = time.monotonic() + _DEADLINE
+        while any(_alive(pid) for pid in children):
+            if time.monotonic() > deadline:
+                raise TimeoutError("postgres does not end")
+            time.sleep(0.005)
 
     def freeze(self) -> None:
         """Stop answering, without closing any connection."""
-        os.killpg(self.pid, signal.SIGSTOP)
+        os.kill(self.pid, signal.SIGSTOP)
+        for pid in _children(self.pid):
+            os.kill(pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        os.killpg(self.pid, signal.SIGCONT)
+        for pid in (*_children(self.pid), self.pid):
+            os.kill(pid, signal.SIGCONT)
+
+    async def ensure_running(self) -> None:
+        """Start it if a test that killed it did not come to that."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = None
+            await self.start_soon()
 
     async def create_database(self) -> str:
         """The URL of a new, empty database."""
@@ -161,7 +193,6 @@ class PostgresServer:
             await connection.close()
 
     def _begin(self) -> None:
-        (self.data / "postmaster.pid").unlink(missing_ok=True)
         # Small memory for small machines; fsync and full_page_writes stay at their default: on.
         options = ["-c", "shared_buffers=64MB", "-c", "max_connections=200"]
         with self.log.open("ab") as log:
@@ -170,18 +201,17 @@ class PostgresServer:
                 stdout=log,
                 stderr=log,
                 user=self._user,
-                process_group=0,
                 preexec_fn=_die_with_parent,
                 cwd=self._directory,
             )
 
     def _serves(self) -> bool:
-        status = self.data / "postmaster.pid"
         try:
-            lines = status.read_text().splitlines()
-        except (FileNotFoundError, PermissionError):
+            lines = (self.data / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
             return False
-        return len(lines) > 7 and lines[7].strip() == "ready"
+        # One that was killed leaves its file behind.
+        return len(lines) > 7 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
 
     def _check(self, deadline: float) -> None:
         assert self._process is not None
@@ -244,14 +274,18 @@ def postgres_server() -> Iterator[PostgresServer]:
 @pytest.fixture
 async def database_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
     """A fresh, empty database."""
+    await postgres_server.ensure_running()
     url = await postgres_server.create_database()
     yield url
+    await postgres_server.ensure_running()
     await postgres_server.drop_database(url)
 
 
 @pytest.fixture
 async def ledger_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
     """A fresh database that has been migrated."""
+    await postgres_server.ensure_running()
     url = await postgres_server.create_ledger()
     yield url
+    await postgres_server.ensure_running()
     await postgres_server.drop_database(url)

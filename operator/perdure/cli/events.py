@@ -4,38 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from enum import StrEnum
 
 from perdure.bus.connection import Bus
 from perdure.bus.follow import PAGE, Runs, follow, history
 from perdure.bus.subjects import encode
+from perdure.cli.arguments import Output
 from perdure.cli.output import EventLines, print_line, print_notice, style
 from perdure.domain.records import Event, RunRecord
-
-
-class Output(StrEnum):
-    """How events are printed."""
-
-    TEXT = "text"
-    #: One CloudEvent a line, as published.
-    JSON = "json"
-
-
-class UnclearRun(ValueError):
-    """The command line does not say which run is meant."""
-
-
-def run_name(name: str, namespace: str | None) -> tuple[str, str]:
-    """(namespace, name) from `NAMESPACE/NAME`, or from NAME and `--namespace`. Raises UnclearRun."""
-    before, slash, after = name.rpartition("/")
-    if slash and (not before or not after or "/" in before):
-        raise UnclearRun(f"{name!r} is not NAMESPACE/WORKFLOW")
-    if slash and namespace and namespace != before:
-        raise UnclearRun(f"{name!r} names namespace {before!r}, --namespace says {namespace!r}")
-    found = before or namespace
-    if not found:
-        raise UnclearRun(f"no namespace given for {name!r}: write NAMESPACE/{name}, or add -n NAMESPACE")
-    return found, after
 
 
 async def print_events(

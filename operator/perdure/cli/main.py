@@ -8,29 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import platform
-import re
 import sys
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from pathlib import PurePath
 from typing import Annotated, Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 import typer
 from pydantic import SecretStr, ValidationError
 
-from perdure import __version__, logs
-from perdure.cli.events import Output, UnclearRun, print_events, run_name
+from perdure import __version__
+from perdure.cli.arguments import Output, UnclearRun, program_name, run_kind, run_name, seconds
 from perdure.cli.output import print_error, print_line, print_table
 from perdure.domain.records import LedgerError, LedgerUnavailable, RunKind
 from perdure.settings import Settings, load
 
 T = TypeVar("T")
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 #: What a shell reports of a program that Ctrl-C ended.
 _INTERRUPTED = 130
+_MASK = "***"
 
 
 class _App(typer.Typer):
@@ -50,28 +47,15 @@ app = _App(
 )
 
 
-def program_name(path: str) -> str:
-    """What to call us in usage texts: as a kubectl plugin we are run by `kubectl perdure`."""
-    name = PurePath(path).name
-    return "kubectl perdure" if name.startswith("kubectl-perdure") else "perdure"
-
-
-def seconds(text: str) -> float:
-    """Seconds from `60`, `60s`, `1.5m`, `500ms` or `1h`. Raises typer.BadParameter."""
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        raise typer.BadParameter(f"{text!r} is no duration: write for example 60s or 2m")
-    return float(match[1]) * _UNITS[match[2]]
-
-
 @app.command()
 def operator() -> None:
     """Run the operator: watches Kubernetes, decides, makes pods, relays events."""
     settings = _settings()
     _require(settings, "database_url", "nats_url")
-    logs.configure(settings)
+    from perdure import logs
     from perdure.main import run_operator
 
+    logs.configure(settings)
     _run(run_operator(settings))
 
 
@@ -80,28 +64,27 @@ def gateway() -> None:
     """Run the gateway: the HTTP service that agents talk to."""
     settings = _settings()
     _require(settings, "database_url")
-    logs.configure(settings)
+    from perdure import logs
     from perdure.main import run_gateway
 
+    logs.configure(settings)
     _run(run_gateway(settings))
 
 
 @app.command()
 def migrate(
-    wait: Annotated[
-        float, typer.Option(parser=seconds, metavar="DURATION", help="How long to wait for the database.")
-    ] = 60.0,
+    wait: Annotated[str, typer.Option(metavar="DURATION", help="How long to wait for the database.")] = "60s",
 ) -> None:
     """Bring the ledger's schema up to date. Safe to run again, and by several at once."""
-    settings = _settings()
+    settings, patience = _settings(), seconds(wait)
     _require(settings, "database_url")
     _quiet(settings)
     from perdure.ledger import migrate as bring_up_to_date
 
     try:
-        applied = _run(bring_up_to_date(settings.database_url.get_secret_value(), wait=wait))
+        applied = _run(bring_up_to_date(settings.database_url.get_secret_value(), wait=patience))
     except LedgerUnavailable as error:
-        _fail(f"the database could not be reached within {wait:g} s: {error}", remedy=_DATABASE_REMEDY)
+        _fail(f"the database could not be reached within {patience:g} s: {error}", remedy=_DATABASE_REMEDY)
     except LedgerError as error:
         _fail(str(error))
     for name in applied:
@@ -154,7 +137,7 @@ def events(
         where, name = run_name(workflow, namespace)
     except UnclearRun as error:
         raise typer.BadParameter(str(error), param_hint="NAMESPACE/WORKFLOW") from error
-    run_kind = _kind(kind)
+    only = run_kind(kind)
     _require(settings, "database_url")
     _quiet(settings)
     try:
@@ -163,7 +146,7 @@ def events(
                 settings,
                 where,
                 name,
-                kind=run_kind,
+                kind=only,
                 after=after,
                 output=output,
                 headers=headers,
@@ -193,6 +176,7 @@ async def _events(
 ) -> bool:
     """Print a run's events. False if there is no such run."""
     from perdure.bus.connection import Bus
+    from perdure.cli.events import print_events
     from perdure.ledger import Ledger
 
     async with AsyncExitStack() as stack:
@@ -240,16 +224,6 @@ def _require(settings: Settings, *names: str) -> None:
         raise typer.Exit(2)
 
 
-def _kind(text: str | None) -> RunKind | None:
-    kinds: dict[str, RunKind] = {"workflow": "Workflow", "agenttask": "AgentTask"}
-    if text is None:
-        return None
-    found = kinds.get(text.lower().removesuffix("s"))
-    if found is None:
-        raise typer.BadParameter(f"{text!r} is neither Workflow nor AgentTask", param_hint="--kind")
-    return found
-
-
 def _variable(name: str) -> str:
     return f"PERDURE_{name.upper()}"
 
@@ -268,13 +242,15 @@ def _without_login(url: str) -> str:
         return ""
     parts = urlsplit(url)
     if not parts.scheme or not parts.netloc:
-        return logs.MASK
+        return _MASK
     login, at, host = parts.netloc.rpartition("@")
-    return f"{parts.scheme}://{logs.MASK + at if login else ''}{host}{parts.path}"
+    return f"{parts.scheme}://{_MASK + at if login else ''}{host}{parts.path}"
 
 
 def _quiet(settings: Settings) -> None:
     """Logging for commands that people run: their output is what matters."""
+    from perdure import logs
+
     level = "debug" if settings.log_level == "debug" else "error"
     logs.configure(settings.model_copy(update={"log_format": "console", "log_level": level}))
 

@@ -1,4 +1,7 @@
-"""What the command line prints: events as aligned lines, tables for people and for pipes."""
+"""What the command line prints: events as aligned lines, tables for people and for pipes.
+
+`rich` is loaded only for a terminal: it takes longer to load than most commands take to run.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from perdure.domain.records import Event
 
@@ -91,6 +91,9 @@ def instant(time: datetime) -> str:
 def print_line(text: str, *, styled: str = "") -> None:
     """One line to standard output at once, coloured only on a terminal and never wrapped."""
     if styled and sys.stdout.isatty():
+        from rich.console import Console
+        from rich.text import Text
+
         Console().print(Text(text, style=styled), soft_wrap=True, highlight=False)
     else:
         sys.stdout.write(f"{text}\n")
@@ -100,6 +103,10 @@ def print_line(text: str, *, styled: str = "") -> None:
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table for people on a terminal, aligned columns without ornament elsewhere."""
     if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
         table = Table(*headers)
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))

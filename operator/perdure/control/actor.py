@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from perdure.api import API_VERSION
+from perdure.api.workflow import MAX_INPUT_BYTES
 from perdure.control.live import LiveRun
 from perdure.control.ports import KubePort, LedgerPort
 from perdure.control.store import POD, Store
@@ -25,6 +26,7 @@ from perdure.domain.phases import Reason
 from perdure.domain.records import AGENT_TASK, WORKFLOW, AttemptRecord, TaskKey, TaskRecord
 from perdure.domain.scope import render_agent
 from perdure.domain.steps import names_of_task
+from perdure.domain.templating import compact
 from perdure.kube.errors import ApiError
 from perdure.kube.pods import PodEnvironment, build_pod
 
@@ -166,7 +168,8 @@ class Actor:
             },
             "spec": {
                 "agent": self._agent(live, task.key),
-                "input": task.input,
+                # For people to see; agents get theirs from the ledger if it is too large for an object.
+                **({"input": task.input} if len(compact(task.input)) <= MAX_INPUT_BYTES else {}),
                 "retry": {"limit": step.retry_limit},
             },
         }

@@ -6,6 +6,7 @@ faults.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any, Protocol
@@ -80,8 +81,10 @@ class KubePort(Protocol):
     async def patch(self, kind: str, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]: ...
 
     async def patch_status(
-        self, kind: str, namespace: str, name: str, body: dict[str, Any]
-    ) -> dict[str, Any]: ...
+        self, kind: str, namespace: str, name: str, body: dict[str, Any] | builtins.list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """A merge patch, or a JSON patch (RFC 6902) if `body` is a list."""
+        ...
 
     async def delete(
         self,

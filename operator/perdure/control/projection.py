@@ -204,17 +204,22 @@ def conditions(
     ]
 
 
-def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON merge patch (RFC 7386) that makes `after` of `before`; {} if they are equal."""
-    patch: dict[str, Any] = {name: None for name in before if name not in after}
-    for name, value in after.items():
-        old = before.get(name)
-        if isinstance(value, Mapping) and isinstance(old, Mapping):
-            if inner := merge_patch(old, value):
-                patch[name] = inner
-        elif name not in before or old != value:
-            patch[name] = value
-    return patch
+def status_patch(uid: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The JSON patch (RFC 6902) that makes status `after` of `before`; [] if they are equal.
+
+    A merge patch could not write a null that is part of an output. The test of the uid makes the API server
+    refuse the patch for a namesake that was made in the meantime.
+    """
+    if not before:
+        changes = [{"op": "add", "path": "/status", "value": dict(after)}] if after else []
+    else:
+        changes = [{"op": "remove", "path": f"/status/{name}"} for name in before if name not in after]
+        changes += [
+            {"op": "add", "path": f"/status/{name}", "value": value}
+            for name, value in after.items()
+            if name not in before or before[name] != value
+        ]
+    return [{"op": "test", "path": "/metadata/uid", "value": uid}, *changes] if changes else []
 
 
 def small(value: Any) -> Any:

@@ -15,7 +15,7 @@ import structlog
 
 from perdure.control.keys import RunKey
 from perdure.control.ports import KubePort
-from perdure.control.projection import merge_patch
+from perdure.control.projection import status_patch
 from perdure.control.workqueue import WorkQueue
 from perdure.kube.errors import ApiError
 
@@ -47,7 +47,7 @@ class StatusWrite:
         *,
         kind: str,
         name: str,
-        uid: str | None,
+        uid: str,
         before: Mapping[str, Any],
         after: Mapping[str, Any],
         written: Callable[[], None],
@@ -106,28 +106,35 @@ class Projector:
                 self._queue.done(key)
 
     async def _write(self, key: RunKey) -> bool:
+        """Write what there is to be written about a run. False if some of it has to be tried again."""
         for write in self._source.statuses(key, self._clock()):
-            patch = merge_patch(write.before, write.after)
-            if not patch:
-                write.written()
-                continue
-            # The uid makes the API server refuse the patch for a namesake made in the meantime.
-            body: dict[str, Any] = {"status": patch}
-            if write.uid is not None:
-                body["metadata"] = {"uid": write.uid}
             try:
-                await self._kube.patch_status(write.kind, key.namespace, write.name, body)
+                await self._patch(key.namespace, write)
             except ApiError as error:
-                if error.not_found or error.conflict:
-                    write.written()  # it is no more: there is nobody left to tell
-                    continue
-                _log.warning(
-                    "status not written",
-                    kind=write.kind,
-                    namespace=key.namespace,
-                    name=write.name,
-                    error=str(error),
-                )
-                return False
+                if not error.not_found:
+                    _log.warning(
+                        "status not written",
+                        kind=write.kind,
+                        namespace=key.namespace,
+                        name=write.name,
+                        error=str(error),
+                    )
+                    return False
+                # It is no more: there is nobody left to tell.
             write.written()
         return True
+
+    async def _patch(self, namespace: str, write: StatusWrite) -> None:
+        patch = status_patch(write.uid, write.before, write.after)
+        if not patch:
+            return
+        try:
+            await self._kube.patch_status(write.kind, namespace, write.name, patch)
+        except ApiError as error:
+            if error.status != 422:
+                raise
+            # The status there is not the one we took it for, or the object is another: write it whole.
+            there = await self._kube.get(write.kind, namespace, write.name)
+            if there["metadata"]["uid"] == write.uid:
+                whole = status_patch(write.uid, {}, write.after)
+                await self._kube.patch_status(write.kind, namespace, write.name, whole)

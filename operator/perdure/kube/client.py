@@ -7,6 +7,7 @@ production client must have is here and nowhere else: deadlines, retries, paging
 from __future__ import annotations
 
 import asyncio
+import builtins
 import random
 import socket
 import ssl
@@ -32,6 +33,7 @@ MAX_PAUSE = 2.0
 
 _JSON = "application/json"
 _MERGE_PATCH = "application/merge-patch+json"
+_JSON_PATCH = "application/json-patch+json"
 #: Discovery documents of the token issuer have media types of their own.
 _ANY_JSON = "application/json, */*"
 
@@ -44,9 +46,10 @@ class KubeClient:
     """An async context manager with the verbs of `control.ports.KubePort`.
 
     A call that fails raises ApiError; status 0 stands for no answer, and then whether it took effect is
-    unknown. A caller in more of a hurry than `deadline` wraps it in `asyncio.timeout`. Calls are repeated on connection errors, 429 and 5xx, until `deadline` seconds
-    have passed or `TRIES` are used up, whatever comes first. A creation that was answered with nothing and
-    repeated may therefore end in 409 because of itself: callers compare what exists with what they wanted.
+    unknown. A caller in more of a hurry than `deadline` wraps it in `asyncio.timeout`. Calls are repeated
+    on connection errors, 429 and 5xx, until `deadline` seconds have passed or `TRIES` are used up, whatever
+    comes first. A creation that got no answer and was repeated may therefore end in 409 because of itself:
+    callers compare what exists with what they wanted.
     """
 
     def __init__(
@@ -167,9 +170,12 @@ class KubeClient:
         return await self._object("patch", "PATCH", kind, namespace, name, body)
 
     async def patch_status(
-        self, kind: str, namespace: str, name: str, body: dict[str, Any]
+        self, kind: str, namespace: str, name: str, body: dict[str, Any] | builtins.list[dict[str, Any]]
     ) -> dict[str, Any]:
-        """The same for the status subresource; `body` is `{"status": {…}}`."""
+        """The same for the status subresource: a merge patch `{"status": {…}}`, or a JSON patch if a list.
+
+        Only a JSON patch can write null.
+        """
         path = object_path(kind_of(kind), namespace, name) + "/status"
         patched: dict[str, Any] = await self._call("patch_status", kind, "PATCH", path, body)
         return patched
@@ -237,8 +243,16 @@ class KubeClient:
         return answer
 
     async def _call(
-        self, verb: str, kind: str, method: str, path: str, body: dict[str, Any] | None = None
+        self,
+        verb: str,
+        kind: str,
+        method: str,
+        path: str,
+        body: dict[str, Any] | builtins.list[dict[str, Any]] | None = None,
     ) -> Any:
+        content_type = _JSON
+        if method == "PATCH":
+            content_type = _JSON_PATCH if isinstance(body, builtins.list) else _MERGE_PATCH
         data = None if body is None else orjson.dumps(body)
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._deadline
@@ -247,7 +261,7 @@ class KubeClient:
         while True:
             tried += 1
             status, payload, retry_after = await self._send(
-                method, path, data, remaining=deadline - clock(), refresh=refresh
+                method, path, data, content_type, remaining=deadline - clock(), refresh=refresh
             )
             key = (verb, kind, status)
             self.requests[key] = self.requests.get(key, 0) + 1
@@ -264,7 +278,14 @@ class KubeClient:
             await asyncio.sleep(pause)
 
     async def _send(
-        self, method: str, path: str, data: bytes | None, *, remaining: float, refresh: bool
+        self,
+        method: str,
+        path: str,
+        data: bytes | None,
+        content_type: str,
+        *,
+        remaining: float,
+        refresh: bool,
     ) -> tuple[int, Any, float | None]:
         """One request: status, the decoded body or a text, and seconds that the server asks us to wait."""
         if self._session is None or self._connection is None:
@@ -272,7 +293,7 @@ class KubeClient:
         connection = self._connection
         headers = {"Accept": _ANY_JSON}
         if data is not None:
-            headers["Content-Type"] = _MERGE_PATCH if method == "PATCH" else _JSON
+            headers["Content-Type"] = content_type
         try:
             authorization = await connection.authorization(refresh)
             if authorization is not None:

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
+from perdure.api.workflow import MAX_INPUT_BYTES
+from perdure.domain.facts import CONTAINER
+from perdure.domain.names import ANNOTATION_INPUT
 from perdure.domain.records import NO_INDEX
+from perdure.domain.templating import compact
 
-CONTAINER = "agent"
-INPUT_ANNOTATION = "perdure.dev/input"
 INPUT_FOLDER = "/perdure"
 INPUT_FILE = f"{INPUT_FOLDER}/input.json"
 TOKEN_FOLDER = "/var/run/secrets/perdure"  # noqa: S105 - a path
@@ -88,7 +88,7 @@ def build_pod(
             "name": pod_name,
             "namespace": namespace,
             "labels": dict(labels),
-            "annotations": {INPUT_ANNOTATION: orjson.dumps(input).decode()},
+            "annotations": _annotations(input),
             "ownerReferences": [
                 {
                     "apiVersion": owner["apiVersion"],
@@ -103,6 +103,12 @@ def build_pod(
         },
         "spec": spec,
     }
+
+
+def _annotations(input: Any) -> dict[str, str]:
+    """The input for the file, unless it is too large: then the file is empty, and the gateway has it."""
+    text = compact(input)
+    return {ANNOTATION_INPUT: text.decode()} if len(text) <= MAX_INPUT_BYTES else {}
 
 
 def _environment(task_name: str, namespace: str, env: PodEnvironment) -> list[dict[str, Any]]:
@@ -153,7 +159,7 @@ def _volumes(audience: str) -> list[dict[str, Any]]:
                 "items": [
                     {
                         "path": "input.json",
-                        "fieldRef": {"fieldPath": f"metadata.annotations['{INPUT_ANNOTATION}']"},
+                        "fieldRef": {"fieldPath": f"metadata.annotations['{ANNOTATION_INPUT}']"},
                     }
                 ]
             },

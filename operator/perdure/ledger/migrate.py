@@ -73,6 +73,8 @@ async def apply(url: str, wanted: list[Migration], *, wait: float = 0.0) -> list
     try:
         with passing_as_unavailable():
             return await _apply(connection, wanted)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise MigrationError(f"{error}: grant the right, or migrate as a role that has it") from error
     finally:
         # Gives the lock back, too.
         await connection.close(timeout=5)
@@ -114,17 +116,12 @@ async def _apply(connection: Any, wanted: list[Migration]) -> list[str]:
     for migration in wanted:
         if migration.name in applied:
             continue
-        try:
-            async with connection.transaction():
-                await connection.execute(migration.sql)
-                await connection.execute(
-                    "insert into perdure.migration (name, checksum) values ($1, $2)",
-                    migration.name,
-                    migration.checksum,
-                )
-        except asyncpg.InsufficientPrivilegeError as error:
-            raise MigrationError(
-                f"migration {migration.name}: {error}: grant the right and repeat"
-            ) from error
+        async with connection.transaction():
+            await connection.execute(migration.sql)
+            await connection.execute(
+                "insert into perdure.migration (name, checksum) values ($1, $2)",
+                migration.name,
+                migration.checksum,
+            )
         done.append(migration.name)
     return done

@@ -233,7 +233,12 @@ with named as materialized (
     where w.uid in (select uid from named where (select ok from whole))
     order by w.shard, w.uid
     for update
+), checkpoints as (
+    delete from perdure.checkpoint c using locked where c.workflow_uid = locked.uid
+), events as (
+    delete from perdure.event e using locked where e.workflow_uid = locked.uid
 ), gone as (
+    -- Takes steps, tasks and attempts along.
     delete from perdure.workflow w using locked where w.uid = locked.uid
 )
 select ok as fenced from whole

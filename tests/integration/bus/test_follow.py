@@ -162,8 +162,9 @@ async def test_a_finished_run_ends_at_once_even_from_beyond_its_end(
 
 
 async def test_a_task_that_runs_alone_ends_with_its_own_event(
-    ledger: Ledger, writer: Writer, bus: Bus
+    ledger: Ledger, writer: Writer, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(follow_module, "SAFETY_POLL", 0.1)
     workflow, task = await writer.new_run("one"), await writer.new_run("two", kind="AgentTask")
     for uid in (workflow, task):
         await writer.add(uid, "task.started", "task.failed")

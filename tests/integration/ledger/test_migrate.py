@@ -69,7 +69,7 @@ async def test_a_role_that_may_not_create_schemas(database_url: str, connection:
     url = database_url.replace("postgres@", f"{role}@")
     await connection.execute(f"create role {role} login")
     try:
-        with pytest.raises(MigrationError, match="permission denied.*grant"):
+        with pytest.raises(MigrationError, match=r"permission denied.*grant"):
             await migrate(url)
         await connection.execute(f"create schema perdure authorization {role}")
         assert await migrate(url) == [migration.name for migration in migrations()]

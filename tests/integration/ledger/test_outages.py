@@ -61,26 +61,28 @@ async def test_nothing_acknowledged_is_lost(
         return commits
 
     def total() -> int:
-        return sum(len(written) for written in acknowledged.values())
+        return sum(len(kept) for kept in acknowledged.values())
 
-    async def more_than(least: int) -> bool:
-        return total() > least
+    async def written(more: int) -> None:
+        least = total() + more
+        await until(lambda: total() >= least)
 
-    async def refused(least: int) -> bool:
-        return refusals > least
+    async def refused() -> None:
+        least = refusals + 1
+        await until(lambda: refusals >= least)
 
     async with Ledger(ledger_url) as gateway, asyncio.TaskGroup() as group:
         for key in KEYS:
             group.create_task(work(gateway, key))
         deciding = group.create_task(decide())
         for _ in range(2):
-            await until(lambda least=total() + 200: more_than(least))  # type: ignore[misc]
+            await written(200)
             postgres_server.kill()
-            await until(lambda least=refusals: refused(least))  # type: ignore[misc]
+            await refused()
             with pytest.raises(LedgerUnavailable):
                 await ledger.load_live()
             await postgres_server.start_soon()
-            await until(lambda least=total() + 50: more_than(least))  # type: ignore[misc]
+            await written(50)
         done.set()
 
     for key, written in acknowledged.items():

@@ -1,0 +1,99 @@
+# Everything there is to do with this checkout. `make help` explains the targets.
+
+SHELL := /bin/bash
+UV := hack/uv.sh
+PYTHON := .venv/bin/python
+PYTEST := .venv/bin/pytest
+# Where `make install` and `make demo` work: native (a cluster built here), kind, or current (your kubeconfig's).
+CLUSTER ?= native
+STATE_DIR ?= .cluster
+export CLUSTER STATE_DIR
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Explain the targets.
+	@echo "Perdure: durable agent workflows for Kubernetes"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  CLUSTER=native|kind|current chooses the cluster of install and demo (now: $(CLUSTER))."
+
+.venv/.synced: pyproject.toml sdk/pyproject.toml uv.lock
+	@$(UV) sync --frozen --quiet
+	@touch $@
+
+.PHONY: venv
+venv: .venv/.synced ## Make the virtual environment in .venv.
+
+.PHONY: lint
+lint: venv ## Check style, types, layers, and that generated files are fresh.
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	$(PYTHON) -m perdure.api.crds --check
+
+.PHONY: format
+format: venv ## Format the code and mend what can be mended.
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+.PHONY: crds
+crds: venv ## Generate the CRDs from the models.
+	$(PYTHON) -m perdure.api.crds
+
+.PHONY: test-unit
+test-unit: venv ## Test the pure parts (milliseconds each).
+	$(PYTEST) tests/unit
+
+.PHONY: test-simulated
+test-simulated: venv ## Test the control loop on a virtual clock, with faults.
+	$(PYTEST) tests/simulated
+
+.PHONY: test-integration
+test-integration: venv tools-light ## Test against real Postgres, NATS and kube-apiserver.
+	$(PYTEST) tests/integration
+
+.PHONY: test-cluster
+test-cluster: venv ## Test on a real cluster: the chart installed, pods and processes killed.
+	$(PYTEST) tests/cluster
+
+.PHONY: test
+test: lint test-unit test-simulated test-integration test-cluster ## Run every tier. Needs nothing prepared; builds Kubernetes once (about 10 minutes).
+
+.PHONY: bench
+bench: venv ## Measure, and print JSON. Nothing asserts a time.
+	$(PYTHON) -m tests.bench
+
+.PHONY: tools-light
+tools-light:
+	@python3 hack/cluster build --only light
+
+.PHONY: cluster
+cluster: ## Build (once) and boot a real Kubernetes; its kubeconfig is .cluster/kubeconfig.
+	python3 hack/cluster up --state-dir $(STATE_DIR)
+
+.PHONY: cluster-down
+cluster-down: ## Take the cluster down and leave nothing behind.
+	python3 hack/cluster down --state-dir $(STATE_DIR)
+
+.PHONY: image
+image: ## Build the container images.
+	python3 hack/cluster/images.py all
+
+.PHONY: install
+install: ## Build the images and install the chart, with Postgres and NATS, into the cluster.
+	python3 hack/install.py
+
+.PHONY: demo
+demo: ## Show the main job end to end: an agent is killed, its replacement goes on from its checkpoint.
+	python3 hack/demo
+
+.PHONY: demo-down
+demo-down: ## Remove what the demo made, the cluster included.
+	python3 hack/demo down
+
+.PHONY: clean
+clean: ## Remove caches and the virtual environment.
+	rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,204 @@
+"""Real agents against a real gateway on a real ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+from dataclasses import replace
+
+import aiohttp
+import pytest
+
+from perdure.domain.phases import Phase
+from perdure.domain.records import Commit, RunState
+from perdure.ledger import Ledger
+from perdure_agent import GatewayError, Options, Superseded, connect
+from tests.integration.gateway.conftest import KEY, AgentOf
+from tests.integration.gateway.keys import ClusterKeys
+from tests.integration.ledger.samples import at, attempt_record, superseded
+
+MIB = 1024 * 1024
+
+
+async def test_from_input_to_result(
+    ledger: Ledger, run: RunState, gateway: str, agent_of: AgentOf, options: Options
+) -> None:
+    environment = agent_of(gateway, run.attempts[KEY].pod_uid)
+    async with connect(environment, options=options) as agent:
+        assert await agent.restore() is None
+        assert await agent.checkpoint({"done": 1}, label="äpfel/1.py") == 1
+        assert await agent.checkpoint(b"\x00" * 100_000) == 2
+        saved = await agent.restore()
+        assert saved is not None
+        assert (saved.sequence, saved.label, saved.data) == (2, None, b"\x00" * 100_000)
+        await agent.progress(50, "half of it")
+        await agent.result({"findings": ["ü"]})
+    news = await ledger.news(run.run.uid, since=None)
+    number, report = news.reports[KEY]
+    assert (number, report.outcome, report.output) == (1, "Succeeded", {"findings": ["ü"]})
+    (vitals,) = news.vitals
+    assert (vitals.checkpoint_sequence, vitals.percent, vitals.message) == (2, 50, "half of it")
+    events = await ledger.events(run.run.uid)
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert [event.type for event in events[1:]] == ["task.checkpointed", "task.checkpointed", "task.progress"]
+    assert events[1].data["label"] == "äpfel/1.py"
+
+
+async def test_what_the_gateway_tells_of_the_task(
+    run: RunState, gateway: str, cluster: ClusterKeys, agent_of: AgentOf, options: Options
+) -> None:
+    pod_uid = run.attempts[KEY].pod_uid
+    assert pod_uid is not None
+    async with connect(agent_of(gateway, pod_uid), options=options) as agent:
+        await agent.checkpoint(b"x", label="first")
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {cluster.token(pod_uid)}"}) as client:
+        async with client.get(f"{gateway}/agent/v1/task") as response:
+            task = await response.json()
+        async with client.get(f"{gateway}/readyz") as response:
+            assert response.status == 200
+    assert (task["workflow"], task["step"], task["index"], task["attempt"]) == ("audit", "work", None, 1)
+    assert (task["checkpoint"]["sequence"], task["checkpoint"]["label"]) == (1, "first")
+
+
+async def test_a_replacement_goes_on_and_the_replaced_can_write_nothing(
+    ledger: Ledger, run: RunState, epoch: int, gateway: str, agent_of: AgentOf, options: Options
+) -> None:
+    old = agent_of(gateway, run.attempts[KEY].pod_uid)
+    async with connect(old, options=options) as agent:
+        await agent.checkpoint(b"state of attempt 1")
+        new = await superseded(ledger, run, epoch)
+        # The gateway remembers the old session as open: the ledger does not.
+        for write in (
+            lambda: agent.checkpoint(b"too late"),
+            lambda: agent.progress(99),
+            lambda: agent.restore(),
+            lambda: agent._backend.heartbeat(),
+        ):
+            with pytest.raises(Superseded):
+                await write()
+    for report in ("result", "failure"):
+        with pytest.raises(Superseded):
+            async with connect(old, options=options) as agent:
+                await getattr(agent, report)("too late")
+    async with connect(agent_of(gateway, new.pod_uid), options=options) as agent:
+        saved = await agent.restore()
+        assert saved is not None
+        assert (saved.sequence, saved.data) == (1, b"state of attempt 1")
+        assert await agent.checkpoint(b"state of attempt 2") == 2
+    assert not (await ledger.news(run.run.uid, since=None)).reports
+
+
+async def test_a_heartbeat_finds_out_that_the_attempt_is_over(
+    ledger: Ledger, run: RunState, epoch: int, gateway: str, agent_of: AgentOf, options: Options
+) -> None:
+    working = asyncio.Event()
+
+    async def main() -> None:
+        quick = replace(options, heartbeat_interval=0.02)
+        async with connect(agent_of(gateway, run.attempts[KEY].pod_uid), options=quick):
+            working.set()
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(main())
+    await working.wait()
+    await superseded(ledger, run, epoch)
+    async with asyncio.timeout(20):
+        with pytest.raises(Superseded):
+            await task
+
+
+async def test_a_result_whose_answer_was_lost_is_acknowledged_after_the_attempt_was_closed(
+    ledger: Ledger, run: RunState, epoch: int, gateway: str, agent_of: AgentOf, options: Options
+) -> None:
+    environment = agent_of(gateway, run.attempts[KEY].pod_uid)
+    async with connect(environment, options=options) as agent:
+        await agent.result("first")
+    state = await ledger.load(run.run.uid)
+    assert state is not None
+    closed = replace(state.attempts[KEY], closed_at=at(9), outcome=Phase.SUCCEEDED)
+    await ledger.commit(Commit(run=state.run, attempts=(closed,)), epoch=epoch)
+    async with connect(environment, options=options) as agent:
+        await agent.result("second")
+    loaded = await ledger.load(run.run.uid)
+    assert loaded is not None
+    report = loaded.attempts[KEY].report
+    assert report is not None
+    assert report.output == "first"
+
+
+async def test_a_pod_that_is_faster_than_the_operator_waits(
+    ledger: Ledger, run: RunState, epoch: int, gateway: str, agent_of: AgentOf, options: Options
+) -> None:
+    attempt = attempt_record(KEY, 2)
+    state = await ledger.load(run.run.uid)
+    assert state is not None
+    await ledger.commit(
+        Commit(
+            run=state.run,
+            tasks=(replace(state.tasks[KEY], attempt=2),),
+            attempts=(replace(state.attempts[KEY], closed_at=at(9), outcome=Phase.FAILED), attempt),
+        ),
+        epoch=epoch,
+    )
+    async with connect(agent_of(gateway, "pod-2"), options=options) as agent:
+        saving = asyncio.create_task(agent.checkpoint(b"x"))
+        done, _ = await asyncio.wait({saving}, timeout=0.1)
+        assert not done
+        await ledger.record_pod(run.run.uid, attempt, pod_uid="pod-2", epoch=epoch)
+        assert await saving == 1
+
+
+async def test_a_token_opens_its_own_task_only(
+    run: RunState, gateway: str, cluster: ClusterKeys, agent_of: AgentOf
+) -> None:
+    pod_uid = run.attempts[KEY].pod_uid
+    assert pod_uid is not None
+    tokens = {
+        cluster.token(pod_uid, namespace="team-b"): 503,
+        cluster.token("somebody-else"): 503,
+        cluster.token(pod_uid, lifetime=-60): 401,
+        ClusterKeys().token(pod_uid): 401,
+        cluster.token(pod_uid): 200,
+    }
+    async with aiohttp.ClientSession() as client:
+        for token, status in tokens.items():
+            headers = {"Authorization": f"Bearer {token}"}
+            async with client.get(f"{gateway}/agent/v1/task", headers=headers) as response:
+                assert response.status == status
+
+
+async def test_the_limit_of_a_checkpoint_in_earnest(
+    run: RunState, gateway: str, agent_of: AgentOf, options: Options
+) -> None:
+    data = os.urandom(64 * MIB)
+    async with connect(agent_of(gateway, run.attempts[KEY].pod_uid), options=options) as agent:
+        assert await agent.checkpoint(data) == 1
+        with pytest.raises(GatewayError) as caught:
+            await agent.checkpoint(data + b"1")
+        assert (caught.value.status, caught.value.kind) == (413, "too-large")
+        assert "at most 67108864 bytes" in caught.value.detail
+        saved = await agent.restore()
+    assert saved is not None
+    assert saved.data == data
+
+
+@pytest.mark.parametrize(("length", "accepted"), [(MIB - 2, True), (MIB - 1, False)])
+async def test_the_limit_of_an_output_in_earnest(
+    ledger: Ledger,
+    run: RunState,
+    gateway: str,
+    cluster: ClusterKeys,
+    length: int,
+    accepted: bool,
+) -> None:
+    pod_uid = run.attempts[KEY].pod_uid
+    assert pod_uid is not None
+    body = io.BytesIO(b'{"output": "' + b"x" * length + b'"}')
+    headers = {"Authorization": f"Bearer {cluster.token(pod_uid)}"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as client,
+        client.post(f"{gateway}/agent/v1/result", data=body) as response,
+    ):
+        assert response.status == (204 if accepted else 413)
+    assert bool((await ledger.news(run.run.uid, since=None)).reports) is accepted

@@ -1,0 +1,143 @@
+"""Gateways and Postgres killed under agents that are at work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+from perdure.domain.records import RunState
+from perdure.ledger import Ledger
+from perdure_agent import Options, connect
+from tests.integration.gateway.conftest import KEY, AgentOf, GatewayProcess
+from tests.integration.ledger.samples import session_of
+from tests.integration.postgres import PostgresServer
+
+
+async def test_killing_gateways_loses_no_acknowledged_checkpoint(
+    ledger: Ledger, run: RunState, gateway_process: GatewayProcess, agent_of: AgentOf, options: Options
+) -> None:
+    acknowledged: list[tuple[int, bytes]] = []
+    progressed = asyncio.Event()
+
+    async def work() -> None:
+        environment = agent_of(gateway_process.url, run.attempts[KEY].pod_uid)
+        async with connect(environment, options=options) as agent:
+            number = 0
+            while not enough.is_set():
+                number += 1
+                data = b"state %d" % number
+                acknowledged.append((await agent.checkpoint(data), data))
+                progressed.set()
+            await agent.result(number)
+
+    async def more_work() -> None:
+        progressed.clear()
+        async with asyncio.timeout(30):
+            await progressed.wait()
+
+    enough = asyncio.Event()
+    working = asyncio.create_task(work())
+    for _ in range(2):
+        await more_work()
+        await gateway_process.kill()
+        await gateway_process.start()
+    await more_work()
+    enough.set()
+    async with asyncio.timeout(30):
+        await working
+
+    sequences = [sequence for sequence, _ in acknowledged]
+    # A lost answer costs a number; none is given twice, and none goes back.
+    assert sequences == sorted(set(sequences))
+    session = await session_of(ledger, run)
+    last, data = acknowledged[-1]
+    assert session.checkpoint_sequence == last
+    kept = [(n, d) for n, d in acknowledged if n > last - 10]
+    for sequence, data in kept:
+        found = await ledger.checkpoint(session, sequence)
+        assert found is not None
+        assert found.data == data
+    checkpointed = [e for e in await ledger.events(run.run.uid) if e.type == "task.checkpointed"]
+    assert set(sequences) <= {event.data["sequence"] for event in checkpointed}
+    assert (await ledger.news(run.run.uid, since=None)).reports[KEY][1].output == len(acknowledged)
+
+
+@asynccontextmanager
+async def checkpoints_locked(ledger_url: str) -> AsyncIterator[None]:
+    """No checkpoint can be written meanwhile: the statement waits in Postgres."""
+    connection = await asyncpg.connect(ledger_url)
+    try:
+        await connection.execute("begin; lock table perdure.checkpoint in exclusive mode")
+        yield
+    finally:
+        await connection.close()
+
+
+async def writers_waiting(ledger_url: str, count: int) -> None:
+    """Until so many statements wait for that lock."""
+    connection = await asyncpg.connect(ledger_url)
+    try:
+        async with asyncio.timeout(30):
+            while await connection.fetchval(WAITING) != count:  # noqa: ASYNC110 - only Postgres knows
+                await asyncio.sleep(0.02)
+    finally:
+        await connection.close()
+
+
+WAITING = """
+    select count(*) from pg_locks
+    where not granted and relation = 'perdure.checkpoint'::regclass
+"""
+
+
+async def test_a_gateway_that_dies_in_the_middle_of_a_checkpoint(
+    ledger: Ledger,
+    ledger_url: str,
+    run: RunState,
+    gateway_process: GatewayProcess,
+    agent_of: AgentOf,
+    options: Options,
+) -> None:
+    environment = agent_of(gateway_process.url, run.attempts[KEY].pod_uid)
+    async with connect(environment, options=options) as agent:
+        assert await agent.checkpoint(b"before") == 1
+        async with checkpoints_locked(ledger_url):
+            saving = asyncio.create_task(agent.checkpoint(b"in the middle"))
+            await writers_waiting(ledger_url, 1)
+            await gateway_process.kill()
+        await gateway_process.start()
+        sequence = await saving
+        assert sequence > 1
+    session = await session_of(ledger, run)
+    found = await ledger.checkpoint(session, sequence)
+    assert found is not None
+    assert found.data == b"in the middle"
+
+
+async def test_postgres_dies_and_comes_back(
+    ledger: Ledger,
+    run: RunState,
+    postgres_server: PostgresServer,
+    gateway: str,
+    agent_of: AgentOf,
+    options: Options,
+) -> None:
+    async with connect(agent_of(gateway, run.attempts[KEY].pod_uid), options=options) as agent:
+        assert await agent.checkpoint(b"before") == 1
+        postgres_server.kill()
+        try:
+            saving = asyncio.create_task(agent.checkpoint(b"during"))
+            await agent.progress(50)
+            done, _ = await asyncio.wait({saving}, timeout=0.1)
+            assert not done
+        finally:
+            await postgres_server.start_soon()
+        assert await saving == 2
+        saved = await agent.restore()
+        assert saved is not None
+        assert saved.data == b"during"
+        await agent.result("done")
+    assert (await ledger.news(run.run.uid, since=None)).reports[KEY][1].output == "done"
