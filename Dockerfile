@@ -46,9 +46,6 @@ RUN set -eu; \
     python -m compileall -q --invalidation-mode unchecked-hash -s /project /project/opt/perdure/lib
 
 FROM dependencies
-USER 65532:65532
-ENTRYPOINT ["perdure"]
-COPY --from=project /project/opt/perdure /opt/perdure
 ARG VERSION=dev
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Perdure" \
@@ -56,3 +53,6 @@ LABEL org.opencontainers.image.title="Perdure" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
+USER 65532:65532
+ENTRYPOINT ["perdure"]
+COPY --from=project /project/opt/perdure /opt/perdure

@@ -39,7 +39,7 @@ def state(pod: dict[str, Any]) -> str:
 
 
 def crashing(target: Target, namespace: str, *, since: datetime) -> list[str]:
-    """Pods made after `since` that have ended again and again: waiting longer helps nobody. Raises Problem."""
+    """Pods made after `since` that end again and again: waiting helps nobody. Raises Problem."""
     found = []
     for pod in target.get("pods", "-n", namespace)["items"]:
         made = datetime.fromisoformat(pod["metadata"]["creationTimestamp"].replace("Z", "+00:00"))

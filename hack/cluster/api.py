@@ -44,7 +44,9 @@ class Api:
         """Creates it; one that exists already is as good."""
         status, answer = self.request("POST", path, body, timeout=30)
         if status not in (200, 201, 409):
-            raise ClusterError(f"The API server refused POST {path} ({status}): {answer.decode(errors='replace')}")
+            raise ClusterError(
+                f"The API server refused POST {path} ({status}): {answer.decode(errors='replace')}"
+            )
 
     def ready(self) -> bool:
         return self.request("GET", "/readyz", timeout=2)[0] == 200
@@ -57,7 +59,9 @@ def node_ready(node: Any) -> bool:
     return conditions.get("Ready") == "True" and not node["spec"].get("taints")
 
 
-def wait_for(what: str, check: Callable[[], Any], seconds: float, log: Path, alive: Callable[[], bool]) -> None:
+def wait_for(
+    what: str, check: Callable[[], Any], seconds: float, log: Path, alive: Callable[[], bool]
+) -> None:
     """Waits until `check` is true; says why when it does not become so.
 
     `alive` tells whether the component that is waited for still runs: when it
@@ -70,7 +74,9 @@ def wait_for(what: str, check: Callable[[], Any], seconds: float, log: Path, ali
         if now > look:
             look = now + 0.5
             if not alive():
-                raise ClusterError(f"Waited for {what}, but the program that should bring it has ended.\n{tail(log)}")
+                raise ClusterError(
+                    f"Waited for {what}, but the program that should bring it has ended.\n{tail(log)}"
+                )
         if now > deadline:
             raise ClusterError(f"Waited {seconds:.0f} s for {what}, in vain.\n{tail(log)}")
         time.sleep(0.02)

@@ -30,7 +30,9 @@ def pack(target: Path, name: str, files: dict[str, Path], entrypoint: list[str])
         }
     ).encode()
     config_name = f"{hashlib.sha256(config).hexdigest()}.json"
-    manifest = json.dumps([{"Config": config_name, "RepoTags": [name], "Layers": [f"{digest}/layer.tar"]}]).encode()
+    manifest = json.dumps(
+        [{"Config": config_name, "RepoTags": [name], "Layers": [f"{digest}/layer.tar"]}]
+    ).encode()
     with tarfile.open(target, "w") as tar:
         for inside, content in (
             (config_name, config),

@@ -70,7 +70,9 @@ class Pki:
     def write_kubeconfig(self, target: Path, user: str, server: str) -> Path:
         """A kubeconfig that stands on its own: it may be copied anywhere."""
         authority = base64.b64encode(self.authority.read_bytes()).decode()
-        text = _KUBECONFIG.format(server=server, authority=authority, user=_USERS[user][0], token=self.token(user))
+        text = _KUBECONFIG.format(
+            server=server, authority=authority, user=_USERS[user][0], token=self.token(user)
+        )
         unfinished = target.with_name(f".{target.name}.new")
         unfinished.touch(mode=0o600)
         unfinished.write_text(text)
@@ -99,7 +101,9 @@ users:
 def create(folder: Path, addresses: list[str]) -> Pki:
     """Everything for an API server that is reached under these addresses."""
     if not shutil.which("openssl"):
-        raise ClusterError("The cluster's certificates are made by openssl: install it (Debian: apt-get install openssl).")
+        raise ClusterError(
+            "The cluster's certificates are made by openssl: install it (Debian: apt-get install openssl)."
+        )
     folder.mkdir(mode=0o700)
     pki = Pki(folder)
     hosts = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
@@ -137,4 +141,6 @@ def create(folder: Path, addresses: list[str]) -> Pki:
 def _openssl(*arguments: str) -> None:
     done = subprocess.run(["openssl", *arguments], capture_output=True, text=True, timeout=60, check=False)
     if done.returncode != 0:
-        raise ClusterError(f"openssl (3.0 or newer is needed) refused `openssl {' '.join(arguments)}`:\n{done.stderr}")
+        raise ClusterError(
+            f"openssl (3.0 or newer is needed) refused `openssl {' '.join(arguments)}`:\n{done.stderr}"
+        )

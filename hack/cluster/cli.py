@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from . import cluster as clusters
-from . import containers, tools
+from . import containers, programs
 from .cluster import Cluster
 from .errors import ClusterError
 
@@ -36,7 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python3 hack/cluster", description="A real Kubernetes for demo and tests.")
+    parser = argparse.ArgumentParser(
+        prog="python3 hack/cluster", description="A real Kubernetes for demo and tests."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     default = Path(__file__).resolve().parents[2] / ".cluster"
 
@@ -44,11 +46,13 @@ def _parser() -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(run=run)
         if stateful:
-            added.add_argument("--state-dir", type=Path, default=default, help="the cluster (default: .cluster)")
+            added.add_argument(
+                "--state-dir", type=Path, default=default, help="the cluster (default: .cluster)"
+            )
         return added
 
     build = command("build", _build, "build what a mode needs (default: everything)", stateful=False)
-    build.add_argument("--only", choices=[name for name in tools.SETS if name != "all"])
+    build.add_argument("--only", choices=[name for name in programs.SETS if name != "all"])
     up = command("up", _up, "boot a cluster; does nothing when it runs already")
     up.add_argument("--mode", choices=["full", "light", "kwok"], default="full")
     up.add_argument("--nodes", type=int, default=10, help="simulated nodes (mode kwok)")
@@ -57,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     down.add_argument("--keep-logs", action="store_true")
     command("status", _status, "show what runs; exit code 1 when not all of it does")
     path = command("path", _path, "print where a program is (builds it if need be)", stateful=False)
-    path.add_argument("tool", choices=list(tools.TOOLS))
+    path.add_argument("tool", choices=list(programs.PROGRAMS))
     images = command("import-image", _import, "load docker or OCI archives into the node")
     images.add_argument("files", nargs="+", type=Path, metavar="FILE")
     ctr = command("ctr", _ctr, "run containerd's client on the node")
@@ -78,8 +82,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _build(options: argparse.Namespace) -> None:
-    tools.build(tools.SETS[options.only or "all"])
-    print(f"all programs are in {tools.cache() / 'bin'}")
+    programs.build(programs.SETS[options.only or "all"])
+    print(f"all programs are in {programs.cache() / 'bin'}")
 
 
 def _up(options: argparse.Namespace) -> None:
@@ -119,7 +123,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _path(options: argparse.Namespace) -> None:
-    print(tools.path(options.tool))
+    print(programs.path(options.tool))
 
 
 def _import(options: argparse.Namespace) -> None:
@@ -164,7 +168,9 @@ def _restart(options: argparse.Namespace) -> None:
 def _any(options: argparse.Namespace) -> Cluster:
     cluster = Cluster.load(options.state_dir)
     if cluster is None:
-        raise ClusterError(f"No cluster runs in {options.state_dir}: boot one with `python3 hack/cluster up`.")
+        raise ClusterError(
+            f"No cluster runs in {options.state_dir}: boot one with `python3 hack/cluster up`."
+        )
     return cluster
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from . import probes, tools
+from . import probes, programs
 from .api import Api, wait_for
 from .certs import Pki
 from .control import SOCKET, Supervisor
@@ -65,7 +65,7 @@ class Cluster:
 
     @property
     def kubectl(self) -> Path:
-        return tools.path("kubectl")
+        return programs.path("kubectl")
 
     @property
     def init(self) -> Process:
@@ -147,11 +147,15 @@ class Cluster:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
 
-def start(mode: Mode, state_dir: Path, *, attached: bool = True, port: int | None = None, nodes: int = 10) -> Cluster:
+def start(
+    mode: Mode, state_dir: Path, *, attached: bool = True, port: int | None = None, nodes: int = 10
+) -> Cluster:
     """Boots a cluster, or returns the healthy one that the folder has already.
 
     An attached one ends with this process, in whatever way that ends.
@@ -161,7 +165,7 @@ def start(mode: Mode, state_dir: Path, *, attached: bool = True, port: int | Non
     state_dir = state_dir.absolute()
     if mode == "full":
         packages.ensure()
-    tools.build(tools.SETS[mode])
+    programs.build(programs.SETS[mode])
     with _locked(state_dir):
         if cluster := _running(mode, state_dir):
             return cluster
@@ -171,7 +175,13 @@ def start(mode: Mode, state_dir: Path, *, attached: bool = True, port: int | Non
         (state_dir / "logs").mkdir(exist_ok=True)
         supervisor = Supervisor.spawn(state_dir, attached=attached, isolated=mode == "full")
         identity = {"pid": supervisor.process.pid, "start": supervisor.process.start}
-        facts = {"mode": mode, "booted": False, "isolated": mode == "full", "supervisor": identity, "server": ""}
+        facts = {
+            "mode": mode,
+            "booted": False,
+            "isolated": mode == "full",
+            "supervisor": identity,
+            "server": "",
+        }
         cluster = Cluster(state_dir, facts, supervisor)
         try:
             cluster.save()
@@ -255,7 +265,9 @@ def _locked(state_dir: Path) -> Iterator[None]:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 os.close(folder)
-                raise ClusterError(f"Another command has worked on {state_dir} for three minutes; see what it does.") from None
+                raise ClusterError(
+                    f"Another command has worked on {state_dir} for three minutes; see what it does."
+                ) from None
             time.sleep(0.1)
         os.close(folder)
     try:

@@ -16,12 +16,19 @@ def enter(cluster: Cluster, *command: str) -> list[str]:
     """The command line that runs a command in the node's namespaces."""
     if not cluster.init.alive:
         raise ClusterError("The cluster has ended; boot it again.")
-    return ["nsenter", f"--target={cluster.init.pid}", *"--mount --uts --ipc --net --pid --".split(), *command]
+    return [
+        "nsenter",
+        f"--target={cluster.init.pid}",
+        *"--mount --uts --ipc --net --pid --".split(),
+        *command,
+    ]
 
 
 def ctr(cluster: Cluster, *arguments: str) -> list[str]:
     """The command line of containerd's client, on the images and containers of Kubernetes."""
-    return enter(cluster, "ctr", "--namespace=k8s.io", f"--address={cluster.facts['containerd_socket']}", *arguments)
+    return enter(
+        cluster, "ctr", "--namespace=k8s.io", f"--address={cluster.facts['containerd_socket']}", *arguments
+    )
 
 
 def import_image(cluster: Cluster, archive: Path) -> list[str]:
@@ -37,7 +44,7 @@ def import_image(cluster: Cluster, archive: Path) -> list[str]:
 
 def kill(cluster: Cluster, namespace: str, pod: str, container: str | None, number: signal.Signals) -> int:
     """Sends a real signal to process 1 of a container; returns its pid on the node."""
-    label = "labels.\"io.kubernetes.{}\"=={}"
+    label = 'labels."io.kubernetes.{}"=={}'
     wanted = [label.format("pod.namespace", namespace), label.format("pod.name", pod)]
     if container:
         wanted.append(label.format("container.name", container))
@@ -45,7 +52,9 @@ def kill(cluster: Cluster, namespace: str, pod: str, container: str | None, numb
     found = set(_output(ctr(cluster, "containers", "list", "--quiet", ",".join([*wanted, kind]))).split())
     running = [
         int(pid)
-        for task, pid, state in (row.split()[:3] for row in _output(ctr(cluster, "tasks", "list")).splitlines()[1:])
+        for task, pid, state in (
+            row.split()[:3] for row in _output(ctr(cluster, "tasks", "list")).splitlines()[1:]
+        )
         if task in found and state == "RUNNING"
     ]
     if not running:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import tools
+from . import programs
 from .errors import ClusterError, tail
 from .identity import Process
 
@@ -25,7 +25,9 @@ SOCKET = "control.sock"
 class Supervisor:
     """The client side; `supervisor.py` is the other one."""
 
-    def __init__(self, state_dir: Path, process: Process, child: "subprocess.Popen[bytes] | None" = None) -> None:
+    def __init__(
+        self, state_dir: Path, process: Process, child: "subprocess.Popen[bytes] | None" = None
+    ) -> None:
         self.state_dir = state_dir
         self.process = process
         self._child = child
@@ -38,7 +40,7 @@ class Supervisor:
         python = [sys.executable, "-I", "-S"]
         command = [*python, str(HERE / "supervisor.py"), *(["--lifeline"] if attached else [])]
         if isolated:
-            keep = [str(HERE), str(tools.cache()), sys.prefix, sys.base_prefix]
+            keep = [str(HERE), str(programs.cache()), sys.prefix, sys.base_prefix]
             command = [*python, str(HERE / "namespaces.py"), *keep, "--", *command]
         (state_dir / SOCKET).unlink(missing_ok=True)
         with log.open("wb") as output:
@@ -60,7 +62,9 @@ class Supervisor:
                 line = child.stdout.readline()
             child.wait()
             if not line:
-                raise ClusterError(f"The cluster's namespaces could not be made; that needs root.\n{tail(log)}")
+                raise ClusterError(
+                    f"The cluster's namespaces could not be made; that needs root.\n{tail(log)}"
+                )
             pid = int(line)
         process = Process.of(pid)
         if process is None:
@@ -114,7 +118,9 @@ class Supervisor:
                     stream.flush()
                     reply = json.loads(stream.readline() or b"{}")
         except OSError as error:
-            raise ClusterError(f"The cluster in {self.state_dir} does not answer ({error}); boot it again.") from error
+            raise ClusterError(
+                f"The cluster in {self.state_dir} does not answer ({error}); boot it again."
+            ) from error
         finally:
             os.close(folder)
         if "components" not in reply:

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import tools
+from . import programs
 from .certs import Pki
 
 SERVICE_CIDR = "10.96.0.0/16"
@@ -46,7 +46,7 @@ class Plane:
     def etcd(self) -> list[str]:
         client, peer = f"http://127.0.0.1:{self.etcd_port}", f"http://127.0.0.1:{self.etcd_peer_port}"
         return [
-            str(tools.path("etcd")),
+            str(programs.path("etcd")),
             f"--data-dir={self.state_dir / 'etcd'}",
             f"--listen-client-urls={client}",
             f"--advertise-client-urls={client}",
@@ -61,7 +61,7 @@ class Plane:
     def apiserver(self) -> list[str]:
         file = self.pki.file
         argv = [
-            str(tools.path("kube-apiserver")),
+            str(programs.path("kube-apiserver")),
             f"--etcd-servers=http://127.0.0.1:{self.etcd_port}",
             f"--secure-port={self.port}",
             f"--advertise-address={self.address}",
@@ -88,7 +88,7 @@ class Plane:
 
     def controller_manager(self) -> list[str]:
         argv = [
-            str(tools.path("kube-controller-manager")),
+            str(programs.path("kube-controller-manager")),
             f"--kubeconfig={self.kubeconfig('controller-manager')}",
             "--leader-elect=false",
             "--secure-port=0",
@@ -105,7 +105,11 @@ class Plane:
             # is theirs, and must not be collected as an orphan.
             argv.append("--controllers=*,-pod-garbage-collector-controller,-node-lifecycle-controller")
         if self.busy:
-            argv += ["--concurrent-gc-syncs=40", "--concurrent-job-syncs=40"]
+            argv += [
+                "--concurrent-gc-syncs=40",
+                "--concurrent-job-syncs=40",
+                "--node-monitor-grace-period=5m",
+            ]
         return argv
 
     def scheduler(self) -> list[str]:
@@ -119,4 +123,4 @@ class Plane:
         }
         target = self.state_dir / "scheduler.json"
         target.write_text(json.dumps(config, indent=1))
-        return [str(tools.path("kube-scheduler")), f"--config={target}", "--secure-port=0"]
+        return [str(programs.path("kube-scheduler")), f"--config={target}", "--secure-port=0"]

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from . import archive, certs, cgroups, containers, network, tools
+from . import archive, certs, cgroups, containers, network, programs
 from .api import node_ready
 from .cluster import Cluster
 from .control_plane import SERVICE_ADDRESS, Plane
@@ -22,12 +22,19 @@ def boot(cluster: Cluster) -> None:
     wire = network.connect(cluster.init)
     cgroup = cgroups.name_for(cluster.init)
     cluster.facts |= {
-        "addresses": {"host": wire.host, "node": wire.node, "dns": BRIDGE_ADDRESS, "service": SERVICE_ADDRESS},
+        "addresses": {
+            "host": wire.host,
+            "node": wire.node,
+            "dns": BRIDGE_ADDRESS,
+            "service": SERVICE_ADDRESS,
+        },
         "interface": [wire.interface, network.index(wire.interface)],
         "node": NAME,
         "cgroup": cgroup,
         "containerd_socket": SOCKET,
-        "namespaces": {name: f"/proc/{cluster.init.pid}/ns/{name}" for name in ("pid", "mnt", "net", "ipc", "uts")},
+        "namespaces": {
+            name: f"/proc/{cluster.init.pid}/ns/{name}" for name in ("pid", "mnt", "net", "ipc", "uts")
+        },
     }
     cluster.save()
     pki = certs.create(cluster.state_dir / "pki", ["127.0.0.1", wire.node, SERVICE_ADDRESS])
@@ -58,7 +65,7 @@ def boot(cluster: Cluster) -> None:
 def _import_pause(cluster: Cluster) -> None:
     cluster.await_component("containerd")
     with tempfile.TemporaryDirectory() as folder:
-        image = archive.pack(Path(folder, "pause.tar"), PAUSE, {"/pause": tools.path("pause")}, ["/pause"])
+        image = archive.pack(Path(folder, "pause.tar"), PAUSE, {"/pause": programs.path("pause")}, ["/pause"])
         containers.import_image(cluster, image)
 
 

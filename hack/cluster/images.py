@@ -77,8 +77,8 @@ EXAMPLE_CONTEXT = Path("examples/code-audit")
 # Raise when what this file makes of a recipe or a context changes.
 FORMAT = 1
 # One fixed time in what this file packs: the same inputs then give the same digests, and a cluster unpacks
-# each layer once. (Not in first layers: Python believes its compiled files only while they are dated like their
-# sources.)
+# each layer once. (Not in first layers: Python believes its compiled files only while they are dated like
+# their sources.)
 EPOCH = 1_767_225_600
 # Highest glibc first, up to the one in Debian trixie; pip takes the list literally.
 GLIBC_MINORS = (*range(41, 16, -1), 12, 5)
@@ -365,10 +365,10 @@ def second_layer(recipe: Mapping[str, Any], folder: Path, target: Path) -> None:
                         continue
                     for prefix, place in entry["copy"].items():
                         if name.startswith(prefix):
-                            data = archive.read(member)
+                            content = archive.read(member)
                             # Some wheels forget the permission bits.
-                            program = data.startswith((b"\x7fELF", b"#!"))
-                            add(place + name.removeprefix(prefix), data, 0o755 if program else 0o644)
+                            program = content.startswith((b"\x7fELF", b"#!"))
+                            add(place + name.removeprefix(prefix), content, 0o755 if program else 0o644)
                             copied += 1
                 if not copied:
                     raise Failure(
@@ -764,12 +764,8 @@ def build_without_engine(tag: str, context: Path, target: Path, base: Path, opti
             with step("the base, into buildah's storage"):
                 run([*command, "pull", "--quiet", *policy, f"docker-archive:{base}"])
         # chroot isolation needs neither namespaces nor cgroups nor a runtime, which many machines lack.
-        run(
-            [
-                *[*command, "build", *policy, "--isolation", "chroot", "--pull-never", "--layers"],
-                *["--format", "docker", "--tag", tag, *options, "--file", context / "Dockerfile", context],
-            ]
-        )
+        how = ["--isolation", "chroot", "--pull-never", "--layers", "--format", "docker", *options]
+        run([*command, "build", *policy, *how, "--tag", tag, "--file", context / "Dockerfile", context])
         with replacing(target) as unfinished:
             run([*command, "push", "--quiet", *policy, tag, f"docker-archive:{unfinished}:{tag}"])
         # What this build replaced.

@@ -39,7 +39,11 @@ def prepare(cluster: Cluster, port: int | None, *, nodes: bool = False) -> Plane
 def boot_control_plane(cluster: Cluster, plane: Plane) -> None:
     """etcd, API server, controller manager; returns when pods can be created."""
     cluster.facts["server"] = plane.server
-    cluster.facts["ports"] = {"apiserver": plane.port, "etcd": plane.etcd_port, "etcd-peer": plane.etcd_peer_port}
+    cluster.facts["ports"] = {
+        "apiserver": plane.port,
+        "etcd": plane.etcd_port,
+        "etcd-peer": plane.etcd_peer_port,
+    }
     plane.pki.write_kubeconfig(cluster.kubeconfig, "admin", plane.server)
     # The API server is patient with an etcd that does not answer yet.
     cluster.run("etcd", plane.etcd())
@@ -60,7 +64,7 @@ def free_ports(count: int) -> list[int]:
     """
     found: list[int] = []
     while len(found) < count:
-        port = random.randrange(15_000, 32_000)  # noqa: S311 (no secret)
+        port = random.randrange(15_000, 32_000)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

@@ -76,10 +76,10 @@ def make_mounts(state_dir: Path, keep: list[Path]) -> None:
         mount(f"/proc/self/fd/{descriptor}", str(path), None, MS_BIND | MS_REC)
     os.chdir(state_dir)
     for tunable, value in TUNABLES.items():
-        source = Path("/run/tunables", tunable)
-        source.parent.mkdir(parents=True, exist_ok=True)
-        source.write_text(value + "\n")
-        mount(str(source), f"/proc/sys/{tunable}", None, MS_BIND)
+        copy = Path("/run/tunables", tunable)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(value + "\n")
+        mount(str(copy), f"/proc/sys/{tunable}", None, MS_BIND)
     pretend_processors(PROCESSORS)
     # The kubelet's mounts must reach the containers.
     mount(None, "/", None, MS_REC | MS_SHARED)

@@ -37,7 +37,19 @@ def connect(init: Process) -> Wire:
         if f"10.88.{number}." in used:
             continue
         made = subprocess.run(
-            ["ip", "link", "add", wire.interface, "type", "veth", "peer", "name", "eth0", "netns", str(init.pid)],
+            [
+                "ip",
+                "link",
+                "add",
+                wire.interface,
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "eth0",
+                "netns",
+                str(init.pid),
+            ],
             capture_output=True,
             text=True,
             timeout=30,
@@ -48,7 +60,9 @@ def connect(init: Process) -> Wire:
             return wire
         if "File exists" not in made.stderr:  # another cluster was faster
             raise ClusterError(f"`ip link add {wire.interface} type veth` failed: {made.stderr.strip()}")
-    raise ClusterError("All subnets 10.88.1.0 … 10.88.254.0 are in use on this machine; none is left for the cluster.")
+    raise ClusterError(
+        "All subnets 10.88.1.0 … 10.88.254.0 are in use on this machine; none is left for the cluster."
+    )
 
 
 def index(interface: str) -> int | None:
@@ -74,7 +88,10 @@ def disconnected(facts: Path) -> list[str]:
 
 
 def _set_up(init: Process, wire: Wire) -> None:
-    _run(["ip", "-batch", "-"], f"address add {wire.host}/30 dev {wire.interface}\nlink set {wire.interface} up\n")
+    _run(
+        ["ip", "-batch", "-"],
+        f"address add {wire.host}/30 dev {wire.interface}\nlink set {wire.interface} up\n",
+    )
     inside = [
         "link set lo up",
         f"address add {wire.node}/30 dev eth0",

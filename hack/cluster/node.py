@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import cgroups, packages, tools
+from . import cgroups, packages, programs
 from .control_plane import POD_CIDR, Plane
 from .network import BRIDGE, BRIDGE_ADDRESS, Wire
 from .probes import COREDNS_READY_PORT
@@ -121,7 +121,7 @@ SystemdCgroup = false
         }
         target = self._write("kubelet.json", json.dumps(config, indent=1))
         return [
-            str(tools.path("kubelet")),
+            str(programs.path("kubelet")),
             f"--config={target}",
             f"--kubeconfig={self.plane.kubeconfig('node')}",
             f"--hostname-override={NAME}",
@@ -130,7 +130,7 @@ SystemdCgroup = false
 
     def proxy(self) -> list[str]:
         return [
-            str(tools.path("kube-proxy")),
+            str(programs.path("kube-proxy")),
             f"--kubeconfig={self.plane.kubeconfig('proxy')}",
             f"--hostname-override={NAME}",
             "--proxy-mode=iptables",
@@ -155,7 +155,7 @@ SystemdCgroup = false
     cache 5
 }}
 """
-        return [str(tools.path("coredns")), f"-conf={self._write('Corefile', corefile)}"]
+        return [str(programs.path("coredns")), f"-conf={self._write('Corefile', corefile)}"]
 
     def create_cgroup(self) -> None:
         cgroups.create(self.cgroup)

@@ -1,7 +1,7 @@
 """Sees to the few programs of the node that come from the distribution.
 
 Why: the container runtime and the firewall tools fit the machine they run on,
-so they are taken from it; Kubernetes itself is built (see tools.py).
+so they are taken from it; Kubernetes itself is built (see programs.py).
 """
 
 import os
@@ -42,7 +42,9 @@ def ensure() -> None:
         return
     wanted = sorted(set(missing.values()))
     if not shutil.which("apt-get"):
-        raise ClusterError(f"These programs are missing: {', '.join(missing)}. Install them, then run this again.")
+        raise ClusterError(
+            f"These programs are missing: {', '.join(missing)}. Install them, then run this again."
+        )
     print(f"Installing {', '.join(wanted)} …", file=sys.stderr, flush=True)
     _apt("update")
     _apt("install", "--yes", "--no-install-recommends", *wanted)
@@ -59,7 +61,9 @@ def cni_folder() -> str | None:
 
 
 def _missing() -> dict[str, str]:
-    missing = {program: package for program, package in _PROGRAMS.items() if not shutil.which(program, path=SEARCH)}
+    missing = {
+        program: package for program, package in _PROGRAMS.items() if not shutil.which(program, path=SEARCH)
+    }
     if cni_folder() is None:
         missing["CNI plugins"] = "containernetworking-plugins"
     return missing
@@ -76,4 +80,6 @@ def _apt(*arguments: str) -> None:
         check=False,
     )
     if done.returncode != 0:
-        raise ClusterError(f"`{' '.join(command)}` failed; run it by hand and see why:\n{done.stderr[-2000:]}")
+        raise ClusterError(
+            f"`{' '.join(command)}` failed; run it by hand and see why:\n{done.stderr[-2000:]}"
+        )

@@ -85,6 +85,7 @@ class _Operator:
     def __init__(self, settings: Settings, *, kube: KubeClient, ledger: Ledger, bus: Bus) -> None:
         self._settings = settings
         self._ledger = ledger
+        self._bus = bus
         self._relay = Relay(ledger, bus)
         self._store = Store()
         self._queue = WorkQueue()
@@ -167,8 +168,10 @@ class _Operator:
                 # Workers that do not stop must not outlive the Lease.
                 _log.error("workers did not stop in time; leaving at once")
                 os._exit(1)
-            ending.set()
+            # kopf waits five seconds for all tasks that are younger than itself: leave it none.
             self._recorder.close()
+            await self._bus.close()
+            ending.set()
 
     def _heard(self, kind: str, obj: Mapping[str, Any], deleted: bool) -> None:
         metadata = obj["metadata"]

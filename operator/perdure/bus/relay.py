@@ -67,6 +67,8 @@ class Relay:
         #: Highest place in the stream that was answered to us: the stream never legitimately ends before it.
         self._highest = 0
         self._lost_messages = False
+        #: The stream that we have refilled, by the time it was made: for servers that keep no mark.
+        self._filled: str | None = None
         #: Rows that were published, and that the ledger could not be told to forget. The stream remembers ids
         #: for some minutes only; a longer outage of the ledger must not publish them again.
         self._unforgotten: set[int] = set()
@@ -127,10 +129,13 @@ class Relay:
         if failure is not None:
             raise failure
         if finished:
-            await stream.mark(self._bus, filled=True)
+            await stream.mark(self._bus, state, filled=True)
             _log.info("stream_refilled", events=self._refill.published)
             self.published += self._refill.published
             self._refill = None
+            self._filled = state.created
+            # Look again: the stream that we marked may have been replaced since we looked.
+            self._state = None
         return True
 
     async def _connect(self) -> None:
@@ -157,11 +162,13 @@ class Relay:
         if state.last_sequence < self._highest:
             # JetStream acknowledges before its disk has it: a power failure takes the stream's end.
             self._lost_messages = True
+        if self._lost_messages:
+            self._filled = None
         if self._lost_messages and state.filled:
             # First the mark: if we die now, our successor refills.
-            await stream.mark(self._bus, filled=False)
+            await stream.mark(self._bus, state, filled=False)
             state = await stream.ensure(self._bus, self._limits)
-        if state.filled:
+        if state.filled or state.created == self._filled:
             self._refill = None
         elif self._refill is None or self._lost_messages or known is None:
             # One that is under way goes on only if it is certainly still the same stream, with all we put in.

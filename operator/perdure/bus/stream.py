@@ -57,6 +57,8 @@ class StreamLimits:
 class StreamState:
     """What we have to know of the stream."""
 
+    #: When it was made: tells it from another one of the same name.
+    created: str
     messages: int
     first_sequence: int
     last_sequence: int
@@ -97,10 +99,14 @@ async def ensure(bus: Bus, limits: StreamLimits) -> StreamState:
     return _state(info)
 
 
-async def mark(bus: Bus, *, filled: bool) -> None:
-    """Note in the stream whether it holds what the ledger holds. Raises BusUnavailable."""
+async def mark(bus: Bus, state: StreamState, *, filled: bool) -> None:
+    """Note in the stream whether it holds what the ledger holds. Raises BusUnavailable.
+
+    The mark is the time at which the stream was made, so it says nothing of another stream that took its
+    place between our look and this. Servers before 2.10 keep no marks.
+    """
     config = (await _info(bus))["config"]
-    metadata = {**(config.get("metadata") or {}), _FILLED: "true" if filled else "false"}
+    metadata = {**(config.get("metadata") or {}), _FILLED: state.created if filled else ""}
     await _request(bus, "UPDATE", {**config, "metadata": metadata})
 
 
@@ -112,7 +118,6 @@ async def _create(bus: Bus, wanted: dict[str, Any], limits: StreamLimits) -> dic
         "storage": "file",
         "retention": "limits",
         "num_replicas": limits.replicas,
-        "metadata": {_FILLED: "false"},
     }
     try:
         info = await _request(bus, "CREATE", config)
@@ -143,10 +148,11 @@ def _wanted(bus: Bus, limits: StreamLimits) -> dict[str, Any]:
 def _state(info: dict[str, Any]) -> StreamState:
     state, config = info["state"], info["config"]
     return StreamState(
+        created=info["created"],
         messages=state["messages"],
         first_sequence=state["first_seq"],
         last_sequence=state["last_seq"],
-        filled=(config.get("metadata") or {}).get(_FILLED) == "true",
+        filled=(config.get("metadata") or {}).get(_FILLED) == info["created"],
         atomic=bool(config.get("allow_atomic")),
     )
 

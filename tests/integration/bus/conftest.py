@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import orjson
 import pytest
 from nats.aio.client import Client
 
@@ -149,8 +150,8 @@ async def stream_is_filled(server: NatsServer) -> bool:
     client = Client()
     try:
         await client.connect(server.url, allow_reconnect=False, error_cb=_ignore)
-        info = await client.jetstream().stream_info(STREAM)
-        return (info.config.metadata or {}).get("perdure.dev/filled") == "true"
+        info = orjson.loads((await client.request(f"$JS.API.STREAM.INFO.{STREAM}", timeout=5)).data)
+        return bool(info["config"].get("metadata", {}).get("perdure.dev/filled") == info["created"])
     except Exception:
         return False
     finally:

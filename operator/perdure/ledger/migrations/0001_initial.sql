@@ -3,7 +3,15 @@
 -- Payloads are json, not jsonb: they are opaque here, and must come back as they went in, with their order
 -- of keys and their way of writing numbers; jsonb keeps neither.
 --
--- Reasons have no CHECK: the set grows with the code, and during an upgrade old and new code share a schema.
+-- Enums are domains: the CHECK of a table is parsed anew by every statement that writes to it, whatever it
+-- writes; that of a domain once. Reasons are plain text: the set grows with the code, and during an upgrade
+-- old and new code share a schema.
+
+create domain perdure.kind as text check (value in ('Workflow', 'AgentTask'));
+create domain perdure.phase as text
+    check (value in ('Pending', 'Running', 'Succeeded', 'Failed', 'Cancelled', 'Skipped'));
+create domain perdure.outcome as text check (value in ('Succeeded', 'Failed', 'Cancelled'));
+create domain perdure.encoding as text check (value in ('identity', 'zstd'));
 
 create table perdure.shard (
     id int primary key check (id between 0 and 63),
@@ -17,13 +25,12 @@ insert into perdure.shard (id) select generate_series(0, 63);
 
 create table perdure.workflow (
     uid uuid primary key,
-    kind text not null check (kind in ('Workflow', 'AgentTask')),
+    kind perdure.kind not null,
     namespace text not null,
     name text not null,
     generation bigint not null,
-    shard int not null check (shard between 0 and 63),
-    phase text not null
-        check (phase in ('Pending', 'Running', 'Succeeded', 'Failed', 'Cancelled', 'Skipped')),
+    shard int not null,
+    phase perdure.phase not null,
     reason text,
     message text not null,
     spec json not null,
@@ -45,8 +52,7 @@ create index workflow_expiry on perdure.workflow (expires_at) where phase not in
 create table perdure.step (
     workflow_uid uuid not null references perdure.workflow (uid) on delete cascade,
     name text not null,
-    phase text not null
-        check (phase in ('Pending', 'Running', 'Succeeded', 'Failed', 'Cancelled', 'Skipped')),
+    phase perdure.phase not null,
     reason text,
     message text not null,
     total int not null,
@@ -63,8 +69,7 @@ create table perdure.task (
     -- -1 in a step without forEach.
     index int not null,
     name text not null,
-    phase text not null
-        check (phase in ('Pending', 'Running', 'Succeeded', 'Failed', 'Cancelled', 'Skipped')),
+    phase perdure.phase not null,
     reason text,
     message text not null,
     input json,
@@ -93,7 +98,7 @@ create table perdure.attempt (
     workflow_uid uuid not null references perdure.workflow (uid) on delete cascade,
     step text not null,
     index int not null,
-    number int not null check (number > 0),
+    number int not null,
     pod_name text not null,
     -- Text: not every pod's uid is a UUID.
     pod_uid text,
@@ -101,7 +106,7 @@ create table perdure.attempt (
     started_at timestamptz,
     -- A closed attempt can write nothing.
     closed_at timestamptz,
-    outcome text check (outcome in ('Succeeded', 'Failed', 'Cancelled')),
+    outcome perdure.outcome,
     reason text,
     message text not null,
     exit_code int,
@@ -123,16 +128,16 @@ create table perdure.checkpoint (
     step text not null,
     index int not null,
     -- 1, 2, 3 … within the task, across its attempts.
-    sequence bigint not null check (sequence > 0),
+    sequence bigint not null,
     attempt int not null,
     created_at timestamptz not null,
     content_type text not null,
     label text,
     size bigint not null,
     stored_size bigint not null,
-    encoding text not null check (encoding in ('identity', 'zstd')),
+    encoding perdure.encoding not null,
     -- Of the bytes that the agent wrote, before compression.
-    sha256 bytea not null check (octet_length(sha256) = 32),
+    sha256 bytea not null,
     data bytea not null,
     recoverable boolean not null default true,
     primary key (workflow_uid, step, index, sequence)
@@ -143,7 +148,7 @@ alter table perdure.checkpoint alter column data set storage external;
 
 create table perdure.event (
     workflow_uid uuid not null,
-    sequence bigint not null check (sequence > 0),
+    sequence bigint not null,
     type text not null,
     time timestamptz not null,
     task text,

@@ -25,27 +25,27 @@ HERE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
-class Tool:
+class Program:
     name: str
     module: str  # the folder whose go.mod builds it
     package: str
 
 
 # In the order of first need: the light mode can boot after three of them.
-TOOLS = {
-    tool.name: tool
-    for tool in (
-        Tool("etcd", "etcd", "go.etcd.io/etcd/server/v3"),
-        Tool("kube-apiserver", "tools", "k8s.io/kubernetes/cmd/kube-apiserver"),
-        Tool("kube-controller-manager", "tools", "k8s.io/kubernetes/cmd/kube-controller-manager"),
-        Tool("kubectl", "tools", "k8s.io/kubernetes/cmd/kubectl"),
-        Tool("kube-scheduler", "tools", "k8s.io/kubernetes/cmd/kube-scheduler"),
-        Tool("kubelet", "tools", "k8s.io/kubernetes/cmd/kubelet"),
-        Tool("kube-proxy", "tools", "k8s.io/kubernetes/cmd/kube-proxy"),
-        Tool("coredns", "tools", "./coredns"),
-        Tool("pause", "tools", "./pause"),
-        Tool("helm", "tools", "helm.sh/helm/v4/cmd/helm"),
-        Tool("kwok", "tools", "sigs.k8s.io/kwok/cmd/kwok"),
+PROGRAMS = {
+    program.name: program
+    for program in (
+        Program("etcd", "etcd", "go.etcd.io/etcd/server/v3"),
+        Program("kube-apiserver", "tools", "k8s.io/kubernetes/cmd/kube-apiserver"),
+        Program("kube-controller-manager", "tools", "k8s.io/kubernetes/cmd/kube-controller-manager"),
+        Program("kubectl", "tools", "k8s.io/kubernetes/cmd/kubectl"),
+        Program("kube-scheduler", "tools", "k8s.io/kubernetes/cmd/kube-scheduler"),
+        Program("kubelet", "tools", "k8s.io/kubernetes/cmd/kubelet"),
+        Program("kube-proxy", "tools", "k8s.io/kubernetes/cmd/kube-proxy"),
+        Program("coredns", "tools", "./coredns"),
+        Program("pause", "tools", "./pause"),
+        Program("helm", "tools", "helm.sh/helm/v4/cmd/helm"),
+        Program("kwok", "tools", "sigs.k8s.io/kwok/cmd/kwok"),
     )
 }
 
@@ -55,7 +55,7 @@ SETS = {
     "kwok": [*_LIGHT, "kube-scheduler", "kwok", "kubectl"],
     "full": [*_LIGHT, "kubectl", "kube-scheduler", "kubelet", "kube-proxy", "coredns", "pause", "helm"],
     "helm": ["helm"],
-    "all": list(TOOLS),
+    "all": list(PROGRAMS),
 }
 
 
@@ -71,9 +71,9 @@ def cache() -> Path:
 
 
 def path(name: str) -> Path:
-    """Where the binary of a tool is; builds it if it is missing."""
-    if name not in TOOLS:
-        raise ClusterError(f"There is no tool named {name!r}; choose one of: {', '.join(TOOLS)}")
+    """Where the binary of a program is; builds it if it is missing."""
+    if name not in PROGRAMS:
+        raise ClusterError(f"There is no program {name!r}; choose one of: {', '.join(PROGRAMS)}")
     build([name])
     return cache() / "bin" / name
 
@@ -86,27 +86,31 @@ def build(names: list[str]) -> None:
     (folder / "bin").mkdir(parents=True, exist_ok=True)
     with _lock(folder):
         missing = _missing(names)  # another builder may have made them meanwhile
-        for number, tool in enumerate(missing, 1):
+        for number, program in enumerate(missing, 1):
             if number == 1 and (hint := _cold_hint(missing)):
                 _say(hint)
-            _build(tool, folder, f"[{number}/{len(missing)}]")
+            _build(program, folder, f"[{number}/{len(missing)}]")
 
 
-def _missing(names: list[str]) -> list[Tool]:
+def _missing(names: list[str]) -> list[Program]:
     folder = cache() / "bin"
-    return [tool for tool in TOOLS.values() if tool.name in names and not (folder / tool.name).exists()]
+    return [
+        program
+        for program in PROGRAMS.values()
+        if program.name in names and not (folder / program.name).exists()
+    ]
 
 
-def _build(tool: Tool, folder: Path, count: str) -> None:
-    log = folder / f"build-{tool.name}.log"
-    unfinished = folder / "bin" / f".{tool.name}.unfinished"
+def _build(program: Program, folder: Path, count: str) -> None:
+    log = folder / f"build-{program.name}.log"
+    unfinished = folder / "bin" / f".{program.name}.unfinished"
     command = [_go(), "build", "-buildvcs=false", "-ldflags", " ".join(_link_flags())]
-    command += ["-o", str(unfinished), tool.package]
+    command += ["-o", str(unfinished), program.package]
     started = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
-            cwd=HERE / tool.module,
+            cwd=HERE / program.module,
             # A workspace or flags of the caller would change what is built.
             env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"},
             stdin=subprocess.DEVNULL,
@@ -114,19 +118,20 @@ def _build(tool: Tool, folder: Path, count: str) -> None:
             stderr=output,
         )
         try:
-            _show_progress(process, f"{count} {tool.name}", log, started)
+            _show_progress(process, f"{count} {program.name}", log, started)
         except BaseException:
             process.kill()
             process.wait()
             raise
     if process.returncode != 0:
         raise ClusterError(
-            f"Building {tool.name} failed. The sources come from the Go module proxy (`go env GOPROXY`): "
-            f"see that it can be reached, then run the same command again; what is built is kept.\n{tail(log)}"
+            f"Building {program.name} failed. The sources come from the Go module proxy (`go env GOPROXY`): "
+            "see that it can be reached, then run the same command again; what is built is kept.\n"
+            f"{tail(log)}"
         )
-    unfinished.rename(folder / "bin" / tool.name)
+    unfinished.rename(folder / "bin" / program.name)
     log.unlink()
-    _say(f"{count} {tool.name}: built in {time.monotonic() - started:.0f} s")
+    _say(f"{count} {program.name}: built in {time.monotonic() - started:.0f} s")
 
 
 def _show_progress(process: subprocess.Popen[bytes], label: str, log: Path, started: float) -> None:
@@ -154,13 +159,13 @@ def _lock(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say("Another process builds the same tools; waiting for it.")
+            _say("Another process builds the same programs; waiting for it.")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _cold_hint(missing: list[Tool]) -> str:
-    if any(tool.name == "kube-apiserver" for tool in missing):
+def _cold_hint(missing: list[Program]) -> str:
+    if any(program.name == "kube-apiserver" for program in missing):
         return f"Building the cluster's programs into {cache()}: about 10 minutes on two cores, once."
     return ""
 
@@ -168,7 +173,9 @@ def _cold_hint(missing: list[Tool]) -> str:
 def _go() -> str:
     found = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin:/usr/lib/go/bin")
     if not found:
-        raise ClusterError("The cluster's programs are built from source: install Go 1.26 or newer, and put it in PATH.")
+        raise ClusterError(
+            "The cluster's programs are built from source: install Go 1.26 or newer, and put it in PATH."
+        )
     return found
 
 

@@ -1,0 +1,198 @@
+"""The ledger in memory, with the same refusals as the real one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from perdure.control.ports import News
+from perdure.domain.phases import Phase, check_transition
+from perdure.domain.records import (
+    AttemptRecord,
+    Commit,
+    Committed,
+    Deposed,
+    EventDraft,
+    LedgerUnavailable,
+    Report,
+    RunRecord,
+    RunState,
+    StepRecord,
+    Superseded,
+    TaskKey,
+    TaskRecord,
+    VersionConflict,
+)
+from tests.simulated.chance import Chance
+
+
+class SimulatedLedger:
+    """Implements LedgerPort. `outage` makes every call fail."""
+
+    def __init__(self, chance: Chance) -> None:
+        self._chance = chance
+        self.epoch = 0
+        self.outage = False
+        self.runs: dict[str, RunRecord] = {}
+        self.steps: dict[str, dict[str, StepRecord]] = defaultdict(dict)
+        self.tasks: dict[str, dict[TaskKey, TaskRecord]] = defaultdict(dict)
+        self.attempts: dict[str, dict[tuple[TaskKey, int], AttemptRecord]] = defaultdict(dict)
+        self.events: dict[str, list[EventDraft]] = defaultdict(list)
+        self._wakes: list[asyncio.Queue[str | None]] = []
+
+    # --- the operator's side
+
+    async def take_epoch(self, holder: str) -> int:
+        async with self._call():
+            self.epoch += 1
+            return self.epoch
+
+    async def load_live(self) -> list[RunState]:
+        async with self._call():
+            return [self._state(uid) for uid, run in self.runs.items() if not run.phase.terminal]
+
+    async def load(self, uid: str) -> RunState | None:
+        async with self._call():
+            return self._state(uid) if uid in self.runs else None
+
+    async def commit(self, commit: Commit, *, epoch: int) -> Committed:
+        async with self._call():
+            if epoch != self.epoch:
+                raise Deposed(f"epoch {epoch} is over")
+            uid = commit.run.uid
+            before = self.runs.get(uid)
+            if (before.version if before else 0) != commit.run.version:
+                raise VersionConflict(uid)
+            self._check(commit, before)
+            sequence = (before.last_sequence if before else 0) + len(commit.events)
+            version = commit.run.version + 1
+            self.runs[uid] = replace(commit.run, version=version, last_sequence=sequence)
+            for step in commit.steps:
+                self.steps[uid][step.name] = step
+            for task in commit.tasks:
+                self.tasks[uid][task.key] = task
+            for attempt in commit.attempts:
+                self.attempts[uid][attempt.key, attempt.number] = attempt
+            self.events[uid] += commit.events
+            return Committed(version=version, last_sequence=sequence)
+
+    async def record_pod(self, uid: str, attempt: AttemptRecord, *, pod_uid: str, epoch: int) -> None:
+        async with self._call():
+            if epoch != self.epoch:
+                raise Deposed(f"epoch {epoch} is over")
+            place = attempt.key, attempt.number
+            known = self.attempts[uid][place]
+            if known.closed_at is None and known.pod_uid is None:
+                self.attempts[uid][place] = replace(known, pod_uid=pod_uid)
+
+    async def news(self, uid: str, *, since: datetime | None) -> News:
+        async with self._call():
+            reports = {
+                key: (number, attempt.report)
+                for (key, number), attempt in self.attempts[uid].items()
+                if attempt.closed_at is None and attempt.report is not None
+            }
+            return News(version=self.runs[uid].version, reports=reports, vitals=())
+
+    async def expired(self, now: datetime, *, limit: int) -> list[tuple[str, str, str, str]]:
+        async with self._call():
+            return [
+                (run.uid, run.kind, run.namespace, run.name)
+                for run in self.runs.values()
+                if run.expires_at is not None and run.expires_at <= now
+            ][:limit]
+
+    async def forget(self, uids: Sequence[str], *, epoch: int) -> None:
+        async with self._call():
+            for uid in uids:
+                del self.runs[uid]
+
+    async def wakes(self) -> AsyncIterator[str | None]:
+        queue: asyncio.Queue[str | None] = asyncio.Queue()
+        queue.put_nowait(None)
+        self._wakes.append(queue)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            self._wakes.remove(queue)
+
+    # --- the agents' side
+
+    def report(self, uid: str, key: TaskKey, number: int, report: Report) -> None:
+        """What the gateway does with an agent's report. Raises Superseded, LedgerUnavailable."""
+        if self.outage:
+            raise LedgerUnavailable("outage")
+        attempt = self.attempts[uid].get((key, number))
+        if attempt is None or attempt.closed_at is not None:
+            raise Superseded(f"{key} attempt {number}")
+        if attempt.report is None:
+            self.attempts[uid][key, number] = replace(attempt, report=report)
+            run = self.runs[uid]
+            self.runs[uid] = replace(run, version=run.version + 1)
+        if not self._chance.happens(self._chance.odds.event_lost):
+            self.wake(uid)
+
+    def wake(self, uid: str | None) -> None:
+        for queue in self._wakes:
+            queue.put_nowait(uid)
+
+    # --- underneath
+
+    def _state(self, uid: str) -> RunState:
+        newest: dict[TaskKey, AttemptRecord] = {}
+        for (key, _), attempt in sorted(self.attempts[uid].items()):
+            newest[key] = attempt
+        return RunState(
+            run=self.runs[uid], steps=dict(self.steps[uid]), tasks=dict(self.tasks[uid]), attempts=newest
+        )
+
+    def _check(self, commit: Commit, before: RunRecord | None) -> None:
+        """What must hold of every commit, whatever went wrong before it."""
+        uid = commit.run.uid
+        check_transition(Phase.PENDING if before is None else before.phase, commit.run.phase)
+        for task in commit.tasks:
+            known = self.tasks[uid].get(task.key)
+            if known is not None:
+                assert not known.phase.terminal, f"a terminal task changes: {known} -> {task}"
+                assert task.attempt in (known.attempt, known.attempt + 1), (known, task)
+        opened = dict.fromkeys(
+            key for (key, _), found in self.attempts[uid].items() if found.closed_at is None
+        )
+        for attempt in commit.attempts:
+            known_attempt = self.attempts[uid].get((attempt.key, attempt.number))
+            assert known_attempt is None or known_attempt.closed_at is None, (
+                f"a closed attempt changes: {attempt}"
+            )
+            if known_attempt is not None and known_attempt.report is not None:
+                assert attempt.report == known_attempt.report, "a report was overlooked"
+            if known_attempt is None:
+                assert attempt.key not in opened, f"two open attempts of {attempt.key}"
+            if attempt.closed_at is not None:
+                opened.pop(attempt.key, None)
+            else:
+                opened[attempt.key] = None
+
+    def _call(self) -> _Call:
+        return _Call(self)
+
+
+class _Call:
+    """A call that may fail before it begins, or after it has taken effect: the caller cannot tell which."""
+
+    def __init__(self, ledger: SimulatedLedger) -> None:
+        self._ledger = ledger
+        self._chance = ledger._chance
+
+    async def __aenter__(self) -> None:
+        await self._chance.latency()
+        if self._ledger.outage or self._chance.happens(self._chance.odds.call_fails):
+            raise LedgerUnavailable("no connection")
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        await self._chance.latency()
+        if kind is None and self._chance.happens(self._chance.odds.call_fails):
+            raise LedgerUnavailable("connection lost")

@@ -1,0 +1,209 @@
+"""Runs in a world in which nothing goes wrong: what a person would see, on a virtual clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perdure.domain.phases import Phase, Reason
+from tests.simulated.chance import Odds
+from tests.simulated.clock import run
+from tests.simulated.world import settled, world
+
+AGENT = {"image": "agent"}
+CHAIN = {
+    "steps": [
+        {"name": "first", "agent": AGENT},
+        {"name": "second", "agent": AGENT, "input": "${steps.first.output}"},
+    ],
+    "outputs": {"by": "${steps.second.output.by}", "nothing": None},
+}
+
+
+def test_chain_succeeds_and_shows_it() -> None:
+    async def scenario() -> dict[str, Any]:
+        at = world(1)
+        at.start_operator()
+        uid = at.apply("chain", CHAIN)
+        (ended,) = await at.until_ended([uid])
+        assert ended.phase is Phase.SUCCEEDED
+        await settled(lambda: at.status("chain").get("phase") == "Succeeded")
+        at.check([uid])
+        status = at.status("chain")
+        await at.close()
+        return status
+
+    status = run(scenario())
+    conditions = {condition["type"]: condition["status"] for condition in status["conditions"]}
+    assert conditions["Complete"] == "True"
+    assert conditions["Failed"] == "False"
+    assert status["progress"] == "2/2"
+    assert status["outputs"]["nothing"] is None, "a null of the outputs survives the patch"
+    assert status["outputs"]["by"].startswith("chain-second-")
+
+
+def test_fan_out_keeps_to_parallelism_and_joins_in_order() -> None:
+    spec = {
+        "parallelism": 3,
+        "steps": [
+            {"name": "each", "forEach": list(range(10)), "agent": AGENT},
+            {"name": "join", "agent": AGENT, "input": {"all": "${steps.each.outputs}"}},
+        ],
+    }
+
+    async def scenario() -> None:
+        at = world(2)
+        at.start_operator()
+        uid = at.apply("fan", spec)
+        await at.until_ended([uid])
+        at.check([uid])
+        names = {key.index: task.name for key, task in at.ledger.tasks[uid].items() if key.step == "each"}
+        (join,) = [task for key, task in at.ledger.tasks[uid].items() if key.step == "join"]
+        assert join.input == {"all": [{"by": names[index]} for index in range(10)]}
+        await at.close()
+
+    run(scenario())
+
+
+def test_failure_without_retries_fails_the_run_and_skips_the_rest() -> None:
+    async def scenario() -> None:
+        at = world(3, Odds(agent_fails=1.0))
+        at.start_operator()
+        uid = at.apply("chain", CHAIN)
+        (ended,) = await at.until_ended([uid])
+        assert (ended.phase, ended.reason) == (Phase.FAILED, Reason.EXIT_CODE)
+        assert at.ledger.steps[uid]["second"].phase is Phase.SKIPPED
+        assert at.ledger.steps[uid]["second"].reason is Reason.DEPENDENCY_NOT_MET
+        at.check([uid])
+        await at.close()
+
+    run(scenario())
+
+
+def test_refused_workflow_starts_no_pod_and_names_the_field() -> None:
+    spec = {"steps": [{"name": "a", "agent": AGENT, "dependsOn": ["b"]}, {"name": "b", "agent": AGENT}]}
+    spec["steps"][1]["input"] = "${steps.a.output}"  # type: ignore[index] # closes the circle
+
+    async def scenario() -> None:
+        at = world(4)
+        at.start_operator()
+        uid = at.apply("circle", spec)
+        await at.until_ended([uid])
+        await settled(lambda: at.status("circle").get("phase") == "Failed", seconds=1.0)
+        accepted = next(c for c in at.status("circle")["conditions"] if c["type"] == "Accepted")
+        assert accepted["status"] == "False"
+        assert "spec.steps[" in accepted["message"]
+        assert not at.cluster.made
+        await at.close()
+
+    run(scenario())
+
+
+def test_missing_template_is_waited_for_and_used_when_it_comes() -> None:
+    spec = {"steps": [{"name": "a", "agent": {"templateRef": "later"}}]}
+
+    async def scenario() -> None:
+        at = world(5)
+        at.start_operator()
+        uid = at.apply("early", spec)
+        await settled(lambda: "later" in at.status("early").get("message", ""))
+        assert at.status("early")["conditions"][0]["reason"] == Reason.TEMPLATE_NOT_FOUND
+        at.apply("later", AGENT, kind="AgentTemplate")
+        (ended,) = await at.until_ended([uid])
+        assert ended.phase is Phase.SUCCEEDED
+        await at.close()
+
+    run(scenario())
+
+
+def test_missing_template_fails_the_run_in_the_end() -> None:
+    async def scenario() -> None:
+        at = world(6)
+        at.start_operator(template_timeout=60.0)
+        uid = at.apply("early", {"steps": [{"name": "a", "agent": {"templateRef": "never"}}]})
+        (ended,) = await at.until_ended([uid])
+        assert ended.reason is Reason.TEMPLATE_NOT_FOUND
+        assert ended.finished_at is not None
+        waited = (ended.finished_at - ended.created_at).total_seconds()
+        assert 60 <= waited < 70
+        await at.close()
+
+    run(scenario())
+
+
+def test_standalone_task_succeeds() -> None:
+    async def scenario() -> None:
+        at = world(7)
+        at.start_operator()
+        uid = at.apply("alone", {"agent": AGENT, "input": {"a": 1}}, kind="AgentTask")
+        (ended,) = await at.until_ended([uid])
+        assert ended.phase is Phase.SUCCEEDED
+        await settled(lambda: at.status("alone", kind="AgentTask").get("phase") == "Succeeded")
+        assert [pod["metadata"]["name"] for pod in at.cluster.all("Pod")] == ["alone-1"]
+        at.check([uid])
+        await at.close()
+
+    run(scenario())
+
+
+def test_deleted_workflow_is_cancelled_and_leaves_no_pods() -> None:
+    async def scenario() -> None:
+        at = world(8)
+        at.start_operator()
+        uid = at.apply("chain", CHAIN)
+        await settled(lambda: bool(at.cluster.all("Pod")))
+        at.cluster.remove("Workflow", "default", "chain")
+        (ended,) = await at.until_ended([uid])
+        assert (ended.phase, ended.reason) == (Phase.CANCELLED, Reason.DELETED)
+        await settled(lambda: not at.cluster.all("Pod") and not at.cluster.all("AgentTask"))
+        await at.close()
+
+    run(scenario())
+
+
+def test_namesake_of_a_deleted_workflow_is_a_new_run() -> None:
+    async def scenario() -> None:
+        at = world(9)
+        at.start_operator()
+        first = at.apply("chain", CHAIN)
+        await settled(lambda: bool(at.cluster.all("Pod")))
+        at.cluster.remove("Workflow", "default", "chain")
+        second = at.apply("chain", CHAIN)
+        ended = await at.until_ended([first, second])
+        assert {run.uid: run.phase for run in ended} == {first: Phase.CANCELLED, second: Phase.SUCCEEDED}
+        at.check([second])
+        await at.close()
+
+    run(scenario())
+
+
+def test_retention_removes_the_object_and_its_history() -> None:
+    async def scenario() -> None:
+        at = world(10)
+        at.start_operator()
+        uid = at.apply("chain", {**CHAIN, "retention": {"ttlAfterFinished": "10m"}})
+        await at.until_ended([uid])
+        await settled(lambda: at.cluster.find("Workflow", "chain") is None, seconds=700)
+        await settled(lambda: uid not in at.ledger.runs)
+        await at.close()
+
+    run(scenario())
+
+
+def test_ledger_outage_delays_and_says_so() -> None:
+    async def scenario() -> None:
+        at = world(11)
+        at.start_operator()
+        await settled(lambda: at.operator is not None and at.operator.leader.working)
+        at.ledger.outage = True
+        uid = at.apply("chain", CHAIN)
+        await settled(lambda: at.status("chain").get("conditions") is not None)
+        reasons = {c["type"]: c["reason"] for c in at.status("chain")["conditions"]}
+        assert reasons["Reconciling"] == Reason.LEDGER_UNAVAILABLE
+        at.ledger.outage = False
+        at.ledger.wake(None)
+        (ended,) = await at.until_ended([uid])
+        assert ended.phase is Phase.SUCCEEDED
+        at.check([uid])
+        await at.close()
+
+    run(scenario())
