@@ -42,7 +42,7 @@ RUN set -eu; \
     export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore; \
     if ! ls dist/perdure-*.whl >/dev/null 2>&1; then pip wheel --quiet --no-deps --wheel-dir dist .; fi; \
     pip --python /opt/perdure/bin/python install --quiet --no-index --no-compile --no-deps --ignore-installed \
-        --root /project dist/perdure-*.whl; \
+        --no-warn-script-location --root /project dist/perdure-*.whl; \
     python -m compileall -q --invalidation-mode unchecked-hash -s /project /project/opt/perdure/lib
 
 FROM dependencies

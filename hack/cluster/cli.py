@@ -72,12 +72,14 @@ def _parser() -> argparse.ArgumentParser:
     container.add_argument("--namespace", "-n", default="default")
     container.add_argument("--pod", required=True)
     container.add_argument("--container", "-c", help="needed when the pod has several")
-    container.add_argument("--signal", "-s", default="KILL")
-    for name, run, text in (
-        ("kill", _kill, "kill -9 a component; it stays dead until `restart` or `up`"),
-        ("restart", _restart, "kill -9 a component and start it again"),
-    ):
-        command(name, run, text).add_argument("component", help="etcd, kube-apiserver, kubelet, …")
+    container.add_argument("--signal", "-s", type=_signal, default=signal.SIGKILL)
+    kill = command("kill", _kill, "kill -9 a component; it stays dead until `restart` or `up`")
+    kill.add_argument(
+        "--signal", "-s", type=_signal, default=signal.SIGKILL, help="STOP and CONT freeze and thaw"
+    )
+    restart = command("restart", _restart, "kill -9 a component and start it again")
+    for added in (kill, restart):
+        added.add_argument("component", help="etcd, kube-apiserver, kubelet, …")
     return parser
 
 
@@ -140,7 +142,8 @@ def _ctr(options: argparse.Namespace) -> int:
 def _execute(options: argparse.Namespace) -> int:
     if not options.arguments:
         raise ClusterError("Which command? For example: python3 hack/cluster exec-host iptables-save")
-    return _replace_by(containers.enter(_node(options), *options.arguments))
+    command = options.arguments[1:] if options.arguments[0] == "--" else options.arguments
+    return _replace_by(containers.enter(_node(options), *command))
 
 
 def _replace_by(argv: list[str]) -> int:
@@ -149,16 +152,22 @@ def _replace_by(argv: list[str]) -> int:
 
 
 def _kill_container(options: argparse.Namespace) -> None:
+    pid = containers.kill(_node(options), options.namespace, options.pod, options.container, options.signal)
+    print(json.dumps({"pod": options.pod, "pid": pid, "signal": options.signal.name}))
+
+
+def _signal(text: str) -> signal.Signals:
+    name = text.upper()
     try:
-        number = signal.Signals[f"SIG{options.signal.upper().removeprefix('SIG')}"]
-    except KeyError:
-        raise ClusterError(f"There is no signal {options.signal!r}.") from None
-    pid = containers.kill(_node(options), options.namespace, options.pod, options.container, number)
-    print(json.dumps({"pod": options.pod, "pid": pid, "signal": number.name}))
+        return (
+            signal.Signals(int(text)) if text.isdigit() else signal.Signals[f"SIG{name.removeprefix('SIG')}"]
+        )
+    except (KeyError, ValueError):
+        raise argparse.ArgumentTypeError(f"there is no signal {text}") from None
 
 
 def _kill(options: argparse.Namespace) -> None:
-    _any(options).kill(options.component)
+    _any(options).kill(options.component, options.signal)
 
 
 def _restart(options: argparse.Namespace) -> None:

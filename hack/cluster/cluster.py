@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -94,9 +95,9 @@ class Cluster:
     def healthy(self) -> bool:
         return bool(self.facts.get("booted")) and not self.dead() and self.api().ready()
 
-    def kill(self, component: str) -> None:
-        """SIGKILL; it stays away until it is restarted."""
-        self.supervisor.kill(component)
+    def kill(self, component: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """Sends a signal; one that died stays away until it is restarted."""
+        self.supervisor.kill(component, number)
         self.save()
 
     def restart(self, component: str) -> None:

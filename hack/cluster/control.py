@@ -81,8 +81,9 @@ class Supervisor:
             request["spec"] = {"argv": argv, "env": {**_base_environment(), **(env or {})}, "log": str(log)}
         self._ask(request)
 
-    def kill(self, name: str) -> None:
-        self._ask({"do": "kill", "name": name})
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """Sends a signal; after SIGKILL the component is gone when this returns."""
+        self._ask({"do": "kill", "name": name, "signal": number})
 
     def components(self) -> dict[str, dict[str, int | None]]:
         """By name: the pid as the supervisor sees it, or the exit code."""

@@ -107,6 +107,7 @@ phase: %(phase)s
 
 _NODE_READY = """
 {{ $now := Now }}
+{{ $joined := or .metadata.creationTimestamp $now }}
 conditions:
 {{ range NodeConditions }}
 - type: {{ .type | Quote }}
@@ -114,7 +115,7 @@ conditions:
   reason: {{ .reason | Quote }}
   message: {{ .message | Quote }}
   lastHeartbeatTime: {{ $now | Quote }}
-  lastTransitionTime: {{ $now | Quote }}
+  lastTransitionTime: {{ $joined | Quote }}
 {{ end }}
 addresses:
 - {type: InternalIP, address: {{ NodeIP | Quote }}}

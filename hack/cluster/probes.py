@@ -7,7 +7,7 @@ nobody to talk to; boot and repair wait for these.
 import http.client
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .cluster import Cluster
@@ -24,10 +24,29 @@ def of(component: str, cluster: "Cluster") -> Callable[[], bool] | None:
         # The way into the file system of another mount namespace.
         return lambda: _listens(f"/proc/{cluster.init.pid}/root{cluster.facts['containerd_socket']}")
     if component == "kubelet":
-        return lambda: _listens((cluster.facts["addresses"]["node"], KUBELET_PORT))
+        return lambda: _kubelet_knows_its_pods(cluster)
     if component == "coredns":
         return lambda: _answers(cluster.facts["addresses"]["node"], COREDNS_READY_PORT, "/ready")
     return None
+
+
+def _kubelet_knows_its_pods(cluster: "Cluster") -> bool:
+    """One that was restarted refuses `kubectl exec` until it has seen its pods again."""
+    facts = cluster.facts
+    if not _listens((facts["addresses"]["node"], KUBELET_PORT)):
+        return False
+    if not cluster.runs("kube-apiserver"):
+        return True  # it cannot learn of them
+    api, running = cluster.api(), f"spec.nodeName={facts['node']},status.phase=Running"
+    expected = api.get(f"/api/v1/pods?fieldSelector={running}")
+    known = api.get(f"/api/v1/nodes/{facts['node']}/proxy/pods")
+    if expected is None or known is None:
+        return False
+    return _uids(expected) <= _uids(known)
+
+
+def _uids(pods: Any) -> set[str]:
+    return {pod["metadata"]["uid"] for pod in pods.get("items") or []}
 
 
 def _listens(address: str | tuple[str, int]) -> bool:

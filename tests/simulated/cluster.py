@@ -32,8 +32,10 @@ class SimulatedCluster:
         #: Called for every pod that is made: the kubelet.
         self.kubelet: Callable[[dict[str, Any]], Awaitable[None]] | None = None
         self.outage = False
-        #: How often each pod was made.
+        #: How often each pod was made; how often pods of each task were disrupted, and failed by themselves.
         self.made: Counter[str] = Counter()
+        self.disrupted: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
 
     def watch(self, watcher: Watcher | None) -> None:
         self._watcher = watcher
@@ -226,6 +228,7 @@ class Kubelet:
             return
         disrupted = self._chance.happens(self._chance.odds.pod_disrupted)
         if disrupted:
+            self._cluster.disrupted[task_of(pod)] += 1
             await asyncio.sleep(self._chance.between(0.01, 5.0))
             if self._chance.happens(0.5):
                 metadata = pod["metadata"]
@@ -235,6 +238,7 @@ class Kubelet:
             self._set(pod, "Failed", {"terminated": exited}, evicted=True)
             return
         code, message = await self._script(pod)
+        self._cluster.failed[task_of(pod)] += code != 0
         exited = {"exitCode": code, "reason": "Error" if code else "Completed", "startedAt": started}
         self._set(pod, "Failed" if code else "Succeeded", {"terminated": {**exited, "message": message}})
 

@@ -41,6 +41,7 @@ class SimulatedLedger:
         self.tasks: dict[str, dict[TaskKey, TaskRecord]] = defaultdict(dict)
         self.attempts: dict[str, dict[tuple[TaskKey, int], AttemptRecord]] = defaultdict(dict)
         self.events: dict[str, list[EventDraft]] = defaultdict(list)
+        self.violations: list[AssertionError] = []
         self._wakes: list[asyncio.Queue[str | None]] = []
 
     # --- the operator's side
@@ -66,7 +67,12 @@ class SimulatedLedger:
             before = self.runs.get(uid)
             if (before.version if before else 0) != commit.run.version:
                 raise VersionConflict(uid)
-            self._check(commit, before)
+            try:
+                self._check(commit, before)
+            except AssertionError as violation:
+                # The operator survives its own faults, so this must be remembered for the test.
+                self.violations.append(violation)
+                raise
             sequence = (before.last_sequence if before else 0) + len(commit.events)
             version = commit.run.version + 1
             self.runs[uid] = replace(commit.run, version=version, last_sequence=sequence)

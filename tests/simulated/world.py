@@ -176,6 +176,7 @@ class World:
 
     def check(self, uids: list[str]) -> None:
         """The guarantees, as far as they show when all runs have ended."""
+        assert not self.ledger.violations, self.ledger.violations
         for uid in uids:
             for key, task in self.ledger.tasks[uid].items():
                 assert task.phase.terminal, f"{key} did not end"
@@ -184,7 +185,10 @@ class World:
                 lost = task.retries + task.disruptions
                 if task.phase is Phase.SUCCEEDED:
                     assert len(attempts) == 1 + lost, f"{key}: {len(attempts)} attempts, {lost} of them lost"
-                    assert task.output is None or task.output == {"by": task.name}, task
+                    assert task.output == {"by": task.name}, task
+                disrupted, failed = self.cluster.disrupted[task.name], self.cluster.failed[task.name]
+                assert task.disruptions <= disrupted, f"{key}: {task.disruptions} disruptions of {disrupted}"
+                assert task.retries <= failed, f"{key}: {task.retries} retries for {failed} failures"
             ended = Counter(event.task for event in self.ledger.events[uid] if event.type == "task.succeeded")
             assert all(number == 1 for number in ended.values()), f"tasks succeeded twice: {ended}"
             types = [event.type for event in self.ledger.events[uid]]

@@ -56,7 +56,7 @@ with fence as materialized (
         last_sequence = w.last_sequence + g.events, started_at = g.started_at,
         finished_at = g.finished_at, expires_at = g.expires_at
     from given g
-    where $4::bigint > 0 and w.uid = $1::uuid
+    where $4::bigint > 0 and w.uid = $1::uuid and w.version = $4::bigint
     returning w.version, w.last_sequence
 ), run as (
     select version, last_sequence from made

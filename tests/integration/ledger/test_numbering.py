@@ -9,11 +9,15 @@ from perdure.domain.records import Commit, RunState, TaskKey
 from perdure.ledger import Ledger
 from tests.integration.ledger import samples
 from tests.integration.ledger.samples import START, at, event
+from tests.integration.postgres import PostgresServer
 
 KEYS = tuple(TaskKey("each", index) for index in range(4))
 
 
-async def test_no_gaps_when_operator_and_agents_write_at_once(ledger: Ledger, ledger_url: str) -> None:
+async def test_no_gaps_when_operator_and_agents_write_at_once(
+    ledger: Ledger, ledger_url: str, postgres_server: PostgresServer
+) -> None:
+    deadlocks = postgres_server.log.read_text().count("deadlock detected")
     epoch = await ledger.take_epoch("operator-a")
     states = [await samples.started(ledger, epoch, *KEYS) for _ in range(3)]
 
@@ -42,6 +46,8 @@ async def test_no_gaps_when_operator_and_agents_write_at_once(ledger: Ledger, le
             jobs += [work(one if index % 2 else other, state, key) for index, key in enumerate(KEYS)]
         results = await asyncio.gather(*jobs)
 
+    # They would be survived, a second later each; the order of locks rules them out.
+    assert postgres_server.log.read_text().count("deadlock detected") == deadlocks
     assert results[3:] == [list(range(1, 16))] * 12
     expected = 1 + 15 * 3 + 4 * 15 * 2
     published = [row.event for row in await ledger.outbox_batch(10_000)]
