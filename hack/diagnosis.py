@@ -15,15 +15,16 @@ HOPELESS = 4
 
 
 def summary(target: Target, namespace: str) -> str:
-    """The pods of a namespace on one line: `perdure-nats-0 Running, …`. Raises Problem."""
-    pods = target.get("pods", "-n", namespace)["items"]
-    return ", ".join(f"{pod['metadata']['name']} {state(pod)}" for pod in pods)
+    """The pods of a namespace on one line: `2 of 3 pods ready; perdure-nats-0 Running`. Raises Problem."""
+    states = {pod["metadata"]["name"]: state(pod) for pod in target.get("pods", "-n", namespace)["items"]}
+    others = [f"{name} {state}" for name, state in states.items() if state != "Ready"]
+    return "; ".join([f"{len(states) - len(others)} of {len(states)} pods ready", *others])
 
 
 def state(pod: dict[str, Any]) -> str:
     """Ready, or why not, in a word or two."""
     status = pod["status"]
-    for container in status.get("initContainerStatuses", []) + status.get("containerStatuses", []):
+    for container in _containers(pod):
         waiting = container.get("state", {}).get("waiting", {})
         if waiting.get("reason") not in {None, "PodInitializing"}:
             return str(waiting["reason"])
@@ -38,12 +39,17 @@ def state(pod: dict[str, Any]) -> str:
     return str(status.get("phase", "Unknown"))
 
 
+def _containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    status = pod["status"]
+    return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+
+
 def crashing(target: Target, namespace: str, *, since: datetime) -> list[str]:
     """Pods made after `since` that end again and again: waiting helps nobody. Raises Problem."""
     found = []
     for pod in target.get("pods", "-n", namespace)["items"]:
         made = datetime.fromisoformat(pod["metadata"]["creationTimestamp"].replace("Z", "+00:00"))
-        restarts = max((one["restartCount"] for one in pod["status"].get("containerStatuses", [])), default=0)
+        restarts = max((one["restartCount"] for one in _containers(pod)), default=0)
         if made >= since and state(pod) == "CrashLoopBackOff" and restarts >= HOPELESS:
             found.append(pod["metadata"]["name"])
     return found

@@ -58,17 +58,23 @@ def _images(target: Target) -> str:
     engine = "docker" if target.kind == "kind" else "buildah"
     command = [sys.executable, str(IMAGES_TOOL), "all", "--state-dir", str(target.state), "--engine", engine]
     archives = run(command, deadline=3600, shown=True).split()
-    load = [
-        sys.executable,
-        str(IMAGES_TOOL),
-        "load",
-        "--state-dir",
-        str(target.state),
-        "--cluster",
-        target.kind,
-    ]
-    run([*load, *archives], deadline=600, shown=True)
+    _load(target, [Path(archive) for archive in archives])
     return str(json.loads((target.state / "images" / "perdure.json").read_text())["id"])
+
+
+def _load(target: Target, archives: list[Path]) -> None:
+    """Make the images known to the cluster's nodes; those that this cluster has already are left out."""
+    note = target.state / "images" / "loaded.json"
+    cluster = target.get("namespace", "kube-system")["metadata"]["uid"]
+    known = json.loads(note.read_text()) if note.exists() else {}
+    now = {
+        archive.name: [cluster, archive.stat().st_mtime_ns, archive.stat().st_size] for archive in archives
+    }
+    missing = [archive for archive in archives if known.get(archive.name) != now[archive.name]]
+    if missing:
+        load = [sys.executable, str(IMAGES_TOOL), "load", "--state-dir", str(target.state)]
+        run([*load, "--cluster", target.kind, *missing], deadline=600, shown=True)
+        note.write_text(json.dumps(now, indent=2) + "\n")
 
 
 def _namespace(target: Target) -> None:

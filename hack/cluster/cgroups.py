@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from .errors import ClusterError
 from .identity import Process
 
 ROOT = Path("/sys/fs/cgroup")
@@ -29,7 +30,12 @@ def unified() -> bool:
 def create(name: str) -> None:
     for hierarchy in _hierarchies():
         folder = hierarchy / name
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ClusterError(
+                f"Cannot make a control group ({error}). Inside a container, that needs a privileged one."
+            ) from error
         # A new cpuset is empty, and no process can enter an empty one.
         for setting in ("cpuset.cpus", "cpuset.mems"):
             with suppress(OSError):

@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,6 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return int(options.run(options) or 0)
     except ClusterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except subprocess.SubprocessError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:

@@ -764,7 +764,16 @@ def build_without_engine(tag: str, context: Path, target: Path, base: Path, opti
             with step("the base, into buildah's storage"):
                 run([*command, "pull", "--quiet", *policy, f"docker-archive:{base}"])
         # chroot isolation needs neither namespaces nor cgroups nor a runtime, which many machines lack.
-        how = ["--isolation", "chroot", "--pull-never", "--layers", "--format", "docker", *options]
+        how = [
+            "--isolation",
+            "chroot",
+            "--pull-never",
+            "--layers",
+            "--force-rm",
+            "--format",
+            "docker",
+            *options,
+        ]
         run([*command, "build", *policy, *how, "--tag", tag, "--file", context / "Dockerfile", context])
         with replacing(target) as unfinished:
             run([*command, "push", "--quiet", *policy, tag, f"docker-archive:{unfinished}:{tag}"])
@@ -913,9 +922,15 @@ def parser() -> argparse.ArgumentParser:
 
 def clean(state: Path) -> None:
     for folder in (CACHE, state.resolve() / "images"):
-        if folder.exists():
-            say(f"==> remove {folder}")
-            shutil.rmtree(folder)
+        if not folder.exists():
+            continue
+        say(f"==> remove {folder}")
+        # buildah mounts its storage onto itself and leaves it so. The longest path first: mounts nest.
+        mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        for mount in sorted(mounts, reverse=True):
+            if Path(mount).is_relative_to(folder):
+                run(["umount", mount])
+        shutil.rmtree(folder)
 
 
 def main(words: Sequence[str] | None = None) -> int:

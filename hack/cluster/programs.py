@@ -103,7 +103,11 @@ def _missing(names: list[str]) -> list[Program]:
 
 def _build(program: Program, folder: Path, count: str) -> None:
     log = folder / f"build-{program.name}.log"
-    unfinished = folder / "bin" / f".{program.name}.unfinished"
+    # A compiler may outlive a builder that was killed, and must not write into
+    # the file of the next one.
+    for stale in (folder / "bin").glob(f".{program.name}.*"):
+        stale.unlink()
+    unfinished = folder / "bin" / f".{program.name}.{os.getpid()}"
     command = [_go(), "build", "-buildvcs=false", "-ldflags", " ".join(_link_flags())]
     command += ["-o", str(unfinished), program.package]
     started = time.monotonic()

@@ -12,6 +12,8 @@ from typing import Any
 from hack.target import NAMESPACE, RELEASE, Problem, Target
 
 Event = dict[str, Any]
+#: Characters of an event's message.
+MAX_MESSAGE = 100
 LAST = frozenset({"workflow.succeeded", "workflow.failed", "workflow.cancelled"})
 
 
@@ -102,8 +104,7 @@ def line(event: Event, *, start: str) -> str:
     if event["type"] == "task.checkpointed":
         what.append(f"checkpoint {data.get('sequence')}: {data.get('label')}")
     else:
-        facts = (data.get(name) for name in ("reason", "message"))
-        what += [str(fact) for fact in facts if fact]
-        if data.get("exitCode") is not None:
-            what.append(f"exit code {data['exitCode']}")
+        # A failed container's message may be the end of its log.
+        message = str(data.get("message") or "").partition("\n")[0]
+        what += [str(data.get("reason") or ""), message[:MAX_MESSAGE]]
     return "  ".join(part for part in what if part).rstrip()

@@ -116,6 +116,8 @@ async def listen(
             clusterwide=not namespaces,
             namespaces=list(namespaces),
             standalone=True,
+            # Left out, kopf asks for the user's name, and the user of a container often has none.
+            identity="perdure",  # type: ignore[arg-type]
             stop_flag=stop_flag,
             ready_flag=ready,
         )

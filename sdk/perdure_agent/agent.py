@@ -26,6 +26,8 @@ log = logging.getLogger("perdure_agent")
 
 #: How long a crash is reported to an absent gateway when the pod's own status tells it as well. Seconds.
 _CRASH_PATIENCE = 60.0
+#: Seconds between signs of life while none gets through: progress waits for the first that does.
+_AWAY_INTERVAL = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +220,8 @@ class Agent:
                     raise
             except AgentError as error:
                 log.warning("sign of life refused: %s", error)
-            await asyncio.sleep(self._options.heartbeat_interval)
+            interval = self._options.heartbeat_interval
+            await asyncio.sleep(min(interval, _AWAY_INTERVAL) if self._away else interval)
 
 
 @asynccontextmanager

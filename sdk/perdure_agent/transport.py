@@ -74,6 +74,9 @@ class Transport:
         self._url = url + "/agent/v1"
         self._token_file = token_file
         self._retries = retries
+        self._token = ""
+        #: Which file the token is from; None to read it again whatever it looks like.
+        self._token_version: tuple[int, int, int] | None = None
 
     async def call(
         self,
@@ -119,6 +122,7 @@ class Transport:
                 if error.status != 401 or retried_token:
                     raise
                 retried_token = True
+                self._token_version = None
 
     async def _try(
         self,
@@ -155,14 +159,18 @@ class Transport:
     def _authorization(self) -> dict[str, str]:
         if self._token_file is None:
             return {}
-        # Read at each use: the kubelet replaces the file long before the token in it expires.
+        # Looked at for each call: the kubelet replaces the file long before the token in it expires.
         try:
-            token = self._token_file.read_text().strip()
+            found = self._token_file.stat()
+            version = (found.st_ino, found.st_mtime_ns, found.st_size)
+            if version != self._token_version:
+                self._token = self._token_file.read_text().strip()
+                self._token_version = version
         except OSError as error:
             raise AgentError(
                 f"cannot read the token at {self._token_file}: {error.strerror}; check PERDURE_TOKEN_FILE"
             ) from error
-        return {"Authorization": f"Bearer {token}"}
+        return {"Authorization": f"Bearer {self._token}"}
 
 
 def _refusal(status: int, headers: Mapping[str, str], content: bytes) -> Exception:

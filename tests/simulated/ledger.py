@@ -128,13 +128,18 @@ class SimulatedLedger:
 
     # --- the agents' side
 
-    def report(self, uid: str, key: TaskKey, number: int, report: Report) -> None:
-        """What the gateway does with an agent's report. Raises Superseded, LedgerUnavailable."""
+    def report(self, uid: str, key: TaskKey, number: int, report: Report, *, pod_uid: str) -> None:
+        """What the gateway does with an agent's report. Raises Superseded, LedgerUnavailable.
+
+        A pod whose uid is not noted yet is told to come again, as if the ledger were away.
+        """
         if self.outage:
             raise LedgerUnavailable("outage")
         attempt = self.attempts[uid].get((key, number))
         if attempt is None or attempt.closed_at is not None:
             raise Superseded(f"{key} attempt {number}")
+        if attempt.pod_uid != pod_uid:
+            raise LedgerUnavailable("not ready")
         if attempt.report is None:
             self.attempts[uid][key, number] = replace(attempt, report=report)
             run = self.runs[uid]

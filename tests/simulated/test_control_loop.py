@@ -26,7 +26,7 @@ def test_chain_succeeds_and_shows_it() -> None:
         uid = at.apply("chain", CHAIN)
         (ended,) = await at.until_ended([uid])
         assert ended.phase is Phase.SUCCEEDED
-        await settled(lambda: at.status("chain").get("phase") == "Succeeded")
+        await settled(lambda: at.shown("chain"))
         at.check([uid])
         status = at.status("chain")
         await at.close()

@@ -67,7 +67,7 @@ def test_every_run_ends_as_if_nothing_had_happened(seed: int) -> None:
         at.check(uids)
         at.chance.calm = True
         names = [run.name for run in runs]
-        await settled(lambda: all(at.status(name).get("phase") == "Succeeded" for name in names))
+        await settled(lambda: all(at.shown(name) for name in names))
         await at.close()
 
     run(scenario())

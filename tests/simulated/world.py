@@ -128,7 +128,7 @@ class World:
                 place = self._place_of(task)
                 try:
                     assert place is not None, "an agent runs of which the ledger knows nothing"
-                    self.ledger.report(*place, number, report)
+                    self.ledger.report(*place, number, report, pod_uid=pod["metadata"]["uid"])
                     break
                 except LedgerUnavailable:
                     await asyncio.sleep(self.chance.between(0.5, 2.0))
@@ -154,6 +154,14 @@ class World:
     def status(self, name: str, *, kind: str = "Workflow") -> dict[str, Any]:
         found = self.cluster.find(kind, name)
         return {} if found is None else found.get("status") or {}
+
+    def shown(self, name: str) -> bool:
+        """Whether the statuses of an ended run and of all its tasks say what the ledger says."""
+        uid = self.cluster.find("Workflow", name)["metadata"]["uid"]  # type: ignore[index]
+        tasks = [task for task in self.ledger.tasks[uid].values() if task.attempt]
+        return self.status(name).get("phase") == self.ledger.runs[uid].phase and all(
+            self.status(task.name, kind="AgentTask").get("phase") == task.phase for task in tasks
+        )
 
     async def until_ended(self, uids: list[str], *, seconds: float = 3600.0) -> list[RunRecord]:
         """Wait in virtual time until all runs have ended. Raises AssertionError if they do not."""
@@ -193,7 +201,13 @@ class World:
             assert all(number == 1 for number in ended.values()), f"tasks succeeded twice: {ended}"
             types = [event.type for event in self.ledger.events[uid]]
             assert sum(kind.startswith("workflow.") for kind in types) in (0, 2, 3), types
-        twice = {name: number for name, number in self.cluster.made.items() if number > 1}
+        # Between the making of a pod and the note of its uid the operator may die and the pod be deleted. Then
+        # nobody can know that it ever was, it could write nothing, and it is made again.
+        twice = {
+            name: number
+            for name, number in self.cluster.made.items()
+            if number > 1 + self.cluster.disrupted[name.rpartition("-")[0]]
+        }
         assert not twice, f"pods of one attempt were made twice: {twice}"
 
 

@@ -44,7 +44,9 @@ def check_names(files: object) -> list[str]:
     if not isinstance(files, list) or not files:
         raise BadInput("files must be a list of paths within the standard library, such as http/client.py")
     for position, name in enumerate(files):
-        path = PurePosixPath(str(name))
+        if not isinstance(name, str):
+            raise BadInput(f"files[{position}]: {name!r} is not a path within the standard library")
+        path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
             raise BadInput(f"files[{position}]: {name!r} is not a path within the standard library")
         if not (library() / name).is_file():

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, model_validator
 
-from perdure.api.base import Duration, Model, ObjectName, Quantity, list_map, rule, rules
+from perdure.api.base import Duration, Model, ObjectName, Quantity, list_map
 
 MAX_RETRIES = 1000
 
@@ -61,11 +61,8 @@ class EnvSource(Model):
 class EnvVar(Model):
     """One environment variable. `value` may hold `${}` expressions."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule("!has(self.value) || !has(self.valueFrom)", "takes value or valueFrom, not both")
-        )
-    )
+    # The name and one more: a rule would say it better, but runs for every variable at every write.
+    model_config = ConfigDict(json_schema_extra={"maxProperties": 2})
 
     #: Name of the variable.
     name: Annotated[str, Field(pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$", max_length=253)]

@@ -5,20 +5,21 @@ from __future__ import annotations
 from pydantic import ConfigDict
 
 from perdure.api.agent import Agent, Retention, Retry
-from perdure.api.base import Json, Model, rule, rules
+from perdure.api.base import APPLIED_WHOLE, Json, Model, rule, rule_on_create, rules
 
 
 class AgentTaskSpec(Model):
     """The block of a step that does the work. It cannot be changed once it is applied."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(
+        json_schema_extra=APPLIED_WHOLE
+        | rules(
             rule(
                 "self == oldSelf",
                 "cannot be changed once it is applied: apply it under a new name, or delete this AgentTask"
                 " and apply it again",
             ),
-            rule(
+            rule_on_create(
                 "has(self.agent.image) || has(self.agent.templateRef)",
                 "needs image or templateRef",
                 path=".agent",

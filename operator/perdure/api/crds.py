@@ -1,4 +1,4 @@
-"""Writes the CustomResourceDefinitions: `python -m perdure.api.crds [--check] [--output crds/]`.
+"""Writes the CustomResourceDefinitions: `python -m perdure.api.crds [--check] [--output FOLDER]`.
 
 The models are the one source of the schema. The files are committed, so that reviewers see what a change of a
 model means to users, and `--check` tells CI when they are stale.
@@ -17,6 +17,9 @@ from perdure.api import GROUP, VERSION
 from perdure.api.base import rule
 from perdure.api.kinds import CATEGORY, KINDS, Column, Kind
 from perdure.api.schema import spec_schema, status_schema
+
+#: Where the files are committed. Helm packs only what lies in the chart, hence the second copy.
+FOLDERS = (Path("crds"), Path("charts/perdure/files/crds"))
 
 _HEADER = (
     "# Generated from the models in operator/perdure/api by `python -m perdure.api.crds`: change those.\n"
@@ -128,20 +131,22 @@ def write(folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m perdure.api.crds", description=__doc__.split("\n")[0])
-    parser.add_argument("--output", type=Path, default=Path("crds"), help="folder of the files (crds)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        action="append",
+        help=f"folder of the files; may be repeated ({' and '.join(map(str, FOLDERS))})",
+    )
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a file is stale")
     options = parser.parse_args(arguments)
-    if not options.check:
-        write(options.output)
-        return 0
-    names = stale(options.output)
-    if names:
-        print(
-            f"stale in {options.output}: {', '.join(names)}; run: python -m perdure.api.crds"
-            f" --output {options.output}",
-            file=sys.stderr,
-        )
-    return 1 if names else 0
+    failed = False
+    for folder in options.output or FOLDERS:
+        if not options.check:
+            write(folder)
+        elif names := stale(folder):
+            failed = True
+            print(f"stale in {folder}: {', '.join(names)}; run `make crds`", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

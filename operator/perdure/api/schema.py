@@ -33,6 +33,7 @@ _KEYWORDS = (
     "required",
     "x-kubernetes-int-or-string",
     "anyOf",
+    "x-kubernetes-map-type",
     "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
     "x-kubernetes-preserve-unknown-fields",

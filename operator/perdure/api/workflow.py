@@ -7,28 +7,29 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from perdure.api.agent import Agent, Retention, Retry
-from perdure.api.base import LIST_SET, DnsLabel, Json, Model, list_map, rule, rules
+from perdure.api.base import (
+    APPLIED_WHOLE,
+    LIST_SET,
+    DnsLabel,
+    Json,
+    Model,
+    list_map,
+    rule,
+    rule_on_create,
+    rules,
+)
 
 MAX_STEPS = 500
 MAX_ITEMS = 10_000
 MAX_DEPENDENCIES = 100
 MAX_INPUT_BYTES = 64 * 1024
 
-_NAMED = "has({0}.agent) && (has({0}.agent.image) || has({0}.agent.templateRef))"
+_ON_ITSELF = "has(s.dependsOn) && s.name in s.dependsOn"
+_NAMES_CONTAINER = "has({0}.agent) && (has({0}.agent.image) || has({0}.agent.templateRef))"
 
 
 class Step(Model):
     """One line of the graph: an agent run once, or once for each item of a list."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
-                "!has(self.dependsOn) || !(self.name in self.dependsOn)",
-                "a step cannot depend on itself: remove its name from its dependsOn",
-                path=".dependsOn",
-            )
-        )
-    )
 
     #: Name of the step, unique in the run; other steps refer to it as `steps.<name>`.
     name: DnsLabel
@@ -59,16 +60,22 @@ class WorkflowSpec(Model):
     """What a person writes to start a run. It cannot be changed afterwards."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(
+        json_schema_extra=APPLIED_WHOLE
+        | rules(
             rule(
                 "self == oldSelf",
                 "cannot be changed once it is applied: apply it under a new name, or delete this Workflow"
                 " and apply it again",
             ),
-            rule(
-                f"(has(self.defaults) && {_NAMED.format('self.defaults')})"
-                f" || self.steps.all(s, {_NAMED.format('s')})",
+            rule_on_create(
+                f"(has(self.defaults) && {_NAMES_CONTAINER.format('self.defaults')})"
+                f" || self.steps.all(s, {_NAMES_CONTAINER.format('s')})",
                 "every step needs agent.image or agent.templateRef, its own or one in spec.defaults.agent",
+                path=".steps",
+            ),
+            rule_on_create(
+                f"self.steps.all(s, !({_ON_ITSELF}))",
+                "a step cannot depend on itself: remove its name from its dependsOn",
                 path=".steps",
             ),
         )

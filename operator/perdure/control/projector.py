@@ -38,9 +38,12 @@ class StatusSource(Protocol):
 
 
 class StatusWrite:
-    """One object's status as it was and as it is to be. `written` is called once the API server has it."""
+    """One object's status as it was and as it is to be.
 
-    __slots__ = ("after", "before", "kind", "name", "uid", "written")
+    `written` is called once the API server has it, `missed` if it has to be computed and written again.
+    """
+
+    __slots__ = ("after", "before", "kind", "missed", "name", "uid", "written")
 
     def __init__(
         self,
@@ -51,6 +54,7 @@ class StatusWrite:
         before: Mapping[str, Any],
         after: Mapping[str, Any],
         written: Callable[[], None],
+        missed: Callable[[], None],
     ) -> None:
         self.kind = kind
         self.name = name
@@ -58,6 +62,7 @@ class StatusWrite:
         self.before = before
         self.after = after
         self.written = written
+        self.missed = missed
 
 
 class Projector:
@@ -107,7 +112,8 @@ class Projector:
 
     async def _write(self, key: RunKey) -> bool:
         """Write what there is to be written about a run. False if some of it has to be tried again."""
-        for write in self._source.statuses(key, self._clock()):
+        writes = self._source.statuses(key, self._clock())
+        for position, write in enumerate(writes):
             try:
                 await self._patch(key.namespace, write)
             except ApiError as error:
@@ -119,6 +125,8 @@ class Projector:
                         name=write.name,
                         error=str(error),
                     )
+                    for unwritten in writes[position:]:
+                        unwritten.missed()
                     return False
                 # It is no more: there is nobody left to tell.
             write.written()

@@ -330,7 +330,9 @@ class Reconciler:
         writes = []
         pods = self._store.of(key).pods
         if live.key.kind == WORKFLOW:
-            for task_key in sorted(live.unshown):
+            # Marks are taken off before the writes, not after: what changes meanwhile is marked anew.
+            unshown, live.unshown = live.unshown, set()
+            for task_key in sorted(unshown):
                 write = self._task_write(live, task_key, now)
                 if write is not None:
                     writes.append(write)
@@ -361,22 +363,23 @@ class Reconciler:
             after = task_status(live, STANDALONE, pod, before, now)
         else:
             after = dict(before)
-        unshown = {STANDALONE} if root.key.kind == AGENT_TASK else set()
+        if root.key.kind == AGENT_TASK:
+            live.unshown.discard(STANDALONE)
         return StatusWrite(
             kind=root.key.kind,
             name=root.key.name,
             uid=root.uid,
             before=before,
             after=after,
-            written=partial(_shown, live, root.key.kind, root.key.name, after, unshown),
+            written=partial(live.shown.__setitem__, (root.key.kind, root.key.name), after),
+            missed=lambda: None,
         )
 
     def _task_write(self, live: LiveRun, key: TaskKey, now: datetime) -> StatusWrite | None:
         task = live.view.tasks.get(key)
         children = self._store.of(live.key)
         if task is None or task.name not in children.tasks:
-            live.unshown.discard(key)  # it has no object: it failed before it could start
-            return None
+            return None  # it has no object: it failed before it could start
         before = live.shown.get((AGENT_TASK, task.name), {})
         attempt = live.view.attempts.get(key)
         pod = None if attempt is None else children.pods.get(attempt.pod_name)
@@ -387,7 +390,8 @@ class Reconciler:
             uid=children.tasks[task.name].uid,
             before=before,
             after=after,
-            written=partial(_shown, live, AGENT_TASK, task.name, after, {key}),
+            written=partial(live.shown.__setitem__, (AGENT_TASK, task.name), after),
+            missed=partial(live.unshown.add, key),
         )
 
     def _statuses_of_waiting(self, root: Root, now: datetime) -> list[StatusWrite]:
@@ -417,13 +421,9 @@ class Reconciler:
                 before=before,
                 after=after,
                 written=lambda: None,
+                missed=lambda: None,
             )
         ]
-
-
-def _shown(live: LiveRun, kind: str, name: str, status: dict[str, Any], unshown: set[TaskKey]) -> None:
-    live.shown[kind, name] = status
-    live.unshown -= unshown
 
 
 #: A refused run has no plan.

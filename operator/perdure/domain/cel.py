@@ -8,78 +8,28 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
 import cel
-from cel.stdlib import STDLIB_FUNCTIONS
+
+from perdure.api.parse import MAX_DEPTH
+from perdure.domain.celtext import Token, closing_bracket, tokenize
+from perdure.domain.macros import LIBRARY, MACROS, ORDERING, STANDARD_FUNCTIONS, repeatable
 
 
 class ExpressionError(Exception):
     """An expression that does not compile, or fails, or gives what cannot be used."""
 
 
-#: Functions of the CEL specification that the evaluator has; operators are named `_+_` and the like.
-_STANDARD_FUNCTIONS = frozenset(
-    "size contains startsWith endsWith matches string int uint double bytes dyn type duration timestamp "
-    "getFullYear getMonth getDate getDayOfMonth getDayOfWeek getDayOfYear getHours getMinutes getSeconds "
-    "getMilliseconds optional.of optional.none value hasValue orValue or".split()
-)
-#: The evaluator's extensions (strings, lists, math, …) that replace nothing of the specification.
-_LIBRARY = {name: call for name, call in STDLIB_FUNCTIONS.items() if name not in _STANDARD_FUNCTIONS}
 #: `math.abs` is called `abs` in a program's references, and `math` a variable.
-_LIBRARY_NAMES = frozenset(name.rpartition(".")[2] for name in _LIBRARY)
-_LIBRARY_SPACES = frozenset(name.partition(".")[0] for name in _LIBRARY if "." in name)
+_LIBRARY_NAMES = frozenset(name.rpartition(".")[2] for name in LIBRARY)
+_LIBRARY_SPACES = frozenset(name.partition(".")[0] for name in LIBRARY if "." in name)
 _TYPE_NAMES = frozenset("int uint double bool string bytes list map null_type type".split())
-_MACROS = frozenset("map filter exists all exists_one existsOne transformList transformMap".split())
-
-_TOKEN = re.compile(
-    r"""
-    (?P<space>\s+|//[^\n]*)
-  | (?P<string>[rRbB]{0,2}(?:\"\"\"(?:[^\\]|\\.)*?\"\"\"|'''(?:[^\\]|\\.)*?'''
-        |"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'))
-  | (?P<number>\d[\w.]*)
-  | (?P<name>[A-Za-z_]\w*)
-  | (?P<punctuation>.)
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A piece of CEL text. Only as much is told apart as references need."""
-
-    kind: str
-    text: str
-    end: int
-
-
-def tokenize(source: str, start: int = 0) -> list[Token]:
-    """Tokens from `start` on, without white space and comments."""
-    return [
-        Token(match.lastgroup or "", match.group(), match.end())
-        for match in _TOKEN.finditer(source, start)
-        if match.lastgroup != "space"
-    ]
-
-
-def end_of_expression(source: str, start: int) -> int | None:
-    """Index of the `}` that closes an expression whose text begins at `start`; None if none does."""
-    depth = 0
-    for match in _TOKEN.finditer(source, start):
-        if match.lastgroup != "punctuation":
-            continue
-        if match.group() == "{":
-            depth += 1
-        elif match.group() == "}":
-            if depth == 0:
-                return match.start()
-            depth -= 1
-    return None
+_INTEGERS = range(-(2**63), 2**64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +42,8 @@ class Expression:
     #: The keys of a plain path such as `steps.a.output[0]`, which needs no evaluator.
     path: tuple[str | int, ...] | None
     _program: Any
-    _needs_library: bool
+    #: What the program calls beside the functions of the specification.
+    _functions: dict[str, Callable[..., Any]]
 
     def evaluate(self, values: Mapping[str, Any]) -> Any:
         """The result as JSON. Raises ExpressionError.
@@ -102,19 +53,17 @@ class Expression:
         try:
             if self.path is not None:
                 return to_json(_walk(values, self.path))
-            variables = {name: values[name] for name in self.names}
-            if self._needs_library:
-                return to_json(self._program.execute(cel.Context(variables, _LIBRARY)))
+            variables: Any = {name: values[name] for name in self.names}
+            if self._functions:
+                variables = cel.Context(variables, self._functions)
             return to_json(self._program.execute(variables))
         except ExpressionError as error:
-            raise ExpressionError(f"${{{self.source}}}: {error}{self._hint(values)}") from None
+            text = str(error)
         except KeyError as error:
-            raise ExpressionError(
-                f"${{{self.source}}}: no such key: {error.args[0]!r}{self._hint(values)}"
-            ) from None
+            text = f"no such key: {error.args[0]!r}"
         except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
-            text = str(error).split("\n")[0]
-            raise ExpressionError(f"${{{self.source}}}: {text}{self._hint(values)}") from None
+            text = _runtime_message(str(error))
+        raise ExpressionError(f"${{{self.source}}}: {text}{self._hint(values)}")
 
     def _hint(self, values: Mapping[str, Any]) -> str:
         """Names the steps whose output is missing, which is what most failed references come from."""
@@ -134,50 +83,73 @@ class Expression:
 @lru_cache(maxsize=4096)
 def compile_expression(source: str) -> Expression:
     """Compile CEL text (without `${` and `}`). Raises ExpressionError naming the place of the fault."""
-    try:
-        program = cel.compile(source)
-    except ValueError as error:
-        raise ExpressionError(f"${{{source}}}: {_syntax_message(str(error))}") from None
+    program = _compile(source, source)
     references = program.references()
-    unknown = [
+    functions = frozenset(references["functions"])
+    # Operators have names such as `_+_` and `@in`.
+    unknown = sorted(
         name
-        for name in references["functions"]
-        if (name[0].isalpha() and name not in _STANDARD_FUNCTIONS and name not in _LIBRARY_NAMES)
-    ]
+        for name in functions - STANDARD_FUNCTIONS - _LIBRARY_NAMES
+        if name.isidentifier() and name.strip("_")
+    )
     if unknown:
         raise ExpressionError(f"${{{source}}}: unknown function {unknown[0]!r}")
     tokens = tokenize(source)
     bound = _bound_names(tokens)
-    if "steps" in bound:
+    if any(name == "steps" for name, _, _ in bound):
         raise ExpressionError(f"${{{source}}}: 'steps' cannot be a variable of a macro; choose another name")
+    calls = {name: call for name, call in LIBRARY.items() if name.rpartition(".")[2] in functions}
+    in_order = repeatable(source, tokens)
+    if in_order != source:
+        program = _compile(in_order, source)
+        calls |= ORDERING
     return Expression(
         source=source,
-        names=frozenset(references["variables"]) - bound - _TYPE_NAMES - _LIBRARY_SPACES,
+        names=_free_names(references["variables"], tokens, bound) - _TYPE_NAMES - _LIBRARY_SPACES,
         steps=_step_references(source, tokens),
         path=_plain_path(tokens),
         _program=program,
-        _needs_library=any(name in _LIBRARY_NAMES for name in references["functions"]),
+        _functions=calls,
     )
 
 
-def to_json(value: Any) -> Any:
+def _compile(text: str, source: str) -> Any:
+    try:
+        return cel.compile(text)
+    except ValueError as error:
+        # What we made of a source that compiles can only fail for its depth.
+        cause = _syntax_message(str(error)) if text == source else "nested too deeply"
+        raise ExpressionError(f"${{{source}}}: {cause}") from None
+
+
+def to_json(value: Any, depth: int = 0) -> Any:
     """A CEL result as JSON: timestamps in RFC 3339, durations as seconds (`90s`), map keys sorted.
 
     The evaluator gives maps in no particular order; sorting makes a decision repeatable. Raises
-    ExpressionError for what JSON cannot say.
+    ExpressionError for what JSON, or the ledger that keeps it, cannot hold.
     """
-    if value is None or isinstance(value, (bool, int, str)):
+    if isinstance(value, str):
+        if "\0" in value:
+            raise ExpressionError("the result has the character U+0000, which cannot be kept")
+        return value
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        if value not in _INTEGERS:
+            raise ExpressionError(f"the result is {value}, which has more than 64 bits")
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ExpressionError(f"the result is {value}, which JSON cannot hold")
         return value
-    if isinstance(value, Mapping):
-        if not all(isinstance(key, str) for key in value):
-            raise ExpressionError("the keys of a map must be strings")
-        return {key: to_json(value[key]) for key in sorted(value)}
-    if isinstance(value, (list, tuple)):
-        return [to_json(item) for item in value]
+    if isinstance(value, (Mapping, list, tuple)):
+        if depth == MAX_DEPTH:
+            raise ExpressionError(f"the result is nested deeper than {MAX_DEPTH} levels")
+        if not isinstance(value, Mapping):
+            return [to_json(item, depth + 1) for item in value]
+        if not all(isinstance(key, str) and "\0" not in key for key in value):
+            raise ExpressionError("the keys of a map must be strings, without the character U+0000")
+        return {key: to_json(value[key], depth + 1) for key in sorted(value)}
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     if isinstance(value, timedelta):
@@ -187,26 +159,56 @@ def to_json(value: Any) -> Any:
 
 def _syntax_message(text: str) -> str:
     """The first complaint of the parser, without its echo of the source."""
-    match = re.search(r"ERROR: <input>:\d+:(\d+): (.*)", text)
+    match = re.search(r"ERROR: <input>:(\d+):(\d+): (.*)", text)
     if match is None:
         return text.split("\n")[0]
-    return f"{match.group(2).split(' expecting ')[0]} at character {match.group(1)}"
+    line, character, complaint = match.groups()
+    place = f"character {character}" if line == "1" else f"line {line}, character {character}"
+    return f"{complaint.split(' expecting ')[0]} at {place}"
 
 
-def _bound_names(tokens: list[Token]) -> frozenset[str]:
-    """Names that macros bind: the `x` of `list.map(x, …)`, and both of two."""
-    bound: set[str] = set()
-    for position, token in enumerate(tokens[:-3]):
-        if token.text != "." or tokens[position + 1].text not in _MACROS or tokens[position + 2].text != "(":
+def _runtime_message(text: str) -> str:
+    """The evaluator's complaint without what only its own authors can use."""
+    line = text.split("\n")[0]
+    if match := re.match(
+        r"Function '([\w.]+)' error: Python function call failed: \w+: (.*?)\.? Check ", line
+    ):
+        name, complaint = match.groups()
+        return f"{name}(): {complaint.removeprefix(f'{name}: ')}"
+    match = re.match(r"Undefined variable or function: '(\w+)'", line)
+    if match and (match.group(1) in STANDARD_FUNCTIONS or match.group(1) in _LIBRARY_NAMES):
+        return f"{match.group(1)}() is not for arguments like these"
+    return line
+
+
+#: A name, and the positions of the first and last token where it means a macro's variable.
+_Bound = tuple[str, int, int]
+
+
+def _bound_names(tokens: list[Token]) -> list[_Bound]:
+    """Names that macros bind: the `x` of `list.map(x, …)`."""
+    bound: list[_Bound] = []
+    for position in range(len(tokens) - 4):
+        dot, macro, bracket, name, comma = tokens[position : position + 5]
+        if dot.text != "." or macro.text not in MACROS or bracket.text != "(":
             continue
-        name, after = tokens[position + 3], tokens[position + 4 : position + 5]
-        if name.kind == "name" and after and after[0].text == ",":
-            bound.add(name.text)
-            rest = tokens[position + 5 : position + 7]
-            two_variables = tokens[position + 1].text.startswith("transform")
-            if two_variables and len(rest) == 2 and rest[0].kind == "name" and rest[1].text == ",":
-                bound.add(rest[0].text)
-    return frozenset(bound)
+        if name.kind == "name" and comma.text == ",":
+            closing = closing_bracket(tokens, position + 2)
+            bound.append((name.text, position + 3, len(tokens) if closing is None else closing))
+    return bound
+
+
+def _free_names(variables: list[str], tokens: list[Token], bound: list[_Bound]) -> frozenset[str]:
+    """Those variables that stand somewhere without meaning a macro's variable there."""
+    free = set()
+    for position, token in enumerate(tokens):
+        if token.kind != "name" or token.text not in variables:
+            continue
+        if position and tokens[position - 1].text == ".":
+            continue  # a field of that name
+        if not any(name == token.text and first <= position < last for name, first, last in bound):
+            free.add(token.text)
+    return frozenset(free)
 
 
 def _step_references(source: str, tokens: list[Token]) -> frozenset[str]:
@@ -222,10 +224,10 @@ def _step_references(source: str, tokens: list[Token]) -> frozenset[str]:
         elif (
             len(following) == 3
             and following[0].text == "["
-            and following[1].kind == "string"
+            and (name := following[1].plain_string) is not None
             and following[2].text == "]"
         ):
-            steps.add(following[1].text[1:-1])
+            steps.add(name)
         elif len(following) >= 1 and following[0].text == ":":
             continue  # a key of a map literal is a string in CEL; a bare name here fails in the evaluator
         else:
@@ -246,8 +248,8 @@ def _plain_path(tokens: list[Token]) -> tuple[str | int, ...] | None:
             path.append(rest[1].text)
             position += 2
         elif len(rest) == 3 and rest[0].text == "[" and rest[2].text == "]":
-            if rest[1].kind == "string" and rest[1].text[0] in "\"'" and "\\" not in rest[1].text:
-                path.append(rest[1].text[1:-1])
+            if (text := rest[1].plain_string) is not None:
+                path.append(text)
             elif rest[1].kind == "number" and rest[1].text.isdigit():
                 path.append(int(rest[1].text))
             else:
@@ -270,11 +272,12 @@ def _walk(values: Mapping[str, Any], path: tuple[str | int, ...]) -> Any:
                 raise IndexError(f"index out of bounds: {key}")
             value = value[key]
         else:
-            raise TypeError(f"{_kind(value)} has no element {key!r}")
+            raise TypeError(f"{kind_of(value)} has no element {key!r}")
     return value
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """What a value is, in a message."""
     if value is None:
         return "null"
     if isinstance(value, Mapping):

@@ -70,9 +70,9 @@ def _finish(draft: Draft) -> None:
         return
     try:
         names = scope(draft, step_values(draft, draft.plan.order) if draft.plan.outputs else {})
-        outputs = render(draft.plan.outputs, names)
+        outputs = render(draft.plan.outputs, names, "spec.outputs")
     except ExpressionError as error:
-        _end_run(draft, Phase.FAILED, Reason.EXPRESSION_ERROR, shorten(f"spec.outputs: {error}"))
+        _end_run(draft, Phase.FAILED, Reason.EXPRESSION_ERROR, shorten(str(error)))
         return
     draft.replace_run(outputs=outputs)
     _end_run(draft, Phase.SUCCEEDED, None, "")

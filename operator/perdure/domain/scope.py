@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from perdure.domain.cel import ExpressionError
+from perdure.domain.cel import ExpressionError, kind_of
 from perdure.domain.phases import Phase
 from perdure.domain.plan import Plan, PlannedStep
 from perdure.domain.records import NO_INDEX, RunRecord, StepRecord, TaskKey, TaskRecord
@@ -55,12 +55,12 @@ def item_scope(names: Mapping[str, Any], items: list[Any] | None, index: int) ->
 
 def evaluate_items(step: PlannedStep, names: Mapping[str, Any]) -> list[Any]:
     """The items of a step's `forEach`; of a map, `{key, value}` in order of keys. Raises ExpressionError."""
-    value = render(step.for_each, names)
+    value = render(step.for_each, names, "forEach")
     if isinstance(value, dict):
         return [{"key": key, "value": value[key]} for key in sorted(value)]
     if isinstance(value, list):
         return value
-    raise ExpressionError(f"forEach must give a list or a map; it gave {type(value).__name__}")
+    raise ExpressionError(f"forEach: must give a list or a map; it gave {kind_of(value)}")
 
 
 def render_agent(step: PlannedStep, names: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,10 +68,13 @@ def render_agent(step: PlannedStep, names: Mapping[str, Any]) -> dict[str, Any]:
     agent = dict(step.agent)
     for field in ("command", "args"):
         if field in agent:
-            agent[field] = [render_argument(value, names) for value in agent[field]]
+            agent[field] = [
+                render_argument(value, names, f"agent.{field}[{position}]")
+                for position, value in enumerate(agent[field])
+            ]
     if "env" in agent:
         agent["env"] = [
-            {**variable, "value": render_argument(variable["value"], names)}
+            {**variable, "value": render_argument(variable["value"], names, f"agent.env.{variable['name']}")}
             if isinstance(variable.get("value"), (str, Text))
             else variable
             for variable in agent["env"]

@@ -57,7 +57,7 @@ def _look_at_step(draft: Draft, step: PlannedStep) -> StepRecord | None:
         try:
             total = len(_items(draft, step) or ())
         except ExpressionError as error:
-            return end_step(draft, step, Phase.FAILED, Reason.EXPRESSION_ERROR, f"forEach: {error}")
+            return end_step(draft, step, Phase.FAILED, Reason.EXPRESSION_ERROR, shorten(str(error)))
         if total > MAX_ITEMS:
             message = f"forEach has {total} items; the limit is {MAX_ITEMS}, use fewer, larger ones"
             return end_step(draft, step, Phase.FAILED, Reason.TOO_MANY_ITEMS, message)
@@ -93,7 +93,7 @@ def _create_task(draft: Draft, step: PlannedStep, index: int) -> None:
     task = TaskRecord(key=key, name=name, phase=Phase.PENDING)
     try:
         names = names_of_task(draft, step, index)
-        value = render(step.input, names)
+        value = render(step.input, names, "input")
         render_agent(step, names)  # a fault here must show before a pod is asked for
         size = len(compact(value))
         if size > MAX_TASK_INPUT_BYTES:

@@ -12,7 +12,8 @@ from typing import Any
 
 import orjson
 
-from perdure.domain.cel import Expression, ExpressionError, compile_expression, end_of_expression
+from perdure.domain.cel import Expression, ExpressionError, compile_expression
+from perdure.domain.celtext import end_of_expression
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,33 +86,70 @@ def walk_strings(value: Any, path: str) -> Iterator[tuple[str, str]]:
             yield from walk_strings(item, f"{path}[{index}]")
 
 
-def render(value: Any, values: Mapping[str, Any]) -> Any:
-    """A compiled value with its expressions evaluated. Raises ExpressionError."""
+def render(value: Any, values: Mapping[str, Any], path: str) -> Any:
+    """A compiled value with its expressions evaluated.
+
+    Raises ExpressionError, naming the place in the value, whose own place is `path`.
+    """
     if isinstance(value, Text):
-        if value.whole is not None:
-            return value.whole.evaluate(values)
-        return "".join(
-            part if isinstance(part, str) else as_text(part.evaluate(values)) for part in value.parts
-        )
+        try:
+            if value.whole is not None:
+                return value.whole.evaluate(values)
+            return "".join(
+                part if isinstance(part, str) else as_text(part.evaluate(values)) for part in value.parts
+            )
+        except ExpressionError as error:
+            raise ExpressionError(f"{path}: {error}") from None
     if isinstance(value, dict):
-        return {key: render(item, values) for key, item in value.items()}
+        return {key: render(item, values, f"{path}.{key}") for key, item in value.items()}
     if isinstance(value, list):
-        return [render(item, values) for item in value]
+        return [render(item, values, f"{path}[{index}]") for index, item in enumerate(value)]
     return value
 
 
-def render_argument(value: str | Text, values: Mapping[str, Any]) -> str:
+def render_argument(value: str | Text, values: Mapping[str, Any], path: str) -> str:
     """An argument or environment value: always text, in which the kubelet expands only what was written.
 
     The kubelet reads `$$` as `$` and expands `$(NAME)`; what an expression gave is doubled, so that it
-    arrives exactly as computed.
+    arrives exactly as computed. Raises ExpressionError, naming `path`.
     """
     if isinstance(value, str):
         return value
-    return "".join(
-        part if isinstance(part, str) else as_text(part.evaluate(values)).replace("$", "$$")
-        for part in value.parts
-    )
+    text = ""
+    try:
+        for position, part in enumerate(value.parts):
+            if not isinstance(part, str):
+                text += as_text(part.evaluate(values)).replace("$", "$$")
+            elif position + 1 < len(value.parts):
+                text += _closed(part)
+            else:
+                text += part
+    except ExpressionError as error:
+        raise ExpressionError(f"{path}: {error}") from None
+    return text
+
+
+def _closed(literal: str) -> str:
+    """A literal as it means the same to the kubelet whatever follows it.
+
+    A `$(` without its `)` would otherwise make a variable's name of what an expression gives, or hide from
+    the kubelet that it was doubled: think of the shell's `$(wc -l ${item})`.
+    """
+    text = ""
+    position = 0
+    while (dollar := literal.find("$", position)) >= 0:
+        text += literal[position:dollar]
+        rest = literal[dollar : dollar + 2]
+        if rest == "$(" and (end := literal.find(")", dollar)) >= 0:
+            text += literal[dollar : end + 1]
+            position = end + 1
+        elif rest in ("$(", "$"):
+            text += "$$"
+            position = dollar + 1
+        else:  # `$$`, or a `$` that means nothing
+            text += rest
+            position = dollar + 2
+    return text + literal[position:]
 
 
 def as_text(value: Any) -> str:

@@ -63,7 +63,7 @@ class AgentApi:
                 "index": session.key.index if session.key.index >= 0 else None,
                 "attempt": session.attempt,
                 "input": session.input,
-                "checkpoint": await self._about_latest(session),
+                "checkpoint": await self._about_latest(call, session),
             }
         )
 
@@ -148,9 +148,10 @@ class AgentApi:
         )
         return Response(status_code=204)
 
-    async def _about_latest(self, session: AgentSession) -> dict[str, Any] | None:
+    async def _about_latest(self, call: Call, session: AgentSession) -> dict[str, Any] | None:
         if session.checkpoint_sequence is None:
             return None
+        await self._reserve(call)
         try:
             found = await self.ledger.latest_checkpoint(session)
         except CorruptCheckpoint:

@@ -54,7 +54,7 @@ async def _run(binary: Path, home: Path, arguments: list[str], objects: list[dic
     given = None
     if objects is not None:
         arguments = [*arguments, "-f", "-"]
-        given = "\n---\n".join(map(json.dumps, objects)).encode()
+        given = "\n".join(map(json.dumps, objects)).encode()
     process = await asyncio.create_subprocess_exec(
         binary,
         *arguments,

@@ -1,0 +1,132 @@
+"""The operator as a process of its own, which a test may kill, and a kubelet that does what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from perdure.kube.client import KubeClient
+from perdure.kube.errors import ApiError
+
+
+class OperatorProcess:
+    """`perdure operator`, seeing one namespace only, so that tests do not disturb each other."""
+
+    def __init__(
+        self, *, kubeconfig: str, database_url: str, nats_url: str, namespace: str, directory: Path
+    ) -> None:
+        self._log = directory / "operator.log"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")},
+            "PERDURE_KUBECONFIG": kubeconfig,
+            "PERDURE_DATABASE_URL": database_url,
+            "PERDURE_NATS_URL": nats_url,
+            "PERDURE_NAMESPACE": namespace,
+            "PERDURE_WATCH_NAMESPACES": namespace,
+            "PERDURE_HEALTH_HOST": "127.0.0.1",
+            "PERDURE_HEALTH_PORT": str(port),
+            "PERDURE_LEASE_DURATION": "2",
+            "PERDURE_LEASE_RENEW_DEADLINE": "1.5",
+            "PERDURE_LEASE_RETRY": "0.3",
+            "PERDURE_STATUS_INTERVAL": "0.2",
+        }
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-c",
+                "from perdure.cli.main import app; app()",
+                "operator",
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+            )
+
+    async def kill(self) -> None:
+        """kill -9."""
+        await self._end(signal.SIGKILL)
+
+    async def stop(self) -> int:
+        """SIGTERM. Returns the exit code."""
+        return await self._end(signal.SIGTERM)
+
+    async def _end(self, sign: signal.Signals) -> int:
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        if process.returncode is None:
+            process.send_signal(sign)
+        async with asyncio.timeout(40):
+            return await process.wait()
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+
+#: What an agent's container does: exit code and termination message for a pod, None to let it run on.
+Script = Callable[[dict[str, Any]], tuple[int, str] | None]
+
+
+class Kubelet:
+    """Takes pods through their phases by writing their statuses, as a node would."""
+
+    def __init__(self, kube: KubeClient, namespace: str, script: Script) -> None:
+        self._kube = kube
+        self._namespace = namespace
+        self.script = script
+        #: Uids of the pods that were seen, by name: two for one name is a pod that was made twice.
+        self.uids: dict[str, set[str]] = {}
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            pods, _ = await self._kube.list("Pod", namespace=self._namespace)
+            for pod in pods:
+                metadata = pod["metadata"]
+                self.uids.setdefault(metadata["name"], set()).add(metadata["uid"])
+                try:
+                    await self._advance(pod)
+                except ApiError as error:
+                    if not error.not_found and not error.conflict:
+                        raise
+            await asyncio.sleep(0.03)
+
+    async def _advance(self, pod: dict[str, Any]) -> None:
+        phase = pod["status"].get("phase", "Pending")
+        started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        if phase == "Pending":
+            await self._set(pod, "Running", {"running": {"startedAt": started}})
+        elif phase == "Running" and (end := self.script(pod)) is not None:
+            code, message = end
+            ended = {
+                "exitCode": code,
+                "message": message,
+                "reason": "Error" if code else "Completed",
+                "startedAt": started,
+                "finishedAt": started,
+            }
+            await self._set(pod, "Failed" if code else "Succeeded", {"terminated": ended})
+
+    async def _set(self, pod: dict[str, Any], phase: str, state: dict[str, Any]) -> None:
+        container = {
+            "name": "agent",
+            "image": "x",
+            "imageID": "",
+            "ready": False,
+            "restartCount": 0,
+            "state": state,
+        }
+        status = {"phase": phase, "containerStatuses": [container]}
+        await self._kube.patch_status("Pod", self._namespace, pod["metadata"]["name"], {"status": status})
