@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -116,7 +116,7 @@ class SimulatedLedger:
             for uid in uids:
                 del self.runs[uid]
 
-    async def wakes(self) -> AsyncIterator[str | None]:
+    async def wakes(self) -> AsyncGenerator[str | None, None]:
         queue: asyncio.Queue[str | None] = asyncio.Queue()
         queue.put_nowait(None)
         self._wakes.append(queue)

@@ -74,7 +74,9 @@ def refusal(root: Root, reason: Reason, message: str, now: datetime) -> Commit:
         expires_at=now + _DEFAULT_RETENTION,
     )
     kind = "workflow" if run.kind == WORKFLOW else "task"
-    events = [EventDraft(type=f"{kind}.failed", time=now, data={"reason": reason, "message": run.message})]
+    facts = {"reason": reason, "message": run.message}
+    task = run.name if run.kind == AGENT_TASK else None
+    events = [EventDraft(type=f"{kind}.failed", time=now, data=facts, task=task)]
     if run.kind == WORKFLOW:
         events.insert(0, EventDraft(type="workflow.created", time=now, data={"generation": root.generation}))
     return Commit(run=run, events=tuple(events))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from datetime import datetime
 
 import structlog
@@ -137,9 +138,10 @@ class Leader:
 
     async def _listen(self) -> None:
         """Look at a run when agents have written something about it."""
-        async for uid in self._ledger.wakes():
-            for key in self._reconciler.note_wake(uid):
-                self._queue.add(key)
+        async with aclosing(self._ledger.wakes()) as wakes:
+            async for uid in wakes:
+                for key in self._reconciler.note_wake(uid):
+                    self._queue.add(key)
 
     async def _sweep(self) -> None:
         while True:

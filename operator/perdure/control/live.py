@@ -37,6 +37,8 @@ class LiveRun:
     #: When to ask for them again; None if none is held up.
     ask_again_at: datetime | None = None
     refusals: dict[TaskKey, Refusal] = field(default_factory=dict)
+    #: Names of pods that may have outlived their closed attempts.
+    lingering: set[str] = field(default_factory=set)
     #: Tasks whose AgentTask status is to be written.
     unshown: set[TaskKey] = field(default_factory=set)
     #: The statuses last written, by kind and name.

@@ -27,6 +27,7 @@ class Observer:
         """What is new about a run. Raises ApiError, LedgerError; then everything is looked at next time."""
         children = self._store.of(live.key)
         changed, children.changed = children.changed, set()
+        live.lingering |= children.pods.keys() if live.look_at_all else changed
         pods: dict[TaskKey, PodFacts] = {}
         gone: set[TaskKey] = set()
         for key in self._tasks_to_look_at(live, changed):

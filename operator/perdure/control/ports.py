@@ -7,7 +7,7 @@ faults.
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -58,7 +58,7 @@ class LedgerPort(Protocol):
         """Delete finished runs with all their history."""
         ...
 
-    def wakes(self) -> AsyncIterator[str | None]:
+    def wakes(self) -> AsyncGenerator[str | None, None]:
         """Uids of runs about which agents wrote something; None after a gap, when any may have changed."""
         ...
 

@@ -272,13 +272,17 @@ def _add_vitals(status: dict[str, Any], live: LiveRun, key: TaskKey) -> None:
 
 
 def _progress(live: LiveRun) -> str:
-    """Ended tasks of all that are known to be done: a step that was not looked at yet counts as one."""
+    """Ended tasks of all that are known to be done.
+
+    A step that was not looked at yet counts as one, and so does one that turned out to have no task: what
+    was counted does not vanish.
+    """
     ended = total = 0
     for name in live.view.plan.order:
         record = live.view.steps.get(name)
         if record is None:
             total += 1
-        elif record.phase is Phase.SKIPPED:
+        elif not record.total:
             total += 1
             ended += 1
         else:
@@ -358,11 +362,9 @@ def _step_waiting(
             )
         return None
     key = TaskKey(name)
-    task = live.view.tasks.get(key)
-    if task is None:
-        return Reason.PARALLELISM, f"parallelism {live.view.plan.parallelism} is used up"
     attempt = live.view.attempts.get(key)
-    return task_waiting(live, task, attempt, None if attempt is None else pods.get(attempt.pod_name))
+    pod = None if attempt is None else pods.get(attempt.pod_name)
+    return task_waiting(live, live.view.tasks[key], attempt, pod)
 
 
 def _numbers(counts: Mapping[Phase, int], total: int) -> dict[str, int]:

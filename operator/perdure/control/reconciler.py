@@ -196,6 +196,9 @@ class Reconciler:
     def _take_over(self, live: LiveRun, commit: Commit, committed: Committed) -> None:
         live.view.apply(commit, committed)
         live.learn_pods(commit.attempts)
+        live.lingering.update(
+            attempt.pod_name for attempt in commit.attempts if attempt.closed_at is not None
+        )
         live.unshown.update(task.key for task in commit.tasks)
         self._announcer.announce(live, commit, self._clock())
 
@@ -203,15 +206,17 @@ class Reconciler:
         """Delete pods that outlive their closed attempts. Returns the seconds until the next is due."""
         now = self._clock()
         next_due: float | None = None
-        for name, pod in list(self._store.of(live.key).pods.items()):
-            key = live.pod_names.get(name)
-            if pod.ended or pod.deletion is not None or key is None:
-                continue
-            attempt = live.view.attempts[key]
-            if attempt.pod_name == name and attempt.closed_at is None:
+        pods = self._store.of(live.key).pods
+        for name in sorted(live.lingering):
+            pod, key = pods.get(name), live.pod_names.get(name)
+            attempt = None if key is None else live.view.attempts[key]
+            current = attempt is not None and attempt.pod_name == name
+            open_ = current and attempt is not None and attempt.closed_at is None
+            if pod is None or pod.ended or pod.deletion is not None or attempt is None or open_:
+                live.lingering.discard(name)
                 continue
             # An agent whose result was taken leaves by itself; a superseded one has nothing left to do.
-            leaves = attempt.pod_name == name and attempt.outcome is Phase.SUCCEEDED
+            leaves = current and attempt.outcome is Phase.SUCCEEDED
             grace = LINGER if leaves else timedelta(0)
             due = ((attempt.closed_at or now) + grace - now).total_seconds()
             if due <= 0:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from perdure.api.agent import Agent, AgentContainer, Retry
 from perdure.api.agenttask import AgentTaskSpec
@@ -54,10 +53,10 @@ class TemplateMissing(Exception):
 def template_names(spec: WorkflowSpec | AgentTaskSpec) -> frozenset[str]:
     """Names of the AgentTemplates that a spec needs."""
     if isinstance(spec, AgentTaskSpec):
-        agents = [spec.agent]
+        names = {spec.agent.template_ref}
     else:
-        agents = [_overlay(spec.defaults.agent, step.agent) for step in spec.steps]
-    return frozenset(agent.template_ref for agent in agents if agent.template_ref)
+        names = {_template_name(spec.defaults.agent, step.agent) for step in spec.steps}
+    return frozenset(name for name in names if name is not None)
 
 
 def accept_workflow(spec: WorkflowSpec, templates: Mapping[str, AgentContainer]) -> JsonObject:
@@ -65,35 +64,34 @@ def accept_workflow(spec: WorkflowSpec, templates: Mapping[str, AgentContainer])
     problems: list[Problem] = []
     missing: list[Problem] = []
     names = [step.name for step in spec.steps]
-    dependencies: dict[str, set[str]] = {}
+    #: For each step those it depends on, and the field that says so.
+    dependencies: dict[str, dict[str, str]] = {}
     steps: list[JsonObject] = []
     for position, step in enumerate(spec.steps):
         path = f"spec.steps[{position}]"
-        agent, gap = _resolve(_overlay(spec.defaults.agent, step.agent), templates, f"{path}.agent")
+        agent, gap = _resolve(spec.defaults.agent, step.agent, templates, f"{path}.agent")
         missing += gap
-        if agent is not None and agent.image is None and not gap:
+        if agent.image is None and not gap:
             problems.append(
                 Problem(f"{path}.agent.image", "an image is needed, here, in defaults.agent or in a template")
             )
-        needed = set(step.depends_on)
+        needed: dict[str, str] = {}
         for dependency_position, dependency in enumerate(step.depends_on):
+            where = f"{path}.dependsOn[{dependency_position}]"
+            needed[dependency] = where
             if dependency not in names:
-                where = f"{path}.dependsOn[{dependency_position}]"
                 problems.append(Problem(where, _unknown_step(dependency, names)))
-        needed |= _check_step(step, agent, path, names, problems)
-        dependencies[step.name] = {name for name in needed if name in names}
+        needed = _check_step(step, agent, path, names, problems) | needed
+        dependencies[step.name] = {name: where for name, where in needed.items() if name in names}
         steps.append(_snapshot_step(spec, step, agent, sorted(dependencies[step.name])))
     for where, text in walk_strings(spec.outputs, "spec.outputs"):
         _check_text(text, where, WORKFLOW_NAMES, names, problems)
     try:
-        topological_order(dependencies)
+        topological_order({name: needed.keys() for name, needed in dependencies.items()})
     except Cycle as cycle:
-        position = names.index(cycle.steps[0])
+        first, second = (cycle.steps * 2)[:2]
         problems.append(
-            Problem(
-                f"spec.steps[{position}].dependsOn",
-                f"the steps wait for each other: {cycle}; break the cycle",
-            )
+            Problem(dependencies[first][second], f"the steps wait for each other: {cycle}; break the cycle")
         )
     if problems:
         raise Refused(tuple(problems))
@@ -102,7 +100,7 @@ def accept_workflow(spec: WorkflowSpec, templates: Mapping[str, AgentContainer])
     return {
         "inputs": dict(spec.inputs),
         "parallelism": spec.parallelism,
-        "retention": spec.retention.manifest() or {"ttlAfterFinished": spec.retention.ttl_after_finished},
+        "retention": {"ttlAfterFinished": spec.retention.ttl_after_finished},
         "steps": steps,
         "outputs": dict(spec.outputs),
     }
@@ -111,17 +109,18 @@ def accept_workflow(spec: WorkflowSpec, templates: Mapping[str, AgentContainer])
 def accept_task(spec: AgentTaskSpec, templates: Mapping[str, AgentContainer]) -> JsonObject:
     """The snapshot of a standalone AgentTask: a run of one step whose name is ''. Raises as above."""
     problems: list[Problem] = []
-    agent, gap = _resolve(spec.agent, templates, "spec.agent")
-    if agent is not None and agent.image is None and not gap:
+    agent, gap = _resolve(None, spec.agent, templates, "spec.agent")
+    if agent.image is None and not gap:
         problems.append(Problem("spec.agent.image", "an image is needed, here or in a template"))
-    for path, value in (("spec.agent", agent.manifest() if agent else None), ("spec.input", spec.input)):
-        for where, text in walk_strings(value, path):
-            _check_text(text, where, frozenset({"workflow"}), (), problems)
+    for where, text in [
+        *walk_strings(spec.input, "spec.input"),
+        *_agent_texts(agent, "spec.agent", problems),
+    ]:
+        _check_text(text, where, frozenset({"workflow"}), (), problems)
     if problems:
         raise Refused(tuple(problems))
     if gap:
         raise TemplateMissing(tuple(gap))
-    assert agent is not None
     return {
         "inputs": {},
         "parallelism": None,
@@ -139,16 +138,47 @@ def accept_task(spec: AgentTaskSpec, templates: Mapping[str, AgentContainer]) ->
     }
 
 
-def _overlay(below: Agent | None, above: Agent | None) -> Agent:
-    """`above`, with what it leaves out taken from `below`. Environments are joined by name."""
-    if below is None:
-        return above or Agent()
-    if above is None:
-        return below
-    return Agent.model_validate(_merge(below.manifest(), above.manifest()))
+def _template_name(defaults: Agent | None, own: Agent | None) -> str | None:
+    """The template of an agent block: its own, else that of the defaults."""
+    if own is not None and own.template_ref is not None:
+        return own.template_ref
+    return defaults.template_ref if defaults is not None else None
+
+
+def _resolve(
+    defaults: Agent | None, own: Agent | None, templates: Mapping[str, AgentContainer], path: str
+) -> tuple[AgentContainer, list[Problem]]:
+    """An agent block with what it leaves out filled in, as far as its template exists.
+
+    Whoever names a template means that template: one in the step covers the fields of the defaults, one in
+    the defaults lies under them.
+    """
+    name = _template_name(defaults, own)
+    template = templates.get(name) if name is not None else None
+    below = template.manifest() if template is not None else {}
+    layers = [below, _fields(defaults), _fields(own)]
+    if own is not None and own.template_ref is not None:
+        layers[:2] = reversed(layers[:2])
+    block: JsonObject = {}
+    for layer in layers:
+        block = _merge(block, layer)
+    gap = []
+    if name is not None and template is None:
+        gap.append(
+            Problem(f"{path}.templateRef", f"there is no AgentTemplate {name!r} in this namespace; apply it")
+        )
+    return AgentContainer.model_validate(block), gap
+
+
+def _fields(agent: Agent | None) -> JsonObject:
+    """What an agent block says beside its template."""
+    block = agent.manifest() if agent is not None else {}
+    block.pop("templateRef", None)
+    return block
 
 
 def _merge(below: JsonObject, above: JsonObject) -> JsonObject:
+    """`above`, with what it leaves out taken from `below`. Environments are joined by name."""
     merged = {**below, **above}
     if "env" in below and "env" in above:
         names = {variable["name"] for variable in above["env"]}
@@ -160,23 +190,11 @@ def _merge(below: JsonObject, above: JsonObject) -> JsonObject:
     return merged
 
 
-def _resolve(
-    agent: Agent, templates: Mapping[str, AgentContainer], path: str
-) -> tuple[AgentContainer | None, list[Problem]]:
-    own = agent.manifest()
-    name = own.pop("templateRef", None)
-    if name is None:
-        return AgentContainer.model_validate(own), []
-    if name not in templates:
-        return None, [Problem(f"{path}.templateRef", f"there is no AgentTemplate {name!r} in this namespace")]
-    return AgentContainer.model_validate(_merge(templates[name].manifest(), own)), []
-
-
 def _check_step(
-    step: Step, agent: AgentContainer | None, path: str, names: Collection[str], problems: list[Problem]
-) -> set[str]:
-    """Problems of one step's expressions, and the steps that they refer to."""
-    needed: set[str] = set()
+    step: Step, agent: AgentContainer, path: str, names: Collection[str], problems: list[Problem]
+) -> dict[str, str]:
+    """Problems of one step's expressions, and the steps that they refer to with the field that does."""
+    needed: dict[str, str] = {}
     if isinstance(step.for_each, str):
         needed |= _check_for_each(step.for_each, f"{path}.forEach", names, problems)
     elif isinstance(step.for_each, (list, dict)):
@@ -194,24 +212,36 @@ def _check_step(
             Problem(f"{path}.forEach", "must be a list, a map, or one ${} expression that gives one")
         )
     known = TASK_NAMES if step.for_each is not None else WORKFLOW_NAMES
-    values: list[tuple[str, Any]] = [(f"{path}.input", step.input)]
-    if agent is not None:
-        block = agent.manifest()
-        for field in ("image", "serviceAccountName"):
-            if has_expression(str(block.get(field, ""))):
-                problems.append(
-                    Problem(
-                        f"{path}.agent.{field}", "takes no expressions; use env, args or input for values"
-                    )
-                )
-        values += [(f"{path}.agent.{field}", block.get(field)) for field in ("command", "args", "env")]
-    for value_path, value in values:
-        for where, text in walk_strings(value, value_path):
-            needed |= _check_text(text, where, known, names, problems)
+    texts = [*walk_strings(step.input, f"{path}.input"), *_agent_texts(agent, f"{path}.agent", problems)]
+    for where, text in texts:
+        needed |= _check_text(text, where, known, names, problems)
     return needed
 
 
-def _check_for_each(text: str, path: str, names: Collection[str], problems: list[Problem]) -> set[str]:
+def _agent_texts(agent: AgentContainer, path: str, problems: list[Problem]) -> list[tuple[str, str]]:
+    """The strings of an agent block that may hold expressions; others must not, or nobody would fill them."""
+    block = agent.manifest()
+    for where, text in walk_strings(
+        {
+            "image": block.get("image"),
+            "env": [{**variable, "value": None} for variable in block.get("env") or ()],
+        },
+        path,
+    ):
+        if has_expression(text):
+            problems.append(Problem(where, "takes no expressions; use env, args or input for values"))
+    return [
+        *walk_strings(block.get("command"), f"{path}.command"),
+        *walk_strings(block.get("args"), f"{path}.args"),
+        *(
+            (f"{path}.env[{position}].value", variable["value"])
+            for position, variable in enumerate(block.get("env") or ())
+            if "value" in variable
+        ),
+    ]
+
+
+def _check_for_each(text: str, path: str, names: Collection[str], problems: list[Problem]) -> dict[str, str]:
     try:
         whole = parse_text(text).whole
     except ExpressionError:
@@ -219,22 +249,22 @@ def _check_for_each(text: str, path: str, names: Collection[str], problems: list
     else:
         if whole is None:
             problems.append(Problem(path, "must be a list, a map, or one ${} expression that gives one"))
-            return set()
+            return {}
     return _check_text(text, path, WORKFLOW_NAMES, names, problems)
 
 
 def _check_text(
     text: str, path: str, known: Collection[str], steps: Collection[str], problems: list[Problem]
-) -> set[str]:
-    """Problems of the expressions in a string, and the steps that they refer to."""
+) -> dict[str, str]:
+    """Problems of the expressions in a string, and the steps that they refer to, with `path`."""
     if not has_expression(text):
-        return set()
+        return {}
     try:
         parsed = parse_text(text)
     except ExpressionError as error:
         problems.append(Problem(path, str(error)))
-        return set()
-    needed: set[str] = set()
+        return {}
+    needed: dict[str, str] = {}
     for part in parsed.parts:
         if isinstance(part, str):
             continue
@@ -249,7 +279,7 @@ def _check_text(
         for name in sorted(part.steps):
             if name not in steps:
                 problems.append(Problem(path, f"${{{part.source}}}: {_unknown_step(name, steps)}"))
-        needed |= part.steps
+        needed |= dict.fromkeys(part.steps, path)
     return needed
 
 
@@ -260,13 +290,13 @@ def _unknown_step(name: str, names: Collection[str]) -> str:
 
 
 def _snapshot_step(
-    spec: WorkflowSpec, step: Step, agent: AgentContainer | None, dependencies: list[str]
+    spec: WorkflowSpec, step: Step, agent: AgentContainer, dependencies: list[str]
 ) -> JsonObject:
     retry = step.retry or spec.defaults.retry or Retry()
     snapshot: JsonObject = {
         "name": step.name,
         "dependsOn": dependencies,
-        "agent": agent.manifest() if agent is not None else {},
+        "agent": agent.manifest(),
         "input": step.input if step.input is not None else {},
         "retry": {"limit": retry.limit},
     }

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from perdure.domain.phases import Phase, check_transition
-from perdure.domain.plan import Plan
+from perdure.domain.plan import Plan, PlannedStep
 from perdure.domain.records import (
     WORKFLOW,
     AttemptRecord,
@@ -20,7 +20,7 @@ from perdure.domain.records import (
     TaskKey,
     TaskRecord,
 )
-from perdure.domain.view import RunView
+from perdure.domain.view import Evaluated, RunView
 
 
 class Draft:
@@ -37,6 +37,7 @@ class Draft:
         self._newest: dict[TaskKey, AttemptRecord] = {}
         self._events: list[EventDraft] = []
         self._counts: dict[str, Counter[Phase]] = {}
+        self._evaluated = Evaluated()
         self.live = len(view.live)
         self.failing = any(counts[Phase.FAILED] for counts in view.counts.values()) or any(
             step.phase is Phase.FAILED for step in view.steps.values()
@@ -63,6 +64,26 @@ class Draft:
     def counts(self, step: str) -> Counter[Phase]:
         """The step's tasks by phase. Not to be changed by the caller."""
         return self._counts.get(step) or self.view.counts.get(step) or Counter()
+
+    def items_of(self, step: str) -> list[Any] | None:
+        """The items of a step, if they have been evaluated."""
+        items = self.view.evaluated.items.get(step)
+        return self._evaluated.items.get(step) if items is None else items
+
+    def step_values_of(self, step: str) -> Mapping[str, Any] | None:
+        """What a step's expressions see of its dependencies, if it has been put together."""
+        values = self.view.evaluated.step_values.get(step)
+        return self._evaluated.step_values.get(step) if values is None else values
+
+    def remember(self, step: PlannedStep) -> Evaluated:
+        """Where to keep what was evaluated for a step.
+
+        That is the view only if all its dependencies have ended there: ends that this decision brings about
+        may never be committed, and the next decision may see others.
+        """
+        before = (self.view.steps.get(name) for name in step.depends_on)
+        settled = all(record is not None and record.phase.terminal for record in before)
+        return self.view.evaluated if settled else self._evaluated
 
     def put_run(self, run: RunRecord) -> None:
         check_transition(self.run.phase, run.phase)

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from perdure.api.parse import MAX_DEPTH
 from perdure.domain.facts import PodFacts
 from perdure.domain.phases import Reason
 from perdure.domain.records import Report
@@ -68,10 +69,11 @@ def outcome_of_pod(pod: PodFacts, now: datetime) -> Outcome | None:
         disruption = "the pod was deleted from outside"
     if pod.exit is not None:
         return _outcome_of_exit(pod, disruption)
-    if pod.phase == "Succeeded":
+    if pod.phase == "Succeeded" and disruption is None:
         return Outcome(kind=Kind.SUCCEEDED, exit_code=0)
-    if pod.phase == "Failed":
-        # Without an exit code the program never ran to an end: the node refused, evicted or lost the pod.
+    if pod.phase in ("Succeeded", "Failed"):
+        # Without an exit code, nothing says that the program ran to its end: the node refused the pod,
+        # evicted it, or was lost with it.
         return _disrupted(disruption or "the pod failed before its container ended")
     if pod.deletion is not None and now >= pod.deletion + LOST_AFTER:
         return _disrupted("the pod was deleted and its node does not confirm its end")
@@ -127,13 +129,29 @@ def _disrupted(message: str, exit_code: int | None = None) -> Outcome:
 
 
 def read_output(message: str) -> Any:
-    """A termination message as an output: JSON if it parses, else its text, null if there is none."""
+    """A termination message as an output: JSON if it parses, else its text, null if there is none.
+
+    U+0000, which the ledger cannot keep, becomes U+FFFD; JSON too deep to be kept counts as text.
+    """
+    message = message.replace("\0", "\ufffd")
     if not message:
         return None
     try:
-        return orjson.loads(message)
-    except orjson.JSONDecodeError:
+        return _kept(orjson.loads(message))
+    except ValueError:
         return message.removesuffix("\n")
+
+
+def _kept(value: Any, depth: int = 0) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd")
+    if isinstance(value, (dict, list)):
+        if depth == MAX_DEPTH:
+            raise ValueError
+        if isinstance(value, list):
+            return [_kept(item, depth + 1) for item in value]
+        return {_kept(key): _kept(item, depth + 1) for key, item in value.items()}
+    return value
 
 
 def shorten(text: str, limit: int = MAX_MESSAGE) -> str:

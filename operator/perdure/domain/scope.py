@@ -34,6 +34,8 @@ def step_values(records: Records, names: tuple[str, ...]) -> dict[str, Any]:
 def scope(records: Records, steps: Mapping[str, Any]) -> dict[str, Any]:
     """The names that every expression of a workflow may use."""
     run = records.run
+    # What is evaluated on the way to the first task must not differ when it is evaluated again later.
+    phase = Phase.RUNNING if run.phase is Phase.PENDING else run.phase
     return {
         "inputs": records.plan.inputs,
         "steps": steps,
@@ -41,7 +43,7 @@ def scope(records: Records, steps: Mapping[str, Any]) -> dict[str, Any]:
             "name": run.name,
             "namespace": run.namespace,
             "uid": run.uid,
-            "phase": run.phase.value,
+            "phase": phase.value,
         },
     }
 

@@ -29,19 +29,17 @@ def advance(draft: Draft) -> bool:
     budget = MAX_NEW_TASKS
     for name in draft.plan.order:
         record = draft.step(name)
-        if record is not None and record.phase.terminal:
-            continue
-        if record is None:
+        if record is None and budget:
             record = _look_at_step(draft, draft.plan.steps[name])
-            if record is None or record.phase.terminal:
-                continue
+        if record is None or record.phase.terminal:
+            continue
         budget = _fill_step(draft, draft.plan.steps[name], record, budget)
-        _complete_step(draft, record)
+        _complete_step(draft, name)
     return budget == 0
 
 
 def _look_at_step(draft: Draft, step: PlannedStep) -> StepRecord | None:
-    """Start or skip a step whose dependencies have all ended. None if it has to wait."""
+    """Start or skip a step whose dependencies have all ended. None if it has to wait for them."""
     phases = [None if (record := draft.step(name)) is None else record.phase for name in step.depends_on]
     if any(phase is None or not phase.terminal for phase in phases):
         return None
@@ -61,25 +59,35 @@ def _look_at_step(draft: Draft, step: PlannedStep) -> StepRecord | None:
         if total > MAX_ITEMS:
             message = f"forEach has {total} items; the limit is {MAX_ITEMS}, use fewer, larger ones"
             return end_step(draft, step, Phase.FAILED, Reason.TOO_MANY_ITEMS, message)
-    record = StepRecord(
-        name=step.name,
-        phase=Phase.RUNNING,
-        total=total,
-        for_each=step.is_for_each,
-        started_at=draft.now,
-    )
     if draft.run.phase is Phase.PENDING:
         draft.replace_run(phase=Phase.RUNNING, started_at=draft.now, reason=None, message="")
         draft.event("workflow.started")
+    record = StepRecord(name=step.name, phase=Phase.PENDING, total=total, for_each=step.is_for_each)
+    if total and not _has_room(draft):
+        message = f"parallelism {draft.plan.parallelism} is used up"
+        record = replace(record, reason=Reason.PARALLELISM, message=message)
+        draft.put_step(record)
+        return record
+    return _start_step(draft, record)
+
+
+def _start_step(draft: Draft, record: StepRecord) -> StepRecord:
+    record = replace(record, phase=Phase.RUNNING, reason=None, message="", started_at=draft.now)
     draft.put_step(record)
     return record
+
+
+def _has_room(draft: Draft) -> bool:
+    limit = draft.plan.parallelism
+    return limit is None or draft.live < limit
 
 
 def _fill_step(draft: Draft, step: PlannedStep, record: StepRecord, budget: int) -> int:
     """Make the step's next tasks as far as parallelism and the budget go. Returns what is left of it."""
     created = draft.counts(step.name).total()
-    limit = draft.plan.parallelism
-    while created < record.total and budget and not draft.failing and (limit is None or draft.live < limit):
+    while created < record.total and budget and not draft.failing and _has_room(draft):
+        if record.phase is Phase.PENDING:
+            record = _start_step(draft, record)
         _create_task(draft, step, created if record.for_each else NO_INDEX)
         created += 1
         budget -= 1
@@ -112,41 +120,45 @@ def names_of_task(records: Draft, step: PlannedStep, index: int) -> Mapping[str,
 
 def _items(draft: Draft, step: PlannedStep) -> list[Any]:
     """The items of a step, evaluated once: they follow from inputs and steps that have ended."""
-    items = draft.view.items.get(step.name)
+    items = draft.items_of(step.name)
     if items is None:
         items = evaluate_items(step, scope(draft, _step_values(draft, step)))
-        draft.view.items[step.name] = items
+        draft.remember(step).items[step.name] = items
     return items
 
 
 def _step_values(draft: Draft, step: PlannedStep) -> Mapping[str, Any]:
     """What the step's expressions see of its dependencies, which have all ended: computed once."""
-    values = draft.view.step_values.get(step.name)
+    values = draft.step_values_of(step.name)
     if values is None:
         values = step_values(draft, step.depends_on)
-        draft.view.step_values[step.name] = values
+        draft.remember(step).step_values[step.name] = values
     return values
 
 
-def _complete_step(draft: Draft, record: StepRecord) -> None:
+def _complete_step(draft: Draft, name: str) -> None:
     """End a step when nothing of it runs and nothing more of it will start."""
-    counts = draft.counts(record.name)
+    record = draft.step(name)
+    assert record is not None
+    counts = draft.counts(name)
     created = counts.total()
     if any(not phase.terminal and number for phase, number in counts.items()):
         return
     if created < record.total and not draft.failing:
         return
-    step = draft.plan.steps[record.name]
+    step = draft.plan.steps[name]
     failed = counts[Phase.FAILED]
-    if not record.for_each and created:
-        task = draft.task(TaskKey(record.name))
+    if record.phase is Phase.PENDING:
+        _skip(draft, step, Reason.WORKFLOW_FAILED, "the run failed before this step could start")
+    elif not record.for_each:
+        task = draft.task(TaskKey(name))
         assert task is not None
         end_step(draft, step, task.phase, task.reason, task.message, record)
     elif failed:
         first = next(
             task
             for index in range(record.total)
-            if (task := draft.task(TaskKey(record.name, index))) is not None and task.phase is Phase.FAILED
+            if (task := draft.task(TaskKey(name, index))) is not None and task.phase is Phase.FAILED
         )
         rest = record.total - created
         message = f"{failed} of {record.total} tasks failed" + (f", {rest} were not started" if rest else "")

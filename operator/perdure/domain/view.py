@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from perdure.domain.phases import Phase
@@ -21,6 +21,16 @@ from perdure.domain.records import (
 )
 
 
+@dataclass(slots=True)
+class Evaluated:
+    """What was evaluated for steps whose dependencies have ended, and so cannot change any more."""
+
+    #: What a step's expressions see of the steps that it depends on.
+    step_values: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: The items of `forEach` steps.
+    items: dict[str, list[Any]] = field(default_factory=dict)
+
+
 class RunView:
     """What the ledger holds of one run, indexed. Changed only by `apply`, after the ledger has committed."""
 
@@ -35,10 +45,7 @@ class RunView:
         #: Tasks that have not ended, and those of them that wait for a retry's time.
         self.live: set[TaskKey] = set()
         self.delayed: set[TaskKey] = set()
-        #: What expressions of a step see of the steps it depends on; fixed once those have ended.
-        self.step_values: dict[str, Mapping[str, Any]] = {}
-        #: The items of `forEach` steps that have started.
-        self.items: dict[str, list[Any]] = {}
+        self.evaluated = Evaluated()
         for task in state.tasks.values():
             self._put(task)
 

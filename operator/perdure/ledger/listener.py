@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -44,7 +44,7 @@ class _Ears:
 
 async def listen(
     connect: Callable[[], Awaitable[Any]], outbox_written: asyncio.Event
-) -> AsyncIterator[str | None]:
+) -> AsyncGenerator[str | None, None]:
     """Uids of runs that agents wrote about, each once until it is taken; None after each (re)connect.
 
     Never ends, and never raises LedgerUnavailable: it connects again. Cancel the consumer to stop it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -103,7 +103,7 @@ class OperatorSide(Side):
         if not row["fenced"]:
             raise Deposed(f"epoch {epoch} is over")
 
-    def wakes(self) -> AsyncIterator[str | None]:
+    def wakes(self) -> AsyncGenerator[str | None, None]:
         """Uids of runs about which agents wrote something; None after a gap, when any may have changed."""
         return listen(self.database.connect, self.outbox_written)
 

@@ -11,6 +11,7 @@ import pytest
 from perdure.bus import follow as follow_module
 from perdure.bus.connection import Bus
 from perdure.bus.follow import follow
+from perdure.bus.subjects import encode, subject
 from perdure.domain.records import Event
 from perdure.ledger import Ledger
 from tests.integration.bus.conftest import DEADLINE, Writer, eventually, relaying
@@ -135,6 +136,27 @@ async def test_without_nats_the_ledger_is_polled(
         for reader in readers:
             assert await reader.ends() == [1, 2]
     assert len(notices) == 2
+
+
+async def test_a_gap_is_filled_from_the_ledger(
+    ledger: Ledger, writer: Writer, bus: Bus, readers: list[Reader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow_module, "SAFETY_POLL", 10 * DEADLINE)
+    uid = await writer.new_run("audit")
+    await writer.add(uid, "workflow.created")
+    reader = Reader(follow(ledger, writer.runs[uid], after=0, bus=bus, notice=print))
+    readers.append(reader)
+    await reader.reaches(1)
+    await writer.add(uid, "workflow.started", "task.scheduled", "task.started")
+    # Of three events only the last reaches us.
+    last = (await ledger.events(uid))[-1]
+
+    async def told() -> bool:
+        await bus.client.publish(subject(last.namespace, last.workflow, last.type), encode(last))
+        return reader.got[-1].sequence == 4
+
+    await eventually(told)
+    assert [event.sequence for event in reader.got] == [1, 2, 3, 4]
 
 
 async def test_events_that_were_never_published_are_found_in_the_ledger(

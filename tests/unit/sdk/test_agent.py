@@ -164,6 +164,19 @@ async def test_reads_the_token_again_after_a_refusal(
     assert gateway.tokens[-1] == "Bearer second"
 
 
+async def test_a_token_that_the_kubelet_replaced_is_used_at_once(
+    gateway: MisbehavingGateway, environment: Environment, options: Options
+) -> None:
+    assert environment.token_file is not None
+    async with connect(environment, options=options) as agent:
+        await agent.checkpoint(b"x")
+        fresh = environment.token_file.with_name("fresh")
+        fresh.write_text("other")
+        fresh.replace(environment.token_file)
+        await agent.checkpoint(b"x")
+    assert gateway.tokens[-1] == "Bearer other"
+
+
 async def test_a_token_that_stays_refused_is_an_error(
     gateway: MisbehavingGateway, environment: Environment, options: Options
 ) -> None:
