@@ -107,12 +107,22 @@ async def look(bus: Bus, state: StreamState) -> dict[str, int]:
             ordered_consumer=True,
             headers_only=True,
             deliver_policy=DeliverPolicy.ALL,
+            # A consumer that fell silent is made anew after two of these (seconds).
+            idle_heartbeat=1,
             # A consumer that nobody listens to any more goes away by itself.
             inactive_threshold=30,
         )
         try:
             while True:
-                message = await subscription.next_msg(timeout=2 * REQUEST_TIMEOUT)
+                try:
+                    message = await subscription.next_msg(timeout=REQUEST_TIMEOUT)
+                except nats.errors.TimeoutError:
+                    if not bus.connected:
+                        raise
+                    # A damaged store counts messages that it cannot deliver. What we have seen is there; to
+                    # publish the rest once more is better than to wait for ever.
+                    _log.warning("stream_unreadable", seen=tally.seen, messages=state.messages)
+                    return tally.present
                 tally.add((message.headers or {}).get("Nats-Msg-Id", ""))
                 place = message.metadata
                 # What is published from now on is published by us.
@@ -131,9 +141,12 @@ class Tally:
     def __init__(self, *, discarded: bool) -> None:
         self._discarded = discarded
         self.present: dict[str, int] = {}
+        #: Messages taken into account.
+        self.seen = 0
 
     def add(self, message_id: str) -> None:
         """Take the next message into account; foreign ids count for nothing."""
+        self.seen += 1
         uid, _, number = message_id.rpartition("/")
         if not uid or not number.isdecimal():
             return

@@ -198,7 +198,7 @@ class Commit:
     """One decision's changes to one run: written whole, or not at all.
 
     `run.version` is the version that the decision saw; 0 makes a new run. Records replace what the ledger
-    has under the same key.
+    has under the same key; only the run's spec stays as it was made.
     """
 
     run: RunRecord

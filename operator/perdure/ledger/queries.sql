@@ -52,7 +52,7 @@ with fence as materialized (
 ), changed as (
     update perdure.workflow w set
         generation = g.generation, phase = g.phase, reason = g.reason, message = g.message,
-        spec = g.spec, outputs = g.outputs, version = w.version + 1,
+        outputs = g.outputs, version = w.version + 1,
         last_sequence = w.last_sequence + g.events, started_at = g.started_at,
         finished_at = g.finished_at, expires_at = g.expires_at
     from given g

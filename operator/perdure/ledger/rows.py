@@ -91,7 +91,8 @@ def commit_arguments(commit: Commit, epoch: int) -> tuple[Any, ...]:
                 "phase": run.phase,
                 "reason": run.reason,
                 "message": run.message,
-                "spec": run.spec,
+                # What a run does never changes: it is sent once.
+                "spec": run.spec if run.version == 0 else None,
                 "outputs": run.outputs,
                 "created_at": run.created_at,
                 "started_at": run.started_at,

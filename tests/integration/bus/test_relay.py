@@ -207,16 +207,19 @@ async def test_a_stream_that_was_replaced_behind_our_back_is_refilled(
     async with relaying(ledger, nats_server):
         for uid in uids:
             await writer.add(uid, "workflow.created", "workflow.started")
+
+        async def filled() -> bool:
+            return await stream_is_filled(nats_server)
+
+        await eventually(filled)
+        # Once this is published, the relay has looked at the stream, and is content with it.
+        await writer.add(uids[0], "task.scheduled")
         await eventually(writer.published)
         await bus.jetstream.delete_stream(stream.STREAM)
         await bus.jetstream.add_stream(name=stream.STREAM, subjects=["perdure.events.>"])
         # The connection stays: only the answers to these tell that it is another stream.
         await writer.add(uids[2], "task.scheduled")
         await eventually(writer.published)
-
-        async def filled() -> bool:
-            return await stream_is_filled(nats_server)
-
         await eventually(filled)
     found = {message_id for message_id, _, _ in await messages(nats_server)}
     assert found == {event.id for events in (await writer.history()).values() for event in events}

@@ -1,5 +1,6 @@
 """Strings with `${}`: parts, types, interpolation, and what the kubelet makes of a rendered argument."""
 
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -111,7 +112,7 @@ def test_where_an_expression_ends(text: str, value: Any) -> None:
         assert rendered(text) == value
 
 
-@pytest.mark.parametrize("text", ["${", "a ${inputs.x", '${"}', "${{}", "${a // }", "$$${ ${"])
+@pytest.mark.parametrize("text", ["${", "a ${inputs.x", "${{}", "${a // }", "$$${ ${"])
 def test_an_open_expression_is_reported_with_the_remedy(text: str) -> None:
     with pytest.raises(ExpressionError, match=r"without '}'; write \$\$\{ for a literal \$\{"):
         parse_text(text)
@@ -125,7 +126,7 @@ def test_any_string_is_text_or_an_error(text: str) -> None:
         assert "${" in text
         return
     # Adjacent literals are one, so that the kubelet's view of them is the author's.
-    assert not any(isinstance(one, str) and isinstance(two, str) for one, two in zip(parts, parts[1:]))
+    assert not any(isinstance(one, str) and isinstance(two, str) for one, two in pairwise(parts))
     if all(isinstance(part, str) for part in parts):
         assert "".join(map(str, parts)) == text.replace("$${", "${")
 
