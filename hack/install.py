@@ -167,7 +167,9 @@ def _free_release(target: Target, helm: list[str]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Install Perdure into a cluster.")
     parser.add_argument("--cluster", help="native, kind or current (default: $CLUSTER or native)")
-    parser.add_argument("--state-dir", type=Path, help="the cluster's state folder (default: .cluster)")
+    parser.add_argument(
+        "--state-dir", type=Path, help="the cluster's state folder (default: $STATE_DIR or .cluster)"
+    )
     options = parser.parse_args()
     try:
         target = Target.from_environment(options.cluster, options.state_dir)

@@ -85,11 +85,15 @@ class Target:
 
     @staticmethod
     def from_environment(kind: str | None = None, state: Path | None = None) -> "Target":
-        """`CLUSTER` names the kind, native by default. Raises Problem for one that does not exist."""
+        """`CLUSTER` names the kind, native by default; `STATE_DIR` the folder, `.cluster` by default.
+
+        Raises Problem for a kind that does not exist.
+        """
         chosen = kind or os.environ.get("CLUSTER") or "native"
         if chosen not in KINDS:
             raise Problem(f"CLUSTER={chosen} is not known", f"Use one of: {', '.join(KINDS)}.")
-        return Target(chosen, (state or ROOT / ".cluster").resolve())
+        folder = state or Path(os.environ.get("STATE_DIR") or ".cluster")
+        return Target(chosen, folder if folder.is_absolute() else ROOT / folder)
 
     @property
     def kind_name(self) -> str:

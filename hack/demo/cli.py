@@ -15,7 +15,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python3 hack/demo", description=__doc__)
     parser.add_argument("command", nargs="?", choices=("up", "down"), default="up")
     parser.add_argument("--cluster", help="native, kind or current (default: $CLUSTER or native)")
-    parser.add_argument("--state-dir", type=Path, help="the cluster's state folder (default: .cluster)")
+    parser.add_argument(
+        "--state-dir", type=Path, help="the cluster's state folder (default: $STATE_DIR or .cluster)"
+    )
     parser.add_argument("--namespace", default="default", help="where the workflow runs (default: default)")
     options = parser.parse_args(arguments)
     started = time.monotonic()

@@ -66,7 +66,7 @@ class Story:
         elif self._target.kind == "current":
             raise Problem(
                 "your cluster takes the example's image from a registry: EXAMPLE_IMAGE must say which",
-                "Build it as examples/code-audit/README.md says, push it, "
+                "Build and push it as examples/code-audit/README.md says, "
                 "and set EXAMPLE_IMAGE=REGISTRY/code-audit:TAG.",
             )
         say(f"\n==> kubectl apply -f {_shown(MANIFEST)}")

@@ -207,3 +207,31 @@ def test_ledger_outage_delays_and_says_so() -> None:
         await at.close()
 
     run(scenario())
+
+
+def test_pod_that_leaves_after_its_run_has_ended_is_left_alone() -> None:
+    async def scenario() -> None:
+        at = world(12, Odds(agent_reports=1.0))
+        at.exit_delay = 10.0  # seconds from the report to the end of the container
+        at.start_operator()
+        uid = at.apply("chain", CHAIN)
+        await at.until_ended([uid])
+        await settled(lambda: at.shown("chain"))
+        await settled(lambda: all(pod["status"]["phase"] == "Succeeded" for pod in at.cluster.all("Pod")))
+        assert len(at.cluster.all("Pod")) == 2
+        await at.close()
+
+    run(scenario())
+
+
+def test_pod_that_never_leaves_is_deleted_after_its_run_has_ended() -> None:
+    async def scenario() -> None:
+        at = world(13, Odds(agent_reports=1.0))
+        at.exit_delay = 100_000.0
+        at.start_operator()
+        uid = at.apply("chain", CHAIN)
+        await at.until_ended([uid])
+        await settled(lambda: not at.cluster.all("Pod"))
+        await at.close()
+
+    run(scenario())

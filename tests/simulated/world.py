@@ -44,6 +44,8 @@ class World:
     cluster: SimulatedCluster = field(init=False)
     ledger: SimulatedLedger = field(init=False)
     operator: Operator | None = field(default=None, init=False)
+    #: Seconds from an agent's report to the end of its container.
+    exit_delay: float = field(default=0.0, init=False)
     #: How often each agent's work was finished, by task and attempt.
     worked: Counter[tuple[str, int]] = field(default_factory=Counter, init=False)
 
@@ -134,6 +136,7 @@ class World:
                     await asyncio.sleep(self.chance.between(0.5, 2.0))
                 except Superseded:
                     return 76, ""
+            await asyncio.sleep(self.exit_delay)
             return 0, ""
         return 0, f'{{"by": "{task}"}}'
 
@@ -201,8 +204,8 @@ class World:
             assert all(number == 1 for number in ended.values()), f"tasks succeeded twice: {ended}"
             types = [event.type for event in self.ledger.events[uid]]
             assert sum(kind.startswith("workflow.") for kind in types) in (0, 2, 3), types
-        # Between the making of a pod and the note of its uid the operator may die and the pod be deleted. Then
-        # nobody can know that it ever was, it could write nothing, and it is made again.
+        # Between the making of a pod and the note of its uid the operator may die and the pod be deleted.
+        # Nobody can know then that it ever was; it could write nothing, and it is made again.
         twice = {
             name: number
             for name, number in self.cluster.made.items()

@@ -33,8 +33,8 @@ class History(Protocol):
 
     async def events(self, uid: str, *, after: int = 0, limit: int = 1000) -> list[Event]: ...
 
-    async def runs_with_events(self, *, after: str | None = None, limit: int = 1000) -> list[tuple[str, int]]:
-        """(uid, number of the newest event) of live and retained runs, by uid, from above `after`."""
+    async def published(self, *, after: str | None = None, limit: int = 1000) -> list[tuple[str, int]]:
+        """All runs above `after`, by uid: (uid, number up to which its events have left the outbox)."""
         ...
 
 
@@ -58,7 +58,7 @@ class Refill:
 
     async def step(self, *, stopping: Callable[[], bool]) -> tuple[bool, BusError | None]:
         """Fill some more runs. Returns whether that was all, and what went wrong if anything did."""
-        page = await self._history.runs_with_events(after=self._cursor, limit=_RUNS)
+        page = await self._history.published(after=self._cursor, limit=_RUNS)
         lacking = {uid: newest + 1 for uid, newest in page if uid not in self._filled}
         failure = await self._fill(lacking, stopping)
         if failure is None and page and not stopping():

@@ -174,6 +174,8 @@ class Relay:
             # One that is under way goes on only if it is certainly still the same stream, with all we put in.
             present = await look(self._bus, state)
             self._refill = Refill(self._ledger, self._bus, present, atomic=state.atomic)
+            # They may have gone into a stream that is no more.
+            self._unforgotten.clear()
             _log.warning("stream_incomplete", messages=state.messages, runs=len(present))
             self._highest = 0
         self._lost_messages = False

@@ -82,6 +82,8 @@ class Reconciler:
         self._by_key: dict[RunKey, str] = {}
         #: Runs that wait for templates: since when, and what to say meanwhile.
         self._waiting: dict[RunKey, tuple[datetime, Waits]] = {}
+        #: Finished runs whose pods are still leaving, and since when.
+        self._ended: dict[RunKey, datetime] = {}
         #: Runs that could not be taken forward because the ledger is away, and are to say so.
         self.unavailable: set[RunKey] = set()
 
@@ -126,6 +128,7 @@ class Reconciler:
             live = None
         if root is None:
             self._waiting.pop(key, None)
+            self._ended.pop(key, None)
             return None
         if root.finished:
             if live is not None:
@@ -226,19 +229,20 @@ class Reconciler:
         return next_due
 
     async def _after_end(self, key: RunKey) -> float | None:
-        """Delete pods that outlive their finished run, and let go of the rest."""
-        children = self._store.of(key)
-        alive = [pod for pod in children.pods.values() if not pod.ended and pod.deletion is None]
+        """Delete pods that outlive their finished run by too much, and let go of the rest."""
+        pods = self._store.of(key).pods.values()
+        alive = [pod for pod in pods if not pod.ended and pod.deletion is None]
         if not alive:
+            self._ended.pop(key, None)
             self._store.release(key)
             return None
-        if not children.changed:
-            for pod in alive:
-                await self._kube.delete(POD, key.namespace, pod.name, uid=pod.uid)
-            return None
-        # Their last events are still on the way: look again when they have had their time.
-        children.changed.clear()
-        return LINGER.total_seconds()
+        now = self._clock()
+        left = (self._ended.setdefault(key, now) + LINGER - now).total_seconds()
+        if left > 0:
+            return left
+        for pod in alive:
+            await self._kube.delete(POD, key.namespace, pod.name, uid=pod.uid)
+        return None
 
     # --- opening and closing
 

@@ -14,9 +14,8 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-import cel
-
 from perdure.api.parse import MAX_DEPTH
+from perdure.domain import evaluator
 from perdure.domain.celtext import Token, closing_bracket, tokenize
 from perdure.domain.macros import LIBRARY, MACROS, ORDERING, STANDARD_FUNCTIONS, repeatable
 
@@ -55,7 +54,7 @@ class Expression:
                 return to_json(_walk(values, self.path))
             variables: Any = {name: values[name] for name in self.names}
             if self._functions:
-                variables = cel.Context(variables, self._functions)
+                variables = evaluator.Context(variables, self._functions)
             return to_json(self._program.execute(variables))
         except ExpressionError as error:
             text = str(error)
@@ -115,7 +114,7 @@ def compile_expression(source: str) -> Expression:
 
 def _compile(text: str, source: str) -> Any:
     try:
-        return cel.compile(text)
+        return evaluator.compile(text)
     except ValueError as error:
         # What we made of a source that compiles can only fail for its depth.
         cause = _syntax_message(str(error)) if text == source else "nested too deeply"

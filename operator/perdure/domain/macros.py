@@ -15,10 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cel.stdlib import STDLIB_FUNCTIONS
-
 from perdure.api.workflow import MAX_ITEMS
 from perdure.domain.celtext import Token, closing_bracket
+from perdure.domain.evaluator import STDLIB_FUNCTIONS
 
 MACROS = frozenset({"map", "filter", "all", "exists", "exists_one", "existsOne"})
 _LIST_MACROS = frozenset({"map", "filter"})

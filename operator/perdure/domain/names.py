@@ -36,9 +36,13 @@ def name_hash(uid: str, key: TaskKey) -> str:
 
 
 def task_name(workflow: str, uid: str, key: TaskKey) -> str:
-    """`<workflow>-<step>[-<index>]-<hash>`; only the readable part is cut if it is too long."""
-    readable = f"{workflow}-{key.step}" if key.index == NO_INDEX else f"{workflow}-{key.step}-{key.index}"
-    return f"{_cut(readable, MAX_TASK_NAME - HASH_LENGTH - 1)}-{name_hash(uid, key)}"
+    """`<workflow>-<step>[-<index>]-<hash>`; if it is too long, workflow and step are cut.
+
+    The index is not: among the hashes of ten thousand tasks, two are likely to be the same.
+    """
+    index = "" if key.index == NO_INDEX else f"-{key.index}"
+    readable = _cut(f"{workflow}-{key.step}", MAX_TASK_NAME - HASH_LENGTH - 1 - len(index))
+    return f"{readable}{index}-{name_hash(uid, key)}"
 
 
 def pod_name(task: str, uid: str, key: TaskKey, attempt: int) -> str:

@@ -437,10 +437,14 @@ order by e.sequence
 limit $3
 
 
--- name: runs_with_events
-select uid, last_sequence from perdure.workflow
-where uid > $1::uuid
-order by uid
+-- name: published
+-- What is still in the outbox will be published from there.
+select w.uid, coalesce(o.first - 1, w.last_sequence) as sequence
+from perdure.workflow w
+left join (select workflow_uid, min(sequence) as first from perdure.outbox group by workflow_uid) o
+    on o.workflow_uid = w.uid
+where w.uid > $1::uuid
+order by w.uid
 limit $2
 
 

@@ -33,13 +33,13 @@ class ReaderSide(Side):
         """Events of a run with numbers above `after`, in order. Empty if there are none, or no such run."""
         return [rows.event(row) for row in await self.database.fetch(SQL["events"], uid, after, limit)]
 
-    async def runs_with_events(self, *, after: str | None = None, limit: int = 1000) -> list[tuple[str, int]]:
-        """All runs, live and retained, page by page: (uid, number of its newest event), by uid.
+    async def published(self, *, after: str | None = None, limit: int = 1000) -> list[tuple[str, int]]:
+        """All runs, live and retained, by uid: (uid, number up to which its events have left the outbox).
 
         `after`: the last uid of the page before; None for the first page.
         """
-        found = await self.database.fetch(SQL["runs_with_events"], after or _NO_UID, limit)
-        return [(str(row["uid"]), row["last_sequence"]) for row in found]
+        found = await self.database.fetch(SQL["published"], after or _NO_UID, limit)
+        return [(str(row["uid"]), row["sequence"]) for row in found]
 
     async def find_run(self, namespace: str, name: str, *, kind: RunKind | None = None) -> RunRecord | None:
         """The newest run of that name; without `kind` a Workflow goes before an AgentTask."""

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perdure.api.workflow import MAX_ITEMS
 from perdure.domain.names import (
     name_hash,
     pod_labels,
@@ -52,11 +53,14 @@ def test_readable_names() -> None:
         ("w" * 25, "s" * 25, -1, "w" * 25 + "-" + "s" * 25),
         ("w" * 25, "s" * 26, -1, "w" * 25 + "-" + "s" * 25),
         ("w" * 23, "s" * 25, 7, "w" * 23 + "-" + "s" * 25 + "-7"),
-        ("w" * 23, "s" * 25, 77, "w" * 23 + "-" + "s" * 25 + "-7"),
+        ("w" * 23, "s" * 25, 77, "w" * 23 + "-" + "s" * 24 + "-77"),
         # A dash at the cut goes too: there is one between, not two.
         ("w" * 50, "step", -1, "w" * 50),
         ("w" * 51, "step", -1, "w" * 51),
-        ("w" * 63, "s" * 63, 9999, "w" * 51),
+        ("w" * 63, "s" * 63, -1, "w" * 51),
+        # The index stays: ten thousand hashes of five characters would not all differ.
+        ("w" * 63, "s" * 63, 9999, "w" * 46 + "-9999"),
+        ("w" * 45 + "-x", "s", 9999, "w" * 45 + "-9999"),
         ("w" * 48 + "--x", "s", -1, "w" * 48 + "--x"),
         ("w" * 49 + "--x", "s", -1, "w" * 49),
     ],
@@ -103,14 +107,11 @@ def test_where_pods_of_standalone_tasks_are_cut(length: int, attempt: int, cut: 
     assert pod_name("t" * length, UID, key, attempt) == f"{wanted}-{attempt}"
 
 
-@given(dns_labels, uids, st.lists(keys, unique=True, min_size=2, max_size=30))
-def test_two_tasks_of_a_run_share_a_name_only_if_their_hashes_collide(
-    workflow: str, uid: str, tasks: list[TaskKey]
-) -> None:
-    names = [task_name(workflow, uid, key) for key in tasks]
-    assert len(set(names)) == len(
-        {(name, name_hash(uid, key)) for name, key in zip(names, tasks, strict=True)}
-    )
+def test_no_two_tasks_of_the_largest_step_share_a_name_however_long_it_is() -> None:
+    for step in ("s", "s" * 63):
+        assert (
+            len({task_name("w" * 60, UID, TaskKey(step, index)) for index in range(MAX_ITEMS)}) == MAX_ITEMS
+        )
 
 
 def test_a_namesakes_tasks_have_other_names() -> None:

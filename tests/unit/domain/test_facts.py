@@ -1,0 +1,75 @@
+"""What is read from a pod object, and that nothing in it can make reading fail."""
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from tests.unit.domain.pods import condition, ended, pod, waiting
+
+from perdure.domain.facts import ContainerExit, PodFacts, read_pod, read_time
+
+
+def test_identity() -> None:
+    facts = read_pod(pod())
+    assert (facts.name, facts.uid) == ("audit-a-x7k2q-1", "pod-1")
+    assert (facts.task, facts.owner_uid, facts.attempt) == ("audit-a-x7k2q", "task-1", 1)
+
+
+def test_a_pod_that_just_appeared() -> None:
+    assert read_pod({"metadata": {"name": "p", "uid": "u"}}) == PodFacts(
+        name="p", uid="u", task="", owner_uid="", attempt=0, phase="Pending"
+    )
+
+
+@pytest.mark.parametrize(("label", "attempt"), [("12", 12), ("", 0), ("x", 0), ("-1", 0), ("1.0", 0)])
+def test_an_attempts_number(label: str, attempt: int) -> None:
+    assert read_pod(pod(labels={"perdure.dev/attempt": label})).attempt == attempt
+
+
+def test_an_end() -> None:
+    facts = read_pod(pod(phase="Failed", state=ended(3, reason="Error", message="broken")))
+    assert facts.exit == ContainerExit(code=3, reason="Error", message="broken")
+    assert facts.started_at == datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
+    assert facts.ended
+
+
+def test_a_pod_has_ended_when_its_agent_or_all_of_it_has() -> None:
+    assert read_pod(pod(state=ended(0))).ended
+    assert read_pod(pod(phase="Failed")).ended
+    assert read_pod(pod(phase="Succeeded")).ended
+    assert not read_pod(pod(state={"running": {}})).ended
+    assert not read_pod(pod(extra_statuses=[{"name": "proxy", "state": ended(0)}])).ended
+
+
+def test_a_start() -> None:
+    assert read_pod(pod(state={"running": {"startedAt": "2024-05-01T12:00:01Z"}})).started_at == datetime(
+        2024, 5, 1, 12, 0, 1, tzinfo=UTC
+    )
+    assert read_pod(pod(state=waiting("ContainerCreating"))).started_at is None
+    assert read_pod(pod(state=waiting("ImagePullBackOff", "why"))).waiting == ("ImagePullBackOff", "why")
+
+
+def test_the_schedulers_complaint() -> None:
+    refused = condition("PodScheduled", "False", "Unschedulable", "0/3 nodes are available")
+    gated = condition("PodScheduled", "False", "SchedulingGated", "gates")
+    scheduled = condition("PodScheduled", "True", "")
+    assert read_pod(pod(phase="Pending", conditions=[refused])).unschedulable == "0/3 nodes are available"
+    assert read_pod(pod(phase="Pending", conditions=[gated])).unschedulable is None
+    assert read_pod(pod(conditions=[scheduled])).unschedulable is None
+
+
+def test_a_deletion_ends_with_its_grace() -> None:
+    facts = read_pod(pod(deletion="2024-05-01T12:00:30Z"))
+    assert facts.deletion == datetime(2024, 5, 1, 12, 0, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("2024-05-01T12:00:00Z", datetime(2024, 5, 1, 12, tzinfo=UTC)),
+        ("2024-05-01T12:00:00.123456Z", datetime(2024, 5, 1, 12, 0, 0, 123456, tzinfo=UTC)),
+        ("2024-05-01T14:00:00+02:00", datetime(2024, 5, 1, 14, tzinfo=timezone(timedelta(hours=2)))),
+    ],
+)
+def test_times(text: str, time: datetime) -> None:
+    assert read_time(text) == time
+    assert read_time(text).tzinfo is not None
