@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import nats.errors
 import structlog
@@ -20,6 +21,8 @@ from nats.js import JetStreamContext
 from perdure.bus.errors import BusUnavailable
 
 _log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 #: Seconds for one connection attempt to one server.
 CONNECT_TIMEOUT = 2
@@ -89,9 +92,22 @@ class Bus:
         except TimeoutError:
             raise BusUnavailable(f"NATS did not answer within {timeout:g} s") from None
 
-    async def lost(self) -> None:
-        """Return when there is no connection, at once if so already."""
-        await self._lost.wait()
+    async def unless_lost(self, work: Awaitable[T]) -> T:
+        """The result of `work`, which is cancelled with BusUnavailable as soon as the connection is lost.
+
+        An answer that was under way will not come any more; there is no use in waiting for its timeout.
+        """
+        task, lost = asyncio.ensure_future(work), asyncio.ensure_future(self._lost.wait())
+        try:
+            await asyncio.wait((task, lost), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise BusUnavailable("the connection to NATS was lost")
+            return task.result()
+        finally:
+            lost.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait((task,))
 
     async def close(self) -> None:
         """Close the connection; nothing is published after that."""

@@ -155,18 +155,11 @@ async def publish_lanes(
     work = asyncio.gather(
         *(lane.publish(bus, atomic=atomic, stopping=stopping) for lane in lanes), return_exceptions=True
     )
-    lost = asyncio.ensure_future(bus.lost())
     try:
-        await asyncio.wait((work, lost), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        lost.cancel()
-        interrupted = not work.done()
-        if interrupted:
-            work.cancel()
-            await asyncio.wait((work,))
-    if interrupted:
-        return BusUnavailable("the connection to NATS was lost")
-    for outcome in work.result():
+        outcomes = await bus.unless_lost(work)
+    except BusUnavailable as error:
+        return error
+    for outcome in outcomes:
         if outcome is not None:
             raise outcome
     return next((lane.failure for lane in lanes if lane.failure is not None), None)

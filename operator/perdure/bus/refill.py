@@ -98,8 +98,12 @@ async def look(bus: Bus, state: StreamState) -> dict[str, int]:
     has of a run counts as its beginning: what aged out is not to come back.
     """
     tally = Tally(discarded=state.first_sequence > 1)
-    if not state.messages:
-        return tally.present
+    if state.messages:
+        await bus.unless_lost(_read(bus, state, tally))
+    return tally.present
+
+
+async def _read(bus: Bus, state: StreamState, tally: Tally) -> None:
     try:
         subscription = await bus.jetstream.subscribe(
             subjects.ALL,
@@ -115,19 +119,19 @@ async def look(bus: Bus, state: StreamState) -> dict[str, int]:
         try:
             while True:
                 try:
-                    message = await subscription.next_msg(timeout=REQUEST_TIMEOUT)
+                    message = await subscription.next_msg(REQUEST_TIMEOUT)
                 except nats.errors.TimeoutError:
                     if not bus.connected:
                         raise
                     # A damaged store counts messages that it cannot deliver. What we have seen is there; to
                     # publish the rest once more is better than to wait for ever.
                     _log.warning("stream_unreadable", seen=tally.seen, messages=state.messages)
-                    return tally.present
+                    return
                 tally.add((message.headers or {}).get("Nats-Msg-Id", ""))
                 place = message.metadata
                 # What is published from now on is published by us.
                 if place.num_pending == 0 or place.sequence.stream >= state.last_sequence:
-                    return tally.present
+                    return
         finally:
             if bus.connected:
                 await subscription.unsubscribe()

@@ -67,6 +67,8 @@ class Relay:
         #: Highest place in the stream that was answered to us: the stream never legitimately ends before it.
         self._highest = 0
         self._lost_messages = False
+        #: When the stream that we know was made.
+        self._created: str | None = None
         #: The stream that we have refilled, by the time it was made: for servers that keep no mark.
         self._filled: str | None = None
         #: Rows that were published, and that the ledger could not be told to forget. The stream remembers ids
@@ -159,26 +161,27 @@ class Relay:
         if known is not None and now - self._checked_at < CHECK_INTERVAL:
             return known
         state = await stream.ensure(self._bus, self._limits)
-        if state.last_sequence < self._highest:
-            # JetStream acknowledges before its disk has it: a power failure takes the stream's end.
+        replaced = self._created not in (None, state.created)
+        # JetStream acknowledges before its disk has it: a power failure takes the stream's end.
+        lost = replaced or self._lost_messages or state.last_sequence < self._highest
+        if lost:
             self._lost_messages = True
-        if self._lost_messages:
-            self._filled = None
-        if self._lost_messages and state.filled:
-            # First the mark: if we die now, our successor refills.
-            await stream.mark(self._bus, state, filled=False)
-            state = await stream.ensure(self._bus, self._limits)
+            # They may have gone into what is lost.
+            self._unforgotten.clear()
+            self._refill, self._filled, self._highest = None, None, 0
+            if state.filled and not replaced:
+                # First the mark: if we die now, our successor refills.
+                await stream.mark(self._bus, state, filled=False)
+                state = await stream.ensure(self._bus, self._limits)
         if state.filled or state.created == self._filled:
             self._refill = None
-        elif self._refill is None or self._lost_messages or known is None:
-            # One that is under way goes on only if it is certainly still the same stream, with all we put in.
+        elif self._refill is None or known is None:
+            # One that is under way goes on only if all that it put in is certainly still there.
             present = await look(self._bus, state)
             self._refill = Refill(self._ledger, self._bus, present, atomic=state.atomic)
-            # They may have gone into a stream that is no more.
-            self._unforgotten.clear()
             _log.warning("stream_incomplete", messages=state.messages, runs=len(present))
-            self._highest = 0
-        self._lost_messages = False
+        # Only now: had we failed above, the loss would have to be noticed again.
+        self._created, self._lost_messages = state.created, False
         self._highest = max(self._highest, state.last_sequence)
         self._state, self._generation, self._checked_at = state, generation, now
         return state

@@ -166,7 +166,8 @@ async def _request(bus: Bus, verb: str, body: dict[str, Any] | None) -> dict[str
     # then reset what an administrator has set.
     payload = b"" if body is None else orjson.dumps(body)
     try:
-        answer = await bus.client.request(f"$JS.API.STREAM.{verb}.{STREAM}", payload, timeout=REQUEST_TIMEOUT)
+        request = bus.client.request(f"$JS.API.STREAM.{verb}.{STREAM}", payload, timeout=REQUEST_TIMEOUT)
+        answer = await bus.unless_lost(request)
     except nats.errors.NoRespondersError as error:
         raise BusUnavailable("JetStream does not answer: is it enabled on the NATS server?") from error
     except (nats.errors.Error, OSError) as error:

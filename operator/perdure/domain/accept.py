@@ -276,9 +276,13 @@ def _check_text(
             else:
                 remedy = f"known here are {', '.join(sorted(known))}; a literal ${{ is written $${{"
             problems.append(Problem(path, f"${{{part.source}}}: unknown name {name!r}: {remedy}"))
-        for name in sorted(part.steps):
-            if name not in steps:
-                problems.append(Problem(path, f"${{{part.source}}}: {_unknown_step(name, steps)}"))
+        if "steps" not in known:
+            continue
+        for name in sorted(part.steps.difference(steps)):
+            dashed = next((other for other in steps if other.startswith(f"{name}-")), None)
+            text = f'there is no step {name!r}; for {dashed!r} write steps["{dashed}"]'
+            text = text if dashed is not None else _unknown_step(name, steps)
+            problems.append(Problem(path, f"${{{part.source}}}: {text}"))
         needed |= dict.fromkeys(part.steps, path)
     return needed
 
