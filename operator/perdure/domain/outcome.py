@@ -26,6 +26,8 @@ LOST_AFTER = timedelta(seconds=30)
 #: Kubelet reasons for which waiting is useless: the manifest itself is at fault.
 _NEVER_STARTS = frozenset({"InvalidImageName"})
 MAX_MESSAGE = 1024
+#: Characters of a failed container's own message that are kept.
+MAX_LAST_WORDS = 512
 
 
 class Kind(Enum):
@@ -118,8 +120,15 @@ def _outcome_of_exit(pod: PodFacts, disruption: str | None) -> Outcome:
     if pod.exit.reason == "OOMKilled":
         text = "the container was killed for want of memory; raise its memory limit"
         return Outcome(kind=Kind.FAILED, reason=Reason.OOM_KILLED, message=text, exit_code=code)
-    text = f"exit code {code}" + (f": {message.strip()}" if message.strip() else "")
-    return Outcome(kind=Kind.FAILED, reason=Reason.EXIT_CODE, message=shorten(text), exit_code=code)
+    last_words = _on_one_line(message)
+    text = f"exit code {code}: {last_words}" if last_words else f"exit code {code}"
+    return Outcome(kind=Kind.FAILED, reason=Reason.EXIT_CODE, message=text, exit_code=code)
+
+
+def _on_one_line(message: str) -> str:
+    """The end of a message or of a log, where the cause usually stands, fit for a column of a table."""
+    text = " ".join(message.split())
+    return text if len(text) <= MAX_LAST_WORDS else "…" + text[-(MAX_LAST_WORDS - 1) :]
 
 
 def _disrupted(message: str, exit_code: int | None = None) -> Outcome:

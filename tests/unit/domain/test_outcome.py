@@ -146,6 +146,8 @@ def test_ends(raw: dict[str, Any], kind: Kind, reason: Reason | None, code: int 
     ("raw", "text"),
     [
         (pod(phase="Failed", state=ended(2, message="no input\n")), "exit code 2: no input"),
+        (pod(phase="Failed", state=ended(1, message="first\n  last\n")), "exit code 1: first last"),
+        (pod(phase="Failed", state=ended(1, message="x" * 600)), f"exit code 1: …{'x' * 511}"),
         (pod(phase="Failed", state=ended(2)), "exit code 2"),
         (pod(phase="Failed", state=ended(2, message="\n")), "exit code 2"),
         (pod(phase="Failed", state=ended(137, reason="OOMKilled")), "raise its memory limit"),

@@ -1,0 +1,100 @@
+"""`kill -9` of each process of the control plane while a run is on its way: it delays, and changes nothing."""
+
+from __future__ import annotations
+
+import signal
+from itertools import groupby
+
+import pytest
+
+from tests.cluster.installation import COMPONENTS, DEADLINE, Installation
+from tests.cluster.manifests import counted, counting
+from tests.cluster.runs import Event, Run, data, of_type
+from tests.cluster.waiting import until
+
+COUNT = 12
+#: The gate that keeps a run from ending before the kill.
+GATE = 9
+
+
+def saved(events: list[Event], task: str) -> list[tuple[int, str]]:
+    """Attempt and label of the task's checkpoints, in order, as the ledger has them."""
+    found = [event for event in of_type(events, "task.checkpointed") if event["task"] == task]
+    assert [int(data(event)["sequence"]) for event in found] == list(range(1, len(found) + 1))
+    return [(int(event["attempt"]), data(event)["label"]) for event in found]
+
+
+def check_undisturbed(run: Run, *, repeats: bool) -> list[Event]:
+    """The run ended as one that nobody disturbed, and no agent was started twice.
+
+    `repeats`: a checkpoint whose acknowledgement was lost may have been sent again.
+    """
+    assert run.status["outputs"] == counted(count=COUNT)
+    events = run.events()
+    tasks = run.tasks("count")
+    assert len(tasks) == 2
+    once = [(1, str(number)) for number in range(COUNT)]
+    for task in tasks:
+        output, name = task["status"]["output"], task["metadata"]["name"]
+        assert output["journal"] == [{"number": number, "attempt": 1} for number in range(COUNT)]
+        assert output["resumed"] == []
+        ledger = saved(events, name)
+        assert ([key for key, _ in groupby(ledger)] if repeats else ledger) == once
+    assert [event["attempt"] for event in of_type(events, "task.succeeded")] == [1, 1, 1]
+    assert not of_type(events, "task.retrying") + of_type(events, "task.disrupted")
+    return events
+
+
+def check_published(run: Run, events: list[Event]) -> None:
+    """JetStream has every event, none that the ledger does not have, and each once."""
+    ids = run.published(len(events))
+    assert sorted(ids) == sorted(event["id"] for event in events)
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_kill_while_agents_work(perdure: Installation, namespace: str, component: str) -> None:
+    run = Run.apply(perdure, namespace, counting("counting", count=COUNT, gate=GATE))
+    run.until_checkpoint(3)
+    before = perdure.restarts(component)
+    perdure.signal(component, signal.SIGKILL)
+    perdure.until_back(component, restarts=before + 1)
+    assert perdure.restarts(component) == before + 1
+    run.open_gates()
+    run.until()
+    events = check_undisturbed(run, repeats=component in {"gateway", "postgres"})
+    check_published(run, events)
+
+
+def test_results_and_deaths_while_the_operator_is_away(perdure: Installation, namespace: str) -> None:
+    """One agent ends and one is killed while the operator is frozen: the next operator finds both out."""
+    run = Run.apply(perdure, namespace, counting("counting", count=COUNT, gate=GATE))
+    run.until_checkpoint(GATE)
+    before = perdure.restarts("operator")
+    perdure.signal("operator", signal.SIGSTOP)
+    finisher, victim = (task["status"]["podName"] for task in run.tasks("count"))
+    perdure.kill_agent(namespace, victim)
+    run.open_gates()
+
+    def phases() -> dict[str, str]:
+        return {pod["metadata"]["name"]: pod["status"]["phase"] for pod in run.pods("count")}
+
+    ended = {finisher: "Succeeded", victim: "Failed"}
+    until(lambda: phases() == ended, seconds=DEADLINE, what="both agents to end")
+    assert run.status["phase"] == "Running"
+    perdure.signal("operator", signal.SIGKILL)
+    run.until()
+    assert perdure.restarts("operator") == before + 1
+
+    assert run.status["outputs"] == counted(count=COUNT)
+    events = run.events()
+    first, second = run.tasks("count")
+    assert [first["status"]["attempt"], second["status"]["attempt"]] == [1, 2]
+    assert second["status"]["output"]["resumed"] == [{"attempt": 2, "checkpoint": GATE}]
+    attempts = [1] * GATE + [2] * (COUNT - GATE)
+    assert saved(events, second["metadata"]["name"]) == [
+        (attempt, str(number)) for number, attempt in enumerate(attempts)
+    ]
+    assert saved(events, first["metadata"]["name"]) == [(1, str(number)) for number in range(COUNT)]
+    (retrying,) = of_type(events, "task.retrying")
+    assert data(retrying)["exitCode"] == 137
+    check_published(run, events)
