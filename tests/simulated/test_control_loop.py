@@ -19,6 +19,11 @@ CHAIN = {
 }
 
 
+def _condition(status: dict[str, Any], type: str) -> str:
+    """The reason of a condition."""
+    return next(str(item["reason"]) for item in status["conditions"] if item["type"] == type)
+
+
 def test_chain_succeeds_and_shows_it() -> None:
     async def scenario() -> dict[str, Any]:
         at = world(1)
@@ -106,7 +111,8 @@ def test_missing_template_is_waited_for_and_used_when_it_comes() -> None:
         at.start_operator()
         uid = at.apply("early", spec)
         await settled(lambda: "later" in at.status("early").get("message", ""))
-        assert at.status("early")["conditions"][0]["reason"] == Reason.TEMPLATE_NOT_FOUND
+        accepted = at.status("early")["conditions"][0]
+        assert (accepted["status"], accepted["reason"]) == ("Unknown", Reason.TEMPLATE_NOT_FOUND)
         at.apply("later", AGENT, kind="AgentTemplate")
         (ended,) = await at.until_ended([uid])
         assert ended.phase is Phase.SUCCEEDED
@@ -199,6 +205,12 @@ def test_ledger_outage_delays_and_says_so() -> None:
         await settled(lambda: at.status("chain").get("conditions") is not None)
         reasons = {c["type"]: c["reason"] for c in at.status("chain")["conditions"]}
         assert reasons["Reconciling"] == Reason.LEDGER_UNAVAILABLE
+        at.ledger.outage = False
+        at.ledger.wake(None)
+        await settled(lambda: _condition(at.status("chain"), "Accepted") == "Accepted")
+        at.ledger.outage = True
+        await settled(lambda: _condition(at.status("chain"), "Reconciling") == Reason.LEDGER_UNAVAILABLE)
+        assert _condition(at.status("chain"), "Accepted") == "Accepted", "what was accepted stays so"
         at.ledger.outage = False
         at.ledger.wake(None)
         (ended,) = await at.until_ended([uid])

@@ -141,7 +141,10 @@ def task_status(
 def refused_status(
     generation: int, reason: Reason, message: str, before: Mapping[str, Any], now: datetime, *, final: bool
 ) -> dict[str, Any]:
-    """The status of a run that was not accepted: for good, or not yet."""
+    """The status of a run that was not accepted: for good, or not yet.
+
+    One that was accepted before, and waits for the ledger, stays accepted.
+    """
     phase = Phase.FAILED if final else Phase.PENDING
     return {
         "observedGeneration": generation,
@@ -153,7 +156,7 @@ def refused_status(
             message,
             generation,
             waiting=None if final else (reason, message),
-            accepted=False,
+            accepted=False if final else _was_accepted(before),
             before=before,
             now=now,
         ),
@@ -169,16 +172,19 @@ def conditions(
     waiting: Waiting | None,
     before: Mapping[str, Any],
     now: datetime,
-    accepted: bool = True,
+    accepted: bool | None = True,
 ) -> list[dict[str, Any]]:
-    """Conditions in the sense of kstatus, and Complete or Failed at the end for `kubectl wait`."""
+    """Conditions in the sense of kstatus, and Complete or Failed at the end for `kubectl wait`.
+
+    `accepted` is None while it is not known.
+    """
     word = reason.value if reason is not None else phase.value
     text = shorten(message, MAX_MESSAGE)
     values: dict[str, tuple[str, str, str]] = {}
     if accepted:
         values["Accepted"] = ("True", "Accepted", "")
     else:
-        values["Accepted"] = ("False", word, text)
+        values["Accepted"] = ("Unknown" if accepted is None else "False", word, text)
     if phase is Phase.SUCCEEDED:
         values["Ready"] = ("True", word, text)
         values["Complete"] = ("True", word, text)
@@ -202,6 +208,13 @@ def conditions(
         _condition(type, *value, generation=generation, before=before, now=now)
         for type, value in values.items()
     ]
+
+
+def _was_accepted(before: Mapping[str, Any]) -> bool | None:
+    for condition in before.get("conditions") or ():
+        if condition.get("type") == "Accepted" and condition.get("status") == "True":
+            return True
+    return None
 
 
 def status_patch(uid: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
