@@ -19,6 +19,7 @@ import structlog
 
 from perdure.bus.connection import Bus
 from perdure.bus.relay import Relay
+from perdure.bus.stream import StreamLimits
 from perdure.control.actor import Actor
 from perdure.control.announcer import Announcer
 from perdure.control.elector import Elector
@@ -86,7 +87,7 @@ class _Operator:
         self._settings = settings
         self._ledger = ledger
         self._bus = bus
-        self._relay = Relay(ledger, bus)
+        self._relay = Relay(ledger, bus, limits=StreamLimits.of(settings))
         self._store = Store()
         self._queue = WorkQueue()
         self._recorder = EventRecorder(kube, instance=settings.identity, enabled=settings.kubernetes_events)

@@ -60,7 +60,7 @@ def perdure(
 def namespace(request: pytest.FixtureRequest, perdure: Installation) -> str:
     """A fresh namespace, named like the test."""
     readable = re.sub("[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower())
-    return perdure.make_namespace(f"{readable[:40]}-{len(perdure.namespaces)}".strip("-"))
+    return perdure.make_namespace(readable[:40].strip("-"))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -79,10 +79,12 @@ def pytest_runtest_makereport(
 def _state(installation: Installation) -> str:
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
-        diagnosis.show(installation.target, NAMESPACE, *installation.namespaces[-2:])
+        diagnosis.show(installation.target, NAMESPACE)
         diagnosis.logs(
             installation.target, NAMESPACE, f"deploy/{RELEASE}-operator", f"deploy/{RELEASE}-gateway"
         )
         for name in installation.namespaces[-2:]:
-            print(installation.kubectl("get", "perdure", "-o", "wide", "-n", name).output)
+            print(f"\n--- namespace {name}")
+            print(installation.kubectl("get", "pods,perdure", "-o", "wide", "-n", name).output)
+            print(installation.kubectl("get", "events", "-n", name, "--field-selector=type=Warning").output)
     return text.getvalue()

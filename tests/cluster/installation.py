@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -67,8 +68,9 @@ class Installation:
         """`kubectl apply` of these objects."""
         return self.kubectl("apply", "-n", namespace, "-f", "-", stdin=yaml.safe_dump_all(objects))
 
-    def make_namespace(self, name: str) -> str:
+    def make_namespace(self, prefix: str) -> str:
         """A fresh namespace in which pods can be created."""
+        name = f"{prefix}-{secrets.token_hex(2)}"
         self.ok("create", "namespace", name)
         self.namespaces.append(name)
         account = ("get", "serviceaccount", "default", "-n", name, "--ignore-not-found", "-o", "name")

@@ -7,6 +7,7 @@ new events do not wait for the history of others.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -133,7 +134,8 @@ async def _read(bus: Bus, state: StreamState, tally: Tally) -> None:
                 if place.num_pending == 0 or place.sequence.stream >= state.last_sequence:
                     return
         finally:
-            if bus.connected:
+            # Also without a connection: else the library goes on making the consumer anew.
+            with contextlib.suppress(nats.errors.Error, OSError):
                 await subscription.unsubscribe()
     except (nats.errors.Error, nats.js.errors.Error, OSError) as error:
         raise BusUnavailable(f"cannot read the stream: {error!r}") from error

@@ -75,6 +75,6 @@ async def subscribe(bus: Bus, namespace: str, workflow: str) -> AsyncIterator[Hi
     try:
         yield hints
     finally:
-        if bus.connected:
-            with contextlib.suppress(nats.errors.Error, OSError):
-                await subscription.unsubscribe()
+        # Also without a connection: else it would be taken up with the next one.
+        with contextlib.suppress(nats.errors.Error, OSError):
+            await subscription.unsubscribe()

@@ -1,0 +1,196 @@
+"""Steps of many tasks: forms of forEach (16), batches, parallelism, partial failure."""
+
+from typing import Any
+
+import pytest
+from tests.unit.domain.builders import view_of_workflow
+from tests.unit.domain.runs import FATAL, SUCCESS, Run
+
+from perdure.api.workflow import MAX_ITEMS
+from perdure.domain.decide import decide
+from perdure.domain.draft import Draft
+from perdure.domain.observed import Observed
+from perdure.domain.phases import Phase, Reason
+from perdure.domain.plan import PlannedStep
+from perdure.domain.records import Report, TaskKey
+from perdure.domain.scope import render_agent
+from perdure.domain.steps import MAX_NEW_TASKS, names_of_task
+
+
+def started(for_each: Any, *more: dict[str, Any], **fields: Any) -> Run:
+    fields.setdefault("inputs", {"l": ["x", "y"], "m": {"b": 2, "a": 1}, "deep": [[1], [2]]})
+    step = {"name": "a", "forEach": for_each, "input": {"i": "${index}", "v": "${item}"}}
+    run = Run(view_of_workflow(step | fields.pop("step", {}), *more, **fields))
+    run.settle()
+    return run
+
+
+def key(index: int) -> TaskKey:
+    return TaskKey("a", index)
+
+
+@pytest.mark.parametrize(
+    ("for_each", "items"),
+    [
+        (["x", 1, None], ["x", 1, None]),
+        (["${inputs.l[1]}", ["${inputs.l}"]], ["y", [["x", "y"]]]),
+        ("${inputs.l}", ["x", "y"]),
+        ("${inputs.l.filter(x, x == 'y')}", ["y"]),
+        # Maps: in order of their keys.
+        ({"b": "${inputs.l}", "a": 1}, [{"key": "a", "value": 1}, {"key": "b", "value": ["x", "y"]}]),
+        ("${inputs.m}", [{"key": "a", "value": 1}, {"key": "b", "value": 2}]),
+        ("${inputs.m.map(k, k)}", ["a", "b"]),
+        # An item that looks like an expression is only a text.
+        ("${['$' + '{inputs.l}']}", ["${inputs.l}"]),
+    ],
+)
+def test_items(for_each: Any, items: list[Any]) -> None:
+    run = started(for_each)
+    made = [run.tasks[task_key].input for task_key in sorted(run.tasks)]
+    assert made == [{"i": index, "v": item} for index, item in enumerate(items)]
+
+
+@pytest.mark.parametrize("for_each", [[], {}, "${[]}", "${{}}", "${inputs.l.filter(x, false)}"])
+def test_no_items_succeed_with_no_outputs(for_each: Any) -> None:
+    run = started(for_each, outputs={"o": "${steps.a.outputs}", "n": "${steps.a.attempts}"})
+    assert (run.phase, run.run.outputs) == (Phase.SUCCEEDED, {"o": [], "n": 0})
+    assert run.tasks == {}
+    assert run.types() == ["workflow.created", "workflow.started", "workflow.succeeded"]
+
+
+def test_a_chain_of_empty_steps_ends_at_once() -> None:
+    run = started(
+        [], {"name": "b", "forEach": "${steps.a.outputs}"}, {"name": "c", "forEach": [], "dependsOn": ["b"]}
+    )
+    assert run.phases() == {"a": "Succeeded", "b": "Succeeded", "c": "Succeeded"}
+    assert run.phase is Phase.SUCCEEDED
+
+
+def test_arguments_see_their_item() -> None:
+    agent = {"args": ["--n=${index}", "${item.key}"], "env": [{"name": "V", "value": "${item.value}"}]}
+    run = started("${inputs.m}", step={"agent": agent})
+    step: PlannedStep = run.view.plan.steps["a"]
+    draft = Draft(run.view, run.now)
+    rendered = [render_agent(step, names_of_task(draft, step, index)) for index in (0, 1)]
+    assert [block["args"] for block in rendered] == [["--n=0", "a"], ["--n=1", "b"]]
+    assert [block["env"] for block in rendered] == [
+        [{"name": "V", "value": "1"}],
+        [{"name": "V", "value": "2"}],
+    ]
+
+
+def test_outputs_are_in_the_order_of_items_not_of_ends() -> None:
+    run = started(["x", "y", "z"], {"name": "b", "input": "${steps.a.outputs}"})
+    for index in (2, 0, 1):
+        run.reported(key(index), Report(outcome="Succeeded", output=f"o{index}", at=run.now))
+    assert run.tasks[TaskKey("b")].input == ["o0", "o1", "o2"]
+
+
+def test_a_failed_task_fails_the_step_when_the_others_have_ended() -> None:
+    run = started(["x", "y", "z"])
+    run.reported(key(1), FATAL)
+    assert run.phases() == {"a": "Running"}
+    run.reported(key(0), SUCCESS)
+    run.reported(key(2), SUCCESS)
+    step = run.steps["a"]
+    assert (step.phase, step.reason) == (Phase.FAILED, Reason.TASKS_FAILED)
+    assert step.message == f"1 of 3 tasks failed; first: {run.tasks[key(1)].name}: no hope"
+    assert run.run.message.startswith("step 'a' failed: 1 of 3 tasks failed")
+
+
+def test_parallelism_bounds_tasks_and_each_end_lets_the_next_one_in() -> None:
+    run = started(list(range(5)), parallelism=2)
+    assert run.open == [key(0), key(1)]
+    run.reported(key(1), SUCCESS)
+    assert run.open == [key(0), key(2)]
+    run.settle(Observed(reports={key(0): (1, SUCCESS), key(2): (1, SUCCESS)}))
+    assert run.open == [key(3), key(4)]
+    run.settle(Observed(reports={key(3): (1, SUCCESS), key(4): (1, SUCCESS)}))
+    assert run.phase is Phase.SUCCEEDED
+
+
+def test_a_task_that_waits_for_a_retry_keeps_its_place() -> None:
+    run = started(["x", "y"], parallelism=1, step={"retry": {"limit": 1}})
+    run.exited(key(0), code=1)
+    assert run.open == []
+    assert key(1) not in run.tasks
+
+
+def test_after_a_failure_what_is_queued_counts_as_not_started() -> None:
+    """10."""
+    run = started(list(range(5)), parallelism=2)
+    run.settle(Observed(reports={key(0): (1, FATAL), key(1): (1, SUCCESS)}))
+    assert sorted(run.tasks) == [key(0), key(1)]
+    assert run.steps["a"].message.startswith("1 of 5 tasks failed, 3 were not started; first: ")
+    assert run.phase is Phase.FAILED
+
+
+def test_a_failure_elsewhere_ends_a_step_that_cannot_go_on() -> None:
+    run = started([1, 2, 3], {"name": "b"}, parallelism=2)
+    run.settle(Observed(reports={key(0): (1, SUCCESS)}))
+    assert run.open == [key(1), key(2)]
+    run.settle(Observed(reports={key(1): (1, SUCCESS)}))
+    assert run.open == [key(2), TaskKey("b")]
+    run = started([1, 2, 3], {"name": "b"}, parallelism=3)
+    assert run.phases() == {"a": "Running", "b": "Pending"}
+
+
+def test_a_step_with_tasks_done_and_tasks_never_started_is_cancelled_by_a_failure_elsewhere() -> None:
+    run = Run(view_of_workflow({"name": "b"}, {"name": "a", "forEach": [1, 2, 3]}, parallelism=2))
+    run.settle()
+    assert run.open == [key(0), TaskKey("b")]
+    run.settle(Observed(reports={key(0): (1, SUCCESS), TaskKey("b"): (1, FATAL)}))
+    step = run.steps["a"]
+    assert (step.phase, step.reason) == (Phase.CANCELLED, Reason.WORKFLOW_FAILED)
+    assert step.message == "the run failed when 1 of 3 tasks had run"
+    assert (run.phase, run.run.reason) == (Phase.FAILED, Reason.AGENT_FAILURE)
+
+
+def test_an_expression_that_fails_for_one_item_fails_the_step_there() -> None:
+    run = started("${[{'v': 1}, {}, {'v': 3}]}", step={"input": "${item.v}"})
+    assert (run.tasks[key(1)].phase, run.tasks[key(1)].attempt) == (Phase.FAILED, 0)
+    assert run.tasks[key(1)].message == "input: ${item.v}: no such key: 'v'"
+    assert key(2) not in run.tasks
+    assert run.open == [key(0)]
+    failed = [event for event in run.events if event.type == "task.failed"]
+    assert [(event.data["index"], event.attempt) for event in failed] == [(1, None)]
+
+
+def test_too_many_items() -> None:
+    twice = "${inputs.l.map(x, inputs.l).flatten()}"
+    run = started(twice, inputs={"l": list(range(101))})
+    assert (run.phase, run.run.reason) == (Phase.FAILED, Reason.TOO_MANY_ITEMS)
+    assert f"10201 items; the limit is {MAX_ITEMS}" in run.steps["a"].message
+    assert run.tasks == {}
+
+
+def test_the_largest_step_starts_in_batches() -> None:
+    """No commit grows with the step, and all of it is asked for without waiting for anything."""
+    run = Run(view_of_workflow({"name": "a", "forEach": "${lists.range(10000)}"}, {"name": "b"}))
+    made = []
+    more = True
+    while more:
+        decision = _unchecked(run)
+        more = decision.more
+        if decision.commit is not None:
+            made.append(len(decision.commit.tasks))
+    assert made == [MAX_NEW_TASKS] * (MAX_ITEMS // MAX_NEW_TASKS) + [1]
+    assert len(run.view.live) == MAX_ITEMS + 1
+    assert run.view.steps["b"].phase is Phase.RUNNING
+
+
+def _unchecked(run: Run) -> Any:
+    """A decision, committed without all the checks, which go through every task each time."""
+    decision = decide(run.view, Observed(), run.now)
+    if decision.commit is not None:
+        run._commit(decision.commit)
+    return decision
+
+
+def test_the_run_it_starts_in_does_not_change_what_an_expression_sees() -> None:
+    """Evaluated again, after a restart of the operator, items are what they were."""
+    run = started("${[workflow.phase]}")
+    assert run.tasks[key(0)].input == {"i": 0, "v": "Running"}
+    view = run.reloaded()
+    step = view.plan.steps["a"]
+    assert names_of_task(Draft(view, run.now), step, 0)["item"] == "Running"
