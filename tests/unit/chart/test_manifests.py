@@ -224,7 +224,7 @@ def _rules(role):
 
 ALLOWED = {
     ("perdure.dev", "workflows"): {"get", "list", "watch", "delete"},
-    ("perdure.dev", "agenttasks"): {"get", "list", "watch", "create", "patch", "delete"},
+    ("perdure.dev", "agenttasks"): {"get", "list", "watch", "create", "delete"},
     ("perdure.dev", "agenttemplates"): {"get", "list", "watch"},
     ("perdure.dev", "workflows/status"): {"get", "patch"},
     ("perdure.dev", "agenttasks/status"): {"get", "patch"},

@@ -8,7 +8,7 @@ pods, and changes no spec: `delete` of workflows is the end of their retention.
   verbs: [get, list, watch, delete]
 - apiGroups: [perdure.dev]
   resources: [agenttasks]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, delete]
 - apiGroups: [perdure.dev]
   resources: [agenttemplates]
   verbs: [get, list, watch]
