@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -130,7 +131,9 @@ async def listen(
 
 
 async def _login(**facts: Any) -> kopf.ConnectionInfo | None:
-    """In a pod its ServiceAccount, elsewhere the kubeconfig that $KUBECONFIG names."""
+    """The kubeconfig if $KUBECONFIG names one, else the pod's ServiceAccount."""
+    if os.environ.get("KUBECONFIG"):
+        return kopf.login_with_kubeconfig(**facts)
     return kopf.login_with_service_account(**facts) or kopf.login_with_kubeconfig(**facts)
 
 

@@ -106,6 +106,9 @@ class Actor:
         """Tell apart what never heals, what heals in its own time, and what is to be tried again now."""
         if error.status == 403 and "quota" in error.message:
             live.held_up[key] = (Reason.QUOTA, error.message)
+        elif error.status == 403 and "error looking up service account" in error.message:
+            # Manifests may arrive in any order; the API server waits for it only for a moment.
+            live.held_up[key] = (Reason.STARTING, error.message)
         elif error.status in (400, 403, 422) and "being terminated" not in error.message:
             live.refusals[key] = Refusal(
                 attempt=attempt.number,
