@@ -63,8 +63,11 @@ test-cluster: venv ## Test on a real cluster: the chart installed, pods and proc
 test: lint test-unit test-simulated test-integration test-cluster ## Run every tier. Needs nothing prepared; builds Kubernetes once (about 10 minutes).
 
 .PHONY: bench
-bench: venv ## Measure, and print JSON. Nothing asserts a time.
-	$(PYTHON) -m tests.bench
+bench: venv ## Measure, and write JSON to .bench; `make bench-B2` for one. Nothing asserts a time.
+	$(PYTHON) -m tests.bench $(ARGS)
+
+bench-%: venv
+	$(PYTHON) -m tests.bench $* $(ARGS)
 
 .PHONY: tools-light
 tools-light:

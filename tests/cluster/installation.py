@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
 from hack.cluster import Cluster, containers
 from hack.install import CHART
 from hack.target import NAMESPACE, RELEASE, Target
@@ -66,7 +65,9 @@ class Installation:
 
     def apply(self, namespace: str, *objects: Mapping[str, Any]) -> Said:
         """`kubectl apply` of these objects."""
-        return self.kubectl("apply", "-n", namespace, "-f", "-", stdin=yaml.safe_dump_all(objects))
+        # As JSON: kubectl reads YAML 1.1, in which a key such as `n` or `on` is a boolean.
+        text = "\n---\n".join(json.dumps(item) for item in objects)
+        return self.kubectl("apply", "-n", namespace, "-f", "-", stdin=text)
 
     def make_namespace(self, prefix: str) -> str:
         """A fresh namespace in which pods can be created."""
@@ -94,7 +95,7 @@ class Installation:
         return _said(line, self.target.environment, None, seconds)
 
     def upgrade(self, *settings: str) -> None:
-        """`helm upgrade` with the values in force and these (`name=value`) besides; waits until all is ready."""
+        """`helm upgrade` with the values in force, and these (`name=value`); waits until all is ready."""
         options = [option for setting in settings for option in ("--set", setting)]
         said = self.helm(
             "upgrade", RELEASE, str(CHART), "--reuse-values", *options, "--wait", "--timeout", "240s"

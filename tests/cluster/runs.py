@@ -88,11 +88,14 @@ class Run:
         return until(saved, seconds=DEADLINE, what=f"checkpoint {number} of all tasks of {self.name}") or []
 
     def open_gates(self, step: str = "count") -> None:
-        """Let waiting agents go on (see `agents/counter.py`)."""
+        """Let all agents of a step go on (see `agents/counter.py`)."""
         for pod in self.pods(step):
-            if pod["status"]["phase"] == "Running":
-                touch = "import pathlib; pathlib.Path('/tmp/open').touch()"
-                self.perdure.execute(self.namespace, pod["metadata"]["name"], "python", "-c", touch)
+            self.open_gate(pod["metadata"]["name"])
+
+    def open_gate(self, pod: str) -> None:
+        """Let one agent go on."""
+        touch = "import pathlib; pathlib.Path('/tmp/open').touch()"
+        self.perdure.execute(self.namespace, pod, "python", "-c", touch)
 
     def events(self) -> list[Event]:
         """The history that `perdure events` prints: gapless, without duplicates, ending where it must."""

@@ -43,7 +43,6 @@ def strike(run: Run) -> proof.Kill:
         if event["type"] != "task.checkpointed" or "-analyse-0-" not in event["task"]:
             continue
         if int(event["data"]["sequence"]) == CHECKPOINTS:
-            following.close()
             task, attempt = event["task"], int(event["attempt"])
             run.perdure.kill_agent(run.namespace, f"{task}-{attempt}")
             return proof.Kill(task, attempt, "SIGKILL")
@@ -78,4 +77,3 @@ def test_a_killed_agent_goes_on_from_its_checkpoint(perdure: Installation, names
     other.events()
     assert "Agents went on from a checkpoint 1 time(s)" in run.status["outputs"]["report"]
     assert report(run) == report(other) == other.status["outputs"]["report"]
-

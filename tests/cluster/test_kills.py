@@ -1,4 +1,4 @@
-"""`kill -9` of each process of the control plane while a run is on its way: it delays, and changes nothing."""
+"""`kill -9` of each process of the control plane during a run: it delays, and changes nothing."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ from tests.cluster.waiting import until
 COUNT = 12
 #: The gate that keeps a run from ending before the kill.
 GATE = 9
+
+
+def restarts(perdure: Installation) -> dict[str, int]:
+    """How often each component was started again."""
+    return {component: perdure.restarts(component) for component in COMPONENTS}
 
 
 def saved(events: list[Event], task: str) -> list[tuple[int, str]]:
@@ -55,35 +60,39 @@ def check_published(run: Run, events: list[Event]) -> None:
 def test_kill_while_agents_work(perdure: Installation, namespace: str, component: str) -> None:
     run = Run.apply(perdure, namespace, counting("counting", count=COUNT, gate=GATE))
     run.until_checkpoint(3)
-    before = perdure.restarts(component)
+    before = restarts(perdure)
     perdure.signal(component, signal.SIGKILL)
-    perdure.until_back(component, restarts=before + 1)
-    assert perdure.restarts(component) == before + 1
+    perdure.until_back(component, restarts=before[component] + 1)
     run.open_gates()
     run.until()
+    # The kill was real, and took nobody along.
+    assert restarts(perdure) == before | {component: before[component] + 1}
     events = check_undisturbed(run, repeats=component in {"gateway", "postgres"})
     check_published(run, events)
 
 
-def test_results_and_deaths_while_the_operator_is_away(perdure: Installation, namespace: str) -> None:
-    """One agent ends and one is killed while the operator is frozen: the next operator finds both out."""
+def test_kill_everything_while_agents_end(perdure: Installation, namespace: str) -> None:
+    """One agent ends and one is killed while the operator is frozen; then everything else dies at once."""
     run = Run.apply(perdure, namespace, counting("counting", count=COUNT, gate=GATE))
     run.until_checkpoint(GATE)
-    before = perdure.restarts("operator")
-    perdure.signal("operator", signal.SIGSTOP)
+    before = restarts(perdure)
     finisher, victim = (task["status"]["podName"] for task in run.tasks("count"))
-    perdure.kill_agent(namespace, victim)
-    run.open_gates()
 
     def phases() -> dict[str, str]:
         return {pod["metadata"]["name"]: pod["status"]["phase"] for pod in run.pods("count")}
 
-    ended = {finisher: "Succeeded", victim: "Failed"}
-    until(lambda: phases() == ended, seconds=DEADLINE, what="both agents to end")
-    assert run.status["phase"] == "Running"
-    perdure.signal("operator", signal.SIGKILL)
+    perdure.signal("operator", signal.SIGSTOP)
+    try:
+        perdure.kill_agent(namespace, victim)
+        run.open_gate(finisher)
+        ended = {finisher: "Succeeded", victim: "Failed"}
+        until(lambda: phases() == ended, seconds=DEADLINE, what="both agents to end")
+        assert run.status["phase"] == "Running"
+    finally:
+        for component in COMPONENTS:
+            perdure.signal(component, signal.SIGKILL)
     run.until()
-    assert perdure.restarts("operator") == before + 1
+    assert restarts(perdure) == {component: count + 1 for component, count in before.items()}
 
     assert run.status["outputs"] == counted(count=COUNT)
     events = run.events()

@@ -12,6 +12,7 @@ from tests.cluster.waiting import until
 #: A first attempt that ends with this code, and a second one that succeeds.
 _SECOND_TIME = "import os, sys; sys.exit({} if os.environ['PERDURE_ATTEMPT'] == '1' else 0)"
 _WAITS = "import os, time; time.sleep(600 if os.environ['PERDURE_ATTEMPT'] == '1' else 0)"
+_ECHO = "import sys; open('/dev/termination-log', 'w').write(sys.argv[1])"
 _GREEDY = "data = bytearray(); [data.extend(b'x' * 1048576) for _ in range(400)]"
 
 MANIFESTS = (
@@ -20,12 +21,8 @@ MANIFESTS = (
         step("text", python(leave("plain words\n"))),
         step("json", python(leave('{"n": 41, "nothing": null}'))),
         step("silent", python("pass")),
-        step(
-            "next",
-            python("import sys; open('/dev/termination-log', 'w').write(sys.argv[1])", "${steps.json.output.n + 1}"),
-        ),
-        step("each", python("import sys; open('/dev/termination-log', 'w').write(sys.argv[1])", "${item}-$(HOME)"),
-             forEach=["a", "b"]),
+        step("next", python(_ECHO, "${steps.json.output.n + 1}")),
+        step("each", python(_ECHO, "${item}-$(HOME)"), forEach=["a", "b"]),
         outputs={
             "text": "${steps.text.output}",
             "json": "${steps.json.output}",
@@ -51,9 +48,7 @@ MANIFESTS = (
 def runs(perdure: Installation) -> dict[str, Run]:
     """All of them at once: most of the time is the kubelet's."""
     namespace = perdure.make_namespace("plain")
-    return {
-        manifest["metadata"]["name"]: Run.apply(perdure, namespace, manifest) for manifest in MANIFESTS
-    }
+    return {manifest["metadata"]["name"]: Run.apply(perdure, namespace, manifest) for manifest in MANIFESTS}
 
 
 def test_termination_messages_are_outputs(runs: dict[str, Run]) -> None:

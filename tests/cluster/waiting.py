@@ -13,7 +13,7 @@ INTERVAL = 0.3
 
 
 def until(condition: Callable[[], T], *, seconds: float, what: str) -> T:
-    """The first true result of `condition`. Raises AssertionError, with the last result, when time is over."""
+    """The first true result of `condition`. Raises AssertionError when time is over."""
     deadline = time.monotonic() + seconds
     while True:
         result = condition()

@@ -50,6 +50,11 @@ class NatsServer:
         return f"nats://127.0.0.1:{self.port}"
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None, "does not run"
+        return self._process.pid
+
+    @property
     def store(self) -> Path:
         """Where JetStream keeps its streams."""
         return self._directory / "store"

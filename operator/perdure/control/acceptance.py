@@ -86,8 +86,16 @@ def _templates(store: Store, namespace: str, names: frozenset[str]) -> dict[str,
     templates: dict[str, AgentContainer] = {}
     for name in sorted(names):
         manifest: Mapping[str, Any] | None = store.templates.get((namespace, name))
-        if manifest is not None:
+        if manifest is None:
+            continue
+        try:
             templates[name] = parse_agenttemplate({"metadata": {"name": name}, "spec": manifest})
+        except InvalidManifest as error:
+            raise Refused(
+                tuple(
+                    Problem(f"AgentTemplate {name}: {fault.path}", fault.message) for fault in error.problems
+                )
+            ) from None
     return templates
 
 

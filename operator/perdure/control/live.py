@@ -37,6 +37,8 @@ class LiveRun:
     #: When to ask for them again; None if none is held up.
     ask_again_at: datetime | None = None
     refusals: dict[TaskKey, Refusal] = field(default_factory=dict)
+    #: Tasks whose pod is being deleted: looked at in every pass, for a lost node sends no event any more.
+    leaving: set[TaskKey] = field(default_factory=set)
     #: Names of pods that may have outlived their closed attempts.
     lingering: set[str] = field(default_factory=set)
     #: Tasks whose AgentTask status is to be written.

@@ -31,6 +31,7 @@ class Observer:
         pods: dict[TaskKey, PodFacts] = {}
         gone: set[TaskKey] = set()
         for key in self._tasks_to_look_at(live, changed):
+            live.leaving.discard(key)
             attempt = live.view.attempts.get(key)
             if attempt is None or attempt.closed_at is not None:
                 continue
@@ -42,6 +43,8 @@ class Observer:
                     gone.add(key)
             else:
                 pods[key] = pod
+                if pod.deletion is not None:
+                    live.leaving.add(key)
         live.look_at_all = False
         refusals, live.refusals = live.refusals, {}
         reports = await self._reports(live, pods, gone, refusals)
@@ -51,7 +54,7 @@ class Observer:
         if live.look_at_all:
             return sorted(live.view.live)
         keys = {live.pod_names[name] for name in changed if name in live.pod_names}
-        return sorted(keys & live.view.live)
+        return sorted((keys | live.leaving) & live.view.live)
 
     async def _ask_for_pod(self, live: LiveRun, attempt: AttemptRecord) -> PodFacts | None:
         """The pod as the API server has it now, for the store may be behind; None if it is no more."""
@@ -85,4 +88,7 @@ class Observer:
                 live.vitals_since = vitals.changed_at
         if news.version < live.view.run.version:
             raise VersionConflict(f"the ledger has an older version of run {live.uid} than we have seen")
+        # Beside a leader's commits, which the epoch fences, only reports raise it, and here are all that are
+        # unread. Without this, every report would cost a refused commit and the whole run read again.
+        live.view.note_version(news.version)
         return news.reports

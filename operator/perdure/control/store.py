@@ -20,6 +20,8 @@ POD = "Pod"
 AGENT_TEMPLATE = "AgentTemplate"
 #: Kinds that are watched.
 KINDS = (WORKFLOW, AGENT_TASK, AGENT_TEMPLATE, POD)
+#: Objects that are no more, and of which late news is known by their uids. Later ones push out earlier ones.
+REMOVED = 10_000
 _TERMINAL = frozenset(phase.value for phase in TERMINAL)
 
 
@@ -71,6 +73,8 @@ class Store:
         self.children: dict[RunKey, Children] = {}
         self.templates: dict[tuple[str, str], Mapping[str, Any]] = {}
         self._entries: dict[tuple[str, str, str], _Entry] = {}
+        #: An answer of the API server may have been overtaken by the event of the object's deletion.
+        self._removed: dict[str, None] = {}
 
     def apply(self, kind: str, obj: Mapping[str, Any]) -> RunKey | None:
         """Take in an object, unless a newer version of it is already here."""
@@ -78,7 +82,7 @@ class Store:
         place = (kind, metadata["namespace"], metadata["name"])
         version = int(metadata["resourceVersion"])
         entry = self._entries.get(place)
-        if entry is not None and entry.version >= version:
+        if metadata["uid"] in self._removed or (entry is not None and entry.version >= version):
             return None
         if kind == AGENT_TEMPLATE:
             self._entries[place] = _Entry(version, metadata["uid"], None)
@@ -88,23 +92,35 @@ class Store:
         if run is None:
             return None
         if entry is not None and entry.uid != metadata["uid"]:
+            self._note_removed(entry.uid)
             self._forget(place, entry)
         self._entries[place] = _Entry(version, metadata["uid"], run)
-        if kind == POD:
-            self._apply_pod(run, place, obj)
-        elif run == RunKey(kind, *place[1:]):
+        root = self.roots.get(run)
+        finished = root is not None and root.finished
+        if run == RunKey(kind, *place[1:]):
             self.roots[run] = _root(run, obj, version)
+        elif kind == POD:
+            facts = read_pod(obj)
+            if finished and facts.ended:
+                self._forget(place, self._entries[place])
+            else:
+                self._keep_pod(run, facts)
+        elif finished:
+            # Nobody looks at it again, and every full look would bring all of them back.
+            self._forget(place, self._entries[place])
+            return None
         else:
-            self.children.setdefault(run, Children()).tasks[place[2]] = TaskObject(
-                metadata["uid"], (obj.get("status") or {}).get("phase")
-            )
+            self.of(run).tasks[place[2]] = TaskObject(metadata["uid"], (obj.get("status") or {}).get("phase"))
         return run
 
     def remove(self, kind: str, namespace: str, name: str, *, uid: str | None = None) -> RunKey | None:
         """Take out an object that is no more. One of another uid under the same name stays."""
         entry = self._entries.get((kind, namespace, name))
+        if uid is not None:
+            self._note_removed(uid)
         if entry is None or (uid is not None and entry.uid != uid):
             return None
+        self._note_removed(entry.uid)
         self._forget((kind, namespace, name), entry)
         return entry.run
 
@@ -128,32 +144,34 @@ class Store:
         for name in children.pods:
             self._entries.pop((POD, run.namespace, name), None)
 
-    def _apply_pod(self, run: RunKey, place: tuple[str, str, str], obj: Mapping[str, Any]) -> None:
-        facts = read_pod(obj)
-        root = self.roots.get(run)
-        if root is not None and root.finished and facts.ended:
-            self._forget(place, self._entries[place])
-            return
+    def _keep_pod(self, run: RunKey, facts: PodFacts) -> None:
         children = self.of(run)
         if children.pods.get(facts.name) != facts:
             children.pods[facts.name] = facts
             children.changed.add(facts.name)
+
+    def _note_removed(self, uid: str) -> None:
+        self._removed[uid] = None
+        if len(self._removed) > REMOVED:
+            del self._removed[next(iter(self._removed))]
 
     def _forget(self, place: tuple[str, str, str], entry: _Entry) -> None:
         del self._entries[place]
         kind, namespace, name = place
         if kind == AGENT_TEMPLATE:
             self.templates.pop((namespace, name), None)
-        elif entry.run is not None and entry.run == RunKey(*place):
+        if entry.run is None:
+            return
+        children = self.children.get(entry.run)
+        if entry.run == RunKey(*place):
             self.roots.pop(entry.run, None)
-        elif entry.run is not None and (children := self.children.get(entry.run)) is not None:
-            if kind == POD:
-                children.pods.pop(name, None)
-                children.changed.add(name)
-            else:
-                children.tasks.pop(name, None)
-            if not children.tasks and not children.pods and entry.run not in self.roots:
-                del self.children[entry.run]
+        elif children is not None and kind == POD:
+            children.pods.pop(name, None)
+            children.changed.add(name)
+        elif children is not None:
+            children.tasks.pop(name, None)
+        if children is not None and not (children.tasks or children.pods or entry.run in self.roots):
+            del self.children[entry.run]
 
 
 def _root(key: RunKey, obj: Mapping[str, Any], version: int) -> Root:

@@ -32,7 +32,7 @@ class Evaluated:
 
 
 class RunView:
-    """What the ledger holds of one run, indexed. Changed only by `apply`, after the ledger has committed."""
+    """What the ledger holds of one run, indexed. Changed only after the ledger has committed the change."""
 
     def __init__(self, plan: Plan, state: RunState) -> None:
         self.plan = plan
@@ -58,6 +58,10 @@ class RunView:
             self._put(task)
         for attempt in commit.attempts:
             self.attempts[attempt.key] = attempt
+
+    def note_version(self, version: int) -> None:
+        """Take over that the ledger has given the run this version, for what the next decision will see."""
+        self.run = replace(self.run, version=version)
 
     def note_pod(self, key: TaskKey, pod_uid: str) -> None:
         """Take over that the ledger knows the pod of a task's newest attempt."""

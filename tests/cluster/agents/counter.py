@@ -15,6 +15,11 @@ import perdure_agent
 GATE = Path("/tmp/open")
 
 
+async def until_open() -> None:
+    while not GATE.exists():  # noqa: ASYNC110, ASYNC240 - what is waited for happens outside
+        await asyncio.sleep(0.1)
+
+
 async def main() -> None:
     async with perdure_agent.connect() as agent:
         given = agent.input
@@ -23,8 +28,8 @@ async def main() -> None:
         if saved:
             state["resumed"].append({"attempt": agent.attempt, "checkpoint": saved.sequence})
         for number in range(len(state["journal"]), given["count"]):
-            while number == given.get("gate") and agent.attempt == 1 and not GATE.exists():
-                await asyncio.sleep(0.1)
+            if number == given.get("gate") and agent.attempt == 1:
+                await until_open()
             await asyncio.sleep(given.get("pause", 0.3))
             text = f"{state['chain']}/{given['seed']}/{number}"
             state["chain"] = hashlib.sha256(text.encode()).hexdigest()

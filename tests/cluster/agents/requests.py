@@ -1,7 +1,7 @@
 """Sends requests to the gateway from inside a pod, and prints the answers; run by `kubectl exec`.
 
-Reads a list of {method, path, token, body, headers} as JSON; `token` is a text, null for none, or left out for
-the pod's own. Prints a list of [status, body].
+Reads a list of {method, path, token, body, headers} as JSON; `token` is a text, null for none, or left
+out for the pod's own. Prints a list of [status, body].
 """
 
 import json

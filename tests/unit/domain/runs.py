@@ -49,10 +49,13 @@ class Run:
         """One decision, checked and committed."""
         observed = observed or Observed()
         self.now = now or self.now
-        reloaded = decide(self.reloaded(), observed, self.now)
+        reloaded = self.reloaded()
+        for index in ("run", "steps", "tasks", "attempts", "live", "delayed"):
+            assert getattr(self.view, index) == getattr(reloaded, index), index
+        assert {name: +counts for name, counts in self.view.counts.items()} == reloaded.counts
         decision = decide(self.view, observed, self.now)
         assert decide(self.view, observed, self.now) == decision
-        assert reloaded == decision
+        assert decide(reloaded, observed, self.now) == decision
         if decision.commit is not None:
             check_commit(self, decision)
             self._commit(decision.commit)

@@ -31,9 +31,9 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
         before = [f"s{other}" for other in range(number)]
         needed = draw(st.lists(st.sampled_from(before), unique=True, max_size=2)) if before else []
         step: dict[str, Any] = {"name": f"s{number}", "dependsOn": needed}
-        for_each = draw(st.sampled_from(["none", "none", "literal", "inputs", "empty", "step"]))
+        for_each = draw(st.sampled_from(["none", "literal", "literal", "inputs", "empty", "step"]))
         if for_each == "literal":
-            step["forEach"] = list(range(draw(st.integers(1, 4))))
+            step["forEach"] = list(range(draw(st.integers(2, 5))))
         elif for_each == "inputs":
             step["forEach"] = "${inputs.items}"
         elif for_each == "empty":
@@ -48,15 +48,15 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
             step["input"] = f"${{steps.{needed[-1]}.output.n}}"  # not every step gives one
         elif uses == "item" and "forEach" in step:
             step["input"] = {"item": "${item}", "index": "${index}"}
-        if draw(st.booleans()):
-            step["retry"] = {"limit": draw(st.integers(0, 2))}
+        step["retry"] = {"limit": draw(st.sampled_from([0, 0, 1, 2]))}
         steps.append(step)
     spec: dict[str, Any] = {
         "steps": draw(st.permutations(steps)),
         "inputs": {"items": draw(st.lists(st.integers(0, 9), max_size=3))},
     }
-    if draw(st.booleans()):
-        spec["parallelism"] = draw(st.integers(1, 3))
+    parallelism = draw(st.sampled_from([None, 1, 2, 3]))
+    if parallelism is not None:
+        spec["parallelism"] = parallelism
     if draw(st.booleans()):
         spec["outputs"] = {"first": draw(st.sampled_from(["${steps.s0.phase}", "${steps.s0.output.n}"]))}
     return spec
@@ -128,7 +128,16 @@ class Runs(RuleBasedStateMachine):
     @rule(data=st.data())
     def observe(self, data: st.DataObject) -> None:
         observed = self.observation(data)
+        newest = {key: self.run.tasks[key].attempt for key in self.run.tasks}
+        late = {key for key, (number, _) in observed.reports.items() if number != newest[key]}
+        late |= {
+            key for key, told in (observed.refusals | observed.pods).items() if told.attempt != newest[key]
+        }
+        before = dict(self.run.attempts)
         self.run.settle(observed)
+        # What is said of an earlier attempt changes nothing about the newest.
+        for key in late - observed.gone:
+            assert self.run.attempts.get((key, newest[key])) == before.get((key, newest[key]))
         # The same facts seen again say nothing new; of pods that are gone the observer asks each time anew.
         again = Observed(pods=observed.pods, reports=observed.reports, refusals=observed.refusals)
         assert self.run.decide(again).commit is None

@@ -1,0 +1,90 @@
+"""What a scenario found out: figures for the table, details for the JSON, faults for the exit code."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One line of the table."""
+
+    name: str
+    value: float
+    unit: str
+    #: The worst of several runs.
+    worst: float | None = None
+    #: How many measurements it is made of.
+    samples: int = 1
+    #: What the design asks for, in words; shown, never checked.
+    budget: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Result:
+    """What came out of one scenario."""
+
+    scenario: str
+    title: str
+    #: What it was run with.
+    parameters: dict[str, Any]
+    figures: list[Figure] = field(default_factory=list)
+    #: Everything else worth keeping; plain JSON.
+    details: dict[str, Any] = field(default_factory=dict)
+    #: What went wrong, one sentence each. Any makes the exit code 1.
+    faults: list[str] = field(default_factory=list)
+
+    def add(
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        *,
+        worst: float | None = None,
+        samples: int = 1,
+        budget: str = "",
+    ) -> None:
+        """Add a figure."""
+        self.figures.append(
+            Figure(name=name, value=value, unit=unit, worst=worst, samples=samples, budget=budget)
+        )
+
+    def add_runs(
+        self, name: str, values: Sequence[float], unit: str, *, budget: str = "", most: bool = False
+    ) -> None:
+        """Add a figure measured once per run: the median, and the worst. `most`: the more the better."""
+        if values:
+            worst = min(values) if most else max(values)
+            self.add(name, median(values), unit, worst=worst, samples=len(values), budget=budget)
+
+    def add_samples(self, name: str, seconds: Sequence[float], *, budget: str = "") -> None:
+        """Add a latency: its p50 and p99 in milliseconds, and the worst sample."""
+        if seconds:
+            worst = max(seconds) * 1000
+            for label, share in (("p50", 0.5), ("p99", 0.99)):
+                self.add(
+                    f"{name} {label}",
+                    quantile(seconds, share) * 1000,
+                    "ms",
+                    worst=worst,
+                    samples=len(seconds),
+                    budget=budget if label == "p50" else "",
+                )
+
+
+def quantile(samples: Sequence[float], share: float) -> float:
+    """The sample at or below which that share of all lies (nearest rank). Raises ValueError if none."""
+    if not samples:
+        raise ValueError("no samples")
+    ordered = sorted(samples)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle value, or the mean of the two middle ones."""
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

@@ -1,0 +1,179 @@
+"""The rig: cluster, Postgres, NATS and our own processes, booted on this machine, and gone afterwards."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import asyncpg
+import orjson
+from hack.cluster import Cluster, start_kwok
+
+from perdure.kube.client import KubeClient
+from tests.bench.cluster import SYSTEM, Api, account_token, fresh_namespace, prepare
+from tests.bench.processes import CpuMeter
+from tests.bench.service import IN_CLUSTER_PORT, Service, can_play_pod, free_port
+from tests.integration.nats import NatsServer, running_nats
+from tests.integration.postgres import PostgresServer, running_server
+
+#: Simulated nodes. Few, so that their heartbeats are no load.
+NODES = 10
+
+
+class Rig:
+    """What the scenarios are given."""
+
+    def __init__(
+        self,
+        *,
+        directory: Path,
+        cluster: Cluster,
+        kube: KubeClient,
+        api: Api,
+        postgres: PostgresServer,
+        nats: NatsServer,
+        ledger_url: str,
+        as_in_a_pod: bool,
+    ) -> None:
+        self.directory = directory
+        self.cluster = cluster
+        self.kube = kube
+        self.api = api
+        self.postgres = postgres
+        self.nats = nats
+        self.ledger_url = ledger_url
+        #: Whether our processes find the API server as in a pod.
+        self.as_in_a_pod = as_in_a_pod
+        self._services: list[Service] = []
+
+    @asynccontextmanager
+    async def namespace(self, scenario: str) -> AsyncIterator[str]:
+        """A fresh namespace for one run of a scenario."""
+        async with fresh_namespace(self.kube, scenario) as name:
+            yield name
+
+    @asynccontextmanager
+    async def operator(self) -> AsyncIterator[Service]:
+        """A running operator with the defaults of its settings."""
+        port = free_port()
+        environment = {
+            "PERDURE_NATS_URL": self.nats.url,
+            "PERDURE_NAMESPACE": SYSTEM,
+            # The same after a restart: a container that is restarted in its pod keeps the pod's name.
+            "PERDURE_IDENTITY": "perdure-operator-0",
+            "PERDURE_HEALTH_HOST": "127.0.0.1",
+            "PERDURE_HEALTH_PORT": str(port),
+        }
+        async with self._service("operator", environment, port) as service:
+            yield service
+
+    @asynccontextmanager
+    async def gateway(self) -> AsyncIterator[tuple[Service, str]]:
+        """A running gateway and its URL."""
+        port = free_port()
+        environment = {"PERDURE_GATEWAY_HOST": "127.0.0.1", "PERDURE_GATEWAY_PORT": str(port)}
+        async with self._service("gateway", environment, port) as service:
+            yield service, f"http://127.0.0.1:{port}"
+
+    async def postgres_version(self) -> str:
+        """As the server tells it."""
+        connection = await asyncpg.connect(self.ledger_url)
+        try:
+            found: str = await connection.fetchval("show server_version")
+        finally:
+            await connection.close()
+        return found
+
+    def meter(self) -> CpuMeter:
+        """Measures the CPU of every part of the rig."""
+        return CpuMeter(self._pids)
+
+    @asynccontextmanager
+    async def _service(self, role: str, environment: dict[str, str], port: int) -> AsyncIterator[Service]:
+        environment = {**environment, "PERDURE_DATABASE_URL": self.ledger_url}
+        account = await self._account(f"perdure-{role}")
+        if self.as_in_a_pod:
+            host, _, api_port = self.cluster.server.removeprefix("https://").partition(":")
+            environment |= {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": api_port}
+        else:
+            environment["PERDURE_KUBECONFIG"] = str(account / "kubeconfig")
+        service = Service(
+            role,
+            directory=self.directory,
+            environment=environment,
+            account=account if self.as_in_a_pod else None,
+            health_port=port,
+        )
+        await service.start()
+        self._services.append(service)
+        try:
+            await service.ready()
+            yield service
+        finally:
+            self._services.remove(service)
+            await service.stop()
+
+    async def _account(self, name: str) -> Path:
+        folder = self.directory / name
+        folder.mkdir(exist_ok=True)
+        (folder / "token").write_text(await account_token(self.kube, name))
+        (folder / "namespace").write_text(SYSTEM)
+        authority = self.cluster.state_dir / "pki" / "ca.crt"
+        (folder / "ca.crt").write_bytes(authority.read_bytes())
+        # The API server tells apart by the account who asked, whichever way it was found.
+        user = {"token": (folder / "token").read_text()}
+        cluster = {"server": self.cluster.server, "certificate-authority": str(folder / "ca.crt")}
+        (folder / "kubeconfig").write_bytes(
+            orjson.dumps(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "clusters": [{"name": "bench", "cluster": cluster}],
+                    "users": [{"name": name, "user": user}],
+                    "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": name}}],
+                    "current-context": "bench",
+                }
+            )
+        )
+        return folder
+
+    def _pids(self) -> dict[str, list[int]]:
+        components = self.cluster.supervisor.components()
+        pids = {name: [state["pid"]] for name, state in components.items() if state["pid"]}
+        ours: dict[str, list[int]] = {"postgres": [self.postgres.pid], "nats": [self.nats.pid]}
+        for service in self._services:
+            ours.setdefault(service.role, []).extend(service.pids)
+        return {**pids, **ours}
+
+
+@asynccontextmanager
+async def booted() -> AsyncIterator[Rig]:
+    """Everything but our own processes. It boots before anything is measured, so it may block."""
+    with tempfile.TemporaryDirectory(prefix="perdure-bench-") as name:
+        directory = Path(name)
+        os.makedirs(directory / "nats")
+        as_in_a_pod = can_play_pod()
+        port = IN_CLUSTER_PORT if as_in_a_pod else None
+        with (
+            start_kwok(directory / "cluster", nodes=NODES, port=port) as cluster,
+            contextmanager(running_server)() as postgres,
+        ):
+            async with (
+                running_nats(directory / "nats") as nats,
+                KubeClient.from_config(str(cluster.kubeconfig), limit=256) as kube,
+                Api(cluster) as api,
+            ):
+                await prepare(kube)
+                yield Rig(
+                    directory=directory,
+                    cluster=cluster,
+                    kube=kube,
+                    api=api,
+                    postgres=postgres,
+                    nats=nats,
+                    ledger_url=await postgres.create_ledger(),
+                    as_in_a_pod=as_in_a_pod,
+                )

@@ -1,0 +1,53 @@
+"""Live runs as the control loop holds them, made by the decisions of the pure core."""
+
+from typing import Any
+
+from tests.unit.domain.builders import view_of_task, view_of_workflow
+from tests.unit.domain.runs import Run
+
+from perdure.control.keys import RunKey
+from perdure.control.live import LiveRun
+from perdure.control.projection import task_status, workflow_status
+from perdure.domain.facts import PodFacts
+from perdure.domain.records import TaskKey
+
+
+class Live(Run):
+    """A run, and what the loop knows of it beside the ledger."""
+
+    def __init__(self, *steps: dict[str, Any], **fields: Any) -> None:
+        view = view_of_workflow(*steps, **fields) if steps else view_of_task(**fields)
+        super().__init__(view)
+        self.live = LiveRun(
+            key=RunKey(view.run.kind, view.run.namespace, view.run.name), view=view, generation=3
+        )
+        self.pods: dict[str, PodFacts] = {}
+        self.before: dict[str, Any] = {}
+        self.settle()
+
+    def see(self, key: TaskKey, **facts: Any) -> None:
+        """A task's pod as the store has it; nothing is decided about it."""
+        pod = self.pod(key, **facts)
+        self.pods[pod.name] = pod
+
+    def status(self) -> dict[str, Any]:
+        """The Workflow's status now, which the next one follows."""
+        self.before = workflow_status(self.live, self.pods, self.before, self.now)
+        return self.before
+
+    def task_status(self, key: TaskKey) -> dict[str, Any]:
+        attempt = self.view.attempts.get(key)
+        pod = None if attempt is None else self.pods.get(attempt.pod_name)
+        return task_status(self.live, key, pod, {}, self.now)
+
+
+def conditions(status: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Status and reason of every condition."""
+    return {
+        condition["type"]: (condition["status"], condition["reason"]) for condition in status["conditions"]
+    }
+
+
+def condition(status: dict[str, Any], type: str) -> dict[str, Any]:
+    (found,) = [condition for condition in status["conditions"] if condition["type"] == type]
+    return dict(found)

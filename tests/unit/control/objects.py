@@ -1,0 +1,63 @@
+"""Objects of the cluster as watches and lists give them."""
+
+from typing import Any
+
+GROUP_VERSION = "perdure.dev/v1alpha1"
+
+
+def obj(
+    name: str,
+    version: int,
+    *,
+    uid: str | None = None,
+    labels: dict[str, str] | None = None,
+    owner: dict[str, Any] | None = None,
+    status: dict[str, Any] | None = None,
+    spec: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        "name": name,
+        "namespace": "team",
+        "uid": uid or f"uid-{name}",
+        "resourceVersion": str(version),
+        "generation": 1,
+        "creationTimestamp": "2024-05-01T12:00:00Z",
+    }
+    if labels is not None:
+        metadata["labels"] = labels
+    if owner is not None:
+        metadata["ownerReferences"] = [owner]
+    made: dict[str, Any] = {"metadata": metadata}
+    if spec is not None:
+        made["spec"] = spec
+    if status is not None:
+        made["status"] = status
+    return made
+
+
+def owner(kind: str, name: str, *, group: str = GROUP_VERSION, controller: bool = True) -> dict[str, Any]:
+    return {
+        "apiVersion": group,
+        "kind": kind,
+        "name": name,
+        "uid": f"uid-{name}",
+        "controller": controller,
+    }
+
+
+def workflow(
+    version: int = 1, *, name: str = "audit", phase: str | None = None, uid: str | None = None
+) -> dict[str, Any]:
+    return obj(name, version, uid=uid, spec={"steps": []}, status=None if phase is None else {"phase": phase})
+
+
+def task(name: str, version: int = 1, *, run: str = "audit", phase: str | None = None) -> dict[str, Any]:
+    status = None if phase is None else {"phase": phase}
+    return obj(name, version, owner=owner("Workflow", run), status=status)
+
+
+def pod(
+    name: str, version: int = 1, *, run: str = "audit", phase: str = "Running", uid: str | None = None
+) -> dict[str, Any]:
+    labels = {"perdure.dev/workflow": run, "perdure.dev/task": name[:-2], "perdure.dev/attempt": name[-1]}
+    return obj(name, version, uid=uid, labels=labels, status={"phase": phase})
