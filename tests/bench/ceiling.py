@@ -42,9 +42,9 @@ async def measure(rig: Rig, pods: int, *, within: float) -> Ceiling:
         await timed(create, pods, CONNECTIONS)
         if not await seen.pods_ended(pods, within=within):
             raise TimeoutError(f"the simulated nodes did not end {pods} pods in time")
-        ended = {each.created: each.ended for each in seen.pods.values() if each.ended is not None}
-        lives = [end - created for created, end in ended.items()]
-        return Ceiling(pods / (max(ended.values()) - begun), lives)
+        lives = [(each.created, each.ended) for each in seen.pods.values() if each.ended is not None]
+        last = max(ended for _, ended in lives)
+        return Ceiling(pods / (last - begun), [ended - created for created, ended in lives])
 
 
 def pod(namespace: str, number: int) -> dict[str, Any]:

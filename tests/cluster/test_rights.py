@@ -24,7 +24,7 @@ TABLE = [
     *((_OPERATOR, f"{verb} workflows.perdure.dev", None, False) for verb in ("create", "update", "patch")),
     (_OPERATOR, "patch workflows.perdure.dev/status", None, True),
     (_OPERATOR, "create agenttasks.perdure.dev", None, True),
-    (_OPERATOR, "update agenttasks.perdure.dev", None, False),
+    *((_OPERATOR, f"{verb} agenttasks.perdure.dev", None, False) for verb in ("update", "patch")),
     (_OPERATOR, "update agenttemplates.perdure.dev", None, False),
     *((_OPERATOR, f"{verb} pods", None, True) for verb in ("get", "list", "watch", "create", "delete")),
     *((_OPERATOR, f"{verb} pods", None, False) for verb in ("update", "patch", "deletecollection")),

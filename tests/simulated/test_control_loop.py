@@ -182,6 +182,21 @@ def test_namesake_of_a_deleted_workflow_is_a_new_run() -> None:
     run(scenario())
 
 
+def test_standalone_task_applied_again_waits_for_the_pod_of_its_namesake() -> None:
+    async def scenario() -> None:
+        at = world(14)
+        at.start_operator()
+        at.apply("alone", {"agent": AGENT}, kind="AgentTask")
+        await settled(lambda: bool(at.cluster.all("Pod")))
+        at.cluster.remove("AgentTask", "default", "alone")
+        second = at.apply("alone", {"agent": AGENT}, kind="AgentTask")
+        (ended,) = await at.until_ended([second])
+        assert ended.phase is Phase.SUCCEEDED, ended
+        await at.close()
+
+    run(scenario())
+
+
 def test_retention_removes_the_object_and_its_history() -> None:
     async def scenario() -> None:
         at = world(10)

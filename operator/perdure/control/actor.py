@@ -42,6 +42,10 @@ class NameConflict(Exception):
     """An object of the name we need exists and is not ours."""
 
 
+class StillLeaving(Exception):
+    """An object of the name we need exists, but not for long: it is being deleted, or its owner was."""
+
+
 class Actor:
     """Makes and unmakes the objects of runs."""
 
@@ -91,6 +95,9 @@ class Actor:
         try:
             owner_uid = await self._ensure_task(live, task)
             pod_uid = await self._ensure_pod(live, task, attempt, owner_uid)
+        except StillLeaving as error:
+            live.held_up[key] = (Reason.STARTING, str(error))
+            return
         except NameConflict as error:
             live.refusals[key] = Refusal(
                 attempt=attempt.number, reason=Reason.NAME_CONFLICT, message=str(error)
@@ -132,7 +139,7 @@ class Actor:
             if not error.conflict:
                 raise
             made = await self._kube.get(AGENT_TASK, namespace, task.name)
-            _check_owner(made, live.uid, f"AgentTask {task.name!r}")
+            _check_owner(made, live.uid, live.key.name, f"AgentTask {task.name!r}")
         self._store.apply(AGENT_TASK, made)
         return str(made["metadata"]["uid"])
 
@@ -150,7 +157,7 @@ class Actor:
             if not error.conflict:
                 raise
             made = await self._kube.get(POD, namespace, attempt.pod_name)
-            _check_owner(made, owner_uid, f"pod {attempt.pod_name!r}")
+            _check_owner(made, owner_uid, task.name, f"pod {attempt.pod_name!r}")
         self._store.apply(POD, made)
         return str(made["metadata"]["uid"])
 
@@ -212,7 +219,12 @@ def _owner(kind: str, name: str, uid: str) -> dict[str, Any]:
     }
 
 
-def _check_owner(obj: dict[str, Any], uid: str, what: str) -> None:
+def _check_owner(obj: dict[str, Any], uid: str, name: str, what: str) -> None:
+    """Raise unless the object with this uid and name owns `obj`."""
     owners = obj["metadata"].get("ownerReferences") or ()
     if not any(owner.get("uid") == uid for owner in owners):
+        # A namesake of our owner was deleted a moment ago, and the garbage collector comes after it.
+        orphaned = any(owner.get("controller") and owner.get("name") == name for owner in owners)
+        if orphaned or "deletionTimestamp" in obj["metadata"]:
+            raise StillLeaving(f"{what} of an earlier object of this name is still being deleted")
         raise NameConflict(f"{what} exists and is not ours; remove it, then apply the workflow again")

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, quote, unquote_to_bytes
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from perdure.api.parse import MAX_DEPTH
 from perdure.gateway.limits import Limits
 from perdure.gateway.problems import Kind, Problem
 
@@ -52,6 +53,23 @@ def parse(model: type[BodyModel], content: bytes, *, example: str) -> BodyModel:
         raise Problem(Kind.INVALID_FIELD, f"{field}: {first['msg']}; send {example}") from None
 
 
+def _too_deep() -> Problem:
+    return Problem(Kind.INVALID_FIELD, f"output: nested too deeply; at most {MAX_DEPTH} levels can be kept")
+
+
+def _nesting(value: Any) -> int:
+    """Levels of lists and maps, counted without recursion."""
+    deepest = 0
+    waiting = [(value, 1)]
+    while waiting:
+        found, level = waiting.pop()
+        if isinstance(found, dict | list):
+            deepest = max(deepest, level)
+            children = found.values() if isinstance(found, dict) else found
+            waiting.extend((child, level + 1) for child in children)
+    return deepest
+
+
 def parse_output(content: bytes, *, limits: Limits) -> Any:
     """The `output` of a result. Raises Problem (invalid-json, invalid-field, too-large)."""
     example = '{"output": any JSON value}'
@@ -64,9 +82,9 @@ def parse_output(content: bytes, *, limits: Limits) -> Any:
     try:
         compact = orjson.dumps(output)
     except orjson.JSONEncodeError:
-        raise Problem(
-            Kind.INVALID_FIELD, "output: nested too deeply; at most 250 levels can be kept"
-        ) from None
+        raise _too_deep() from None
+    if _nesting(output) > MAX_DEPTH:
+        raise _too_deep()
     if len(compact) > limits.output:
         raise Problem(
             Kind.TOO_LARGE,

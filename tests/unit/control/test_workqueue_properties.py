@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.simulated.clock import run
 
@@ -17,6 +17,7 @@ steps = st.one_of(
     st.tuples(st.just("after"), st.sampled_from(KEYS), st.sampled_from([0, 0.5, 1, 2, 7])),
     st.tuples(st.just("fail"), st.sampled_from(KEYS)),
     st.tuples(st.just("cancel"), st.integers(0, 3)),
+    st.tuples(st.just("add and cancel"), st.sampled_from(KEYS), st.integers(0, 3)),
     st.tuples(st.just("sleep"), st.sampled_from([0, 0, 0.25, 1, 5])),
 )
 
@@ -28,6 +29,7 @@ class World:
         self.queue = WorkQueue()
         self.works = works
         self.held: set[RunKey] = set()
+        self.idle = 0
         #: What came, with its time, and when a look at a key was last asked for.
         self.given: list[tuple[float, RunKey]] = []
         self.asked: dict[RunKey, int] = {}
@@ -35,7 +37,11 @@ class World:
 
     async def work(self) -> None:
         while True:
-            key = await self.queue.get()
+            self.idle += 1
+            try:
+                key = await self.queue.get()
+            finally:
+                self.idle -= 1
             assert key not in self.held, "a key has one worker"
             self.held.add(key)
             self.given.append((asyncio.get_running_loop().time(), key))
@@ -49,14 +55,17 @@ class World:
     def hire(self, number: int) -> None:
         self.workers += [asyncio.create_task(self.work()) for _ in range(number)]
 
-    async def drain(self) -> None:
-        """A worker, if all were cancelled, and time for every delay to end.
+    async def sleep(self, seconds: float) -> None:
+        """Time passes only when nothing is left to do: then no key waits beside an idle worker."""
+        # A little more, so that no delay ends at the very moment of the check.
+        await asyncio.sleep(seconds and seconds + 0.01371)
+        assert not (seconds and self.idle and len(self.queue))
 
-        One that waits already must be enough: a new one would find what nobody was woken for.
-        """
-        if all(worker.done() or worker.cancelling() for worker in self.workers):
-            self.hire(1)
-        await asyncio.sleep(1000)
+    async def drain(self) -> None:
+        """Time for every delay to end, with a worker if all were cancelled."""
+        await self.sleep(0.1)
+        self.hire(1)
+        await self.sleep(1000)
         assert not self.held
         assert len(self.queue) == 0
         for worker in self.workers:
@@ -65,6 +74,7 @@ class World:
         await asyncio.gather(*self.workers, return_exceptions=True)
 
 
+@settings(max_examples=300)
 @given(
     st.lists(steps, max_size=40),
     st.integers(0, 4),
@@ -89,10 +99,14 @@ def test_no_key_is_lost_or_given_to_two(
                 case ("fail", RunKey() as key):
                     world.asked[key] = asks
                     world.queue.add_failed(key)
+                case ("add and cancel", RunKey() as key, int() as number) if number < len(world.workers):
+                    world.asked[key] = asks
+                    world.queue.add(key)
+                    world.workers[number].cancel()
                 case ("cancel", int() as number) if number < len(world.workers):
                     world.workers[number].cancel()
                 case ("sleep", (int() | float()) as seconds):
-                    await asyncio.sleep(seconds)
+                    await world.sleep(seconds)
         await world.drain()
         # Whatever was asked for came after it was asked for, save a delay that found its key waiting.
         assert not world.asked

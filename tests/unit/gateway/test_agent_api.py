@@ -252,10 +252,16 @@ async def test_a_bad_body_is_answered_with_field_and_remedy(gateway: RunningGate
     assert not gateway.ledger.progressed
 
 
-def test_a_deeply_nested_output_is_refused() -> None:
-    body = b'{"output": ' + b"[" * 300 + b"]" * 300 + b"}"
+@pytest.mark.parametrize("levels", [101, 253, 300])
+def test_a_deeply_nested_output_is_refused(levels: int) -> None:
+    body = b'{"output": ' + b"[" * levels + b"]" * levels + b"}"
     with pytest.raises(Problem, match="output: nested too deeply"):
         parse_output(body, limits=Limits())
+
+
+def test_an_output_of_a_hundred_levels_is_kept() -> None:
+    body = b'{"output": ' + b"[" * 100 + b"]" * 100 + b"}"
+    assert parse_output(body, limits=Limits()) is not None
 
 
 async def test_text_that_looks_like_an_escape_is_no_nul(gateway: RunningGateway) -> None:
