@@ -1,0 +1,1 @@
+"""The parts of `hack/cluster/images.py`."""
