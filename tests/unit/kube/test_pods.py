@@ -66,7 +66,7 @@ def test_our_variables_win_and_can_be_referred_to() -> None:
                 {"name": "PERDURE_ATTEMPT", "value": "99"},
                 {"name": "PERDURE_INDEX", "value": "7"},
                 {"name": "PERDURE_CUSTOM", "value": "theirs"},
-                {"name": "WHERE", "value": "/work/$(PERDURE_TASK)"},
+                {"name": "WHERE", "value": "/data/$(PERDURE_TASK)"},
             ]
         }
     )
