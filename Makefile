@@ -7,6 +7,8 @@ PYTEST := .venv/bin/pytest
 # Where `make install` and `make demo` work: native (a cluster built here), kind, or current (your kubeconfig's).
 CLUSTER ?= native
 STATE_DIR ?= .cluster
+# How wide the fan-out of `make test-scale` is.
+ITEMS ?= 10000
 export CLUSTER STATE_DIR
 
 .DEFAULT_GOAL := help
@@ -33,6 +35,8 @@ lint: venv ## Check style, types, layers, and that generated files are fresh.
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	$(PYTHON) -m perdure.api.crds --check
+	$(PYTHON) -m perdure.api.reference --check
+	$(PYTHON) -m perdure.domain.glossary --check
 
 .PHONY: format
 format: venv ## Format the code and mend what can be mended.
@@ -42,6 +46,11 @@ format: venv ## Format the code and mend what can be mended.
 .PHONY: crds
 crds: venv ## Generate the CRDs from the models.
 	$(PYTHON) -m perdure.api.crds
+
+.PHONY: docs
+docs: venv ## Generate the reference and the tables of phases and reasons.
+	$(PYTHON) -m perdure.api.reference
+	$(PYTHON) -m perdure.domain.glossary
 
 .PHONY: test-unit
 test-unit: venv ## Test the pure parts (milliseconds each).
@@ -58,6 +67,10 @@ test-integration: venv tools-light ## Test against real Postgres, NATS and kube-
 .PHONY: test-cluster
 test-cluster: venv ## Test on a real cluster: the chart installed, pods and processes killed.
 	$(PYTEST) tests/cluster
+
+.PHONY: test-scale
+test-scale: venv ## Run a forEach of ITEMS (10000) items on simulated nodes; what must stay small stays small.
+	PERDURE_SCALE_ITEMS=$(ITEMS) $(PYTEST) tests/scale
 
 .PHONY: test
 test: lint test-unit test-simulated test-integration test-cluster ## Run every tier. Needs nothing prepared; builds Kubernetes once (about 10 minutes).

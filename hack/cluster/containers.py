@@ -44,6 +44,23 @@ def import_image(cluster: Cluster, archive: Path) -> list[str]:
 
 def kill(cluster: Cluster, namespace: str, pod: str, container: str | None, number: signal.Signals) -> int:
     """Sends a real signal to process 1 of a container; returns its pid on the node."""
+    _, pid = _running(cluster, namespace, pod, container)
+    _output(enter(cluster, "kill", f"-{number.value}", str(pid)))
+    return pid
+
+
+def signal_all(cluster: Cluster, namespace: str, pod: str, container: str, number: signal.Signals) -> int:
+    """The same for all processes of a container, as freezing a server takes; returns how many there were."""
+    task, _ = _running(cluster, namespace, pod, container)
+    rows = _output(ctr(cluster, "tasks", "ps", task)).splitlines()[1:]
+    pids = [row.split()[0] for row in rows]
+    # One may have ended meanwhile.
+    _output(enter(cluster, "sh", "-c", f"kill -{number.value} {' '.join(pids)} || true"))
+    return len(pids)
+
+
+def _running(cluster: Cluster, namespace: str, pod: str, container: str | None) -> tuple[str, int]:
+    """The one running container of a pod with that name: its id, and the pid of its process 1 on the node."""
     label = 'labels."io.kubernetes.{}"=={}'
     wanted = [label.format("pod.namespace", namespace), label.format("pod.name", pod)]
     if container:
@@ -51,7 +68,7 @@ def kill(cluster: Cluster, namespace: str, pod: str, container: str | None, numb
     kind = 'labels."io.cri-containerd.kind"==container'
     found = set(_output(ctr(cluster, "containers", "list", "--quiet", ",".join([*wanted, kind]))).split())
     running = [
-        int(pid)
+        (task, int(pid))
         for task, pid, state in (
             row.split()[:3] for row in _output(ctr(cluster, "tasks", "list")).splitlines()[1:]
         )
@@ -61,7 +78,6 @@ def kill(cluster: Cluster, namespace: str, pod: str, container: str | None, numb
         raise ClusterError(f"No container of pod {namespace}/{pod} runs on the node.")
     if len(running) > 1:
         raise ClusterError(f"Pod {namespace}/{pod} runs several containers: name one with --container.")
-    _output(enter(cluster, "kill", f"-{number.value}", str(running[0])))
     return running[0]
 
 

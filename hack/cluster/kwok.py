@@ -10,6 +10,8 @@ What a pod does is said by the annotation `perdure.dev/simulate`:
     hang         run until deleted
     fail         fail with exit code 1
     fail-once    fail if PERDURE_ATTEMPT is 1, else succeed
+What it leaves as its termination message is said by its environment variable
+`PERDURE_SIMULATE_OUTPUT`.
 """
 
 import json
@@ -22,6 +24,7 @@ from .cluster import Cluster
 from .light import boot_control_plane, prepare
 
 ANNOTATION = "perdure.dev/simulate"
+OUTPUT = "PERDURE_SIMULATE_OUTPUT"
 OWNER_LABEL = "app.kubernetes.io/managed-by"
 
 # How a running pod will end: "" for not by itself.
@@ -99,6 +102,9 @@ containerStatuses:
       containerID: {{ printf "kwok://%%s" .name | Quote }}
       exitCode: %(code)d
       reason: %(exit)s
+{{ range .env }}{{ if eq .name "%(output)s" }}
+      message: {{ .value | Quote }}
+{{ end }}{{ end }}
       startedAt: {{ $started | Quote }}
       finishedAt: {{ $now | Quote }}
 {{ end }}
@@ -186,8 +192,11 @@ def _documents() -> list[dict[str, Any]]:
         "values": ["True"],
     }
     beat = {"durationMilliseconds": HEARTBEAT_MS}
-    succeeded = _ENDED % {"phase": "Succeeded", "reason": "PodCompleted", "exit": "Completed", "code": 0}
-    failed = _ENDED % {"phase": "Failed", "reason": "PodFailed", "exit": "Error", "code": 1}
+    ended = {"output": OUTPUT}
+    succeeded = _ENDED % (
+        ended | {"phase": "Succeeded", "reason": "PodCompleted", "exit": "Completed", "code": 0}
+    )
+    failed = _ENDED % (ended | {"phase": "Failed", "reason": "PodFailed", "exit": "Error", "code": 1})
     delay = {"durationMilliseconds": 0, "durationFrom": {"expressionFrom": _DURATION}}
     return [
         {

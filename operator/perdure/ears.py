@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from perdure.api import GROUP, VERSION
+from perdure.api.kinds import KINDS
 from perdure.domain.names import LABEL_MANAGED_BY, MANAGED_BY
 from perdure.imports import absent
 
@@ -27,7 +28,8 @@ Listener = Callable[[str, Mapping[str, Any], bool], None]
 #: Called when a watch had to start anew, so that deletions may have been missed.
 GapListener = Callable[[], None]
 
-_PLURALS = {"Workflow": "workflows", "AgentTask": "agenttasks", "AgentTemplate": "agenttemplates"}
+#: Jobs are not watched: their pods are, and tell all there is to know.
+_PLURALS = {kind.kind: kind.plural for kind in KINDS}
 
 
 class _NoDiffBase(kopf.DiffBaseStorage):

@@ -23,9 +23,12 @@ from perdure.bus.stream import StreamLimits
 from perdure.control.actor import Actor
 from perdure.control.announcer import Announcer
 from perdure.control.elector import Elector
+from perdure.control.guard import GuardedKube
 from perdure.control.leader import Leader
 from perdure.control.reconciler import Reconciler
-from perdure.control.store import AGENT_TEMPLATE, Store
+from perdure.control.scheduler import Scheduler
+from perdure.control.slots import Slots
+from perdure.control.store import AGENT_TEMPLATE, WORKFLOW_TEMPLATE, Store
 from perdure.control.workqueue import WorkQueue
 from perdure.ears import listen
 from perdure.gateway.server import serve
@@ -90,36 +93,6 @@ class _Operator:
         self._relay = Relay(ledger, bus, limits=StreamLimits.of(settings))
         self._store = Store()
         self._queue = WorkQueue()
-        self._recorder = EventRecorder(kube, instance=settings.identity, enabled=settings.kubernetes_events)
-        self._reconciler = Reconciler(
-            store=self._store,
-            kube=kube,
-            ledger=ledger,
-            actor=Actor(
-                store=self._store,
-                kube=kube,
-                ledger=ledger,
-                gateway_url=settings.gateway_url,
-                audience=settings.token_audience,
-            ),
-            announcer=Announcer(self._recorder),
-            clock=utc_now,
-            status_interval=settings.status_interval,
-            template_timeout=settings.template_timeout,
-        )
-        self._leader = Leader(
-            store=self._store,
-            queue=self._queue,
-            kube=kube,
-            ledger=ledger,
-            reconciler=self._reconciler,
-            identity=settings.identity,
-            namespaces=settings.watch_namespaces,
-            workers=settings.workers,
-            sweep_interval=settings.sweep_interval,
-            clock=utc_now,
-            beside=self._run_relay,
-        )
         self._elector = Elector(
             kube=kube,
             namespace=settings.namespace,
@@ -129,6 +102,40 @@ class _Operator:
             renew_deadline=settings.lease_renew_deadline,
             retry=settings.lease_retry,
             clock=utc_now,
+        )
+        guarded = GuardedKube(kube, self._elector.holds)
+        self._recorder = EventRecorder(kube, instance=settings.identity, enabled=settings.kubernetes_events)
+        self._reconciler = Reconciler(
+            store=self._store,
+            kube=guarded,
+            ledger=ledger,
+            actor=Actor(
+                store=self._store,
+                kube=guarded,
+                ledger=ledger,
+                gateway_url=settings.gateway_url,
+                audience=settings.token_audience,
+            ),
+            announcer=Announcer(self._recorder),
+            clock=utc_now,
+            status_interval=settings.status_interval,
+            template_timeout=settings.template_timeout,
+            slots=Slots(settings.max_running_tasks, settings.max_running_tasks_per_namespace),
+            wake=self._queue.add,
+        )
+        self._leader = Leader(
+            store=self._store,
+            queue=self._queue,
+            kube=guarded,
+            ledger=ledger,
+            reconciler=self._reconciler,
+            scheduler=Scheduler(store=self._store, kube=guarded, clock=utc_now, wake=self._queue.add),
+            identity=settings.identity,
+            namespaces=settings.watch_namespaces,
+            workers=settings.workers,
+            sweep_interval=settings.sweep_interval,
+            clock=utc_now,
+            beside=self._run_relay,
         )
         self._listening = asyncio.Event()
         self._gap_timer: asyncio.TimerHandle | None = None
@@ -182,7 +189,9 @@ class _Operator:
             key = self._store.apply(kind, obj)
         if not self._leader.working:
             return
-        if kind == AGENT_TEMPLATE:
+        for stirred in self._store.take_stirred():
+            self._queue.add(stirred)
+        if kind in (AGENT_TEMPLATE, WORKFLOW_TEMPLATE):
             for waiting in self._reconciler.note_template(metadata["namespace"], metadata["name"]):
                 self._queue.add(waiting)
         elif key is not None:

@@ -58,6 +58,9 @@ class Settings(BaseSettings):
 
     #: Reconciles at once.
     workers: Annotated[int, Field(ge=1, le=256)] = 32
+    #: Attempts of agents that may run at once, in all and in any one namespace; 0 for no limit.
+    max_running_tasks: Annotated[int, Field(ge=0)] = 0
+    max_running_tasks_per_namespace: Annotated[int, Field(ge=0)] = 0
     #: Time between full looks at the cluster.
     sweep_interval: Annotated[float, Field(gt=0)] = 300.0
     #: How long a run waits for a template that does not exist.

@@ -13,14 +13,28 @@
 
     perdure_agent.run(main)
 
+SIGTERM (a pause, an eviction, a node that is drained) cancels `main`. Whoever wants to save more than the
+last checkpoint catches `asyncio.CancelledError`, saves and returns, within the pod's grace period; the exit
+code is 75 then, and the next attempt restores it.
+
 Without `PERDURE_GATEWAY_URL` the same program runs on a laptop: input from `PERDURE_INPUT`, checkpoints in
 `.perdure/`, the result on standard output.
 """
 
-from perdure_agent.agent import Agent, Options, connect
-from perdure_agent.checkpoints import Checkpoint
+from perdure_agent.agent import Agent
+from perdure_agent.backend import Options
+from perdure_agent.checkpoints import Checkpoint, CheckpointInfo, RestoredFile
+from perdure_agent.connecting import connect
 from perdure_agent.environment import Environment
-from perdure_agent.errors import AgentError, AgentFailure, GatewayError, GatewayUnavailable, Superseded
+from perdure_agent.errors import (
+    AgentError,
+    AgentFailure,
+    DamagedCheckpoint,
+    GatewayError,
+    GatewayUnavailable,
+    Superseded,
+)
+from perdure_agent.failures import LastFailure
 from perdure_agent.running import EXIT_INTERRUPTED, EXIT_SUPERSEDED, run, supervise
 from perdure_agent.transport import Retries
 
@@ -31,10 +45,14 @@ __all__ = [
     "AgentError",
     "AgentFailure",
     "Checkpoint",
+    "CheckpointInfo",
+    "DamagedCheckpoint",
     "Environment",
     "GatewayError",
     "GatewayUnavailable",
+    "LastFailure",
     "Options",
+    "RestoredFile",
     "Retries",
     "Superseded",
     "connect",

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
+from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import aiohttp
-
-from perdure_agent import ending, termination
-from perdure_agent.checkpoints import Checkpoint, encode, encode_json
+from perdure_agent import termination
+from perdure_agent.backend import Backend, Options
+from perdure_agent.checkpoints import Checkpoint, CheckpointInfo, RestoredFile, Which, encode_json
 from perdure_agent.ending import Ending
 from perdure_agent.environment import Environment
-from perdure_agent.errors import AgentError, AgentFailure, GatewayError, GatewayUnavailable, Superseded
-from perdure_agent.gateway import GatewayBackend
-from perdure_agent.local import LocalBackend
-from perdure_agent.transport import Retries, Transport
+from perdure_agent.errors import AgentError, AgentFailure, GatewayError, GatewayUnavailable, Superseded, holds
+from perdure_agent.payload import FileSink, MemorySink, loaded, prepare
+from perdure_agent.restoring import load
+from perdure_agent.saving import Saver
 
 log = logging.getLogger("perdure_agent")
 
@@ -28,33 +26,8 @@ log = logging.getLogger("perdure_agent")
 _CRASH_PATIENCE = 60.0
 #: Seconds between signs of life while none gets through: progress waits for the first that does.
 _AWAY_INTERVAL = 2.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What a user may tune. The defaults suit agents that work for minutes to days."""
-
-    retries: Retries = field(default_factory=Retries)
-    #: Seconds between signs of life.
-    heartbeat_interval: float = 10.0
-
-
-class Backend(Protocol):
-    """Where a task's state lives: the gateway, or a file on a laptop."""
-
-    async def read_input(self) -> Any: ...
-
-    async def save(self, data: bytes, *, content_type: str, label: str | None) -> int: ...
-
-    async def latest(self) -> Checkpoint | None: ...
-
-    async def progress(self, *, percent: float | None, message: str | None) -> None: ...
-
-    async def heartbeat(self) -> None: ...
-
-    async def result(self, output: bytes, *, patience: float | None) -> None: ...
-
-    async def failure(self, message: str, *, retryable: bool, patience: float | None) -> None: ...
+#: Seconds for the body to leave by itself after one of its calls has raised Superseded.
+_TO_NOTICE = 1.0
 
 
 class Agent:
@@ -72,11 +45,19 @@ class Agent:
         self.step = environment.step
         #: Number of this attempt, from 1.
         self.attempt = environment.attempt
+        #: The model that the manifest names (`PERDURE_MODEL`); None if it names none.
+        self.model = environment.model
+        #: Why the last attempt that failed did; None if none has.
+        self.last_failure = environment.last_failure
         self._backend = backend
+        self._saver = Saver(backend.save, retries=options.retries)
         self._options = options
         self._termination_log = environment.termination_log
         self._end = end
         self._reporting = False
+        #: The gateway has acknowledged it.
+        self._reported = False
+        self._superseded: Superseded | None = None
         #: The last best-effort call got no answer: until a heartbeat does, progress is kept back.
         self._away = False
         self._unsent: tuple[float | None, str | None] | None = None
@@ -86,25 +67,112 @@ class Agent:
         environment: Environment | None = None, *, options: Options | None = None
     ) -> AbstractAsyncContextManager[Agent]:
         """The same as `perdure_agent.connect`."""
+        from perdure_agent.connecting import connect
+
         return connect(environment, options=options)
 
-    async def restore(self) -> Checkpoint | None:
-        """The newest checkpoint of this task, saved by this attempt or an earlier one; None if there is none.
+    async def restore(
+        self, *, sequence: int | None = None, label: str | None = None, fallback: bool = False
+    ) -> Checkpoint | None:
+        """The newest recoverable checkpoint of this task, whichever attempt saved it; None if there is none.
 
-        Waits for an absent gateway rather than let the agent start afresh. Raises Superseded, GatewayError,
-        GatewayUnavailable.
+        `label`: the newest recoverable one of that label. `sequence`: exactly that one. Waits for an absent
+        gateway rather than let the agent start afresh. If it is damaged, DamagedCheckpoint is raised; with
+        `fallback` the next older recoverable one is taken, and `skipped` tells of those passed over. Raises
+        Superseded, GatewayError, GatewayUnavailable.
         """
-        return await self._backend.latest()
+        which = _which(sequence, label)
+        sink = MemorySink()
+        with self._calling():
+            found, skipped = await load(
+                self._backend, which, sink, fallback=fallback, patience=self._patience
+            )
+        if found is None:
+            return None
+        return Checkpoint(
+            sequence=found.sequence,
+            label=found.label,
+            data=sink.data(),
+            content_type=found.content_type,
+            skipped=skipped,
+        )
 
-    async def checkpoint(self, data: Any, *, label: str | None = None) -> int:
-        """Save the agent's state: bytes (at most 64 MiB) as they are, anything else as JSON.
+    async def restore_to(
+        self,
+        path: str | PathLike[str],
+        *,
+        sequence: int | None = None,
+        label: str | None = None,
+        fallback: bool = False,
+    ) -> RestoredFile | None:
+        """The same into a file, which is replaced in one step and left as it is if there is no checkpoint."""
+        which = _which(sequence, label)
+        with self._calling(), FileSink(Path(path)) as sink:
+            found, skipped = await load(
+                self._backend, which, sink, fallback=fallback, patience=self._patience
+            )
+            if found is None:
+                return None
+            sink.keep()
+        return RestoredFile(
+            sequence=found.sequence,
+            label=found.label,
+            path=Path(path),
+            content_type=found.content_type,
+            skipped=skipped,
+        )
 
-        Returns the checkpoint's sequence number once it survives the loss of every process. Waits for an
-        absent gateway. Raises Superseded, GatewayError, GatewayUnavailable; TypeError or ValueError for what
-        JSON cannot hold.
+    async def checkpoints(self, *, label: str | None = None) -> list[CheckpointInfo]:
+        """What is kept of this task's checkpoints, newest first. Raises as `restore` does."""
+        with self._calling():
+            return await self._backend.list(label, patience=self._patience())
+
+    async def checkpoint(
+        self,
+        data: Any,
+        *,
+        label: str | None = None,
+        recoverable: bool = True,
+        content_type: str | None = None,
+    ) -> int:
+        """Save the agent's state: at most 64 MiB.
+
+        Bytes are saved as they are, and so is what a `Path`, a file opened for reading bytes (from its
+        position on) or an asynchronous iterator of bytes holds; anything else as JSON. Not `recoverable`:
+        kept and listed, but no attempt goes on from it unless it asks for its number. Returns the sequence
+        number once it survives the loss of every process. Waits for an absent gateway. Raises Superseded,
+        GatewayError, GatewayUnavailable; TypeError or ValueError for what JSON cannot hold.
         """
-        content, content_type = encode(data)
-        return await self._backend.save(content, content_type=content_type, label=label)
+        async with AsyncExitStack() as stack:
+            payload = await prepare(data, stack, content_type=content_type)
+            with self._calling():
+                return await self._saver.save(
+                    payload, label=label, recoverable=recoverable, patience=self._patience()
+                )
+
+    async def checkpoint_soon(
+        self,
+        data: Any,
+        *,
+        label: str | None = None,
+        recoverable: bool = True,
+        content_type: str | None = None,
+    ) -> None:
+        """The same without waiting for the gateway: it is sent beside the agent's work.
+
+        One is kept in memory, the newest: what was not sent by then is dropped. It is certain to be saved
+        only when `flush` has returned; leaving the context waits for it, unless a result was given. Raises
+        Superseded; GatewayError if an earlier one was refused.
+        """
+        async with AsyncExitStack() as stack:
+            payload = await loaded(await prepare(data, stack, content_type=content_type))
+        with self._calling():
+            self._saver.spool(payload, label=label, recoverable=recoverable)
+
+    async def flush(self) -> None:
+        """Wait until the last `checkpoint_soon` is durable. Raises as `checkpoint` does."""
+        with self._calling():
+            await self._saver.flush(patience=self._patience())
 
     async def progress(self, percent: float | None = None, message: str | None = None) -> None:
         """Say how far the work is: `percent` from 0 to 100, and a short text.
@@ -115,31 +183,44 @@ class Agent:
         if percent is None and message is None:
             raise ValueError("progress needs a percent, a message or both")
         self._unsent = (percent, message)
-        if not self._away:
-            await self._sign_of_life()
+        with self._calling():
+            if not self._away:
+                await self._sign_of_life()
 
     async def result(self, output: Any = None) -> None:
         """Report success with `output`: any JSON value, at most 1 MiB. Nothing can be written afterwards.
 
         The output is left in the container's termination message first, where it fits (4096 bytes), so that
-        it survives even a gateway that stays away. Raises Superseded, GatewayError, GatewayUnavailable (only
-        if the output did not fit), RuntimeError on a second report.
+        it survives even a gateway that stays away: then this returns after `Options.result_patience`. One
+        that does not fit waits as long as any call, and then raises GatewayUnavailable: it may be reported
+        again, and if it is not, `run` exits with 75, so that another attempt brings it. Raises Superseded,
+        GatewayError, RuntimeError on a second report.
         """
         content = encode_json(output, field="output")
         self._begin_report()
         recorded = termination.write_output(self._termination_log, content)
+        patience = self._options.retries.patience
         if recorded:
             self._end.settled = "succeeded"
+            short = self._options.result_patience
+            patience = short if patience is None else min(patience, short)
         try:
-            await self._backend.result(content, patience=self._options.retries.patience)
+            with self._calling():
+                await self._backend.result(content, patience=self._within(patience))
         except GatewayUnavailable:
             if not recorded:
+                self._end.unsent = True
+                self._reporting = False
                 raise
             log.warning("the gateway stayed away; the result is left in the termination message")
-        except GatewayError:
+        except (GatewayError, Superseded):
             self._take_back()
             raise
+        self._reported = True
         self._end.settled = "succeeded"
+        self._end.unsent = False
+        # What it says is in the result.
+        self._saver.drop()
 
     async def failure(self, message: str, *, retryable: bool = False) -> None:
         """Report failure. `retryable` allows another attempt within the step's retry limit.
@@ -153,10 +234,38 @@ class Agent:
         termination.write_failure(self._termination_log, message)
         self._end.settled = "failed"
         try:
-            await self._backend.failure(message, retryable=retryable, patience=patience)
-        except GatewayError:
+            with self._calling():
+                await self._backend.failure(message, retryable=retryable, patience=self._within(patience))
+        except (GatewayError, Superseded):
             self._take_back()
             raise
+        self._reported = True
+
+    def _patience(self) -> float | None:
+        """How long a call may wait."""
+        return self._within(self._options.retries.patience)
+
+    def _within(self, wanted: float | None) -> float | None:
+        """As long as it is wanted, and not beyond the end of the pod's grace period."""
+        return self._end.patience(wanted, grace=self._options.grace)
+
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        """Around each call: once one was told that the attempt is superseded, no other is made."""
+        if self._superseded is not None:
+            raise Superseded(*self._superseded.args)
+        try:
+            yield
+        except Superseded as error:
+            # Behind an end that was taken note of, it only says that the attempt is closed.
+            if not self._reported:
+                self._stop(error)
+            raise
+
+    def _stop(self, error: Superseded) -> None:
+        self._superseded = error
+        self._saver.drop()
+        self._end.superseded.set()
 
     def _begin_report(self) -> None:
         if self._reporting:
@@ -171,7 +280,7 @@ class Agent:
 
     async def _crashed(self, error: Exception) -> None:
         """Report an exception that leaves the context, unless the attempt's end is already told."""
-        if self._reporting or self._end.interrupted or isinstance(error, (Superseded, GatewayUnavailable)):
+        if self._reporting or self._end.interrupted or holds(error, Superseded, GatewayUnavailable):
             return
         if isinstance(error, AgentFailure):
             message, retryable = str(error), error.retryable
@@ -180,6 +289,9 @@ class Agent:
             message, retryable = f"{type(error).__name__}: {error}", True
         patience = self._options.retries.patience
         short = _CRASH_PATIENCE if patience is None else min(patience, _CRASH_PATIENCE)
+        with suppress(AgentError):
+            # Before the report, which closes the attempt.
+            await self._saver.flush(patience=self._within(short))
         try:
             await self._fail(message, retryable=retryable, patience=short)
         except Superseded:
@@ -215,96 +327,44 @@ class Agent:
                 # told that it was superseded. The same goes for a beat that a report overtook.
                 if not self._reporting:
                     await self._sign_of_life()
-            except Superseded:
+            except Superseded as error:
                 if not self._reporting:
+                    self._stop(error)
                     raise
             except AgentError as error:
                 log.warning("sign of life refused: %s", error)
             interval = self._options.heartbeat_interval
             await asyncio.sleep(min(interval, _AWAY_INTERVAL) if self._away else interval)
 
-
-@asynccontextmanager
-async def connect(
-    environment: Environment | None = None, *, options: Options | None = None
-) -> AsyncIterator[Agent]:
-    """The agent of this process, as the environment describes it; with heartbeats while it is open.
-
-    Without `PERDURE_GATEWAY_URL` it works in local mode. Leaving without a result and without an exception
-    reports nothing: the exit code decides. An exception is reported as a failure and goes on. If another
-    attempt takes over, the body is cancelled and Superseded is raised. Raises ValueError for an environment
-    or an input that makes no sense.
-    """
-    environment = environment or Environment.read()
-    options = options or Options()
-    async with AsyncExitStack() as stack:
-        backend: Backend
-        if environment.gateway_url is None:
-            backend = LocalBackend(
-                directory=environment.local_directory,
-                task=environment.task,
-                input_json=environment.input_json,
-            )
-        else:
-            session = await stack.enter_async_context(_session())
-            transport = Transport(
-                session,
-                url=environment.gateway_url,
-                token_file=environment.token_file,
-                retries=options.retries,
-            )
-            backend = GatewayBackend(transport, patience=options.retries.patience)
-        agent = Agent(
-            backend,
-            environment=environment,
-            options=options,
-            task_input=await _read_input(environment.input_file, backend),
-            end=ending.current.get() or Ending(),
-        )
-        error: Exception | None = None
+    async def _send_spooled(self) -> None:
+        """Until cancelled, or an end was reported. Raises Superseded, as the heartbeats do."""
         try:
-            async with asyncio.TaskGroup() as group:
-                beats = group.create_task(agent._heartbeats(), name="perdure-heartbeats")
-                try:
-                    yield agent
-                except Exception as raised:
-                    # Carried around the group, which would wrap it.
-                    error = raised
-                    await agent._crashed(raised)
-                finally:
-                    beats.cancel()
-        except BaseExceptionGroup as failed:
-            # The body's own exceptions are caught above: this is the heartbeats or the report being told that
-            # the attempt was superseded, and then nothing else matters.
-            raise _superseded_in(failed) or failed from None
-        if error is not None:
-            raise error
+            await self._saver.run()
+        except Superseded as error:
+            if not self._reporting:
+                self._stop(error)
+                raise
+
+    async def _watch(self) -> None:
+        """Raises Superseded after one of the body's calls did: whoever catches it must not go on working."""
+        await self._end.superseded.wait()
+        await asyncio.sleep(_TO_NOTICE)
+        raise Superseded(*(self._superseded.args if self._superseded is not None else ()))
+
+    async def _leave(self) -> None:
+        """The body has ended: what it wanted saved is saved, and what it overheard is said again."""
+        if not self._reporting:
+            await self.flush()
+        if self._superseded is not None:
+            raise Superseded(*self._superseded.args)
+
+    async def _leave_cancelled(self) -> None:
+        if self._superseded is None and not self._reporting:
+            with suppress(AgentError):
+                await self._saver.flush(patience=self._within(self._options.grace))
 
 
-def _session() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(headers={"User-Agent": "perdure-agent"}, auto_decompress=False)
-
-
-def _superseded_in(group: BaseExceptionGroup[BaseException]) -> Superseded | None:
-    for error in group.exceptions:
-        found = _superseded_in(error) if isinstance(error, BaseExceptionGroup) else error
-        if isinstance(found, Superseded):
-            return found
-    return None
-
-
-async def _read_input(file: Path | None, backend: Backend) -> Any:
-    """The mounted file's content; without one, or when it is empty, what the backend says."""
-    content = None if file is None else _content(file)
-    if not content:
-        return await backend.read_input()
-    try:
-        return json.loads(content)
-    except ValueError as error:
-        raise ValueError(f"the input in {file} is not JSON: {error}") from error
-
-
-def _content(file: Path) -> str | None:
-    with suppress(FileNotFoundError):
-        return file.read_text(encoding="utf-8").strip()
-    return None
+def _which(sequence: int | None, label: str | None) -> Which:
+    if sequence is not None and label is not None:
+        raise ValueError("restore takes a sequence or a label, not both")
+    return Which(sequence=sequence, label=label)

@@ -5,10 +5,13 @@ Everything has a default that suits a laptop, so that an agent runs there unchan
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from perdure_agent.failures import LastFailure
 
 #: Made by the kubelet in every container; what is written there outlives the container.
 DEFAULT_TERMINATION_LOG = Path("/dev/termination-log")
@@ -25,6 +28,10 @@ class Environment:
     step: str = ""
     #: Number of this attempt, from 1.
     attempt: int = 1
+    #: `PERDURE_MODEL`: the model that the manifest names; None if it names none.
+    model: str | None = None
+    #: `PERDURE_LAST_FAILURE`: why the last attempt that failed did; None if none has.
+    last_failure: LastFailure | None = None
     input_file: Path | None = None
     token_file: Path | None = None
     #: `PERDURE_TERMINATION_LOG`; by default the kubelet's file, which is never made if it is missing.
@@ -55,9 +62,18 @@ class Environment:
             task=values.get("PERDURE_TASK") or "local",
             step=values.get("PERDURE_STEP", ""),
             attempt=int(attempt),
+            model=values.get("PERDURE_MODEL") or None,
+            last_failure=_last_failure(values.get("PERDURE_LAST_FAILURE")),
             input_file=path("PERDURE_INPUT_FILE"),
             token_file=path("PERDURE_TOKEN_FILE"),
             termination_log=path("PERDURE_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG,
             input_json=values.get("PERDURE_INPUT") or None,
             local_directory=path("PERDURE_LOCAL_DIRECTORY") or Path(".perdure"),
         )
+
+
+def _last_failure(text: str | None) -> LastFailure | None:
+    try:
+        return LastFailure.parse(json.loads(text)) if text else None
+    except ValueError as error:
+        raise ValueError(f"PERDURE_LAST_FAILURE makes no sense: {error}") from error

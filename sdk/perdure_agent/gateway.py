@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
+from datetime import datetime
 from typing import Any
 from urllib.parse import unquote
 
-from perdure_agent.checkpoints import BYTES, Checkpoint, encode_json
-from perdure_agent.errors import AgentError, GatewayError
+from perdure_agent.checkpoints import BYTES, CheckpointInfo, Found, Which, encode_json
+from perdure_agent.errors import DamagedCheckpoint, GatewayError
+from perdure_agent.payload import Payload, Sink
 from perdure_agent.transport import Transport
+
+#: How often a checkpoint that comes damaged is asked for: the way here may have been at fault.
+_TRIES = 3
 
 
 class GatewayBackend:
@@ -23,47 +27,72 @@ class GatewayBackend:
         answer = await self._transport.call("GET", "/task", patience=self._patience)
         return answer.json()["input"]
 
-    async def save(self, data: bytes, *, content_type: str, label: str | None) -> int:
+    async def save(
+        self, payload: Payload, *, label: str | None, recoverable: bool, order: int, patience: float | None
+    ) -> int:
         """Returns once the bytes are durable."""
+        headers = {"Perdure-Sha256": payload.sha256, "Perdure-Order": str(order)}
+        if not recoverable:
+            headers["Perdure-Recoverable"] = "false"
         answer = await self._transport.call(
             "PUT",
             "/checkpoints",
-            body=data,
-            content_type=content_type,
+            body=payload,
+            headers=headers,
             params=None if label is None else {"label": label},
-            patience=self._patience,
+            patience=patience,
         )
         return int(answer.json()["sequence"])
 
-    async def latest(self) -> Checkpoint | None:
-        """The newest checkpoint of the task; None if there is none."""
-        try:
-            answer = await self._transport.call("GET", "/checkpoints/latest", patience=self._patience)
-        except GatewayError as error:
-            # Any other 404 means that this is no gateway: starting afresh would throw work away.
-            if error.status == 404 and error.kind == "checkpoint-not-found":
-                return None
-            raise
-        checksum = answer.headers.get("Perdure-Sha256")
-        if checksum is not None and hashlib.sha256(answer.body).hexdigest() != checksum:
-            raise AgentError("the checkpoint was damaged on its way here: its checksum differs")
-        label = answer.headers.get("Perdure-Label")
-        return Checkpoint(
-            sequence=int(answer.headers["Perdure-Sequence"]),
-            label=None if label is None else unquote(label),
-            data=answer.body,
-            content_type=answer.headers.get("Content-Type", BYTES),
+    async def load(self, which: Which, sink: Sink, *, patience: float | None) -> Found | None:
+        """Its bytes into `sink`; None if there is no such checkpoint. Raises DamagedCheckpoint."""
+        path = "/checkpoints/latest" if which.sequence is None else f"/checkpoints/{which.sequence}"
+        params = None if which.label is None else {"label": which.label}
+        for _ in range(_TRIES):
+            try:
+                answer = await self._transport.call("GET", path, params=params, sink=sink, patience=patience)
+            except GatewayError as error:
+                # Any other 404 means that this is no gateway: starting afresh would throw work away.
+                if error.status == 404 and error.kind == "checkpoint-not-found":
+                    return None
+                if error.kind == "checkpoint-corrupt":
+                    raise DamagedCheckpoint(error.members.get("sequence"), str(error)) from error
+                raise
+            sequence = int(answer.headers["Perdure-Sequence"])
+            if answer.headers.get("Perdure-Sha256") in (None, sink.sha256()):
+                label = answer.headers.get("Perdure-Label")
+                return Found(
+                    sequence=sequence,
+                    label=None if label is None else unquote(label),
+                    content_type=answer.headers.get("Content-Type", BYTES),
+                )
+        raise DamagedCheckpoint(
+            sequence,
+            f"checkpoint {sequence} is damaged on its way here, {_TRIES} times: its checksum differs",
         )
+
+    async def list(self, label: str | None, *, patience: float | None) -> list[CheckpointInfo]:
+        """All that are kept, newest first."""
+        found: list[CheckpointInfo] = []
+        params = {"limit": "1000"} if label is None else {"limit": "1000", "label": label}
+        while True:
+            answer = (
+                await self._transport.call("GET", "/checkpoints", params=params, patience=patience)
+            ).json()
+            found += [_info(entry) for entry in answer["checkpoints"]]
+            if answer["before"] is None:
+                return found
+            params["before"] = str(answer["before"])
 
     async def progress(self, *, percent: float | None, message: str | None) -> None:
         """One try: the next report of progress makes up for a lost one."""
         values = {"percent": percent, "message": message}
         body = encode_json({k: v for k, v in values.items() if v is not None}, field="progress")
-        await self._transport.call("POST", "/progress", body=body, patience=0)
+        await self._transport.call("POST", "/progress", body=body, patience=0, hurry=True)
 
     async def heartbeat(self) -> None:
         """One try: the next beat makes up for a lost one."""
-        await self._transport.call("POST", "/heartbeat", patience=0)
+        await self._transport.call("POST", "/heartbeat", patience=0, hurry=True)
 
     async def result(self, output: bytes, *, patience: float | None) -> None:
         """Report success; `output` is JSON."""
@@ -74,3 +103,15 @@ class GatewayBackend:
         """Report failure."""
         body = encode_json({"message": message, "retryable": retryable}, field="failure")
         await self._transport.call("POST", "/failure", body=body, patience=patience)
+
+
+def _info(entry: Any) -> CheckpointInfo:
+    return CheckpointInfo(
+        sequence=entry["sequence"],
+        label=entry["label"],
+        size=entry["size"],
+        content_type=entry["contentType"],
+        attempt=entry["attempt"],
+        at=datetime.fromisoformat(entry["at"]),
+        recoverable=entry["recoverable"],
+    )

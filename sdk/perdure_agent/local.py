@@ -1,25 +1,34 @@
-"""A task without a cluster: the same agent on a laptop, with a file for its checkpoint.
+"""A task without a cluster: the same agent on a laptop, with a folder for its checkpoints.
 
-It behaves like one task of a real run: an agent that is interrupted or fails finds its checkpoint when it is
+It behaves like one task of a real run: an agent that is interrupted or fails finds its checkpoints when it is
 started again; one that gave its result starts afresh.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from perdure_agent.checkpoints import Checkpoint, encode_json
+from perdure_agent.checkpoints import CheckpointInfo, Found, Which, encode_json
+from perdure_agent.errors import DamagedCheckpoint
+from perdure_agent.payload import Payload, Sink
+
+#: As many as a task keeps unless its run says otherwise.
+_KEPT = 10
+_PIECE = 256 * 1024
 
 
 class LocalBackend:
-    """Keeps the newest checkpoint in one file, and tells the terminal the rest."""
+    """Keeps the newest checkpoints in a folder of the task's own, and tells the terminal the rest."""
 
     def __init__(self, *, directory: Path, task: str, input_json: str | None) -> None:
-        self._file = directory / f"{task}.checkpoint"
+        self._folder = directory / task
         self._input_json = input_json
 
     async def read_input(self) -> Any:
@@ -31,25 +40,60 @@ class LocalBackend:
         except ValueError as error:
             raise ValueError(f"PERDURE_INPUT is not JSON: {error}") from error
 
-    async def save(self, data: bytes, *, content_type: str, label: str | None) -> int:
-        """Replace the file in one step: a crash leaves the old checkpoint or the new one."""
-        previous = await self.latest()
-        sequence = previous.sequence + 1 if previous else 1
-        header = encode_json({"sequence": sequence, "label": label, "type": content_type}, field="label")
-        _replace(self._file, header + b"\n" + data)
-        _say(f"checkpoint {sequence}: {len(data)} bytes" + (f" ({label})" if label else ""))
+    async def save(
+        self, payload: Payload, *, label: str | None, recoverable: bool, order: int, patience: float | None
+    ) -> int:
+        """Add a file in one step: a crash leaves it whole or not there."""
+        kept = self._files()
+        sequence = max(kept, default=0) + 1
+        header = {
+            "sequence": sequence,
+            "label": label,
+            "type": payload.content_type,
+            "size": payload.size,
+            "sha256": payload.sha256,
+            "at": datetime.now(UTC).isoformat(),
+            "recoverable": recoverable,
+        }
+        self._folder.mkdir(parents=True, exist_ok=True)
+        fresh = self._folder / "new"
+        with fresh.open("wb") as stream:
+            stream.write(encode_json(header, field="label") + b"\n")
+            async for piece in payload.pieces():
+                stream.write(piece)
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.replace(self._folder / f"{sequence}.checkpoint")
+        self._prune()
+        _say(f"checkpoint {sequence}: {payload.size} bytes" + (f" ({label})" if label else ""))
         return sequence
 
-    async def latest(self) -> Checkpoint | None:
-        """The file's checkpoint; None if there is no file."""
-        content = _read(self._file)
-        if content is None:
+    async def load(self, which: Which, sink: Sink, *, patience: float | None) -> Found | None:
+        """Its bytes into `sink`; None if there is no such file. Raises DamagedCheckpoint."""
+        if which.sequence is None:
+            fitting = (info for info in await self.list(which.label, patience=patience) if info.recoverable)
+            sequence = next((info.sequence for info in fitting), 0)
+        else:
+            sequence = which.sequence
+        try:
+            stream = (self._folder / f"{sequence}.checkpoint").open("rb")
+        except FileNotFoundError:
             return None
-        header, _, data = content.partition(b"\n")
-        about = json.loads(header)
-        return Checkpoint(
-            sequence=about["sequence"], label=about["label"], data=data, content_type=about["type"]
-        )
+        with stream:
+            about = json.loads(stream.readline())
+            digest = hashlib.sha256()
+            sink.begin()
+            while piece := stream.read(_PIECE):
+                digest.update(piece)
+                sink.write(piece)
+        if digest.hexdigest() != about["sha256"]:
+            raise DamagedCheckpoint(sequence, f"checkpoint {sequence} is damaged: its checksum differs")
+        return Found(sequence=sequence, label=about["label"], content_type=about["type"])
+
+    async def list(self, label: str | None, *, patience: float | None) -> list[CheckpointInfo]:
+        """All that are kept, newest first."""
+        found = [_info(file) for file in self._files().values()]
+        return [info for info in found if label in (None, info.label)]
 
     async def progress(self, *, percent: float | None, message: str | None) -> None:
         """Say it."""
@@ -60,35 +104,41 @@ class LocalBackend:
         """Nobody listens."""
 
     async def result(self, output: bytes, *, patience: float | None) -> None:
-        """Print the output, alone, on standard output; forget the checkpoint."""
+        """Print the output, alone, on standard output; forget the checkpoints."""
         sys.stdout.write(output.decode() + "\n")
         sys.stdout.flush()
-        _forget(self._file)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     async def failure(self, message: str, *, retryable: bool, patience: float | None) -> None:
-        """Say it, and keep the checkpoint for the next try."""
+        """Say it, and keep the checkpoints for the next try."""
         _say(f"failed ({'may be tried again' if retryable else 'for good'}): {message}")
 
+    def _files(self) -> dict[int, Path]:
+        """By sequence, newest first."""
+        found = {int(file.stem): file for file in self._folder.glob("*.checkpoint")}
+        return dict(sorted(found.items(), reverse=True))
 
-def _read(file: Path) -> bytes | None:
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        return None
-
-
-def _replace(file: Path, content: bytes) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_suffix(".new")
-    with fresh.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    fresh.replace(file)
+    def _prune(self) -> None:
+        files = list(self._files().values())
+        # As the ledger does: the newest that can be gone on from stays, however many follow it.
+        newest = next((file for file in files if _info(file).recoverable), None)
+        for file in files[_KEPT:]:
+            if file != newest:
+                file.unlink()
 
 
-def _forget(file: Path) -> None:
-    file.unlink(missing_ok=True)
+def _info(file: Path) -> CheckpointInfo:
+    with file.open("rb") as stream:
+        about = json.loads(stream.readline())
+    return CheckpointInfo(
+        sequence=about["sequence"],
+        label=about["label"],
+        size=about["size"],
+        content_type=about["type"],
+        attempt=1,
+        at=datetime.fromisoformat(about["at"]),
+        recoverable=about["recoverable"],
+    )
 
 
 def _say(text: str) -> None:

@@ -1,25 +1,26 @@
 """Calls to the gateway that outlast its absence.
 
 The gateway may restart, move or lose its database at any time; an agent with hours of work behind it must
-not notice. Every call here may be repeated safely: a repeated checkpoint is the same bytes under a newer
-number, a repeated result is acknowledged as the first one.
+not notice. Every call here may be repeated safely: a repeated checkpoint or result is acknowledged as the
+first one was.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
+from perdure_agent.checkpoints import LIMIT
 from perdure_agent.errors import AgentError, GatewayError, GatewayUnavailable, Superseded
+from perdure_agent.payload import Payload, Sink
 
 log = logging.getLogger("perdure_agent")
 
@@ -29,6 +30,8 @@ _CONNECT_TIMEOUT = 5.0
 _LONGEST_OBEYED = 60.0
 #: Server errors that repeating cannot heal.
 _LASTING = frozenset({"checkpoint-corrupt"})
+#: How often what was damaged on its way is sent again: a cause that lasts is somebody's defect.
+_DAMAGED_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +49,7 @@ class Retries:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A successful response: 2xx."""
+    """A successful response: 2xx. Without body if that went into a sink."""
 
     status: int
     headers: Mapping[str, str]
@@ -62,6 +65,18 @@ class _TryAgain(Exception):
     def __init__(self, cause: str, *, after: float = 0.0) -> None:
         super().__init__(cause)
         self.after = after
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is sent, as often as it must be."""
+
+    method: str
+    path: str
+    body: bytes | Payload | None
+    headers: Mapping[str, str]
+    params: Mapping[str, str] | None
+    sink: Sink | None
 
 
 class Transport:
@@ -83,28 +98,32 @@ class Transport:
         method: str,
         path: str,
         *,
-        body: bytes | None = None,
-        content_type: str = "application/json",
+        body: bytes | Payload | None = None,
+        headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
+        sink: Sink | None = None,
         patience: float | None,
+        hurry: bool = False,
     ) -> Answer:
         """One call, repeated until it is answered or `patience` seconds have passed (0: one try).
 
-        Raises Superseded (409), GatewayError for a refusal, GatewayUnavailable when patience ends.
+        A `sink` gets the answer's body. `hurry`: do not wait long for that try either. Raises Superseded
+        (409), GatewayError for a refusal, GatewayUnavailable when patience ends.
         """
         loop = asyncio.get_running_loop()
         limit = self._retries.request_timeout
-        if patience == 0:
+        if hurry:
             # Best effort must not hold the agent up behind a gateway that swallows packets.
             limit = min(limit, _CONNECT_TIMEOUT)
         deadline = None if patience is None else loop.time() + patience
         delay = self._retries.first_delay
-        tries = 0
+        tries = damaged = 0
         retried_token = False
+        request = _Request(method, path, body, headers or {}, params, sink)
         while True:
             tries += 1
             try:
-                return await self._try(method, path, body, content_type, params, limit=limit)
+                return await self._try(request, limit=limit)
             except _TryAgain as error:
                 # Jitter spreads a thousand agents that all lost the same gateway at once.
                 pause = max(delay * random.uniform(0.5, 1.0), error.after)
@@ -117,6 +136,8 @@ class Transport:
                 await asyncio.sleep(pause)
                 delay = min(delay * 2, self._retries.longest_delay)
             except GatewayError as error:
+                if error.kind == "checksum-mismatch" and (damaged := damaged + 1) < _DAMAGED_TRIES:
+                    continue
                 # The kubelet replaces the token before it expires; ours may have expired between reading
                 # and arriving, once.
                 if error.status != 401 or retried_token:
@@ -124,30 +145,38 @@ class Transport:
                 retried_token = True
                 self._token_version = None
 
-    async def _try(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None,
-        content_type: str,
-        params: Mapping[str, str] | None,
-        *,
-        limit: float,
-    ) -> Answer:
-        headers = self._authorization()
-        data: bytes | io.BytesIO | None = body
-        if body is not None:
-            headers["Content-Type"] = content_type
-            if len(body) > _MIB:
-                # A stream is written in pieces and lets heartbeats through between them.
-                data = io.BytesIO(body)
-        size = len(body) if body is not None else 64 * _MIB if method == "GET" else 0
+    async def _try(self, request: _Request, *, limit: float) -> Answer:
+        headers = {**self._authorization(), **request.headers}
+        data: bytes | AsyncIterator[bytes] | None = None
+        size = LIMIT if request.sink is not None else 0
+        if isinstance(request.body, Payload):
+            size = request.body.size
+            headers["Content-Type"] = request.body.content_type
+            headers["Content-Length"] = str(size)
+            # In pieces, between which heartbeats get through.
+            data = (
+                request.body.data if size <= _MIB and request.body.data is not None else request.body.pieces()
+            )
+        elif request.body is not None:
+            headers["Content-Type"] = "application/json"
+            data = request.body
         timeout = aiohttp.ClientTimeout(total=limit + size / _MIB, sock_connect=min(_CONNECT_TIMEOUT, limit))
         try:
             async with self._session.request(
-                method, self._url + path, data=data, params=params, headers=headers, timeout=timeout
+                request.method,
+                self._url + request.path,
+                data=data,
+                params=request.params,
+                headers=headers,
+                timeout=timeout,
             ) as response:
-                content = await response.read()
+                if response.status < 300 and request.sink is not None:
+                    content = b""
+                    request.sink.begin()
+                    async for piece in response.content.iter_any():
+                        request.sink.write(piece)
+                else:
+                    content = await response.read()
         except TimeoutError as error:
             raise _TryAgain("the gateway did not answer in time") from error
         except aiohttp.ClientError as error:
@@ -188,7 +217,7 @@ def _refusal(status: int, headers: Mapping[str, str], content: bytes) -> Excepti
         return Superseded(detail or title)
     if kind not in _LASTING and (status >= 500 or status in (408, 425, 429)):
         return _TryAgain(f"{status} {title}", after=_retry_after(headers))
-    return GatewayError(status, kind=kind, title=title, detail=detail)
+    return GatewayError(status, kind=kind, title=title, detail=detail, members=problem)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

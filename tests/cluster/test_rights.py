@@ -19,13 +19,18 @@ _AGENT = "system:serviceaccount:default:default"
 TABLE = [
     *(
         (_OPERATOR, f"{verb} workflows.perdure.dev", None, True)
-        for verb in ("get", "list", "watch", "delete")
+        for verb in ("get", "list", "watch", "create", "patch", "delete")
     ),
-    *((_OPERATOR, f"{verb} workflows.perdure.dev", None, False) for verb in ("create", "update", "patch")),
+    (_OPERATOR, "update workflows.perdure.dev", None, False),
     (_OPERATOR, "patch workflows.perdure.dev/status", None, True),
     (_OPERATOR, "create agenttasks.perdure.dev", None, True),
     *((_OPERATOR, f"{verb} agenttasks.perdure.dev", None, False) for verb in ("update", "patch")),
     (_OPERATOR, "update agenttemplates.perdure.dev", None, False),
+    (_OPERATOR, "create workflowtemplates.perdure.dev", None, False),
+    (_OPERATOR, "patch workflowschedules.perdure.dev/status", None, True),
+    *((_OPERATOR, f"{verb} workflowschedules.perdure.dev", None, False) for verb in ("create", "patch")),
+    *((_OPERATOR, f"{verb} jobs.batch", None, True) for verb in ("get", "create", "delete")),
+    *((_OPERATOR, f"{verb} jobs.batch", None, False) for verb in ("update", "patch", "deletecollection")),
     *((_OPERATOR, f"{verb} pods", None, True) for verb in ("get", "list", "watch", "create", "delete")),
     *((_OPERATOR, f"{verb} pods", None, False) for verb in ("update", "patch", "deletecollection")),
     (_OPERATOR, "create pods/exec", None, False),

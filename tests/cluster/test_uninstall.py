@@ -14,7 +14,10 @@ from tests.cluster.manifests import leave, python, step, workflow
 from tests.cluster.runs import Run
 from tests.cluster.waiting import until
 
-_CRDS = ["agenttasks.perdure.dev", "agenttemplates.perdure.dev", "workflows.perdure.dev"]
+_CRDS = [
+    f"{plural}.perdure.dev"
+    for plural in ("agenttasks", "agenttemplates", "workflows", "workflowschedules", "workflowtemplates")
+]
 _NAMESPACED = (
     "deployments,statefulsets,services,serviceaccounts,secrets,configmaps,roles,rolebindings,jobs,pods"
 )

@@ -1,13 +1,16 @@
-"""An event loop whose time passes only when nothing is left to do.
+"""An event loop whose time passes only when nothing is left to do, and on which processes can be told apart.
 
 Minutes of backoff take milliseconds, and a run depends on its seed alone, so a failing one can be replayed.
+What is started in a `Process` can be frozen and killed as the kernel does it: at any await, without a single
+`finally` being run, and with its timers standing still.
 """
 
 from __future__ import annotations
 
 import asyncio
-import selectors
-from collections.abc import Coroutine
+import contextvars
+import heapq
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -20,29 +23,100 @@ class Deadlock(Exception):
     """Everything waits, and no timer is set that could end it."""
 
 
-class _Selector(selectors.DefaultSelector):  # type: ignore[misc, valid-type] # a class chosen at run time
-    """Instead of waiting for input, lets virtual time pass."""
+class Process:
+    """A program with its memory: all that was started in it is frozen, goes on, and dies together."""
 
-    virtual = 0.0
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.running = True
+        #: What would have run while it did not.
+        self.backlog: list[asyncio.Handle] = []
+        self.context = contextvars.Context()
+        self.context.run(_process.set, self)
+        #: Instructions until `burnt` is called, an instruction being all between two awaits; None for never.
+        self.fuse: int | None = None
+        self.burnt: Callable[[], None] = self.stop
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        self._loop = loop
+        loop.note_process(self)
 
-    def select(self, timeout: float | None = None) -> Any:
-        ready = super().select(0)
-        if not ready:
-            if timeout is None:
-                raise Deadlock("all tasks wait for each other")
-            self.virtual += max(timeout, 0.0)
-        return ready
+    def start(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        """Run something in this process."""
+        return self._loop.create_task(work, context=self.context)
+
+    def stop(self) -> None:
+        """SIGSTOP; and SIGKILL, if it never goes on."""
+        self.running = False
+
+    def go_on(self) -> None:
+        """SIGCONT."""
+        if not self.running:
+            self.running = True
+            backlog, self.backlog = self.backlog, []
+            self._loop.run_soon(backlog)
 
 
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """Time starts at 0 and is never that of a clock on the wall."""
+_process: contextvars.ContextVar[Process] = contextvars.ContextVar("process")
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """Time starts at 0 and is never that of a clock on the wall. There is no input and no output."""
+
+    _ready: Any
+    _scheduled: Any
 
     def __init__(self) -> None:
-        self._virtual = _Selector()
-        super().__init__(self._virtual)
+        super().__init__()
+        self._seconds = 0.0
+        self._processes: list[Process] = []
+
+    def note_process(self, process: Process) -> None:
+        self._processes.append(process)
+
+    def forget_processes(self) -> None:
+        """Let all that was frozen or killed run on, so that it can be cancelled."""
+        for process in self._processes:
+            process.fuse = None
+            process.go_on()
 
     def time(self) -> float:
-        return self._virtual.virtual
+        return self._seconds
+
+    def run_soon(self, handles: list[asyncio.Handle]) -> None:
+        self._ready.extend(handles)
+
+    def _run_once(self) -> None:
+        ready = self._ready
+        if not ready:
+            self._let_time_pass()
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if handle._cancelled:
+                continue
+            process = handle._context.get(_process)
+            if process is not None:
+                if process.fuse is not None:
+                    process.fuse -= 1
+                    if process.fuse < 0:
+                        process.fuse = None
+                        process.burnt()
+                if not process.running:
+                    process.backlog.append(handle)
+                    continue
+            handle._run()
+
+    def _let_time_pass(self) -> None:
+        timers = self._scheduled
+        while timers and timers[0]._cancelled:
+            heapq.heappop(timers)._scheduled = False
+        if not timers:
+            raise Deadlock("all tasks wait for each other")
+        self._seconds = max(self._seconds, timers[0]._when)
+        while timers and timers[0]._when <= self._seconds:
+            timer = heapq.heappop(timers)
+            timer._scheduled = False
+            self._ready.append(timer)
 
 
 def now() -> datetime:

@@ -1,4 +1,4 @@
-"""The cluster in memory: an API server with watches that misbehave, a garbage collector, and a kubelet."""
+"""The cluster in memory: an API server with watches that misbehave, controllers, and a kubelet."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import copy
 import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
 from typing import Any
 
 from perdure.domain.names import LABEL_TASK
+from perdure.domain.outcome import EXIT_INTERRUPTED
 from perdure.kube.errors import ApiError
 from tests.simulated.chance import Chance
 from tests.simulated.clock import now
@@ -27,12 +29,18 @@ class SimulatedCluster:
         self._objects: dict[Place, dict[str, Any]] = {}
         self._versions = itertools.count(1)
         self._uids = itertools.count(1)
+        self._suffixes = itertools.count(1)
         self._watcher: Watcher | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         #: Called for every pod that is made: the kubelet.
         self.kubelet: Callable[[dict[str, Any]], Awaitable[None]] | None = None
         self.outage = False
-        #: How often each pod was made; how often pods of each task were disrupted, and failed by themselves.
+        #: Seconds that a pod takes to leave when it is deleted by a call; without, it is gone at once.
+        self.grace = 0.0
+        #: Whether Jobs get pods; if not, it is as with an exhausted quota.
+        self.jobs_get_pods = True
+        #: How often a pod was made, by its name or its Job's; how often pods of each task were disrupted, and
+        #: failed by themselves.
         self.made: Counter[str] = Counter()
         self.disrupted: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
@@ -51,7 +59,11 @@ class SimulatedCluster:
     ) -> tuple[list[dict[str, Any]], str]:
         await self._before()
         version = str(next(self._versions))
-        found = [copy.deepcopy(obj) for place, obj in self._objects.items() if place[0] == kind]
+        found = [
+            copy.deepcopy(obj)
+            for place, obj in self._objects.items()
+            if place[0] == kind and namespace in (None, place[1]) and _is_selected(obj, label_selector)
+        ]
         await self._after()
         return found, version
 
@@ -93,7 +105,10 @@ class SimulatedCluster:
         await self._before()
         obj = self._objects.get((kind, namespace, name))
         if obj is not None and uid in (None, obj["metadata"]["uid"]):
-            self.remove(kind, namespace, name)
+            if kind == "Pod" and self.grace and _runs(obj):
+                self._terminate(obj)
+            else:
+                self.remove(kind, namespace, name)
         await self._after()
 
     # --- what others do to the cluster
@@ -113,10 +128,26 @@ class SimulatedCluster:
         self._objects[kind, namespace, name] = obj
         self._changed(kind, obj)
         if kind == "Pod":
-            self.made[name] += 1
+            self.made[_job_of(obj) or name] += 1
             if self.kubelet is not None:
                 self.start(self.kubelet(copy.deepcopy(obj)))
+        if kind == "Job":
+            self.start(self._run_job(copy.deepcopy(obj)))
         return copy.deepcopy(obj)
+
+    def add_pod_of(self, job: dict[str, Any]) -> dict[str, Any]:
+        """What the Job controller does once for every Job."""
+        metadata, template = job["metadata"], job["spec"]["template"]
+        owner = {key: metadata[key] for key in ("name", "uid")}
+        body = {
+            "metadata": {
+                **copy.deepcopy(template["metadata"]),
+                "name": f"{metadata['name']}-{next(self._suffixes):05x}",
+                "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "controller": True, **owner}],
+            },
+            "spec": template["spec"],
+        }
+        return self.add("Pod", metadata["namespace"], body)
 
     def set_status(self, kind: str, namespace: str, name: str, uid: str, status: dict[str, Any]) -> bool:
         """Write a status, if the object is still there. Returns whether it was."""
@@ -129,6 +160,12 @@ class SimulatedCluster:
         self._changed(kind, obj)
         return True
 
+    def changed(self, kind: str, namespace: str, name: str) -> None:
+        """Tell of an object that was changed in place."""
+        obj = copy.deepcopy(self._objects[kind, namespace, name])
+        self._objects[kind, namespace, name] = obj
+        self._changed(kind, obj)
+
     def remove(self, kind: str, namespace: str, name: str) -> None:
         """Delete an object, and after a while what it owns."""
         obj = self._objects.pop((kind, namespace, name), None)
@@ -137,6 +174,8 @@ class SimulatedCluster:
         self._stamp(obj)
         self._deliver(kind, obj, True)
         self.start(self._collect(obj["metadata"]["uid"]))
+        if kind == "Pod" and _job_of(obj) is not None:
+            self.start(self._end_job(obj))
 
     def find(self, kind: str, name: str, namespace: str = "default") -> dict[str, Any] | None:
         return self._objects.get((kind, namespace, name))
@@ -197,6 +236,50 @@ class SimulatedCluster:
     def _hear(self, kind: str, obj: dict[str, Any], deleted: bool) -> None:
         if self._watcher is not None:
             self._watcher(kind, obj, deleted)
+
+    async def _run_job(self, job: dict[str, Any]) -> None:
+        await asyncio.sleep(self._chance.between(0.01, 1.0))
+        metadata = job["metadata"]
+        there = self._objects.get(("Job", metadata["namespace"], metadata["name"]))
+        if self.jobs_get_pods and there is not None and there["metadata"]["uid"] == metadata["uid"]:
+            self.add_pod_of(job)
+
+    async def _end_job(self, pod: dict[str, Any]) -> None:
+        """A Job ends with its pod, and makes no other."""
+        await asyncio.sleep(self._chance.between(0.01, 1.0))
+        place = "Job", pod["metadata"]["namespace"], _job_of(pod) or ""
+        job = self._objects.get(place)
+        if job is not None and "status" not in job:
+            succeeded = (pod.get("status") or {}).get("phase") == "Succeeded"
+            ended = {"type": "Complete" if succeeded else "Failed", "status": "True"}
+            self.set_status(*place, job["metadata"]["uid"], {"conditions": [ended]})
+
+    def _terminate(self, pod: dict[str, Any]) -> None:
+        """Let a pod save a checkpoint and leave."""
+        place = "Pod", pod["metadata"]["namespace"], pod["metadata"]["name"]
+        if "deletionTimestamp" in pod["metadata"]:
+            return
+        end = now() + timedelta(seconds=30)
+        pod = copy.deepcopy(pod)
+        pod["metadata"]["deletionTimestamp"] = end.strftime("%Y-%m-%dT%H:%M:%SZ")
+        self._objects[place] = pod
+        self._changed("Pod", pod)
+
+        async def leave() -> None:
+            await asyncio.sleep(self.grace)
+            there = self._objects.get(place)
+            if there is None or there["metadata"]["uid"] != pod["metadata"]["uid"]:
+                return
+            if _runs(there):
+                state = copy.deepcopy(there["status"])
+                for container in state["containerStatuses"]:
+                    started = container["state"]["running"]["startedAt"]
+                    exited = {"exitCode": EXIT_INTERRUPTED, "reason": "Error", "startedAt": started}
+                    container["state"] = {"terminated": exited}
+                self.set_status(*place, pod["metadata"]["uid"], state | {"phase": "Failed"})
+            self.remove(*place)
+
+        self.start(leave())
 
     async def _collect(self, owner_uid: str) -> None:
         await asyncio.sleep(self._chance.between(0.01, 1.0))
@@ -262,6 +345,26 @@ class Kubelet:
 def task_of(pod: Mapping[str, Any]) -> str:
     """Name of a pod's AgentTask."""
     return str(pod["metadata"]["labels"][LABEL_TASK])
+
+
+def _job_of(pod: Mapping[str, Any]) -> str | None:
+    """Name of the Job that made a pod."""
+    owners = pod["metadata"].get("ownerReferences") or ()
+    return next((owner["name"] for owner in owners if owner["kind"] == "Job"), None)
+
+
+def _runs(pod: Mapping[str, Any]) -> bool:
+    containers = (pod.get("status") or {}).get("containerStatuses") or ()
+    return any("running" in container["state"] for container in containers)
+
+
+def _is_selected(obj: Mapping[str, Any], selector: str | None) -> bool:
+    labels = obj["metadata"].get("labels") or {}
+    return all(labels.get(name) == value for name, _, value in _terms(selector))
+
+
+def _terms(selector: str | None) -> list[tuple[str, str, str]]:
+    return [term.partition("=") for term in selector.split(",")] if selector else []
 
 
 def _apply(obj: dict[str, Any], change: dict[str, Any]) -> None:

@@ -9,9 +9,10 @@ from dataclasses import replace
 from datetime import datetime
 
 from perdure.control.ports import News
-from perdure.domain.phases import Phase, check_transition
+from perdure.domain.phases import Phase, Reason, check_transition
 from perdure.domain.records import (
     AttemptRecord,
+    CachedResult,
     Commit,
     Committed,
     Deposed,
@@ -25,6 +26,7 @@ from perdure.domain.records import (
     TaskKey,
     TaskRecord,
     VersionConflict,
+    Vitals,
 )
 from tests.simulated.chance import Chance
 
@@ -41,6 +43,9 @@ class SimulatedLedger:
         self.tasks: dict[str, dict[TaskKey, TaskRecord]] = defaultdict(dict)
         self.attempts: dict[str, dict[tuple[TaskKey, int], AttemptRecord]] = defaultdict(dict)
         self.events: dict[str, list[EventDraft]] = defaultdict(list)
+        #: By namespace and key: the task that left the result, and the run's name.
+        self.cache: dict[tuple[str, str], tuple[TaskRecord, str]] = {}
+        self.vitals: dict[str, dict[TaskKey, Vitals]] = defaultdict(dict)
         self.violations: list[AssertionError] = []
         self._wakes: list[asyncio.Queue[str | None]] = []
 
@@ -58,6 +63,10 @@ class SimulatedLedger:
     async def load(self, uid: str) -> RunState | None:
         async with self._call():
             return self._state(uid) if uid in self.runs else None
+
+    async def outcomes(self, uids: Sequence[str]) -> dict[str, RunRecord]:
+        async with self._call():
+            return {uid: replace(self.runs[uid], spec={}) for uid in uids if uid in self.runs}
 
     async def commit(self, commit: Commit, *, epoch: int) -> Committed:
         async with self._call():
@@ -82,6 +91,7 @@ class SimulatedLedger:
                 self.tasks[uid][task.key] = task
             for attempt in commit.attempts:
                 self.attempts[uid][attempt.key, attempt.number] = attempt
+            self._remember(commit)
             self.events[uid] += commit.events
             return Committed(version=version, last_sequence=sequence)
 
@@ -101,20 +111,45 @@ class SimulatedLedger:
                 for (key, number), attempt in self.attempts[uid].items()
                 if attempt.closed_at is None and attempt.report is not None
             }
-            return News(version=self.runs[uid].version, reports=reports, vitals=())
+            vitals = tuple(
+                found for found in self.vitals[uid].values() if since is None or found.changed_at > since
+            )
+            return News(version=self.runs[uid].version, reports=reports, vitals=vitals)
 
     async def expired(self, now: datetime, *, limit: int) -> list[tuple[str, str, str, str]]:
         async with self._call():
             return [
                 (run.uid, run.kind, run.namespace, run.name)
                 for run in self.runs.values()
-                if run.expires_at is not None and run.expires_at <= now
+                if run.phase.terminal and run.expires_at is not None and run.expires_at <= now
             ][:limit]
 
     async def forget(self, uids: Sequence[str], *, epoch: int) -> None:
         async with self._call():
+            if epoch != self.epoch:
+                raise Deposed(f"epoch {epoch} is over")
             for uid in uids:
-                del self.runs[uid]
+                if uid in self.runs and self.runs[uid].phase.terminal:
+                    del self.runs[uid]
+
+    async def cached(self, namespace: str, keys: Sequence[str], now: datetime) -> dict[str, CachedResult]:
+        async with self._call():
+            found = ((key, self.cache.get((namespace, key))) for key in keys)
+            return {
+                key: CachedResult(output=kept[0].output, workflow=kept[1], task=kept[0].name)
+                for key, kept in found
+                if kept is not None and _until(kept[0]) > now
+            }
+
+    async def forget_cache(self, now: datetime, *, limit: int, epoch: int) -> int:
+        async with self._call():
+            if epoch != self.epoch:
+                raise Deposed(f"epoch {epoch} is over")
+            old = sorted((_until(task), place) for place, (task, _) in self.cache.items())
+            gone = [place for until, place in old if until <= now][:limit]
+            for place in gone:
+                del self.cache[place]
+            return len(gone)
 
     async def wakes(self) -> AsyncGenerator[str | None, None]:
         queue: asyncio.Queue[str | None] = asyncio.Queue()
@@ -147,9 +182,25 @@ class SimulatedLedger:
         if not self._chance.happens(self._chance.odds.event_lost):
             self.wake(uid)
 
+    def sign_of_life(self, uid: str, key: TaskKey, number: int, at: datetime) -> None:
+        """What the gateway does with a heartbeat. Raises Superseded, LedgerUnavailable."""
+        if self.outage:
+            raise LedgerUnavailable("outage")
+        attempt = self.attempts[uid].get((key, number))
+        if attempt is None or attempt.closed_at is not None:
+            raise Superseded(f"{key} attempt {number}")
+        self.vitals[uid][key] = Vitals(key=key, attempt=number, changed_at=at)
+
     def wake(self, uid: str | None) -> None:
         for queue in self._wakes:
             queue.put_nowait(uid)
+
+    def kind_of(self, uid: str, key: TaskKey) -> str:
+        """What kind of step a task is of: agent, wait or workflow."""
+        spec = self.runs[uid].spec
+        steps = [*spec["steps"], *(spec.get("finally") or ())]
+        step = next(step for step in steps if step["name"] == key.step)
+        return next((kind for kind in ("wait", "workflow") if kind in step), "agent")
 
     # --- underneath
 
@@ -160,6 +211,17 @@ class SimulatedLedger:
         return RunState(
             run=self.runs[uid], steps=dict(self.steps[uid]), tasks=dict(self.tasks[uid]), attempts=newest
         )
+
+    def _remember(self, commit: Commit) -> None:
+        for task in sorted(commit.tasks, key=lambda task: task.key, reverse=True):
+            if task.cache_key is None or task.cache_until is None or task.finished_at is None:
+                continue
+            if task.phase is not Phase.SUCCEEDED or task.reason is Reason.CACHED:
+                continue
+            place = commit.run.namespace, task.cache_key
+            known = self.cache.get(place)
+            if known is None or _ended(known[0]) <= task.finished_at:
+                self.cache[place] = task, commit.run.name
 
     def _check(self, commit: Commit, before: RunRecord | None) -> None:
         """What must hold of every commit, whatever went wrong before it."""
@@ -189,6 +251,16 @@ class SimulatedLedger:
 
     def _call(self) -> _Call:
         return _Call(self)
+
+
+def _until(task: TaskRecord) -> datetime:
+    assert task.cache_until is not None
+    return task.cache_until
+
+
+def _ended(task: TaskRecord) -> datetime:
+    assert task.finished_at is not None
+    return task.finished_at
 
 
 class _Call:

@@ -13,10 +13,12 @@ from perdure.control.actor import Actor
 from perdure.control.announcer import Announcer
 from perdure.control.leader import Leader
 from perdure.control.reconciler import Reconciler
-from perdure.control.store import AGENT_TEMPLATE, Store
+from perdure.control.scheduler import Scheduler
+from perdure.control.slots import Slots
+from perdure.control.store import AGENT_TEMPLATE, WORKFLOW_TEMPLATE, Store
 from perdure.control.workqueue import WorkQueue
 from perdure.domain.names import LABEL_ATTEMPT, LABEL_TASK
-from perdure.domain.phases import Phase
+from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import LedgerUnavailable, Report, RunRecord, Superseded, TaskKey
 from perdure.kube.recorder import EventRecorder
 from tests.simulated.chance import Chance, Odds
@@ -44,8 +46,12 @@ class World:
     cluster: SimulatedCluster = field(init=False)
     ledger: SimulatedLedger = field(init=False)
     operator: Operator | None = field(default=None, init=False)
+    #: Seconds that an agent works, at least and at most.
+    work: tuple[float, float] = field(default=(0.01, 10.0), init=False)
     #: Seconds from an agent's report to the end of its container.
     exit_delay: float = field(default=0.0, init=False)
+    #: Attempts that may be open at once: in all, and in any one namespace.
+    limits: tuple[int | None, int | None] = field(default=(None, None), init=False)
     #: How often each agent's work was finished, by task and attempt.
     worked: Counter[tuple[str, int]] = field(default_factory=Counter, init=False)
 
@@ -73,6 +79,8 @@ class World:
             clock=now,
             status_interval=1.0,
             template_timeout=template_timeout,
+            slots=Slots(*self.limits),
+            wake=queue.add,
         )
         leader = Leader(
             store=store,
@@ -80,6 +88,7 @@ class World:
             kube=self.cluster,
             ledger=self.ledger,
             reconciler=reconciler,
+            scheduler=Scheduler(store=store, kube=self.cluster, clock=now, wake=queue.add),
             identity="simulated",
             namespaces=(),
             workers=4,
@@ -93,7 +102,9 @@ class World:
             key = store.remove(*place, uid=metadata["uid"]) if deleted else store.apply(kind, obj)
             if not leader.working:
                 return
-            if kind == AGENT_TEMPLATE:
+            for stirred in store.take_stirred():
+                queue.add(stirred)
+            if kind in (AGENT_TEMPLATE, WORKFLOW_TEMPLATE):
                 for waiting in reconciler.note_template(metadata["namespace"], metadata["name"]):
                     queue.add(waiting)
             elif key is not None:
@@ -118,7 +129,7 @@ class World:
 
     async def _agent(self, pod: dict[str, Any]) -> tuple[int, str]:
         """An agent: works a while, then reports through the gateway or by its exit, or fails."""
-        await asyncio.sleep(self.chance.between(0.01, 10.0))
+        await asyncio.sleep(self.chance.between(*self.work))
         labels = pod["metadata"]["labels"]
         task, number = labels[LABEL_TASK], int(labels[LABEL_ATTEMPT])
         if self.chance.happens(self.chance.odds.agent_fails):
@@ -154,6 +165,22 @@ class World:
         body = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec}
         return str(self.cluster.add(kind, NAMESPACE, body)["metadata"]["uid"])
 
+    def desire(self, name: str, state: str, *, kind: str = "Workflow") -> None:
+        """What `kubectl patch` does to `spec.desiredState`."""
+        obj = self.cluster.find(kind, name)
+        assert obj is not None, name
+        obj["spec"]["desiredState"] = state
+        obj["metadata"]["generation"] += 1
+        self.cluster.changed(kind, NAMESPACE, name)
+
+    def pods(self) -> list[dict[str, Any]]:
+        """Pods that have not ended."""
+        return [
+            pod
+            for pod in self.cluster.all("Pod")
+            if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
+        ]
+
     def status(self, name: str, *, kind: str = "Workflow") -> dict[str, Any]:
         found = self.cluster.find(kind, name)
         return {} if found is None else found.get("status") or {}
@@ -161,7 +188,14 @@ class World:
     def shown(self, name: str) -> bool:
         """Whether the statuses of an ended run and of all its tasks say what the ledger says."""
         uid = self.cluster.find("Workflow", name)["metadata"]["uid"]  # type: ignore[index]
-        tasks = [task for task in self.ledger.tasks[uid].values() if task.attempt]
+        tasks = [
+            task
+            for task in self.ledger.tasks[uid].values()
+            if task.attempt
+            and self.ledger.kind_of(uid, task.key) == "agent"
+            # Cancelled before its object was made.
+            and (task.phase is not Phase.CANCELLED or self.cluster.find("AgentTask", task.name) is not None)
+        ]
         return self.status(name).get("phase") == self.ledger.runs[uid].phase and all(
             self.status(task.name, kind="AgentTask").get("phase") == task.phase for task in tasks
         )
@@ -193,7 +227,14 @@ class World:
                 assert task.phase.terminal, f"{key} did not end"
                 attempts = sorted(number for other, number in self.ledger.attempts[uid] if other == key)
                 assert attempts == list(range(1, len(attempts) + 1)), f"{key}: attempts {attempts}"
-                lost = task.retries + task.disruptions
+                if self.ledger.kind_of(uid, key) != "agent" or task.reason is Reason.CACHED:
+                    continue
+                paused = sum(
+                    attempt.reason is Reason.PAUSED
+                    for (other, _), attempt in self.ledger.attempts[uid].items()
+                    if other == key
+                )
+                lost = task.retries + task.disruptions + paused
                 if task.phase is Phase.SUCCEEDED:
                     assert len(attempts) == 1 + lost, f"{key}: {len(attempts)} attempts, {lost} of them lost"
                     assert task.output == {"by": task.name}, task
@@ -202,7 +243,8 @@ class World:
                 assert task.retries <= failed, f"{key}: {task.retries} retries for {failed} failures"
             ended = Counter(event.task for event in self.ledger.events[uid] if event.type == "task.succeeded")
             assert all(number == 1 for number in ended.values()), f"tasks succeeded twice: {ended}"
-            types = [event.type for event in self.ledger.events[uid]]
+            pauses = ("workflow.paused", "workflow.resumed")
+            types = [event.type for event in self.ledger.events[uid] if event.type not in pauses]
             assert sum(kind.startswith("workflow.") for kind in types) in (0, 2, 3), types
         # Between the making of a pod and the note of its uid the operator may die and the pod be deleted.
         # Nobody can know then that it ever was; it could write nothing, and it is made again.

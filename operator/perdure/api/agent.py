@@ -6,13 +6,30 @@ person learns it once.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from perdure.api.base import Duration, Model, ObjectName, Quantity, list_map
+from perdure.api.base import FreeObject, Model, ObjectName, Quantity, list_map
+from perdure.api.effort import MAX_RETRIES, Retention, Retry
 
-MAX_RETRIES = 1000
+# Where these two were before they had a module of their own.
+__all__ = [
+    "MAX_RETRIES",
+    "Agent",
+    "AgentContainer",
+    "EnvSource",
+    "EnvVar",
+    "FieldSelector",
+    "KeySelector",
+    "ObjectLabels",
+    "PodTemplate",
+    "Resources",
+    "Retention",
+    "Retry",
+]
+
+MAX_LABELS = 64
 
 
 class KeySelector(Model):
@@ -87,6 +104,29 @@ class Resources(Model):
     limits: Annotated[dict[str, Quantity], Field(max_length=16)] | None = None
 
 
+class ObjectLabels(Model):
+    """Labels and annotations for an object that the operator makes."""
+
+    #: Labels beside the operator's own.
+    labels: (
+        Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=MAX_LABELS)] | None
+    ) = None
+    #: Annotations beside the operator's own.
+    annotations: (
+        Annotated[dict[str, Annotated[str, Field(max_length=32768)]], Field(max_length=MAX_LABELS)] | None
+    ) = None
+
+
+class PodTemplate(Model):
+    """The agent's pod beside its container: merged, as a strategic patch, under what the operator sets."""
+
+    #: Labels and annotations of the pod.
+    metadata: ObjectLabels | None = None
+    #: The fields of a pod's spec, such as `nodeSelector`, `tolerations`, `volumes` or further `containers`;
+    #: the container `agent` is the agent's own.
+    spec: FreeObject | None = None
+
+
 class AgentContainer(Model):
     """The container an agent runs in: what an AgentTemplate says, and a step may override."""
 
@@ -102,6 +142,15 @@ class AgentContainer(Model):
     resources: Resources | None = None
     #: ServiceAccount that the agent's pod runs as. Default: default.
     service_account_name: ObjectName | None = None
+    #: The model that the agent shall use: it finds the name in `PERDURE_MODEL`.
+    model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    #: What is made for each attempt: a Pod, or a Job for clusters whose policies want Jobs. Default: Pod.
+    executor: Literal["Pod", "Job"] | None = None
+    #: Required makes it a failure (`NoResult`) that the container exits with 0 and leaves neither a result
+    #: nor a termination message. Default: Optional.
+    result: Literal["Optional", "Required"] | None = None
+    #: The pod around the container.
+    pod_template: PodTemplate | None = None
 
 
 class Agent(AgentContainer):
@@ -109,17 +158,3 @@ class Agent(AgentContainer):
 
     #: Name of an AgentTemplate in the same namespace. A run takes a copy of it when it starts.
     template_ref: ObjectName | None = None
-
-
-class Retry(Model):
-    """How often a failed task is tried again. Disruptions are counted apart and spend none of it."""
-
-    #: Retries after the first attempt: 2 allows three attempts. Default: 0.
-    limit: Annotated[int, Field(ge=0, le=MAX_RETRIES)] = 0
-
-
-class Retention(Model):
-    """How long a finished run and its history are kept."""
-
-    #: Time from the run's end until its object and its history are deleted. Default: 168h.
-    ttl_after_finished: Duration = "168h"

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import ConfigDict
 
-from perdure.api.agent import Agent, Retention, Retry
-from perdure.api.base import APPLIED_WHOLE, Json, Model, rule, rule_on_create, rules
+from perdure.api.agent import Agent
+from perdure.api.base import APPLIED_WHOLE, Json, Model, Timeout, rule_on_create, rules
+from perdure.api.effort import Disruptions, Retention, Retry
+
+#: Fields that cannot be changed, as far as rules see them: all but `desiredState` and `input`.
+FIXED = ("agent", "retry", "disruptions", "timeout", "pendingTimeout", "idleTimeout", "retention")
 
 
 class AgentTaskSpec(Model):
-    """The block of a step that does the work. It cannot be changed once it is applied."""
+    """The block of a step that does the work. But for `desiredState` it cannot be changed afterwards."""
 
     model_config = ConfigDict(
         json_schema_extra=APPLIED_WHOLE
         | rules(
-            rule(
-                "self == oldSelf",
-                "cannot be changed once it is applied: apply it under a new name, or delete this AgentTask"
-                " and apply it again",
-            ),
             rule_on_create(
                 "has(self.agent.image) || has(self.agent.templateRef)",
                 "needs image or templateRef",
@@ -33,5 +34,16 @@ class AgentTaskSpec(Model):
     input: Json = None
     #: How often it is tried again after a failure.
     retry: Retry | None = None
+    #: How many attempts may be lost to disruptions.
+    disruptions: Disruptions | None = None
+    #: How long one attempt may run, from the start of its container.
+    timeout: Timeout | None = None
+    #: How long an attempt may wait for its container to start.
+    pending_timeout: Timeout | None = None
+    #: How long an attempt may give no sign of life: no heartbeat, progress or checkpoint.
+    idle_timeout: Timeout | None = None
+    #: Running; Paused: lets the agent save a checkpoint and holds no pod; or Cancelled: stops it for good.
+    #: Of a run's tasks the run's `desiredState` decides. Default: Running.
+    desired_state: Literal["Running", "Paused", "Cancelled"] = "Running"
     #: How long it and its history are kept after its end. Of a run's tasks the run's retention decides.
     retention: Retention = Retention()

@@ -7,6 +7,7 @@ are the `#:` comments and docstrings of the models; `perdure.api.crds` carries t
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
 import orjson
@@ -23,6 +24,12 @@ _QUANTITY = re.compile(
     r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+))?"
 )
 
+#: The form of what is one expression. That it is one, and a good one, is seen when it is compiled.
+EXPRESSION_PATTERN: Final = r"^\s*\$\{[\s\S]*\}\s*$"
+MAX_EXPRESSION: Final = 8192
+_PERCENTAGE: Final = r"^(100|[1-9]?[0-9])%$"
+#: Of tasks in one step: items of a `forEach`, and so all that counts them.
+MAX_COUNT: Final = 10_000
 
 Json = JsonValue
 JsonObject = dict[str, Any]
@@ -68,6 +75,39 @@ def rule_on_create(expression: str, message: str, *, path: str = "") -> JsonObje
     return rule(f"oldSelf.hasValue() || ({expression})", message, path=path) | {"optionalOldSelf": True}
 
 
+def rules_of_control(fields: Iterable[str], kind: str) -> list[JsonObject]:
+    """The rules of an object in whose spec only `desiredState` can change, for its root.
+
+    `fields` are the others that rules can see. They see no free-form ones, but a comparison of the whole
+    does: what is left to the ValidatingAdmissionPolicy is a write that changes such a field and
+    `desiredState` at once.
+    """
+    unchanged = " && ".join(
+        f"has(self.spec.{it}) == has(oldSelf.spec.{it})"
+        f" && (!has(self.spec.{it}) || self.spec.{it} == oldSelf.spec.{it})"
+        for it in fields
+    )
+    here, before = "self.spec.desiredState", "oldSelf.spec.desiredState"
+    return [
+        rule(
+            # To compare a spec takes longer than all the rest of a status write, which cannot change it. That
+            # it is one can be seen: no other write changes the status.
+            "has(self.status) != has(oldSelf.status) || (has(self.status) && self.status != oldSelf.status)"
+            f" || (has({here}) == has({before}) && (!has({here}) || {here} == {before})"
+            f" ? self.spec == oldSelf.spec : ({unchanged}))",
+            "nothing but desiredState can be changed once it is applied: apply it under a new name, or delete"
+            f" this {kind} and apply it again",
+            path=".spec",
+        ),
+        rule(
+            "!has(oldSelf.spec.desiredState) || oldSelf.spec.desiredState != 'Cancelled'"
+            " || (has(self.spec.desiredState) && self.spec.desiredState == 'Cancelled')",
+            f"Cancelled is final: apply the {kind} under a new name to run it again",
+            path=".spec.desiredState",
+        ),
+    ]
+
+
 def rules(*made: JsonObject) -> JsonObject:
     """The schema extra that holds CEL rules."""
     return {"x-kubernetes-validations": list(made)}
@@ -79,8 +119,11 @@ def list_map(key: str) -> JsonObject:
 
 
 #: The schema extra of an object that is applied as a whole. Of what cannot change nobody need own a part, and
-#: the bookkeeping of parts (managedFields) was larger than the spec itself, and most of the cost of a patch.
+#: the bookkeeping of parts (managedFields) is larger than the object itself, and most of the cost of a patch.
 APPLIED_WHOLE: Final[JsonObject] = {"x-kubernetes-map-type": "atomic"}
+
+#: The schema extra of a list that is applied as a whole.
+LIST_WHOLE: Final[JsonObject] = {"x-kubernetes-list-type": "atomic"}
 
 #: The schema extra of a list without duplicates.
 LIST_SET: Final[JsonObject] = {"x-kubernetes-list-type": "set"}
@@ -88,6 +131,12 @@ LIST_SET: Final[JsonObject] = {"x-kubernetes-list-type": "set"}
 
 def _checked_duration(text: str) -> str:
     parse_duration(text)
+    return text
+
+
+def _checked_timeout(text: str) -> str:
+    if parse_duration(text) == 0:
+        raise ValueError("must be longer than 0s: leave it out for no limit")
     return text
 
 
@@ -100,11 +149,59 @@ def _checked_quantity(value: object) -> str | int:
     raise ValueError(f"must be a whole number, or a quantity in quotes{hint or ', such as 500m, 1.5 or 2Gi'}")
 
 
+def _checked_expression(text: str) -> str:
+    return text.strip()
+
+
+def _checked_percentage(value: object) -> str | int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT:
+        return value
+    if isinstance(value, str) and re.fullmatch(_PERCENTAGE, value):
+        return value
+    raise ValueError(f"must be a whole number from 0 to {MAX_COUNT}, or a percentage such as 20%")
+
+
 #: A Go-style duration: `10s`, `1h30m`, `250ms`.
 Duration = Annotated[
     str,
     Field(pattern=DURATION_PATTERN, max_length=32),
     AfterValidator(_checked_duration),
+]
+
+#: A duration of some length: a limit of 0 would end everything that it holds for.
+Timeout = Annotated[Duration, AfterValidator(_checked_timeout)]
+
+#: One `${}` expression and nothing beside it but space, which is cut off.
+Expression = Annotated[
+    str,
+    Field(pattern=EXPRESSION_PATTERN, max_length=MAX_EXPRESSION),
+    AfterValidator(_checked_expression),
+]
+
+#: A share of the items of a `forEach`: a number of them, or a percentage such as `20%`.
+Share = Annotated[
+    str | int,
+    PlainValidator(_checked_percentage),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "pattern": _PERCENTAGE,
+            "minimum": 0,
+            "maximum": MAX_COUNT,
+            "maxLength": 4,
+            "x-kubernetes-int-or-string": True,
+        }
+    ),
+]
+
+#: Any JSON by name, applied as a whole.
+JsonMap = Annotated[
+    dict[str, Json], WithJsonSchema({"type": "object", "additionalProperties": True} | APPLIED_WHOLE)
+]
+
+#: JSON that is an object and nothing more: the schema looks no deeper.
+FreeObject = Annotated[
+    dict[str, Any], WithJsonSchema({"type": "object", "additionalProperties": True} | APPLIED_WHOLE)
 ]
 
 #: A resource quantity as in a pod: a whole number, or text such as `500m` or `2Gi`.

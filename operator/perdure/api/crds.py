@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from perdure.api import GROUP, VERSION
-from perdure.api.base import rule
+from perdure.api.base import rule, rules_of_control
 from perdure.api.kinds import CATEGORY, KINDS, Column, Kind
 from perdure.api.schema import spec_schema, status_schema
 
@@ -35,14 +35,17 @@ def crd(kind: Kind) -> dict[str, Any]:
         "spec": spec_schema(kind.spec),
     }
     root: dict[str, Any] = {"description": kind.description, "type": "object", "required": ["spec"]}
-    if kind.run_name:
-        root["x-kubernetes-validations"] = [
+    rules = list(rules_of_control(kind.fixed, kind.kind)) if kind.fixed else []
+    if kind.max_name is not None:
+        rules.append(
             rule(
-                "self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",
-                f"metadata.name: the name of {_article(kind.kind)} {kind.kind} has at most 63 characters"
-                " and no dots",
+                f"self.metadata.name.size() <= {kind.max_name} && !self.metadata.name.contains('.')",
+                f"metadata.name: the name of {_article(kind.kind)} {kind.kind} has at most {kind.max_name}"
+                " characters and no dots",
             )
-        ]
+        )
+    if rules:
+        root["x-kubernetes-validations"] = rules
     version: dict[str, Any] = {
         "name": VERSION,
         "served": True,

@@ -7,13 +7,17 @@ from typing import Final, Literal
 
 from pydantic import BaseModel
 
-from perdure.api import GROUP
+from perdure.api import GROUP, agenttask, workflow
 from perdure.api.agenttask import AgentTaskSpec
 from perdure.api.agenttemplate import AgentTemplateSpec
-from perdure.api.status import AgentTaskStatus, WorkflowStatus
+from perdure.api.status import AgentTaskStatus, WorkflowScheduleStatus, WorkflowStatus
 from perdure.api.workflow import WorkflowSpec
+from perdure.api.workflowschedule import MAX_SCHEDULE_NAME, WorkflowScheduleSpec
+from perdure.api.workflowtemplate import WorkflowTemplateSpec
 
 CATEGORY: Final = "perdure"
+#: Characters of a DNS label.
+MAX_LABEL: Final = 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +26,17 @@ class Column:
 
     name: str
     path: str
-    type: Literal["string", "integer", "date"] = "string"
+    type: Literal["string", "integer", "boolean", "date"] = "string"
     description: str = ""
     wide: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """One custom resource. `run_name` holds its name to a DNS label, since subjects and pods carry it."""
+    """One custom resource.
+
+    With a `max_name` its name is held to a DNS label of so many characters, since subjects and pods carry it.
+    """
 
     kind: str
     plural: str
@@ -38,7 +45,9 @@ class Kind:
     spec: type[BaseModel]
     status: type[BaseModel] | None
     columns: tuple[Column, ...]
-    run_name: bool
+    max_name: int | None
+    #: Fields of a spec in which only `desiredState` can be changed, that aside. Empty if all can.
+    fixed: tuple[str, ...] = ()
 
     @property
     def singular(self) -> str:
@@ -67,7 +76,8 @@ WORKFLOW: Final = Kind(
         Column("Attempts", ".status.attempts", "integer", "Attempts made in all", wide=True),
         Column("Events", ".status.events", "integer", "Number of the last event", wide=True),
     ),
-    run_name=True,
+    max_name=MAX_LABEL,
+    fixed=workflow.FIXED,
 )
 
 AGENT_TASK: Final = Kind(
@@ -88,7 +98,8 @@ AGENT_TASK: Final = Kind(
         Column("Progress", ".status.progress['message','percent']", "string", "What it is doing", wide=True),
         Column("Message", ".status.message", "string", "Why, for people", wide=True),
     ),
-    run_name=True,
+    max_name=MAX_LABEL,
+    fixed=agenttask.FIXED,
 )
 
 AGENT_TEMPLATE: Final = Kind(
@@ -99,7 +110,38 @@ AGENT_TEMPLATE: Final = Kind(
     spec=AgentTemplateSpec,
     status=None,
     columns=(Column("Image", ".spec.image", "string", "Container image"), _AGE),
-    run_name=False,
+    max_name=None,
 )
 
-KINDS: Final = (WORKFLOW, AGENT_TASK, AGENT_TEMPLATE)
+WORKFLOW_TEMPLATE: Final = Kind(
+    kind="WorkflowTemplate",
+    plural="workflowtemplates",
+    short_name="pwftmpl",
+    description="A graph of steps with typed parameters that Workflows refer to by `templateRef`.",
+    spec=WorkflowTemplateSpec,
+    status=None,
+    columns=(_AGE,),
+    max_name=None,
+)
+
+WORKFLOW_SCHEDULE: Final = Kind(
+    kind="WorkflowSchedule",
+    plural="workflowschedules",
+    short_name="psched",
+    description="Makes a Workflow whenever a cron schedule says so.",
+    spec=WorkflowScheduleSpec,
+    status=WorkflowScheduleStatus,
+    columns=(
+        Column("Schedule", ".spec.schedule", "string", "When it makes a run"),
+        Column("Suspended", ".spec.suspend", "boolean", "Whether it makes none for now"),
+        Column("Last", ".status.lastScheduleTime", "date", "Time since it last made a run"),
+        # A date would be shown as the time since then, which is none.
+        Column("Next", ".status.nextScheduleTime", "string", "When it makes the next run"),
+        _AGE,
+        Column("Active", ".status.active[*].name", "string", "A run that is live", wide=True),
+        Column("Message", ".status.message", "string", "Why it makes no runs", wide=True),
+    ),
+    max_name=MAX_SCHEDULE_NAME,
+)
+
+KINDS: Final = (WORKFLOW, AGENT_TASK, AGENT_TEMPLATE, WORKFLOW_TEMPLATE, WORKFLOW_SCHEDULE)

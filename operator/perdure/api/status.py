@@ -50,7 +50,7 @@ class StepStatus(Model):
 
     #: Name of the step.
     name: str
-    #: Pending, Running, Succeeded, Failed, Cancelled or Skipped.
+    #: Pending, Running, Paused, Succeeded, Failed, Cancelled or Skipped.
     phase: str
     #: Why it is in this phase, as one word of a closed set.
     reason: str | None = None
@@ -65,7 +65,8 @@ class WorkflowStatus(Model):
 
     #: The generation of the spec that was looked at.
     observed_generation: int | None = None
-    #: Pending, Running, Succeeded, Failed or Cancelled. For people; scripts should wait for conditions.
+    #: Pending, Running, Paused, Succeeded, Failed or Cancelled. For people; scripts should wait for
+    #: conditions.
     phase: str | None = None
     #: What has finished of what is known to be done, such as 3/10.
     progress: str | None = None
@@ -112,12 +113,26 @@ class ProgressStatus(Model):
     message: str | None = None
 
 
+class LastFailure(Model):
+    """The newest attempt that failed; the next one is told the same."""
+
+    #: Number of the attempt.
+    attempt: int
+    #: Why it failed, as one word of a closed set.
+    reason: str
+    #: Why, for people.
+    message: str | None = None
+    #: Exit code of its container, if that has ended.
+    exit_code: int | None = None
+
+
 class AgentTaskStatus(Model):
     """Where a task stands."""
 
     #: The generation of the spec that was looked at.
     observed_generation: int | None = None
-    #: Pending, Running, Succeeded, Failed or Cancelled. For people; scripts should wait for conditions.
+    #: Pending, Running, Paused, Succeeded, Failed or Cancelled. For people; scripts should wait for
+    #: conditions.
     phase: str | None = None
     #: Why it is in this phase, as one word of a closed set.
     reason: str | None = None
@@ -133,6 +148,8 @@ class AgentTaskStatus(Model):
     retries: int | None = None
     #: Attempts that were lost to disruptions.
     disruptions: int | None = None
+    #: The newest attempt that failed.
+    last_failure: LastFailure | None = None
     #: The newest checkpoint.
     checkpoint: CheckpointStatus | None = None
     #: How far the agent says it is.
@@ -144,4 +161,32 @@ class AgentTaskStatus(Model):
     #: When it ended.
     finished_at: Timestamp | None = None
     #: Accepted, Ready, Reconciling, Stalled, and at the end Complete or Failed.
+    conditions: Conditions | None = None
+
+
+class ActiveRun(Model):
+    """A Workflow that a schedule has made and that is live."""
+
+    #: Its name.
+    name: str
+    #: Its uid.
+    uid: str
+
+
+class WorkflowScheduleStatus(Model):
+    """What a schedule has done, and does next."""
+
+    #: The generation of the spec that was looked at.
+    observed_generation: int | None = None
+    #: Runs that are live.
+    active: Annotated[list[ActiveRun], Field(json_schema_extra=list_map("name"))] | None = None
+    #: The newest scheduled time for which a run was made.
+    last_schedule_time: Timestamp | None = None
+    #: When a run last succeeded.
+    last_successful_time: Timestamp | None = None
+    #: The next scheduled time; none while it is suspended.
+    next_schedule_time: Timestamp | None = None
+    #: What it waits for, or why it makes no runs, for people.
+    message: str | None = None
+    #: Ready, and whatever else there is to say.
     conditions: Conditions | None = None

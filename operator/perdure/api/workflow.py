@@ -2,96 +2,85 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from perdure.api.agent import Agent, Retention, Retry
 from perdure.api.base import (
-    APPLIED_WHOLE,
-    LIST_SET,
-    DnsLabel,
-    Json,
-    Model,
-    list_map,
-    rule,
+    LIST_WHOLE,
+    JsonMap,
+    ObjectName,
     rule_on_create,
     rules,
 )
+from perdure.api.effort import Retention, Retry
+from perdure.api.graph import MAX_FINALLY_STEPS, MAX_INPUT_BYTES, MAX_PRIORITY, MAX_STEPS, Graph, graph_rules
+from perdure.api.step import (
+    MAX_DEPENDENCIES,
+    MAX_ITEMS,
+    MAX_ITERATIONS,
+    Cache,
+    ChildWorkflow,
+    Defaults,
+    Repeat,
+    Step,
+    Wait,
+)
 
-MAX_STEPS = 500
-MAX_ITEMS = 10_000
-MAX_DEPENDENCIES = 100
-MAX_INPUT_BYTES = 64 * 1024
+__all__ = [
+    "MAX_DEPENDENCIES",
+    "MAX_FINALLY_STEPS",
+    "MAX_INPUT_BYTES",
+    "MAX_ITEMS",
+    "MAX_ITERATIONS",
+    "MAX_PRIORITY",
+    "MAX_STEPS",
+    "Cache",
+    "ChildWorkflow",
+    "Defaults",
+    "Graph",
+    "Repeat",
+    "Retention",
+    "Retry",
+    "Step",
+    "Wait",
+    "WorkflowSpec",
+]
 
-_ON_ITSELF = "has(s.dependsOn) && s.name in s.dependsOn"
-_NAMES_CONTAINER = "has({0}.agent) && (has({0}.agent.image) || has({0}.agent.templateRef))"
-
-
-class Step(Model):
-    """One line of the graph: an agent run once, or once for each item of a list."""
-
-    #: Name of the step, unique in the run; other steps refer to it as `steps.<name>`.
-    name: DnsLabel
-    #: Steps to wait for, beside those that expressions refer to.
-    depends_on: Annotated[list[DnsLabel], Field(max_length=MAX_DEPENDENCIES, json_schema_extra=LIST_SET)] = []
-    #: Runs the step once for each item: a literal list or map, or one `${}` expression that gives one;
-    #: at most 10,000 items. The item is `item` in expressions (of a map: `item.key`, `item.value`), its
-    #: number, from 0, is `index`.
-    for_each: Json = None
-    #: The container that does the work; what it leaves out comes from `spec.defaults.agent`.
-    agent: Agent | None = None
-    #: What the agent finds in its input file; strings may hold `${}` expressions. Default: {}.
-    input: Json = None
-    #: How often a failed task is tried again. Default: `spec.defaults.retry`.
-    retry: Retry | None = None
+#: Fields that may not stand beside `templateRef`, as far as rules see them: `outputs` is free-form.
+_OF_THE_TEMPLATE = ("failurePolicy", "defaults", "steps", "finally")
+#: Fields that cannot be changed, as far as rules see them: all but `desiredState`, `inputs` and `outputs`.
+FIXED = ("templateRef", "parallelism", "priority", "timeout", "retention", *_OF_THE_TEMPLATE)
 
 
-class Defaults(Model):
-    """What steps use where they say nothing themselves."""
-
-    #: Fields of the agent block that steps may leave out.
-    agent: Agent | None = None
-    #: How often a failed task is tried again.
-    retry: Retry | None = None
-
-
-class WorkflowSpec(Model):
-    """What a person writes to start a run. It cannot be changed afterwards."""
+class WorkflowSpec(Graph):
+    """What a person writes to start a run. But for `desiredState` it cannot be changed afterwards."""
 
     model_config = ConfigDict(
-        json_schema_extra=APPLIED_WHOLE
-        | rules(
-            rule(
-                "self == oldSelf",
-                "cannot be changed once it is applied: apply it under a new name, or delete this Workflow"
-                " and apply it again",
+        json_schema_extra=rules(
+            rule_on_create(
+                "has(self.templateRef) != has(self.steps)",
+                "takes exactly one of steps and templateRef",
             ),
             rule_on_create(
-                f"(has(self.defaults) && {_NAMES_CONTAINER.format('self.defaults')})"
-                f" || self.steps.all(s, {_NAMES_CONTAINER.format('s')})",
-                "every step needs agent.image or agent.templateRef, its own or one in spec.defaults.agent",
-                path=".steps",
+                f"!has(self.templateRef) || !({' || '.join(f'has(self.{it})' for it in _OF_THE_TEMPLATE)})",
+                f"takes no {', '.join(_OF_THE_TEMPLATE[:-1])} or {_OF_THE_TEMPLATE[-1]} beside it: they come"
+                " from the template",
+                path=".templateRef",
             ),
-            rule_on_create(
-                f"self.steps.all(s, !({_ON_ITSELF}))",
-                "a step cannot depend on itself: remove its name from its dependsOn",
-                path=".steps",
-            ),
+            *graph_rules(rule_on_create),
         )
     )
 
+    #: Name of a WorkflowTemplate in the same namespace, instead of `steps`. A run takes a copy of it when it
+    #: starts. Beside it only `inputs`, `desiredState`, and, winning over the template's, `parallelism`,
+    #: `priority`, `timeout` and `retention` may stand.
+    template_ref: ObjectName | None = None
     #: Values that expressions see as `inputs.<name>`: any JSON, at most 64 KiB in all.
-    inputs: dict[str, Json] = {}
-    #: Tasks that may be unfinished at once; no limit if left out.
-    parallelism: Annotated[int, Field(ge=1, le=MAX_ITEMS)] | None = None
-    #: How long the run and its history are kept after its end.
-    retention: Retention = Retention()
-    #: What steps use where they say nothing themselves.
-    defaults: Defaults = Defaults()
+    inputs: JsonMap = {}
+    #: Running; Paused: starts nothing, lets agents save a checkpoint, and holds no pods; or Cancelled: stops
+    #: everything, for good. May be changed while the run is live. Default: Running.
+    desired_state: Literal["Running", "Paused", "Cancelled"] = "Running"
+    # Not needed if there is a templateRef.
     #: The graph. Its order means nothing: a step starts when those it depends on or refers to have ended.
-    steps: Annotated[
-        list[Step], Field(min_length=1, max_length=MAX_STEPS, json_schema_extra=list_map("name"))
-    ]
-    #: The run's outputs: values with `${}` expressions, evaluated when it succeeds.
-    outputs: dict[str, Json] = {}
+    steps: Annotated[list[Step], Field(min_length=1, max_length=MAX_STEPS, json_schema_extra=LIST_WHOLE)] = []

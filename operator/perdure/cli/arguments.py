@@ -46,6 +46,26 @@ class Output(StrEnum):
     JSON = "json"
 
 
+class LintOutput(StrEnum):
+    """How `perdure lint` prints what it finds."""
+
+    #: `FILE:LINE: KIND/NAME: FIELD: MESSAGE`, one a line.
+    TEXT = "text"
+    #: One object with all findings.
+    JSON = "json"
+    #: Annotations for GitHub Actions.
+    GITHUB = "github"
+
+
+class GraphFormat(StrEnum):
+    """How `perdure graph` draws."""
+
+    #: Steps by level, for a terminal.
+    TEXT = "text"
+    #: A flowchart for Markdown.
+    MERMAID = "mermaid"
+
+
 class UnclearRun(ValueError):
     """The command line does not say which run is meant."""
 

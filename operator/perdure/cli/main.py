@@ -18,7 +18,16 @@ import typer
 from pydantic import SecretStr, ValidationError
 
 from perdure import __version__
-from perdure.cli.arguments import Output, UnclearRun, program_name, run_kind, run_name, seconds
+from perdure.cli.arguments import (
+    GraphFormat,
+    LintOutput,
+    Output,
+    UnclearRun,
+    program_name,
+    run_kind,
+    run_name,
+    seconds,
+)
 from perdure.cli.output import print_error, print_line, print_table
 from perdure.domain.records import LedgerError, LedgerUnavailable, RunKind
 from perdure.settings import Settings, load
@@ -161,6 +170,60 @@ def events(
             remedy=f"See what there is: kubectl get workflows.perdure.dev,agenttasks.perdure.dev -n {where}\n"
             "A run that was just applied is known once the operator has accepted it.",
         )
+
+
+@app.command()
+def lint(
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE...", help="Manifests, folders of them, or - for standard input."),
+    ],
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Templates that are not in the files are a fault.")
+    ] = False,
+    output: Annotated[
+        LintOutput, typer.Option("--output", "-o", help="Lines for people, JSON, or annotations for GitHub.")
+    ] = LintOutput.TEXT,
+) -> None:
+    """Check manifests without a cluster: all that the API server and the operator would say of them."""
+    from perdure.cli.files import Unreadable, read_files
+    from perdure.cli.lint import lint_files
+
+    try:
+        found = read_files(files)
+    except Unreadable as error:
+        print_error(str(error))
+        raise typer.Exit(2) from None
+    if not lint_files(found, strict=strict, output=output):
+        raise typer.Exit(1)
+
+
+@app.command()
+def graph(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="The manifest, a folder, or - for standard input.")
+    ],
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="The Workflow or WorkflowTemplate, if there are several."),
+    ] = None,
+    form: Annotated[
+        GraphFormat | None,
+        typer.Option("--format", help="Levels for a terminal, or a Mermaid flowchart (default in a pipe)."),
+    ] = None,
+) -> None:
+    """Draw the steps of a Workflow or WorkflowTemplate, and what waits for what."""
+    from perdure.cli.files import Unreadable, read_files
+    from perdure.cli.graph import NothingToDraw, print_graph
+
+    form = form or (GraphFormat.TEXT if sys.stdout.isatty() else GraphFormat.MERMAID)
+    try:
+        sound = print_graph(read_files([file]), name, form)
+    except (Unreadable, NothingToDraw) as error:
+        print_error(str(error))
+        raise typer.Exit(2) from None
+    if not sound:
+        raise typer.Exit(1)
 
 
 async def _events(

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
 
-from perdure.api.agent import AgentContainer, Retention
+from perdure.api.agent import AgentContainer
 from perdure.api.base import JsonObject, parse_duration
-from perdure.api.parse import InvalidManifest, parse_agenttask, parse_agenttemplate, parse_workflow
+from perdure.api.effort import Retention
+from perdure.api.faults import InvalidManifest, Problem
+from perdure.api.parse import check_agenttask, check_workflow, parse_agenttemplate, parse_workflowtemplate
+from perdure.api.step import MAX_WORKFLOW_DEPTH
+from perdure.api.workflowtemplate import WorkflowTemplateSpec
 from perdure.control.store import Root, Store
 from perdure.domain.accept import (
-    Problem,
     Refused,
     TemplateMissing,
-    accept_task,
-    accept_workflow,
+    examine_task,
+    examine_workflow,
     template_names,
 )
+from perdure.domain.examination import Examination
 from perdure.domain.names import shard_of
 from perdure.domain.outcome import shorten
 from perdure.domain.phases import Phase, Reason
@@ -33,6 +36,8 @@ _DEFAULT_RETENTION = timedelta(seconds=parse_duration(Retention().ttl_after_fini
 class Waits:
     """A run that cannot start before templates exist."""
 
+    #: Namespaces and names of the AgentTemplates that are missing, as far as is known: those that a
+    #: WorkflowTemplate needs are known once it is there.
     templates: frozenset[tuple[str, str]]
     message: str
 
@@ -40,27 +45,42 @@ class Waits:
 def accept(root: Root, store: Store) -> RunView | Waits:
     """A run ready for its first decision. Raises Refused."""
     assert root.manifest is not None, "a finished run is not accepted again"
+    if root.depth > MAX_WORKFLOW_DEPTH:
+        raise Refused((_too_deep(root),))
     namespace = root.key.namespace
+    manifest = dict(root.manifest)
+    found: list[Problem] = []
+    needed: frozenset[str] = frozenset()
+    if root.key.kind == WORKFLOW:
+        workflow = check_workflow(manifest)
+        graphs: dict[str, WorkflowTemplateSpec] = {}
+        if workflow.spec is not None:
+            name = workflow.spec.template_ref
+            graphs = _workflow_template(store, namespace, name, found)
+            needed = template_names(workflow.spec, graphs.get(name or ""))
+        verdict = examine_workflow(workflow, _examination(store, namespace, needed, graphs, found))
+    else:
+        task = check_agenttask(manifest)
+        if task.spec is not None:
+            needed = template_names(task.spec)
+        verdict = examine_task(task, _examination(store, namespace, needed, {}, found))
+    if found:
+        raise Refused((*verdict.problems, *found))
     try:
-        spec = (
-            parse_workflow(dict(root.manifest))
-            if root.key.kind == WORKFLOW
-            else parse_agenttask(dict(root.manifest))
-        )
-        needed = template_names(spec)
-        templates = _templates(store, namespace, needed)
-    except InvalidManifest as error:
-        raise Refused(tuple(Problem(fault.path, fault.message) for fault in error.problems)) from None
-    try:
-        if root.key.kind == WORKFLOW:
-            snapshot = accept_workflow(spec, templates)  # type: ignore[arg-type] # told apart by kind above
-        else:
-            snapshot = accept_task(spec, templates)  # type: ignore[arg-type]
+        snapshot = verdict.accepted()
     except TemplateMissing as error:
-        missing = frozenset((namespace, name) for name in needed if name not in templates)
-        return Waits(templates=missing, message=str(error))
+        templates = {(namespace, name) for name in needed} - store.templates.keys()
+        return Waits(templates=frozenset(templates), message=str(error))
     run = _record(root, snapshot)
     return RunView(compile_plan(snapshot), RunState(run=run, steps={}, tasks={}, attempts={}))
+
+
+def _too_deep(root: Root) -> Problem:
+    return Problem(
+        "metadata.annotations",
+        f"this is the child of {root.depth} Workflows above each other; at most {MAX_WORKFLOW_DEPTH} are"
+        " allowed: let a Workflow that starts itself come to an end, or let steps do more by themselves",
+    )
 
 
 def refusal(root: Root, reason: Reason, message: str, now: datetime) -> Commit:
@@ -82,21 +102,45 @@ def refusal(root: Root, reason: Reason, message: str, now: datetime) -> Commit:
     return Commit(run=run, events=tuple(events))
 
 
-def _templates(store: Store, namespace: str, names: frozenset[str]) -> dict[str, AgentContainer]:
+def _examination(
+    store: Store,
+    namespace: str,
+    names: Collection[str],
+    workflow_templates: Mapping[str, WorkflowTemplateSpec],
+    found: list[Problem],
+) -> Examination:
+    """What is known beside the manifest. What is wrong with templates is added to `found`."""
     templates: dict[str, AgentContainer] = {}
     for name in sorted(names):
-        manifest: Mapping[str, Any] | None = store.templates.get((namespace, name))
+        manifest = store.templates.get((namespace, name))
         if manifest is None:
             continue
         try:
-            templates[name] = parse_agenttemplate({"metadata": {"name": name}, "spec": manifest})
+            templates[name] = parse_agenttemplate({"metadata": {"name": name}, "spec": dict(manifest)})
         except InvalidManifest as error:
-            raise Refused(
-                tuple(
-                    Problem(f"AgentTemplate {name}: {fault.path}", fault.message) for fault in error.problems
-                )
-            ) from None
-    return templates
+            found += _within(f"AgentTemplate {name}", error)
+            # In its place one with which nothing else is wrong.
+            templates[name] = AgentContainer(image=name)
+    return Examination(templates=templates, workflow_templates=workflow_templates)
+
+
+def _workflow_template(
+    store: Store, namespace: str, name: str | None, found: list[Problem]
+) -> dict[str, WorkflowTemplateSpec]:
+    """The WorkflowTemplate by its name, if it is there. What is wrong with it is added to `found`."""
+    manifest = None if name is None else store.workflow_templates.get((namespace, name))
+    if name is None or manifest is None:
+        return {}
+    try:
+        return {name: parse_workflowtemplate({"metadata": {"name": name}, "spec": dict(manifest)})}
+    except InvalidManifest as error:
+        found += _within(f"WorkflowTemplate {name}", error)
+        return {}
+
+
+def _within(what: str, error: InvalidManifest) -> Iterator[Problem]:
+    for problem in error.problems:
+        yield Problem(f"{what}: {problem.path}", problem.message)
 
 
 def _record(root: Root, snapshot: JsonObject) -> RunRecord:

@@ -1,4 +1,4 @@
-"""Doing what was decided: an AgentTask and a pod for every open attempt.
+"""Doing what was decided: an AgentTask and a pod, or a child Workflow, for every open attempt.
 
 What to do follows from the ledger and names are deterministic, so every action can be repeated: one that was
 lost in a crash is done by the next pass, and one that was done before is met as AlreadyExists and checked to
@@ -12,30 +12,29 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
-import structlog
-
-from perdure.api import API_VERSION
-from perdure.api.workflow import MAX_INPUT_BYTES
+from perdure.api.step import MAX_WORKFLOW_DEPTH
+from perdure.control.attemptpods import AttemptPods, job_of, made_job
 from perdure.control.live import LiveRun
+from perdure.control.manifests import (
+    JOB,
+    attempt_manifest,
+    child_manifest,
+    runs_as_job,
+    task_manifest,
+)
 from perdure.control.ports import KubePort, LedgerPort
 from perdure.control.store import POD, Store
-from perdure.domain.draft import Draft
-from perdure.domain.names import pod_labels, task_labels
+from perdure.domain.facts import PodFacts
 from perdure.domain.observed import Refusal
 from perdure.domain.phases import Reason
 from perdure.domain.records import AGENT_TASK, WORKFLOW, AttemptRecord, TaskKey, TaskRecord
-from perdure.domain.scope import render_agent
-from perdure.domain.steps import names_of_task
-from perdure.domain.templating import compact
 from perdure.kube.errors import ApiError
-from perdure.kube.pods import PodEnvironment, build_pod
+from perdure.kube.podtemplate import PodTemplateError
 
 #: Creations of one run that are under way at once.
 CONCURRENCY = 16
 #: Time until a creation that was refused for a quota is tried again.
 HELD_UP_RETRY = timedelta(seconds=5)
-
-_log = structlog.get_logger(__name__)
 
 
 class NameConflict(Exception):
@@ -44,6 +43,10 @@ class NameConflict(Exception):
 
 class StillLeaving(Exception):
     """An object of the name we need exists, but not for long: it is being deleted, or its owner was."""
+
+
+class TooDeep(Exception):
+    """A child Workflow would be one too many within another."""
 
 
 class Actor:
@@ -57,13 +60,15 @@ class Actor:
         self._ledger = ledger
         self._gateway_url = gateway_url
         self._audience = audience
+        self._pods = AttemptPods(store=store, kube=kube)
 
     async def ensure(self, live: LiveRun, keys: Iterable[TaskKey], *, epoch: int) -> None:
-        """See to it that the open attempts of these tasks have their pods.
+        """See to it that the open attempts of these tasks have their pods, Jobs or child Workflows.
 
         Refusals and delays by the API server are noted in `live`; what may heal by itself at once is raised.
         """
-        wanted = [key for key in keys if self._wants_pod(live, key)]
+        await self._drop_jobs(live)
+        wanted = [key for key in keys if self._wants_object(live, key)]
         if not wanted:
             return
         if len(wanted) == 1:
@@ -81,49 +86,76 @@ class Actor:
             if isinstance(result, BaseException):
                 raise result
 
-    async def delete_pod(self, live: LiveRun, name: str, uid: str) -> None:
-        """Stop a pod whose attempt is closed."""
-        await self._kube.delete(POD, live.key.namespace, name, uid=uid)
+    async def remove(self, namespace: str, pod: PodFacts) -> None:
+        """Delete what was made for an attempt, in the background: its pod, or the Job with its pod."""
+        if pod.of_job:
+            await self._kube.delete(JOB, namespace, pod.name, uid=pod.owner_uid)
+        else:
+            await self._kube.delete(POD, namespace, pod.name, uid=pod.uid)
 
-    def _wants_pod(self, live: LiveRun, key: TaskKey) -> bool:
+    async def stop(self, live: LiveRun, key: TaskKey) -> bool:
+        """Ask the agent of an attempt that is stopping to leave, within the grace of its pod.
+
+        Returns whether to look again at once: there is no pod whose end an event would tell of.
+        """
         attempt = live.view.attempts.get(key)
-        return attempt is not None and attempt.closed_at is None and attempt.pod_uid is None
+        if (
+            attempt is None
+            or attempt.closed_at is not None
+            or attempt.stopping is None
+            or _is_child(live, key)
+        ):
+            return False
+        live.leaving.add(key)
+        pod = self._pods.known(live, attempt)
+        if pod is not None:
+            if not pod.ended and pod.deletion is None:
+                await self.remove(live.key.namespace, pod)
+            return False
+        made = made_job(live, attempt)
+        if made is not None:
+            await self._kube.delete(JOB, live.key.namespace, made.name, uid=made.uid)
+        return True
+
+    def _wants_object(self, live: LiveRun, key: TaskKey) -> bool:
+        attempt = live.view.attempts.get(key)
+        return (
+            attempt is not None
+            and attempt.closed_at is None
+            and attempt.stopping is None
+            and attempt.pod_uid is None
+        )
 
     async def _ensure_one(self, live: LiveRun, key: TaskKey, epoch: int) -> None:
         attempt, task = live.view.attempts[key], live.view.tasks[key]
-        live.held_up.pop(key, None)
+        held_up = live.held_up.pop(key, None)
+        waits_for_job = made_job(live, attempt) is not None
         try:
-            owner_uid = await self._ensure_task(live, task)
-            pod_uid = await self._ensure_pod(live, task, attempt, owner_uid)
+            uid = await self._ensure_object(live, task, attempt)
         except StillLeaving as error:
             live.held_up[key] = (Reason.STARTING, str(error))
-            return
         except NameConflict as error:
-            live.refusals[key] = Refusal(
-                attempt=attempt.number, reason=Reason.NAME_CONFLICT, message=str(error)
-            )
-            return
+            _refuse(live, attempt, Reason.NAME_CONFLICT, str(error))
+        except (PodTemplateError, TooDeep) as error:
+            _refuse(live, attempt, Reason.INVALID_CONFIG, str(error))
         except ApiError as error:
-            self._note_refusal(live, key, attempt, error)
-            return
-        await self._ledger.record_pod(live.uid, attempt, pod_uid=pod_uid, epoch=epoch)
-        live.view.note_pod(key, pod_uid)
-
-    def _note_refusal(self, live: LiveRun, key: TaskKey, attempt: AttemptRecord, error: ApiError) -> None:
-        """Tell apart what never heals, what heals in its own time, and what is to be tried again now."""
-        if error.status == 403 and "quota" in error.message:
-            live.held_up[key] = (Reason.QUOTA, error.message)
-        elif error.status == 403 and "error looking up service account" in error.message:
-            # Manifests may arrive in any order; the API server waits for it only for a moment.
-            live.held_up[key] = (Reason.STARTING, error.message)
-        elif error.status in (400, 403, 422) and "being terminated" not in error.message:
-            live.refusals[key] = Refusal(
-                attempt=attempt.number,
-                reason=Reason.INVALID_CONFIG,
-                message=f"the API server refuses the pod: {error.message}",
-            )
+            _note_refusal(live, attempt, error)
         else:
-            raise error
+            if uid is not None:
+                await self._ledger.record_pod(live.uid, attempt, pod_uid=uid, epoch=epoch)
+                live.view.note_pod(key, uid)
+                live.jobs.pop(key, None)
+            elif held_up is not None and waits_for_job:
+                live.held_up[key] = held_up
+
+    async def _ensure_object(self, live: LiveRun, task: TaskRecord, attempt: AttemptRecord) -> str | None:
+        """The uid of the attempt's pod or child Workflow; None if it is a Job's, and still to come."""
+        if _is_child(live, task.key):
+            return await self._ensure_child(live, task, attempt)
+        owner_uid = await self._ensure_task(live, task)
+        if runs_as_job(live, task.key):
+            return await self._ensure_job(live, task, attempt, owner_uid)
+        return await self._ensure_pod(live, task, attempt, owner_uid)
 
     async def _ensure_task(self, live: LiveRun, task: TaskRecord) -> str:
         """The uid of the task's AgentTask object, made if need be."""
@@ -132,14 +164,8 @@ class Actor:
         children = self._store.of(live.key)
         if task.name in children.tasks:
             return children.tasks[task.name].uid
-        namespace = live.key.namespace
-        try:
-            made = await self._kube.create(AGENT_TASK, namespace, self._task_body(live, task))
-        except ApiError as error:
-            if not error.conflict:
-                raise
-            made = await self._kube.get(AGENT_TASK, namespace, task.name)
-            _check_owner(made, live.uid, live.key.name, f"AgentTask {task.name!r}")
+        body = task_manifest(live, task)
+        made = await self._make(AGENT_TASK, live, body, owner=(live.uid, live.key.name))
         self._store.apply(AGENT_TASK, made)
         return str(made["metadata"]["uid"])
 
@@ -147,76 +173,103 @@ class Actor:
         self, live: LiveRun, task: TaskRecord, attempt: AttemptRecord, owner_uid: str
     ) -> str:
         """The uid of the attempt's pod, made if need be."""
-        namespace = live.key.namespace
         known = self._store.of(live.key).pods.get(attempt.pod_name)
         if known is not None and known.owner_uid == owner_uid:
             return known.uid
-        try:
-            made = await self._kube.create(POD, namespace, self._pod_body(live, task, attempt, owner_uid))
-        except ApiError as error:
-            if not error.conflict:
-                raise
-            made = await self._kube.get(POD, namespace, attempt.pod_name)
-            _check_owner(made, owner_uid, task.name, f"pod {attempt.pod_name!r}")
+        body = self._attempt_manifest(live, task, attempt, owner_uid)
+        made = await self._make(POD, live, body, owner=(owner_uid, task.name))
         self._store.apply(POD, made)
         return str(made["metadata"]["uid"])
 
-    def _agent(self, live: LiveRun, key: TaskKey) -> dict[str, Any]:
-        step = live.view.plan.steps[key.step]
-        draft = Draft(live.view, live.view.run.created_at)
-        return render_agent(step, names_of_task(draft, step, key.index))
+    async def _ensure_job(
+        self, live: LiveRun, task: TaskRecord, attempt: AttemptRecord, owner_uid: str
+    ) -> str | None:
+        """The uid of the pod of the attempt's Job, made if need be; None while it has no pod."""
+        if made_job(live, attempt) is None:
+            body = self._attempt_manifest(live, task, attempt, owner_uid)
+            made = await self._make(JOB, live, body, owner=(owner_uid, task.name))
+            live.jobs[task.key] = job_of(attempt, made)
+        pod = self._pods.known(live, attempt)
+        return None if pod is None else pod.uid
 
-    def _task_body(self, live: LiveRun, task: TaskRecord) -> dict[str, Any]:
-        step = live.view.plan.steps[task.key.step]
-        return {
-            "apiVersion": API_VERSION,
-            "kind": AGENT_TASK,
-            "metadata": {
-                "name": task.name,
-                "labels": task_labels(workflow=live.key.name, task=task.name, key=task.key, uid=live.uid),
-                "ownerReferences": [_owner(WORKFLOW, live.key.name, live.uid)],
-            },
-            "spec": {
-                "agent": self._agent(live, task.key),
-                # For people to see; agents get theirs from the ledger if it is too large for an object.
-                **({"input": task.input} if len(compact(task.input)) <= MAX_INPUT_BYTES else {}),
-                "retry": {"limit": step.retry_limit},
-            },
-        }
+    async def _ensure_child(self, live: LiveRun, task: TaskRecord, attempt: AttemptRecord) -> str:
+        """The uid of the attempt's Workflow, made if need be.
 
-    def _pod_body(
+        It is not put into the store: the event of its coming is what has it accepted.
+        """
+        root = self._store.roots.get(live.key)
+        depth = 1 + (0 if root is None else root.depth)
+        if depth > MAX_WORKFLOW_DEPTH:
+            raise TooDeep(
+                f"this would be a child at depth {depth}, and at most {MAX_WORKFLOW_DEPTH} is allowed; "
+                "does a WorkflowTemplate refer to itself?"
+            )
+        body = child_manifest(live, task, attempt, depth=depth)
+        made = await self._make(WORKFLOW, live, body, owner=(live.uid, live.key.name))
+        return str(made["metadata"]["uid"])
+
+    async def _make(
+        self, kind: str, live: LiveRun, body: dict[str, Any], *, owner: tuple[str, str]
+    ) -> dict[str, Any]:
+        """Create an object, or get the one that was created before.
+
+        `owner` is the uid and name of what it must be owned by. Raises NameConflict and StillLeaving.
+        """
+        name = body["metadata"]["name"]
+        try:
+            return await self._kube.create(kind, live.key.namespace, body)
+        except ApiError as error:
+            if not error.conflict:
+                raise
+        made = await self._kube.get(kind, live.key.namespace, name)
+        _check_owner(made, *owner, f"{kind} {name!r}")
+        return made
+
+    def _attempt_manifest(
         self, live: LiveRun, task: TaskRecord, attempt: AttemptRecord, owner_uid: str
     ) -> dict[str, Any]:
-        workflow = live.key.name if live.key.kind == WORKFLOW else None
-        labels = task_labels(workflow=workflow, task=task.name, key=task.key, uid=live.uid)
-        return build_pod(
-            task_name=task.name,
-            pod_name=attempt.pod_name,
-            namespace=live.key.namespace,
-            owner=_owner(AGENT_TASK, task.name, owner_uid),
-            labels=pod_labels(labels, attempt.number),
-            agent=self._agent(live, task.key),
-            input=task.input,
-            env=PodEnvironment(
-                gateway_url=self._gateway_url,
-                workflow=live.key.name,
-                step=task.key.step,
-                attempt=attempt.number,
-                index=task.key.index,
-            ),
+        return attempt_manifest(
+            live,
+            task,
+            attempt,
+            owner_uid=owner_uid,
+            gateway_url=self._gateway_url,
             audience=self._audience,
         )
 
+    async def _drop_jobs(self, live: LiveRun) -> None:
+        """Delete Jobs whose attempt was closed before they had a pod: it might still come."""
+        for key, made in list(live.jobs.items()):
+            attempt = live.view.attempts[key]
+            if attempt.number == made.attempt and attempt.closed_at is None:
+                continue
+            if made.name not in self._store.of(live.key).pods:
+                await self._kube.delete(JOB, live.key.namespace, made.name, uid=made.uid)
+            del live.jobs[key]
 
-def _owner(kind: str, name: str, uid: str) -> dict[str, Any]:
-    return {
-        "apiVersion": API_VERSION,
-        "kind": kind,
-        "name": name,
-        "uid": uid,
-        "controller": True,
-        "blockOwnerDeletion": False,
-    }
+
+def _is_child(live: LiveRun, key: TaskKey) -> bool:
+    return live.view.plan.steps[key.step].kind == "workflow"
+
+
+def _refuse(live: LiveRun, attempt: AttemptRecord, reason: Reason, message: str) -> None:
+    live.refusals[attempt.key] = Refusal(attempt=attempt.number, reason=reason, message=message)
+
+
+def _note_refusal(live: LiveRun, attempt: AttemptRecord, error: ApiError) -> None:
+    """Tell apart what never heals, what heals in its own time, and what is to be tried again now."""
+    key = attempt.key
+    if error.status == 403 and "quota" in error.message:
+        live.held_up[key] = (Reason.QUOTA, error.message)
+    elif error.status == 403 and "error looking up service account" in error.message:
+        # Manifests may arrive in any order; the API server waits for it only for a moment.
+        live.held_up[key] = (Reason.STARTING, error.message)
+    elif error.status in (400, 403, 413, 422) and "being terminated" not in error.message:
+        what = "child Workflow" if _is_child(live, key) else JOB if runs_as_job(live, key) else "pod"
+        text = f"the API server refuses the {what}: {error.message}"
+        _refuse(live, attempt, Reason.INVALID_CONFIG, text)
+    else:
+        raise error
 
 
 def _check_owner(obj: dict[str, Any], uid: str, name: str, what: str) -> None:

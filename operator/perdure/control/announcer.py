@@ -7,18 +7,31 @@ from typing import Literal
 
 from perdure.api import API_VERSION
 from perdure.control.live import LiveRun
-from perdure.domain.records import Commit, EventDraft
+from perdure.domain.phases import Reason
+from perdure.domain.records import AGENT_TASK, Commit, EventDraft
 from perdure.kube.recorder import EventRecorder, Regarding
 
+Announcement = tuple[str, str, Literal["Normal", "Warning"]]
+
 #: Event types that are announced: reason, action, and whether they call for attention.
-_ANNOUNCED: dict[str, tuple[str, str, Literal["Normal", "Warning"]]] = {
+_ANNOUNCED: dict[str, Announcement] = {
     "workflow.started": ("Started", "Start", "Normal"),
+    "workflow.paused": ("Paused", "Pause", "Normal"),
+    "workflow.resumed": ("Resumed", "Resume", "Normal"),
     "workflow.succeeded": ("Succeeded", "Finish", "Normal"),
     "workflow.failed": ("Failed", "Finish", "Warning"),
+    "workflow.cancelled": ("Cancelled", "Finish", "Warning"),
     "task.retrying": ("Retrying", "Retry", "Warning"),
     "task.disrupted": ("Disrupted", "Replace", "Warning"),
     "task.failed": ("TaskFailed", "Finish", "Warning"),
 }
+#: Of an AgentTask that stands alone, these are the run's own; in a Workflow there may be thousands of them.
+_ANNOUNCED_ALONE: dict[str, Announcement] = {
+    "task.succeeded": ("Succeeded", "Finish", "Normal"),
+    "task.cancelled": ("Cancelled", "Finish", "Warning"),
+}
+#: Ends that have an announcement of their own, by the event's type and reason.
+_TIMEOUTS = {("workflow.failed", Reason.TIMEOUT.value): "Timeout"}
 
 
 class Announcer:
@@ -31,9 +44,13 @@ class Announcer:
         """Announce what is worth it. Never waits, never fails."""
         regarding: Regarding | None = None
         for event in commit.events:
-            if event.type not in _ANNOUNCED:
+            announcement = _ANNOUNCED.get(event.type)
+            if announcement is None and live.key.kind == AGENT_TASK:
+                announcement = _ANNOUNCED_ALONE.get(event.type)
+            if announcement is None:
                 continue
-            reason, action, type_ = _ANNOUNCED[event.type]
+            reason, action, type_ = announcement
+            reason = _TIMEOUTS.get((event.type, str(event.data.get("reason"))), reason)
             if regarding is None:
                 regarding = Regarding(
                     api_version=API_VERSION,

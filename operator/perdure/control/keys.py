@@ -9,6 +9,9 @@ from perdure.api import GROUP
 from perdure.domain.names import LABEL_TASK, LABEL_WORKFLOW
 from perdure.domain.records import AGENT_TASK, WORKFLOW
 
+#: Not a run, but looked at in the same way: it makes runs.
+SCHEDULE = "WorkflowSchedule"
+
 
 class RunKey(NamedTuple):
     """The object that a person applied: what the work queue holds."""
@@ -27,8 +30,8 @@ def run_key(kind: str, obj: Mapping[str, Any]) -> RunKey | None:
     metadata = obj["metadata"]
     namespace = metadata["namespace"]
     labels: Mapping[str, str] = metadata.get("labels") or {}
-    if kind == WORKFLOW:
-        return RunKey(WORKFLOW, namespace, metadata["name"])
+    if kind in (WORKFLOW, SCHEDULE):
+        return RunKey(kind, namespace, metadata["name"])
     if kind == AGENT_TASK:
         # A label alone makes nobody's task part of a run: only a controlling owner does.
         owner = next((ref for ref in metadata.get("ownerReferences") or () if ref.get("controller")), None)
@@ -40,3 +43,14 @@ def run_key(kind: str, obj: Mapping[str, Any]) -> RunKey | None:
     if LABEL_TASK in labels:
         return RunKey(AGENT_TASK, namespace, labels[LABEL_TASK])
     return None
+
+
+def owner_key(obj: Mapping[str, Any]) -> tuple[RunKey, str] | None:
+    """What made a Workflow, with its uid: another Workflow, or a schedule; None if a person did."""
+    metadata = obj["metadata"]
+    owner = next((ref for ref in metadata.get("ownerReferences") or () if ref.get("controller")), None)
+    if owner is None or not str(owner.get("apiVersion")).startswith(f"{GROUP}/"):
+        return None
+    if owner.get("kind") not in (WORKFLOW, SCHEDULE):
+        return None
+    return RunKey(owner["kind"], metadata["namespace"], owner["name"]), owner["uid"]

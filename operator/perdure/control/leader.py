@@ -13,9 +13,10 @@ from datetime import datetime
 
 import structlog
 
-from perdure.control.keys import RunKey
+from perdure.control.keys import SCHEDULE, RunKey
 from perdure.control.ports import KubePort, LedgerPort
 from perdure.control.reconciler import Reconciler
+from perdure.control.scheduler import Scheduler
 from perdure.control.store import Store
 from perdure.control.sweep import sweep
 from perdure.control.workqueue import WorkQueue
@@ -27,6 +28,7 @@ START_RETRY = 1.0
 #: Seconds between looks for runs whose retention has ended, and how many end at once.
 RETENTION_INTERVAL = 30.0
 RETENTION_BATCH = 100
+CACHE_BATCH = 1000
 
 _log = structlog.get_logger(__name__)
 
@@ -42,6 +44,7 @@ class Leader:
         kube: KubePort,
         ledger: LedgerPort,
         reconciler: Reconciler,
+        scheduler: Scheduler,
         identity: str,
         namespaces: Sequence[str],
         workers: int,
@@ -55,6 +58,7 @@ class Leader:
         self._kube = kube
         self._ledger = ledger
         self._reconciler = reconciler
+        self._scheduler = scheduler
         self._identity = identity
         self._namespaces = namespaces
         self._workers = workers
@@ -110,13 +114,21 @@ class Leader:
         self._sweep_now.set()
 
     def _unfinished(self) -> list[RunKey]:
-        return [key for key, root in self._store.roots.items() if not root.finished]
+        """Everything that is to be looked at, whether something was heard of it or not: schedules too."""
+        self._store.take_stirred()
+        return [
+            *(key for key, root in self._store.roots.items() if not root.finished),
+            *self._store.schedules,
+        ]
 
     async def _work(self) -> None:
         while True:
             key = await self._queue.get()
             try:
-                delay = await self._reconciler.reconcile(key)
+                if key.kind == SCHEDULE:
+                    delay = await self._scheduler.reconcile(key)
+                else:
+                    delay = await self._reconciler.reconcile(key)
                 self._queue.succeeded(key)
                 if delay is not None:
                     self._queue.add_after(key, delay)
@@ -170,6 +182,9 @@ class Leader:
                     await self._kube.delete(kind, namespace, name, uid=uid)
                 if expired:
                     await self._ledger.forget([run[0] for run in expired], epoch=self._reconciler.epoch)
+                await self._ledger.forget_cache(
+                    self._clock(), limit=CACHE_BATCH, epoch=self._reconciler.epoch
+                )
             except (ApiError, LedgerError) as error:
                 if isinstance(error, Deposed):
                     raise

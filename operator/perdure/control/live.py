@@ -8,13 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from perdure.control.keys import RunKey
 from perdure.domain.observed import Refusal
 from perdure.domain.phases import Reason
 from perdure.domain.records import AttemptRecord, TaskKey, Vitals
 from perdure.domain.view import RunView
+
+
+class MadeJob(NamedTuple):
+    """A Job that is known to have been there for an attempt, and whose pod has not been seen."""
+
+    attempt: int
+    name: str
+    uid: str
 
 
 @dataclass(slots=True)
@@ -24,10 +32,16 @@ class LiveRun:
     key: RunKey
     view: RunView
     generation: int
+    #: What made it, if no person did.
+    owner: RunKey | None = None
+    #: What the ledger has is not what is here, or is not known: it is read again before anything else.
+    stale: bool = False
     #: Look at every live task at the next pass, not only at what changed.
     look_at_all: bool = True
     #: Ask the ledger at the next pass what agents wrote.
     ask_ledger: bool = True
+    #: Ask the ledger at the next pass how child Workflows stand.
+    ask_children: bool = True
     #: Tasks by the names of the pods of their attempts.
     pod_names: dict[str, TaskKey] = field(default_factory=dict)
     vitals: dict[TaskKey, Vitals] = field(default_factory=dict)
@@ -39,6 +53,10 @@ class LiveRun:
     refusals: dict[TaskKey, Refusal] = field(default_factory=dict)
     #: Tasks whose pod is being deleted: looked at in every pass, for a lost node sends no event any more.
     leaving: set[TaskKey] = field(default_factory=set)
+    #: Jobs without a pod so far: it is only known by asking whether one is still there.
+    jobs: dict[TaskKey, MadeJob] = field(default_factory=dict)
+    #: Tasks whose attempt was asked to leave and has not left.
+    stopping: set[TaskKey] = field(default_factory=set)
     #: Names of pods that may have outlived their closed attempts.
     lingering: set[str] = field(default_factory=set)
     #: Tasks whose AgentTask status is to be written.
@@ -54,3 +72,5 @@ class LiveRun:
         """Index the pods of attempts."""
         for attempt in attempts:
             self.pod_names[attempt.pod_name] = attempt.key
+            leaving = attempt.stopping is not None and attempt.closed_at is None
+            (self.stopping.add if leaving else self.stopping.discard)(attempt.key)

@@ -1,18 +1,30 @@
 """Looking before deciding: what changed in the cluster, and what agents wrote, since the last pass.
 
 A watch event may be late, repeated or lost, so nothing final is concluded from the store alone: a pod that
-is missing there is asked for, and before an end is taken note of, the ledger is asked for a report.
+is missing there is asked for, one whose time is over is looked at again, and before an end is taken note of,
+the ledger is asked for a report. The end of a child Workflow is taken from the ledger, never from its status.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from perdure.control.attemptpods import AttemptPods
+from perdure.control.keys import RunKey
 from perdure.control.live import LiveRun
 from perdure.control.ports import KubePort, LedgerPort
-from perdure.control.store import POD, Store
+from perdure.control.store import Store
 from perdure.domain.facts import PodFacts
-from perdure.domain.observed import Observed, Refusal
-from perdure.domain.records import AttemptRecord, Report, TaskKey, VersionConflict
+from perdure.domain.observed import ChildRun, Observed
+from perdure.domain.records import WORKFLOW, AttemptRecord, Report, RunRecord, TaskKey, VersionConflict
+from perdure.domain.timers import deadlines
 from perdure.kube.errors import ApiError
+
+#: What is over this much later counts as over: the decision is made a little after the look.
+SOON = timedelta(seconds=1)
+
+Signs = dict[TaskKey, tuple[int, datetime]]
 
 
 class Observer:
@@ -22,60 +34,85 @@ class Observer:
         self._store = store
         self._kube = kube
         self._ledger = ledger
+        self._pods = AttemptPods(store=store, kube=kube)
 
-    async def observe(self, live: LiveRun) -> Observed:
+    async def observe(self, live: LiveRun, now: datetime) -> Observed:
         """What is new about a run. Raises ApiError, LedgerError; then everything is looked at next time."""
-        children = self._store.of(live.key)
-        changed, children.changed = children.changed, set()
-        live.lingering |= children.pods.keys() if live.look_at_all else changed
+        objects = self._store.of(live.key)
+        changed, objects.changed = objects.changed, set()
+        live.lingering |= objects.pods.keys() if live.look_at_all else changed
+        overdue = _overdue(live, now)
         pods: dict[TaskKey, PodFacts] = {}
         gone: set[TaskKey] = set()
-        for key in self._tasks_to_look_at(live, changed):
-            live.leaving.discard(key)
-            attempt = live.view.attempts.get(key)
-            if attempt is None or attempt.closed_at is not None:
+        for attempt in self._to_look_at(live, changed, overdue):
+            if _is_child(live, attempt.key):
                 continue
-            pod = children.pods.get(attempt.pod_name)
-            if pod is None and attempt.pod_uid is not None:
-                pod = await self._ask_for_pod(live, attempt)
-            if pod is None or (attempt.pod_uid is not None and pod.uid != attempt.pod_uid):
-                if attempt.pod_uid is not None:
-                    gone.add(key)
-            else:
-                pods[key] = pod
-                if pod.deletion is not None:
-                    live.leaving.add(key)
+            found = await self._pods.find(live, attempt, now, ask=attempt.key in overdue)
+            if found.gone:
+                gone.add(attempt.key)
+            elif found.pod is not None:
+                pods[attempt.key] = found.pod
+            if attempt.stopping is not None or (found.pod is not None and found.pod.deletion is not None):
+                live.leaving.add(attempt.key)
+        children = await self._children(live, overdue, gone)
         live.look_at_all = False
         refusals, live.refusals = live.refusals, {}
-        reports = await self._reports(live, pods, gone, refusals)
-        return Observed(pods=pods, gone=frozenset(gone), reports=reports, refusals=refusals)
+        ending = overdue or gone or refusals or any(_is_ending(pod) for pod in pods.values())
+        reports = await self._reports(live, ending=bool(ending))
+        return Observed(
+            pods=pods,
+            gone=frozenset(gone),
+            reports=reports,
+            refusals=refusals,
+            children=children,
+            signs=_signs(live),
+            held_up=dict(live.held_up),
+        )
 
-    def _tasks_to_look_at(self, live: LiveRun, changed: set[str]) -> list[TaskKey]:
-        if live.look_at_all:
-            return sorted(live.view.live)
-        keys = {live.pod_names[name] for name in changed if name in live.pod_names}
-        return sorted((keys | live.leaving) & live.view.live)
+    def _to_look_at(self, live: LiveRun, changed: set[str], overdue: set[TaskKey]) -> list[AttemptRecord]:
+        """Open attempts of which something may be new, by task."""
+        keys = live.view.open
+        if not live.look_at_all:
+            named = {live.pod_names[name] for name in changed if name in live.pod_names}
+            keys = (named | live.leaving | overdue) & live.view.open
+        live.leaving.clear()
+        return [live.view.attempts[key] for key in sorted(keys)]
 
-    async def _ask_for_pod(self, live: LiveRun, attempt: AttemptRecord) -> PodFacts | None:
-        """The pod as the API server has it now, for the store may be behind; None if it is no more."""
+    async def _children(
+        self, live: LiveRun, overdue: set[TaskKey], gone: set[TaskKey]
+    ) -> dict[TaskKey, ChildRun]:
+        """How child Workflows stand, if one may have changed. Adds those that are no more to `gone`."""
+        keys = live.view.open if live.ask_children or live.look_at_all else overdue
+        # Before the call, not after: see _reports.
+        live.ask_children = False
+        attempts = [
+            attempt
+            for key in sorted(keys)
+            if _is_child(live, key) and (attempt := live.view.attempts[key]).pod_uid is not None
+        ]
+        if not attempts:
+            return {}
+        runs = await self._ledger.outcomes([str(attempt.pod_uid) for attempt in attempts])
+        for attempt in attempts:
+            if attempt.pod_uid not in runs and not await self._is_there(live, attempt):
+                gone.add(attempt.key)
+        return {attempt.key: _child(runs[attempt.pod_uid]) for attempt in attempts if attempt.pod_uid in runs}
+
+    async def _is_there(self, live: LiveRun, attempt: AttemptRecord) -> bool:
+        """Whether a child that the ledger has not seen exists, so that it will."""
+        root = self._store.roots.get(RunKey(WORKFLOW, live.key.namespace, attempt.pod_name))
+        if root is not None and root.uid == attempt.pod_uid:
+            return True
         try:
-            pod = await self._kube.get(POD, live.key.namespace, attempt.pod_name)
+            there = await self._kube.get(WORKFLOW, live.key.namespace, attempt.pod_name)
         except ApiError as error:
             if error.not_found:
-                return None
+                return False
             raise
-        self._store.apply(POD, pod)
-        return self._store.of(live.key).pods.get(attempt.pod_name)
+        return bool(there["metadata"]["uid"] == attempt.pod_uid)
 
-    async def _reports(
-        self,
-        live: LiveRun,
-        pods: dict[TaskKey, PodFacts],
-        gone: set[TaskKey],
-        refusals: dict[TaskKey, Refusal],
-    ) -> dict[TaskKey, tuple[int, Report]]:
+    async def _reports(self, live: LiveRun, *, ending: bool) -> Mapping[TaskKey, tuple[int, Report]]:
         """Reports of open attempts, if any may have come or an end is about to be taken note of."""
-        ending = gone or refusals or any(pod.ended or pod.deletion is not None for pod in pods.values())
         if live.view.run.version == 0 or not (live.ask_ledger or ending):
             return {}
         # Before the call, not after: a wake that comes during it may be about what it no longer saw.
@@ -92,3 +129,47 @@ class Observer:
         # unread. Without this, every report would cost a refused commit and the whole run read again.
         live.view.note_version(news.version)
         return news.reports
+
+
+def _overdue(live: LiveRun, now: datetime) -> set[TaskKey]:
+    """Tasks whose attempt time alone is about to end, as far as we know."""
+    run = live.view.run
+    if run.paused_at is not None or not live.view.timed:
+        return set()
+    known = Observed(signs=_signs(live))
+    due: set[TaskKey] = set()
+    for key in live.view.timed:
+        attempt = live.view.attempts[key]
+        moments = deadlines(live.view.plan.steps[key.step], attempt, known)
+        if attempt.stopping is None and any(at <= now + SOON for at, _ in moments):
+            due.add(key)
+    return due
+
+
+def _signs(live: LiveRun) -> Signs:
+    """The newest signs of life of attempts that need to give some."""
+    found: Signs = {}
+    for key in live.view.timed:
+        vitals = live.vitals.get(key)
+        if vitals is not None and live.view.plan.steps[key.step].idle_timeout is not None:
+            found[key] = (vitals.attempt, vitals.changed_at)
+    return found
+
+
+def _is_child(live: LiveRun, key: TaskKey) -> bool:
+    return live.view.plan.steps[key.step].kind == "workflow"
+
+
+def _is_ending(pod: PodFacts) -> bool:
+    return pod.agent_ended or pod.deletion is not None
+
+
+def _child(run: RunRecord) -> ChildRun:
+    return ChildRun(
+        uid=run.uid,
+        phase=run.phase,
+        reason=run.reason,
+        message=run.message,
+        outputs=run.outputs,
+        started_at=run.started_at,
+    )

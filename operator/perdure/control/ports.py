@@ -13,8 +13,10 @@ from typing import Any, Protocol
 
 from perdure.domain.records import (
     AttemptRecord,
+    CachedResult,
     Commit,
     Committed,
+    RunRecord,
     RunState,
 )
 from perdure.domain.records import News as News
@@ -33,6 +35,10 @@ class LedgerPort(Protocol):
 
     async def load(self, uid: str) -> RunState | None:
         """One run whole, finished or not; None if the ledger has never seen it."""
+        ...
+
+    async def outcomes(self, uids: Sequence[str]) -> dict[str, RunRecord]:
+        """How runs stand, by uid; those that the ledger has never seen are left out. Their spec is {}."""
         ...
 
     async def commit(self, commit: Commit, *, epoch: int) -> Committed:
@@ -56,6 +62,14 @@ class LedgerPort(Protocol):
 
     async def forget(self, uids: Sequence[str], *, epoch: int) -> None:
         """Delete finished runs with all their history."""
+        ...
+
+    async def cached(self, namespace: str, keys: Sequence[str], now: datetime) -> dict[str, CachedResult]:
+        """Results that tasks of the namespace left under these keys, by key, if they still hold."""
+        ...
+
+    async def forget_cache(self, now: datetime, *, limit: int, epoch: int) -> int:
+        """Delete cached results that hold no longer, oldest first; returns how many. Raises Deposed."""
         ...
 
     def wakes(self) -> AsyncGenerator[str | None, None]:

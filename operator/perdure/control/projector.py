@@ -1,13 +1,15 @@
 """Writing statuses: few patches, each computed at the last moment from the newest state.
 
 What is waiting to be written is a name, never a payload: changes that come while it waits are part of the
-patch, and an old status can never overwrite a newer one.
+patch, and an old status can never overwrite a newer one. A run's own status comes before those of its tasks,
+however many they are, since it is what people look at; only its last one comes after them all, because after
+that nobody looks at the run again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -15,12 +17,19 @@ import structlog
 
 from perdure.control.keys import RunKey
 from perdure.control.ports import KubePort
-from perdure.control.projection import status_patch
 from perdure.control.workqueue import WorkQueue
+from perdure.domain.phases import TERMINAL
 from perdure.kube.errors import ApiError
 
-#: Patches under way at once.
+#: Runs written about at once.
 WORKERS = 8
+#: Patches under way at once: about one run, and about all of them.
+PATCHES_OF_RUN = 8
+PATCHES = 16
+#: Seconds after which a run's own status is written again before more of its tasks' are.
+SLICE = 1.0
+
+_TERMINAL = frozenset(phase.value for phase in TERMINAL)
 
 _log = structlog.get_logger(__name__)
 
@@ -28,12 +37,13 @@ _log = structlog.get_logger(__name__)
 class StatusSource(Protocol):
     """Where statuses come from: the reconciler."""
 
-    def statuses(self, key: RunKey, now: datetime) -> list[StatusWrite]:
-        """What is to be written about a run now."""
+    def statuses(self, key: RunKey, now: datetime) -> Sequence[StatusWrite]:
+        """What is to be written about a run now: of its tasks as much as is good to hold at once, then its
+        own, which comes last."""
         ...
 
-    def written(self, key: RunKey) -> None:
-        """All that `statuses` gave has been written."""
+    def written(self, key: RunKey) -> bool | None:
+        """All that `statuses` gave has been written. True if there is more to write at once."""
         ...
 
 
@@ -77,6 +87,7 @@ class Projector:
         self._clock = clock
         self._queue = WorkQueue()
         self._last: dict[RunKey, float] = {}
+        self._patches = asyncio.Semaphore(PATCHES)
 
     def mark(self, key: RunKey, *, urgent: bool = False) -> None:
         """A run's statuses have changed. Urgent ones (an end, a refusal) are written at once."""
@@ -102,34 +113,82 @@ class Projector:
             key = await self._queue.get()
             try:
                 self._last[key] = asyncio.get_running_loop().time()
-                if await self._write(key):
-                    self._queue.succeeded(key)
-                    self._source.written(key)
-                else:
+                writes = list(self._source.statuses(key, self._clock()))
+                done = await self._write(key, writes)
+                if done is None:
                     self._queue.add_failed(key)
+                    continue
+                self._queue.succeeded(key)
+                more = self._source.written(key) if done else True
+                # A source that gives nothing of the rest now has it later, and says so by a mark.
+                if more and any(write.kind != key.kind or write.name != key.name for write in writes):
+                    self._queue.add(key)
             finally:
                 self._queue.done(key)
 
-    async def _write(self, key: RunKey) -> bool:
-        """Write what there is to be written about a run. False if some of it has to be tried again."""
-        writes = self._source.statuses(key, self._clock())
-        for position, write in enumerate(writes):
-            try:
+    async def _write(self, key: RunKey, writes: Sequence[StatusWrite]) -> bool | None:
+        """Write what is to be written about a run.
+
+        Returns True if all of it is written, False if time ran out, None if some of it was refused.
+        """
+        tasks = list(writes)
+        own = tasks.pop() if tasks and (tasks[-1].kind, tasks[-1].name) == (key.kind, key.name) else None
+        last = own is not None and own.after.get("phase") in _TERMINAL
+        if own is not None and not last and not await self._try(key, own):
+            for write in tasks:
+                write.missed()
+            return None
+        done = await self._write_tasks(key, tasks, within=None if last else SLICE)
+        if own is None or not last:
+            return done
+        if not done:
+            own.missed()
+            return None
+        return True if await self._try(key, own) else None
+
+    async def _write_tasks(
+        self, key: RunKey, writes: Sequence[StatusWrite], *, within: float | None
+    ) -> bool | None:
+        """As `_write`, for tasks only. What was not written is `missed`."""
+        loop = asyncio.get_running_loop()
+        waiting = list(reversed(writes))
+        until = None if within is None else loop.time() + within
+        refused = False
+
+        async def work() -> None:
+            nonlocal refused
+            while waiting and not refused and (until is None or loop.time() < until):
+                if not await self._try(key, waiting.pop()):
+                    refused = True
+
+        if len(writes) == 1:
+            await work()
+        elif writes:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(PATCHES_OF_RUN, len(writes))):
+                    group.create_task(work())
+        for write in waiting:
+            write.missed()
+        return None if refused else not waiting
+
+    async def _try(self, key: RunKey, write: StatusWrite) -> bool:
+        """Write one status. False if it was refused, and is `missed`."""
+        try:
+            async with self._patches:
                 await self._patch(key.namespace, write)
-            except ApiError as error:
-                if not error.not_found:
-                    _log.warning(
-                        "status not written",
-                        kind=write.kind,
-                        namespace=key.namespace,
-                        name=write.name,
-                        error=str(error),
-                    )
-                    for unwritten in writes[position:]:
-                        unwritten.missed()
-                    return False
-                # It is no more: there is nobody left to tell.
-            write.written()
+        except ApiError as error:
+            if not error.not_found:
+                _log.warning(
+                    "status not written",
+                    kind=write.kind,
+                    namespace=key.namespace,
+                    name=write.name,
+                    error=str(error),
+                )
+                write.missed()
+                return False
+            # It is no more: there is nobody left to tell.
+        write.written()
         return True
 
     async def _patch(self, namespace: str, write: StatusWrite) -> None:
@@ -146,3 +205,21 @@ class Projector:
             if there["metadata"]["uid"] == write.uid:
                 whole = status_patch(write.uid, {}, write.after)
                 await self._kube.patch_status(write.kind, namespace, write.name, whole)
+
+
+def status_patch(uid: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The JSON patch (RFC 6902) that makes status `after` of `before`; [] if they are equal.
+
+    A merge patch could not write a null that is part of an output. The test of the uid makes the API server
+    refuse the patch for a namesake that was made in the meantime.
+    """
+    if not before:
+        changes = [{"op": "add", "path": "/status", "value": dict(after)}] if after else []
+    else:
+        changes = [{"op": "remove", "path": f"/status/{name}"} for name in before if name not in after]
+        changes += [
+            {"op": "add", "path": f"/status/{name}", "value": value}
+            for name, value in after.items()
+            if name not in before or before[name] != value
+        ]
+    return [{"op": "test", "path": "/metadata/uid", "value": uid}, *changes] if changes else []

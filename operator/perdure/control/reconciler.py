@@ -7,9 +7,9 @@ unknown the run is read anew from the ledger.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
 import structlog
@@ -17,22 +17,24 @@ import structlog
 from perdure.control.acceptance import Waits, accept, refusal
 from perdure.control.actor import HELD_UP_RETRY, Actor
 from perdure.control.announcer import Announcer
+from perdure.control.family import desired_state
 from perdure.control.keys import RunKey
 from perdure.control.live import LiveRun
 from perdure.control.observer import Observer
 from perdure.control.ports import KubePort, LedgerPort
-from perdure.control.projection import refused_status, task_status, workflow_status
 from perdure.control.projector import Projector, StatusWrite
-from perdure.control.store import POD, Root, Store
+from perdure.control.slots import Slots
+from perdure.control.statuses import write_of_unavailable, write_of_waiting, writes_of_live
+from perdure.control.store import Root, Store
+from perdure.control.tidy import Tidier
 from perdure.domain.accept import Refused
-from perdure.domain.decide import decide
+from perdure.domain.decide import Decision, decide
 from perdure.domain.observed import Observed
-from perdure.domain.phases import Phase, Reason
+from perdure.domain.phases import Reason
 from perdure.domain.plan import compile_plan
 from perdure.domain.records import (
-    AGENT_TASK,
-    NO_INDEX,
     WORKFLOW,
+    CachedResult,
     Commit,
     Committed,
     LedgerError,
@@ -44,11 +46,10 @@ from perdure.domain.records import (
 from perdure.domain.view import RunView
 from perdure.kube.errors import ApiError
 
-#: How long an agent may take to leave after its result was committed before its pod is deleted.
-LINGER = timedelta(seconds=30)
+#: Seconds until the API server is asked whether what was made for an attempt that is to leave is gone.
+STOPPED_LOOK = 0.1
 #: Seconds between looks at a run that waits for a template; its arrival is noticed at once.
 TEMPLATE_LOOK = 5.0
-STANDALONE = TaskKey("", NO_INDEX)
 
 _log = structlog.get_logger(__name__)
 
@@ -67,35 +68,40 @@ class Reconciler:
         clock: Callable[[], datetime],
         status_interval: float,
         template_timeout: float,
+        slots: Slots,
+        wake: Callable[[RunKey], None],
     ) -> None:
+        """`wake` has a run looked at soon, because of what happened to another."""
         self._store = store
         self._kube = kube
         self._ledger = ledger
         self._observer = Observer(store=store, kube=kube, ledger=ledger)
         self._actor = actor
+        self._tidier = Tidier(store=store, kube=kube)
         self._announcer = announcer
         self._clock = clock
         self._template_timeout = timedelta(seconds=template_timeout)
         self.projector = Projector(kube=kube, source=self, interval=status_interval, clock=clock)
+        self._slots = slots
+        self._wake = wake
         self.epoch = 0
         self.live: dict[str, LiveRun] = {}
-        self._by_key: dict[RunKey, str] = {}
+        self._live_of: dict[RunKey, LiveRun] = {}
         #: Runs that wait for templates: since when, and what to say meanwhile.
         self._waiting: dict[RunKey, tuple[datetime, Waits]] = {}
-        #: Finished runs whose pods are still leaving, and since when.
-        self._ended: dict[RunKey, datetime] = {}
         #: Runs that could not be taken forward because the ledger is away, and are to say so.
         self.unavailable: set[RunKey] = set()
 
     def restore(self, states: list[RunState]) -> list[RunKey]:
         """Take over the live runs of the ledger, forgetting all that was known before."""
         self.live.clear()
-        self._by_key.clear()
+        self._live_of.clear()
         self._waiting.clear()
+        self._slots.clear()
         for state in states:
             run = state.run
             self._keep(RunKey(run.kind, run.namespace, run.name), state)
-        return list(self._by_key)
+        return list(self._live_of)
 
     def note_wake(self, uid: str | None) -> list[RunKey]:
         """Agents wrote about a run (about any, if None). Returns the runs to look at."""
@@ -107,14 +113,14 @@ class Reconciler:
         return keys if uid is not None else [*keys, *self.unavailable]
 
     def note_template(self, namespace: str, name: str) -> list[RunKey]:
-        """A template has come. Returns the runs that wait for it."""
+        """An AgentTemplate or WorkflowTemplate has come. Returns the runs that wait for one of that name."""
         return [key for key, (_, waits) in self._waiting.items() if (namespace, name) in waits.templates]
 
     def look_at_all(self) -> list[RunKey]:
         """After a gap in what was seen: everything may have changed. Returns all live runs."""
         for live in self.live.values():
-            live.look_at_all = live.ask_ledger = True
-        return list(self._by_key)
+            live.look_at_all = live.ask_ledger = live.ask_children = True
+        return list(self._live_of)
 
     async def reconcile(self, key: RunKey) -> float | None:
         """Take a run as far as it goes. Returns the seconds after which to look again, None for never.
@@ -122,31 +128,32 @@ class Reconciler:
         Raises ApiError and LedgerError for the caller to repeat it later.
         """
         root = self._store.roots.get(key)
-        live = self.live.get(self._by_key.get(key, ""))
+        live = self._live_of.get(key)
+        if live is not None and live.stale:
+            live = await self._read_again(live)
         if live is not None and (root is None or root.uid != live.uid):
             await self._reconcile_deleted(live, root)
             live = None
         if root is None:
             self._waiting.pop(key, None)
-            self._ended.pop(key, None)
+            self._tidier.forget(key)
             return None
         if root.finished:
             if live is not None:
                 self._drop(live)
-            return await self._after_end(key)
+            return await self._tidier.after_end(key, self._clock())
         if live is None:
             live, delay = await self._open(root)
             if live is None:
                 return delay
+        live.generation = root.generation
         try:
-            delay = await self._advance(live)
+            delay = await self._advance(live, root)
         except (VersionConflict, LedgerUnavailable):
-            # What the ledger has is not what is here, or is not known: read it again.
-            self._by_key.pop(key, None)
-            self.live.pop(live.uid, None)
+            live.stale = True
             raise
         except (ApiError, LedgerError):
-            live.look_at_all = live.ask_ledger = True
+            live.look_at_all = live.ask_ledger = live.ask_children = True
             raise
         self.unavailable.discard(key)
         self.projector.mark(key, urgent=live.view.run.phase.terminal)
@@ -160,17 +167,49 @@ class Reconciler:
 
     # --- the pass
 
-    async def _advance(self, live: LiveRun) -> float | None:
-        view = live.view
-        if view.run.phase.terminal:
-            return None
+    async def _advance(self, live: LiveRun, root: Root) -> float | None:
+        if live.view.run.phase.terminal:
+            return await self._tidier.tidy(live, self._clock())
+        try:
+            requeue_at, wants = await self._decide_and_act(live, root)
+        except LedgerUnavailable:
+            # Whether what was to be committed took effect is not known: then its attempts are open.
+            most = live.view.slots + self._slots.reserved(live.uid)
+            self._wake_all(self._slots.settle(live.uid, most, 0))
+            raise
+        except BaseException:
+            # A pass that failed wants nothing: what it cannot take now must not be kept from others.
+            self._wake_all(self._slots.settle(live.uid, live.view.slots, 0))
+            raise
+        self._wake_all(self._slots.settle(live.uid, live.view.slots, wants))
+        delays = [] if requeue_at is None else [(requeue_at - self._clock()).total_seconds()]
+        for key in sorted(live.stopping):
+            if await self._actor.stop(live, key):
+                delays.append(STOPPED_LOOK)
+        if live.ask_again_at is not None:
+            delays.append((live.ask_again_at - self._clock()).total_seconds())
+        tidy_again = await self._tidier.tidy(live, self._clock())
+        if tidy_again is not None:
+            delays.append(tidy_again)
+        return max(0.0, min(delays)) if delays else None
+
+    async def _decide_and_act(self, live: LiveRun, root: Root) -> tuple[datetime | None, int]:
+        """Decide until there is nothing more to do now. Returns when time alone changes something, and how
+        many attempts wait for slots."""
+        view, run = live.view, live.view.run
         acting = set(view.live) if live.look_at_all else set()
-        requeue_at: datetime | None = None
-        observed = await self._observer.observe(live)
+        children = self._store.of(live.key)
+        live.ask_children |= children.children_changed
+        children.children_changed = False
+        observed = await self._observer.observe(live, self._clock())
         while True:
             now = self._clock()
+            observed = replace(
+                observed,
+                desired=desired_state(root, self._store.roots, self._live_of),
+                slots=self._slots.grant(live.uid, run.namespace, view.plan.priority, run.created_at),
+            )
             decision = decide(view, observed, now)
-            requeue_at = decision.requeue_at
             if decision.commit is not None:
                 committed = await self._ledger.commit(decision.commit, epoch=self.epoch)
                 self._take_over(live, decision.commit, committed)
@@ -183,66 +222,57 @@ class Reconciler:
             live.ask_again_at = now + HELD_UP_RETRY if live.held_up else None
             if live.refusals:
                 # The API server's refusal of a pod is an observation like any other.
-                observed = await self._observer.observe(live)
+                observed = await self._observer.observe(live, now)
+            elif decision.questions:
+                observed = replace(_nothing_new(observed), cached=await self._answers(live, decision, now))
             elif decision.more:
-                observed = Observed()
+                observed = _nothing_new(observed)
             else:
-                break
-        delays = [] if requeue_at is None else [(requeue_at - self._clock()).total_seconds()]
-        if live.ask_again_at is not None:
-            delays.append((live.ask_again_at - self._clock()).total_seconds())
-        linger = await self._stop_lingering(live)
-        if linger is not None:
-            delays.append(linger)
-        return max(0.0, min(delays)) if delays else None
+                return decision.requeue_at, decision.wants
+
+    async def _answers(
+        self, live: LiveRun, decision: Decision, now: datetime
+    ) -> dict[TaskKey, CachedResult | None]:
+        """Whether there are results under the cache keys that a decision asks for."""
+        keys = sorted(set(decision.questions.values()))
+        found = await self._ledger.cached(live.key.namespace, keys, now)
+        return {key: found.get(cache_key) for key, cache_key in decision.questions.items()}
 
     def _take_over(self, live: LiveRun, commit: Commit, committed: Committed) -> None:
+        before = live.view.run.phase
         live.view.apply(commit, committed)
         live.learn_pods(commit.attempts)
-        live.lingering.update(
-            attempt.pod_name for attempt in commit.attempts if attempt.closed_at is not None
-        )
+        self._slots.hold(live.uid, live.key.namespace, live.view.slots)
+        closed = [attempt for attempt in commit.attempts if attempt.closed_at is not None]
+        live.lingering.update(attempt.pod_name for attempt in closed)
         live.unshown.update(task.key for task in commit.tasks)
         self._announcer.announce(live, commit, self._clock())
+        for attempt in closed:
+            if live.view.plan.steps[attempt.key.step].kind == "workflow":
+                # A child that is not wanted any more is to hear of it.
+                self._wake(RunKey(WORKFLOW, live.key.namespace, attempt.pod_name))
+        if before is not commit.run.phase:
+            self._wake_family(live)
 
-    async def _stop_lingering(self, live: LiveRun) -> float | None:
-        """Delete pods that outlive their closed attempts. Returns the seconds until the next is due."""
-        now = self._clock()
-        next_due: float | None = None
-        pods = self._store.of(live.key).pods
-        for name in sorted(live.lingering):
-            pod, key = pods.get(name), live.pod_names.get(name)
-            attempt = None if key is None else live.view.attempts[key]
-            current = attempt is not None and attempt.pod_name == name
-            open_ = current and attempt is not None and attempt.closed_at is None
-            if pod is None or pod.ended or pod.deletion is not None or attempt is None or open_:
-                live.lingering.discard(name)
-                continue
-            # An agent whose result was taken leaves by itself; a superseded one has nothing left to do.
-            leaves = current and attempt.outcome is Phase.SUCCEEDED
-            grace = LINGER if leaves else timedelta(0)
-            due = ((attempt.closed_at or now) + grace - now).total_seconds()
-            if due <= 0:
-                await self._actor.delete_pod(live, name, pod.uid)
+    def _wake_family(self, live: LiveRun) -> None:
+        """A run's phase has changed: its parent waits for that, and its children follow it."""
+        if live.owner is not None:
+            parent = self._live_of.get(live.owner)
+            if parent is not None:
+                parent.ask_children = True
+            self._wake(live.owner)
+        for child in self._store.owned_by(live.uid):
+            if not child.finished:
+                self._wake(child.key)
+
+    def _wake_all(self, uids: list[str]) -> None:
+        for uid in uids:
+            live = self.live.get(uid)
+            if live is not None:
+                self._wake(live.key)
             else:
-                next_due = due if next_due is None else min(next_due, due)
-        return next_due
-
-    async def _after_end(self, key: RunKey) -> float | None:
-        """Delete pods that outlive their finished run by too much, and let go of the rest."""
-        pods = self._store.of(key).pods.values()
-        alive = [pod for pod in pods if not pod.ended and pod.deletion is None]
-        if not alive:
-            self._ended.pop(key, None)
-            self._store.release(key)
-            return None
-        now = self._clock()
-        left = (self._ended.setdefault(key, now) + LINGER - now).total_seconds()
-        if left > 0:
-            return left
-        for pod in alive:
-            await self._kube.delete(POD, key.namespace, pod.name, uid=pod.uid)
-        return None
+                # It was let go of meanwhile, and asks again when it is back.
+                self._wake_all(self._slots.forget(uid))
 
     # --- opening and closing
 
@@ -267,9 +297,17 @@ class Reconciler:
         self._waiting.pop(root.key, None)
         live = LiveRun(key=root.key, view=accepted, generation=root.generation, ask_ledger=False)
         self.live[root.uid] = live
-        self._by_key[root.key] = root.uid
-        self._remember_status(live, root)
+        self._live_of[root.key] = live
+        self._remember_root(live, root)
         return live, None
+
+    async def _read_again(self, live: LiveRun) -> LiveRun | None:
+        """A run as the ledger has it; None if it has never come to be there."""
+        state = await self._ledger.load(live.uid)
+        if state is None:
+            self._drop(live)
+            return None
+        return self._keep(live.key, state)
 
     async def _refuse(self, root: Root, reason: Reason, message: str) -> LiveRun:
         self._waiting.pop(root.key, None)
@@ -292,13 +330,15 @@ class Reconciler:
             if task.name not in objects or objects[task.name].shown_phase != task.phase.value
         )
         self.live[live.uid] = live
-        self._by_key[key] = live.uid
+        self._live_of[key] = live
+        self._slots.hold(live.uid, key.namespace, live.view.slots)
         root = root or self._store.roots.get(key)
         if root is not None and root.uid == live.uid:
-            self._remember_status(live, root)
+            self._remember_root(live, root)
         return live
 
-    def _remember_status(self, live: LiveRun, root: Root) -> None:
+    def _remember_root(self, live: LiveRun, root: Root) -> None:
+        live.owner = root.owner
         if root.status:
             live.shown[root.key.kind, root.key.name] = dict(root.status)
 
@@ -318,12 +358,15 @@ class Reconciler:
             decision = decide(live.view, Observed(deleted=True), self._clock())
             if decision.commit is not None and live.view.run.version:
                 await self._ledger.commit(decision.commit, epoch=self.epoch)
+                self._wake_family(live)
         self._drop(live)
 
     def _drop(self, live: LiveRun) -> None:
         self.live.pop(live.uid, None)
-        if self._by_key.get(live.key) == live.uid:
-            del self._by_key[live.key]
+        if self._live_of.get(live.key) is live:
+            del self._live_of[live.key]
+        self._tidier.forget(live.key, live.uid)
+        self._wake_all(self._slots.forget(live.uid))
         self.projector.forget(live.key)
 
     # --- statuses (see projector.StatusSource)
@@ -334,105 +377,29 @@ class Reconciler:
         if root is None or root.finished:
             return []
         live = self.live.get(root.uid)
-        if live is None:
-            return self._statuses_of_waiting(root, now)
-        writes = []
-        pods = self._store.of(key).pods
-        if live.key.kind == WORKFLOW:
-            # Marks are taken off before the writes, not after: what changes meanwhile is marked anew.
-            unshown, live.unshown = live.unshown, set()
-            for task_key in sorted(unshown):
-                write = self._task_write(live, task_key, now)
-                if write is not None:
-                    writes.append(write)
-        writes.append(self._root_write(live, root, pods, now))
-        return writes
+        if key in self.unavailable and (live is None or live.stale):
+            return [write_of_unavailable(root, now)]
+        if live is not None and self._tidier.behind(live):
+            return []  # once its end is written nobody looks at the run again
+        if live is not None:
+            return writes_of_live(live, root, self._store, now)
+        if key in self._waiting:
+            return [write_of_waiting(root, self._waiting[key][1].message, now)]
+        return []
 
     def written(self, key: RunKey) -> None:
         """The statuses are written. After a run's last one, nothing of it needs to be kept."""
-        live = self.live.get(self._by_key.get(key, ""))
+        live = self._live_of.get(key)
         if live is not None and live.view.run.phase.terminal and not live.unshown:
             root = self._store.roots.get(key)
             shown = live.shown.get((key.kind, key.name), {})
             if root is None or shown.get("phase") == live.view.run.phase.value:
                 self._drop(live)
 
-    def _root_write(self, live: LiveRun, root: Root, pods: Mapping[str, Any], now: datetime) -> StatusWrite:
-        before = live.shown.get((root.key.kind, root.key.name), {})
-        run = live.view.run
-        if not run.spec and run.phase.terminal:
-            after = refused_status(
-                root.generation, run.reason or Reason.INVALID_CONFIG, run.message, before, now, final=True
-            )
-        elif root.key.kind == WORKFLOW:
-            after = workflow_status(live, pods, before, now)
-        elif STANDALONE in live.view.tasks:
-            attempt = live.view.attempts.get(STANDALONE)
-            pod = None if attempt is None else pods.get(attempt.pod_name)
-            after = task_status(live, STANDALONE, pod, before, now)
-        else:
-            after = dict(before)
-        if root.key.kind == AGENT_TASK:
-            live.unshown.discard(STANDALONE)
-        return StatusWrite(
-            kind=root.key.kind,
-            name=root.key.name,
-            uid=root.uid,
-            before=before,
-            after=after,
-            written=partial(live.shown.__setitem__, (root.key.kind, root.key.name), after),
-            missed=lambda: None,
-        )
 
-    def _task_write(self, live: LiveRun, key: TaskKey, now: datetime) -> StatusWrite | None:
-        task = live.view.tasks.get(key)
-        children = self._store.of(live.key)
-        if task is None or task.name not in children.tasks:
-            return None  # it has no object: it failed before it could start
-        before = live.shown.get((AGENT_TASK, task.name), {})
-        attempt = live.view.attempts.get(key)
-        pod = None if attempt is None else children.pods.get(attempt.pod_name)
-        after = task_status(live, key, pod, before, now)
-        return StatusWrite(
-            kind=AGENT_TASK,
-            name=task.name,
-            uid=children.tasks[task.name].uid,
-            before=before,
-            after=after,
-            written=partial(live.shown.__setitem__, (AGENT_TASK, task.name), after),
-            missed=partial(live.unshown.add, key),
-        )
-
-    def _statuses_of_waiting(self, root: Root, now: datetime) -> list[StatusWrite]:
-        """The status of a run that waits for a template or for the ledger and is not in memory."""
-        before = root.status or {}
-        if root.key in self.unavailable:
-            message = "the ledger (Postgres) cannot be reached; nothing new starts, running agents go on"
-            after = {
-                **before,
-                **refused_status(
-                    root.generation, Reason.LEDGER_UNAVAILABLE, message, before, now, final=False
-                ),
-            }
-            after["phase"] = before.get("phase", Phase.PENDING.value)
-        elif root.key in self._waiting:
-            _, waits = self._waiting[root.key]
-            after = refused_status(
-                root.generation, Reason.TEMPLATE_NOT_FOUND, waits.message, before, now, final=False
-            )
-        else:
-            return []
-        return [
-            StatusWrite(
-                kind=root.key.kind,
-                name=root.key.name,
-                uid=root.uid,
-                before=before,
-                after=after,
-                written=lambda: None,
-                missed=lambda: None,
-            )
-        ]
+def _nothing_new(observed: Observed) -> Observed:
+    """For another decision in the same pass: what is still so, without what was taken note of."""
+    return replace(observed, pods={}, gone=frozenset(), reports={}, refusals={}, children={}, cached={})
 
 
 #: A refused run has no plan.

@@ -11,15 +11,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from perdure.control.keys import RunKey, run_key
+from perdure.control.keys import SCHEDULE, RunKey, owner_key, run_key
 from perdure.domain.facts import PodFacts, read_pod, read_time
 from perdure.domain.phases import TERMINAL
-from perdure.domain.records import AGENT_TASK, WORKFLOW
+from perdure.domain.records import AGENT_TASK, WORKFLOW, DesiredState
 
 POD = "Pod"
 AGENT_TEMPLATE = "AgentTemplate"
+WORKFLOW_TEMPLATE = "WorkflowTemplate"
 #: Kinds that are watched.
-KINDS = (WORKFLOW, AGENT_TASK, AGENT_TEMPLATE, POD)
+KINDS = (WORKFLOW, AGENT_TASK, AGENT_TEMPLATE, WORKFLOW_TEMPLATE, SCHEDULE, POD)
+#: How deep a Workflow lies under the one that a person applied; those that we make have it.
+DEPTH_ANNOTATION = "perdure.dev/depth"
 #: Objects that are no more, and of which late news is known by their uids. Later ones push out earlier ones.
 REMOVED = 10_000
 _TERMINAL = frozenset(phase.value for phase in TERMINAL)
@@ -37,7 +40,13 @@ class Root:
     #: None once it has finished: then nobody needs it any more.
     manifest: Mapping[str, Any] | None
     status: Mapping[str, Any] | None
+    phase: str | None = None
     finished: bool
+    desired_state: DesiredState = "Running"
+    #: What made it, if no person did: a Workflow or a schedule.
+    owner: RunKey | None = None
+    owner_uid: str | None = None
+    depth: int = 0
 
 
 class TaskObject(NamedTuple):
@@ -56,6 +65,8 @@ class Children:
     pods: dict[str, PodFacts] = field(default_factory=dict)
     #: Names of pods that changed, came or went.
     changed: set[str] = field(default_factory=set)
+    #: A Workflow that it made came, went, or ended.
+    children_changed: bool = False
 
 
 @dataclass(slots=True)
@@ -63,6 +74,8 @@ class _Entry:
     version: int
     uid: str
     run: RunKey | None
+    #: The name under which a pod is kept, which is its Job's if it has one.
+    kept_as: str = ""
 
 
 class Store:
@@ -71,7 +84,14 @@ class Store:
     def __init__(self) -> None:
         self.roots: dict[RunKey, Root] = {}
         self.children: dict[RunKey, Children] = {}
+        #: Specs of AgentTemplates and of WorkflowTemplates.
         self.templates: dict[tuple[str, str], Mapping[str, Any]] = {}
+        self.workflow_templates: dict[tuple[str, str], Mapping[str, Any]] = {}
+        #: Whole WorkflowSchedules.
+        self.schedules: dict[RunKey, Mapping[str, Any]] = {}
+        #: Workflows that were made by something, by its uid.
+        self._owned: dict[str, set[RunKey]] = {}
+        self._stirred: dict[RunKey, None] = {}
         self._entries: dict[tuple[str, str, str], _Entry] = {}
         #: An answer of the API server may have been overtaken by the event of the object's deletion.
         self._removed: dict[str, None] = {}
@@ -84,9 +104,9 @@ class Store:
         entry = self._entries.get(place)
         if metadata["uid"] in self._removed or (entry is not None and entry.version >= version):
             return None
-        if kind == AGENT_TEMPLATE:
+        if kind in (AGENT_TEMPLATE, WORKFLOW_TEMPLATE):
             self._entries[place] = _Entry(version, metadata["uid"], None)
-            self.templates[place[1:]] = obj.get("spec") or {}
+            self._templates(kind)[place[1:]] = obj.get("spec") or {}
             return None
         run = run_key(kind, obj)
         if run is None:
@@ -95,12 +115,16 @@ class Store:
             self._note_removed(entry.uid)
             self._forget(place, entry)
         self._entries[place] = _Entry(version, metadata["uid"], run)
+        if kind == SCHEDULE:
+            self.schedules[run] = obj
+            return run
         root = self.roots.get(run)
         finished = root is not None and root.finished
         if run == RunKey(kind, *place[1:]):
-            self.roots[run] = _root(run, obj, version)
+            self._keep_root(_root(run, obj, version))
         elif kind == POD:
             facts = read_pod(obj)
+            self._entries[place].kept_as = facts.name
             if finished and facts.ended:
                 self._forget(place, self._entries[place])
             else:
@@ -141,12 +165,52 @@ class Store:
             return
         for name in children.tasks:
             self._entries.pop((AGENT_TASK, run.namespace, name), None)
-        for name in children.pods:
-            self._entries.pop((POD, run.namespace, name), None)
+        for pod in children.pods.values():
+            self._entries.pop((POD, run.namespace, pod.pod_name), None)
+
+    def owned_by(self, uid: str) -> list[Root]:
+        """Workflows whose controlling owner has this uid."""
+        return [self.roots[key] for key in sorted(self._owned.get(uid, ()))]
+
+    def take_stirred(self) -> list[RunKey]:
+        """What is to be looked at because something that it made has changed."""
+        stirred, self._stirred = list(self._stirred), {}
+        return stirred
+
+    def _templates(self, kind: str) -> dict[tuple[str, str], Mapping[str, Any]]:
+        return self.templates if kind == AGENT_TEMPLATE else self.workflow_templates
+
+    def _keep_root(self, root: Root) -> None:
+        before = self.roots.get(root.key)
+        self.roots[root.key] = root
+        if root.owner_uid is not None:
+            self._owned.setdefault(root.owner_uid, set()).add(root.key)
+            if before is None or before.finished != root.finished:
+                self._stir(root)
+
+    def _stir(self, root: Root) -> None:
+        if root.owner is None:
+            return
+        self._stirred[root.owner] = None
+        if root.owner in self.roots:
+            self.of(root.owner).children_changed = True
+
+    def _drop_root(self, key: RunKey) -> None:
+        root = self.roots.pop(key, None)
+        if root is None or root.owner_uid is None:
+            return
+        owned = self._owned.get(root.owner_uid, set())
+        owned.discard(key)
+        if not owned:
+            self._owned.pop(root.owner_uid, None)
+        self._stir(root)
 
     def _keep_pod(self, run: RunKey, facts: PodFacts) -> None:
         children = self.of(run)
-        if children.pods.get(facts.name) != facts:
+        known = children.pods.get(facts.name)
+        if known is not None and known.of_job and known.pod_name != facts.pod_name:
+            return  # an attempt has one pod: what a Job makes beside the first is not taken for it
+        if known != facts:
             children.pods[facts.name] = facts
             children.changed.add(facts.name)
 
@@ -158,16 +222,21 @@ class Store:
     def _forget(self, place: tuple[str, str, str], entry: _Entry) -> None:
         del self._entries[place]
         kind, namespace, name = place
-        if kind == AGENT_TEMPLATE:
-            self.templates.pop((namespace, name), None)
+        if kind in (AGENT_TEMPLATE, WORKFLOW_TEMPLATE):
+            self._templates(kind).pop((namespace, name), None)
         if entry.run is None:
+            return
+        if kind == SCHEDULE:
+            self.schedules.pop(entry.run, None)
             return
         children = self.children.get(entry.run)
         if entry.run == RunKey(*place):
-            self.roots.pop(entry.run, None)
+            self._drop_root(entry.run)
         elif children is not None and kind == POD:
-            children.pods.pop(name, None)
-            children.changed.add(name)
+            kept = children.pods.get(entry.kept_as)
+            if kept is not None and kept.uid == entry.uid:
+                del children.pods[entry.kept_as]
+            children.changed.add(entry.kept_as)
         elif children is not None:
             children.tasks.pop(name, None)
         if children is not None and not (children.tasks or children.pods or entry.run in self.roots):
@@ -176,15 +245,34 @@ class Store:
 
 def _root(key: RunKey, obj: Mapping[str, Any], version: int) -> Root:
     metadata = obj["metadata"]
+    spec: Mapping[str, Any] = obj.get("spec") or {}
     status = obj.get("status") or {}
-    finished = status.get("phase") in _TERMINAL
+    phase = status.get("phase")
+    finished = phase in _TERMINAL
+    owner = owner_key(obj)
     return Root(
         key=key,
         uid=metadata["uid"],
         version=version,
         generation=metadata.get("generation", 1),
         created_at=read_time(metadata["creationTimestamp"]),
-        manifest=None if finished else {"metadata": {"name": key.name}, "spec": obj.get("spec") or {}},
+        manifest=None if finished else {"metadata": {"name": key.name}, "spec": spec},
         status=None if finished else status,
+        phase=phase,
         finished=finished,
+        desired_state=_desired_state(spec),
+        owner=None if owner is None else owner[0],
+        owner_uid=None if owner is None else owner[1],
+        depth=_depth(metadata),
     )
+
+
+def _desired_state(spec: Mapping[str, Any]) -> DesiredState:
+    """What is wanted of a run; a value that nobody knows counts as none, and acceptance refuses it."""
+    state = spec.get("desiredState")
+    return state if state in ("Paused", "Cancelled") else "Running"
+
+
+def _depth(metadata: Mapping[str, Any]) -> int:
+    text = (metadata.get("annotations") or {}).get(DEPTH_ANNOTATION, "0")
+    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() else 0

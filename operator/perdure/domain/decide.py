@@ -8,19 +8,21 @@ follows from what was committed (`control/actor.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from operator import attrgetter
 
 from perdure.domain.attempts import end_task, observe_attempt, start_attempt
-from perdure.domain.cel import ExpressionError
 from perdure.domain.draft import Draft
+from perdure.domain.ending import end_run, finish
+from perdure.domain.limits import wants
 from perdure.domain.observed import Observed
-from perdure.domain.outcome import LOST_AFTER, shorten
+from perdure.domain.outcome import LOST_AFTER
 from perdure.domain.phases import Phase, Reason
-from perdure.domain.records import Commit
-from perdure.domain.scope import scope, step_values
+from perdure.domain.records import Commit, TaskKey
 from perdure.domain.steps import advance, end_step
-from perdure.domain.templating import render
+from perdure.domain.stopping import heed_cancel, heed_deadline, heed_pause, main_ended, stop_rest
 from perdure.domain.view import RunView
 
 
@@ -32,89 +34,114 @@ class Decision:
     requeue_at: datetime | None = None
     #: There is more to start; decide again after this commit.
     more: bool = False
+    #: Tasks that are not made before it is known whether there is a result under their cache keys; decide
+    #: again with the answers.
+    questions: Mapping[TaskKey, str] = field(default_factory=dict)
+    #: Attempts that would be started if there were slots for them.
+    wants: int = 0
 
 
 def decide(view: RunView, observed: Observed, now: datetime) -> Decision:
     """Take a run as far as it can go now."""
     if view.run.phase.terminal:
         return Decision(commit=None)
-    draft = Draft(view, now)
+    draft = Draft(view, now, observed)
     if view.run.version == 0:
         draft.event("workflow.created", generation=view.run.generation)
     if observed.deleted:
-        _cancel(draft)
+        _delete(draft)
         return Decision(commit=draft.commit())
-    for key in sorted(
-        observed.pods.keys() | observed.gone | observed.reports.keys() | observed.refusals.keys()
-    ):
-        observe_attempt(draft, key, observed)
-    for key in sorted(view.delayed):
-        task = draft.task(key)
-        if task is not None and task.retry_at is not None and task.retry_at <= now:
-            start_attempt(draft, task)
-    more = advance(draft)
-    _finish(draft)
-    return Decision(commit=draft.commit(), requeue_at=_requeue_at(draft, observed), more=more)
-
-
-def _finish(draft: Draft) -> None:
-    """End the run once all its steps have ended."""
-    records = [draft.step(name) for name in draft.plan.order]
-    if any(record is None or not record.phase.terminal for record in records):
-        return
-    failed = [record for record in records if record is not None and record.phase is Phase.FAILED]
-    if failed:
-        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        text = f"step {failed[0].name!r} failed{more}: " if failed[0].name else ""
-        _end_run(draft, Phase.FAILED, failed[0].reason, shorten(text + failed[0].message))
-        return
-    try:
-        names = scope(draft, step_values(draft, draft.plan.order) if draft.plan.outputs else {})
-        outputs = render(draft.plan.outputs, names, "spec.outputs")
-    except ExpressionError as error:
-        _end_run(draft, Phase.FAILED, Reason.EXPRESSION_ERROR, shorten(str(error)))
-        return
-    draft.replace_run(outputs=outputs)
-    _end_run(draft, Phase.SUCCEEDED, None, "")
-
-
-def _end_run(draft: Draft, phase: Phase, reason: Reason | None, message: str) -> None:
-    """End the run in a terminal phase, from which its retention counts."""
-    draft.replace_run(
-        phase=phase,
-        reason=reason,
-        message=message,
-        finished_at=draft.now,
-        expires_at=draft.now + draft.plan.retention,
+    heed_cancel(draft)
+    # What was seen happened before a pause that is heeded now, and while a pause lasted that ends now.
+    _observe(draft)
+    heed_deadline(draft)
+    heed_pause(draft)
+    stop_rest(draft)
+    _start_what_is_due(draft)
+    more = _advance(draft)
+    finish(draft)
+    if draft.run.phase.terminal:
+        return Decision(commit=draft.commit())
+    return Decision(
+        commit=draft.commit(),
+        requeue_at=_requeue_at(draft),
+        more=more,
+        questions=draft.questions,
+        wants=wants(draft),
     )
-    draft.event(f"workflow.{phase.value.lower()}", reason=reason, message=message or None)
 
 
-def _cancel(draft: Draft) -> None:
+def _observe(draft: Draft) -> None:
+    observed = draft.observed
+    seen = (
+        observed.pods.keys()
+        | observed.gone
+        | observed.reports.keys()
+        | observed.refusals.keys()
+        | observed.children.keys()
+    )
+    overdue = () if draft.paused else draft.overdue()
+    for key in sorted({*seen, *overdue}):
+        observe_attempt(draft, key, observed)
+
+
+def _start_what_is_due(draft: Draft) -> None:
+    """Start what waited for a time that has come, or for nothing but its turn."""
+    if draft.paused:
+        return
+    for task in sorted([*draft.due(), *draft.ready()], key=attrgetter("key")):
+        if draft.plan.steps[task.key.step].kind == "wait":
+            end_task(draft, task, Phase.SUCCEEDED)
+        else:
+            start_attempt(draft, task)
+
+
+def _advance(draft: Draft) -> bool:
+    """Take the steps as far as they go. True if there is more to start at once."""
+    failing = draft.failing
+    more = advance(draft, draft.plan.order)
+    if draft.failing and not failing and draft.plan.failure_policy != "RunAll":
+        # A step failed for its own expression: those that were looked at before it did not know. What they
+        # asked for and wanted is asked for again, if it is still wanted.
+        stop_rest(draft)
+        advance(draft, draft.plan.order)
+        draft.forget_wishes()
+        more = True
+    elif not more and main_ended(draft):
+        more = advance(draft, draft.plan.finally_order)
+    return more
+
+
+def _delete(draft: Draft) -> None:
     """Stop everything, because the object was deleted: its pods go with it."""
     message = f"the {draft.run.kind} was deleted"
-    for key in sorted(draft.view.live):
-        attempt = draft.open_attempt(key)
+    for task in draft.live_tasks():
+        attempt = draft.open_attempt(task.key)
         if attempt is not None:
             draft.put_attempt(
                 replace(attempt, closed_at=draft.now, outcome=Phase.CANCELLED, reason=Reason.DELETED)
             )
-        task = draft.task(key)
-        assert task is not None
         end_task(draft, task, Phase.CANCELLED, Reason.DELETED, message)
-    for name in draft.plan.order:
+    for name in (*draft.plan.order, *draft.plan.finally_order):
         record = draft.step(name)
         if record is None or not record.phase.terminal:
             end_step(draft, draft.plan.steps[name], Phase.CANCELLED, Reason.DELETED, message, record)
-    _end_run(draft, Phase.CANCELLED, Reason.DELETED, message)
+    end_run(draft, Phase.CANCELLED, Reason.DELETED, message)
 
 
-def _requeue_at(draft: Draft, observed: Observed) -> datetime | None:
-    """The next moment at which time alone changes something."""
-    times = [task.retry_at for task in draft.delayed() if task.retry_at is not None]
-    times += [
-        pod.deletion + LOST_AFTER + timedelta(milliseconds=1)
+def _requeue_at(draft: Draft) -> datetime | None:
+    """The next moment at which time alone changes something. In a run that is paused no timer runs."""
+    observed = draft.observed
+    times = [
+        pod.deletion + LOST_AFTER
         for key, pod in observed.pods.items()
-        if pod.deletion is not None and not pod.ended and draft.open_attempt(key) is not None
+        if pod.deletion is not None
+        and (attempt := draft.open_attempt(key)) is not None
+        and attempt.number == pod.attempt
     ]
+    if draft.paused:
+        return min(times, default=None)
+    times += [at for at in (draft.next_due(), draft.next_deadline()) if at is not None]
+    if draft.run.deadline_at is not None and draft.run.stop is None and not main_ended(draft):
+        times.append(draft.run.deadline_at)
     return min(times, default=None)

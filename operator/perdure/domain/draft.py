@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from perdure.domain.observed import Observed
 from perdure.domain.phases import Phase, check_transition
 from perdure.domain.plan import Plan, PlannedStep
 from perdure.domain.records import (
@@ -20,15 +21,17 @@ from perdure.domain.records import (
     TaskKey,
     TaskRecord,
 )
-from perdure.domain.view import Evaluated, RunView
+from perdure.domain.timers import deadlines, last_sign
+from perdure.domain.view import Evaluated, RunView, fails_run
 
 
 class Draft:
     """Reads fall through to the view; writes stay here until they become a Commit."""
 
-    def __init__(self, view: RunView, now: datetime) -> None:
+    def __init__(self, view: RunView, now: datetime, observed: Observed | None = None) -> None:
         self.view = view
         self.now = now
+        self.observed = observed or Observed()
         self.run: RunRecord = view.run
         self._steps: dict[str, StepRecord] = {}
         self._tasks: dict[TaskKey, TaskRecord] = {}
@@ -38,14 +41,28 @@ class Draft:
         self._events: list[EventDraft] = []
         self._counts: dict[str, Counter[Phase]] = {}
         self._evaluated = Evaluated()
-        self.live = len(view.live)
-        self.failing = any(counts[Phase.FAILED] for counts in view.counts.values()) or any(
-            step.phase is Phase.FAILED for step in view.steps.values()
-        )
+        #: Unfinished tasks that count against the run's parallelism: all but those of `wait` steps.
+        self.working = view.working
+        self.failing = view.failing
+        #: Attempts that may still be started under the limits that runs share; None without limits.
+        self.slots = self.observed.slots
+        #: Tasks that wait for a slot; and how many more each step has that would wait if they were made.
+        self.wants = 0
+        self.unmade: dict[str, int] = {}
+        #: Tasks that wait to be told whether there is a cached result, by their cache keys; and how many of
+        #: each step do.
+        self.questions: dict[TaskKey, str] = {}
+        self._asked: Counter[str] = Counter()
+        self._signs: dict[TaskKey, datetime] | None = None
 
     @property
     def plan(self) -> Plan:
         return self.view.plan
+
+    @property
+    def paused(self) -> bool:
+        """True while nothing may be started."""
+        return self.run.phase is Phase.PAUSED
 
     def step(self, name: str) -> StepRecord | None:
         return self._steps.get(name) or self.view.steps.get(name)
@@ -78,10 +95,12 @@ class Draft:
     def remember(self, step: PlannedStep) -> Evaluated:
         """Where to keep what was evaluated for a step.
 
-        That is the view only if all its dependencies have ended there: ends that this decision brings about
-        may never be committed, and the next decision may see others.
+        That is the view only if all that it sees has ended there: ends that this decision brings about may
+        never be committed, and the next decision may see others. A finally step sees all main steps, since
+        it sees how the run goes.
         """
-        before = (self.view.steps.get(name) for name in step.depends_on)
+        names = (*step.sees, *self.plan.order) if step.is_finally else step.sees
+        before = (self.view.steps.get(name) for name in names)
         settled = all(record is not None and record.phase.terminal for record in before)
         return self.view.evaluated if settled else self._evaluated
 
@@ -93,7 +112,7 @@ class Draft:
         before = self.step(step.name)
         check_transition(Phase.PENDING if before is None else before.phase, step.phase)
         self._steps[step.name] = step
-        self.failing = self.failing or step.phase is Phase.FAILED
+        self._note_failure(step.name)
 
     def put_task(self, task: TaskRecord) -> None:
         before = self.task(task.key)
@@ -101,13 +120,18 @@ class Draft:
         counts = self._counts.get(task.key.step)
         if counts is None:
             counts = self._counts[task.key.step] = Counter(self.view.counts.get(task.key.step, Counter()))
+        works = self.plan.steps[task.key.step].kind != "wait"
         if before is not None:
             counts[before.phase] -= 1
-            self.live -= not before.phase.terminal
+            self.working -= works and not before.phase.terminal
         counts[task.phase] += 1
-        self.live += not task.phase.terminal
-        self.failing = self.failing or task.phase is Phase.FAILED
+        self.working += works and not task.phase.terminal
         self._tasks[task.key] = task
+        self._note_failure(task.key.step)
+
+    def _note_failure(self, name: str) -> None:
+        if not self.failing:
+            self.failing = fails_run(self.plan.steps[name], self.step(name), self.counts(name))
 
     def put_attempt(self, attempt: AttemptRecord) -> None:
         self._attempts[attempt.key, attempt.number] = attempt
@@ -134,12 +158,87 @@ class Draft:
             )
         )
 
-    def delayed(self) -> Iterator[TaskRecord]:
-        """Tasks that wait for the time of their next attempt."""
-        for key in self.view.delayed | self._tasks.keys():
+    def ask(self, key: TaskKey, cache_key: str) -> None:
+        """Ask whether there is a result under the cache key of a task that is not made yet."""
+        if key not in self.questions:
+            self._asked[key.step] += 1
+        self.questions[key] = cache_key
+
+    def asked(self, step: str) -> int:
+        """How many tasks of a step are not made, because this decision asks for cached results."""
+        return self._asked[step]
+
+    def forget_wishes(self) -> None:
+        """Ask for nothing, and want no slots."""
+        self.questions.clear()
+        self._asked.clear()
+        self.unmade.clear()
+        self.wants = 0
+
+    def due(self) -> list[TaskRecord]:
+        """Tasks for which the time has come of their next attempt, or of the end of a `wait`."""
+        keys = {*self.view.delays.due(self.now), *self._tasks}
+        tasks = (self.task(key) for key in keys)
+        return [
+            task
+            for task in tasks
+            if task is not None and task.retry_at is not None and task.retry_at <= self.now
+        ]
+
+    def next_due(self) -> datetime | None:
+        """When the next such time comes."""
+        first = self.view.delays.first(self._tasks)
+        times = [task.retry_at for task in self._tasks.values() if task.retry_at is not None]
+        return min(times if first is None else [*times, first], default=None)
+
+    def ready(self) -> Iterator[TaskRecord]:
+        """Tasks that have not ended, have no open attempt, and wait for no time."""
+        for key in self.view.ready | self._tasks.keys():
             task = self.task(key)
-            if task is not None and task.retry_at is not None:
+            if task is None or task.phase.terminal or task.retry_at is not None:
+                continue
+            if self.open_attempt(key) is None:
                 yield task
+
+    def overdue(self) -> list[TaskKey]:
+        """Tasks whose attempts time alone ends now, as they were before this decision."""
+        silent_since = {
+            name: self.now - step.idle_timeout
+            for name, step in self.plan.steps.items()
+            if step.idle_timeout is not None
+        }
+        silent = [key for key, at in self._last_signs().items() if at <= silent_since[key.step]]
+        return [*self.view.deadlines.due(self.now), *silent]
+
+    def next_deadline(self) -> datetime | None:
+        """When time alone ends the next attempt."""
+        first = self.view.deadlines.first(self._newest)
+        times = [] if first is None else [first]
+        oldest: dict[str, datetime] = {}
+        for key, at in self._last_signs().items():
+            if (key.step not in oldest or at < oldest[key.step]) and key not in self._newest:
+                oldest[key.step] = at
+        for name, at in oldest.items():
+            limit = self.plan.steps[name].idle_timeout
+            assert limit is not None
+            times.append(at + limit)
+        for attempt in self._newest.values():
+            if attempt.closed_at is None and attempt.stopping is None:
+                step = self.plan.steps[attempt.key.step]
+                times += [at for at, _ in deadlines(step, attempt, self.observed)]
+        return min(times, default=None)
+
+    def _last_signs(self) -> dict[TaskKey, datetime]:
+        """When agents that may not be silent for long last gave a sign; of the view, found once."""
+        if self._signs is None:
+            attempts = self.view.attempts
+            self._signs = {key: last_sign(attempts[key], self.observed) for key in self.view.idle}
+        return self._signs
+
+    def live_tasks(self) -> list[TaskRecord]:
+        """Tasks that have not ended, by key."""
+        tasks = (self.task(key) for key in sorted(self.view.live | self._tasks.keys()))
+        return [task for task in tasks if task is not None and not task.phase.terminal]
 
     def commit(self) -> Commit | None:
         """What has changed; None if nothing has."""

@@ -6,7 +6,7 @@ The store keeps these instead of whole pods, which are five kilobytes each and m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -32,9 +32,10 @@ class ContainerExit:
 class PodFacts:
     """What a decision needs to know of a pod."""
 
+    #: Name of the object that was made for the attempt: the pod's own, or that of the Job that owns it.
     name: str
     uid: str
-    #: Name of the AgentTask in the pod's labels, and uid of the object that owns the pod.
+    #: Name of the AgentTask in the pod's labels, and uid of the object that owns the pod: task or Job.
     task: str
     owner_uid: str
     attempt: int
@@ -49,11 +50,30 @@ class PodFacts:
     waiting: tuple[str, str] | None = None
     #: The scheduler's message, if it finds no node.
     unschedulable: str | None = None
+    #: The pod's own name, if a Job made it.
+    generated_name: str | None = None
+    #: Whether another container than the agent's runs.
+    others_run: bool = False
+
+    @property
+    def of_job(self) -> bool:
+        """True if a Job made it."""
+        return self.generated_name is not None
+
+    @property
+    def pod_name(self) -> str:
+        """The pod's own name, by which logs are found."""
+        return self.generated_name or self.name
+
+    @property
+    def agent_ended(self) -> bool:
+        """True once the agent's container has ended, and with it the attempt, whatever else runs."""
+        return self.exit is not None or self.phase in ("Succeeded", "Failed")
 
     @property
     def ended(self) -> bool:
         """True once nothing of the pod runs any more."""
-        return self.exit is not None or self.phase in ("Succeeded", "Failed")
+        return self.agent_ended and not self.others_run
 
 
 def read_pod(pod: Mapping[str, Any]) -> PodFacts:
@@ -68,33 +88,67 @@ def read_pod(pod: Mapping[str, Any]) -> PodFacts:
     started = (terminated or running).get("startedAt")
     deletion = metadata.get("deletionTimestamp")
     attempt = labels.get(LABEL_ATTEMPT, "0")
+    owners = metadata.get("ownerReferences") or ()
+    owner: Mapping[str, Any] = next((ref for ref in owners if ref.get("controller")), {})
+    job = _job_of(owner)
     return PodFacts(
-        name=metadata["name"],
+        name=job or metadata["name"],
         uid=metadata["uid"],
         task=labels.get(LABEL_TASK, ""),
-        owner_uid=next(
-            (ref["uid"] for ref in metadata.get("ownerReferences") or () if ref.get("controller")), ""
-        ),
+        owner_uid=owner.get("uid", ""),
         attempt=int(attempt) if attempt.isdigit() else 0,
         phase=status.get("phase", "Pending"),
         deletion=read_time(deletion) if deletion else None,
         disruption=_disruption(status),
         started_at=read_time(started) if started else None,
-        exit=None
-        if terminated is None
-        else ContainerExit(
-            code=int(terminated.get("exitCode", 0)),
-            reason=terminated.get("reason", ""),
-            message=terminated.get("message", ""),
-        ),
+        exit=_failed_before(status) if terminated is None else _exit(terminated),
         waiting=None if waiting is None else (waiting.get("reason", ""), waiting.get("message", "")),
         unschedulable=_unschedulable(status),
+        generated_name=metadata["name"] if job else None,
+        others_run=_others_run(status),
     )
 
 
 def read_time(text: str) -> datetime:
     """An RFC 3339 time of the API server."""
     return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def _job_of(owner: Mapping[str, Any]) -> str | None:
+    """Name of the Job that controls a pod; None if none does."""
+    is_job = owner.get("kind") == "Job" and str(owner.get("apiVersion")).startswith("batch/")
+    return owner["name"] if is_job else None
+
+
+def _exit(terminated: Mapping[str, Any]) -> ContainerExit:
+    return ContainerExit(
+        code=int(terminated.get("exitCode", 0)),
+        reason=terminated.get("reason", ""),
+        message=terminated.get("message", ""),
+    )
+
+
+def _failed_before(status: Mapping[str, Any]) -> ContainerExit | None:
+    """How an init container ended that kept the agent from starting; None if none did.
+
+    That is a failure of what was asked to run, not a disruption. It counts once the kubelet has given up.
+    """
+    if status.get("phase") != "Failed":
+        return None
+    for container in status.get("initContainerStatuses") or ():
+        terminated = (container.get("state") or {}).get("terminated")
+        if terminated is not None and terminated.get("exitCode", 0) != 0:
+            ended, name = _exit(terminated), f"init container {container.get('name')}"
+            return replace(ended, message=f"{name}: {ended.message}" if ended.message else name)
+    return None
+
+
+def _others_run(status: Mapping[str, Any]) -> bool:
+    # Those of a pod that has ended may be shown as running still if its node was lost.
+    return status.get("phase") not in ("Succeeded", "Failed") and any(
+        container.get("name") != CONTAINER and "running" in (container.get("state") or {})
+        for container in status.get("containerStatuses") or ()
+    )
 
 
 def _container_state(status: Mapping[str, Any]) -> Mapping[str, Any]:

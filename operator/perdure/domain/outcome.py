@@ -15,7 +15,8 @@ import orjson
 
 from perdure.api.parse import MAX_DEPTH
 from perdure.domain.facts import PodFacts
-from perdure.domain.phases import Reason
+from perdure.domain.observed import ChildRun
+from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import Report
 
 #: An agent's way to say "interrupted, run me again from my checkpoint" and "I was superseded".
@@ -64,8 +65,21 @@ def outcome_of_report(report: Report) -> Outcome:
     )
 
 
-def outcome_of_pod(pod: PodFacts, now: datetime) -> Outcome | None:
-    """What a pod's state means for an attempt that has not reported; None while it may still go on."""
+def outcome_of_pod(pod: PodFacts, now: datetime, *, result_required: bool = False) -> Outcome | None:
+    """What a pod's state means for an attempt that has not reported; None while it may still go on.
+
+    With `result_required`, a container that ends well without a termination message has failed.
+    """
+    outcome = _outcome_of_pod(pod, now)
+    if outcome is None or outcome.kind is not Kind.SUCCEEDED or not result_required:
+        return outcome
+    if pod.exit is not None and pod.exit.message:
+        return outcome
+    text = "the container ended well, but left no result: post one, or write a termination message"
+    return Outcome(kind=Kind.FAILED, reason=Reason.NO_RESULT, message=text, exit_code=outcome.exit_code)
+
+
+def _outcome_of_pod(pod: PodFacts, now: datetime) -> Outcome | None:
     disruption = pod.disruption
     if disruption is None and pod.deletion is not None:
         disruption = "the pod was deleted from outside"
@@ -89,9 +103,31 @@ def outcome_of_pod(pod: PodFacts, now: datetime) -> Outcome | None:
     return None
 
 
-def outcome_of_gone() -> Outcome:
-    """The end of an attempt whose pod is no more, with nothing reported."""
+def outcome_of_gone(child: str | None = None) -> Outcome:
+    """The end of an attempt whose pod, or child Workflow, is no more, with nothing reported."""
+    if child is not None:
+        return _child_failed(f"child workflow {child} was deleted")
     return _disrupted("the pod was deleted from outside")
+
+
+def outcome_of_child(child: ChildRun, name: str) -> Outcome | None:
+    """What a child run's phase means for the attempt that it is; None while it goes on."""
+    if not child.phase.terminal:
+        return None
+    if child.phase is Phase.SUCCEEDED:
+        return Outcome(kind=Kind.SUCCEEDED, output=child.outputs)
+    reason = f" ({child.reason.value})" if child.reason is not None else ""
+    text = f"child workflow {name} ended as {child.phase.value}{reason}"
+    # Who cancels a child does not want to find another in its place.
+    return _child_failed(
+        f"{text}: {child.message}" if child.message else text, retryable=child.phase is not Phase.CANCELLED
+    )
+
+
+def _child_failed(message: str, *, retryable: bool = True) -> Outcome:
+    return Outcome(
+        kind=Kind.FAILED, reason=Reason.CHILD_FAILED, message=shorten(message), retryable=retryable
+    )
 
 
 def _outcome_of_exit(pod: PodFacts, disruption: str | None) -> Outcome:

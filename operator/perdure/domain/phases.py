@@ -16,6 +16,8 @@ class Phase(StrEnum):
     PENDING = "Pending"
     #: At least one attempt has started.
     RUNNING = "Running"
+    #: Stopped for now on request: no pod, no timer runs, and it goes on where it was.
+    PAUSED = "Paused"
     #: Ended with a committed result.
     SUCCEEDED = "Succeeded"
     #: Ended without one.
@@ -52,11 +54,25 @@ class Reason(StrEnum):
     STARTING = "Starting"
     #: The next attempt waits for its delay.
     BACKOFF = "Backoff"
+    #: `desiredState` is Paused, here or in the Workflow above.
+    PAUSED = "Paused"
+    #: A limit of the namespace or of the whole installation is used up.
+    LIMIT = "Limit"
+    #: A `wait` step whose time has not come.
+    WAITING = "Waiting"
     #: A template that it names does not exist (yet).
     TEMPLATE_NOT_FOUND = "TemplateNotFound"
     #: The ledger cannot be reached; nothing new starts.
     LEDGER_UNAVAILABLE = "LedgerUnavailable"
     # --- ended
+    #: An attempt ran longer than its `timeout`, or a run longer than its own.
+    TIMEOUT = "Timeout"
+    #: An attempt's container did not start within `pendingTimeout`.
+    PENDING_TIMEOUT = "PendingTimeout"
+    #: An attempt gave no sign of life for `idleTimeout`.
+    IDLE_TIMEOUT = "IdleTimeout"
+    #: Stopped, or never started, because the run's `timeout` was over.
+    WORKFLOW_TIMEOUT = "WorkflowTimeout"
     #: The container ended with a code other than 0.
     EXIT_CODE = "ExitCode"
     #: The container was killed for want of memory.
@@ -69,16 +85,30 @@ class Reason(StrEnum):
     EXPRESSION_ERROR = "ExpressionError"
     #: `forEach` has more items than allowed.
     TOO_MANY_ITEMS = "TooManyItems"
+    #: `repeat` came to its `maxIterations` without its `until`.
+    MAX_ITERATIONS = "MaxIterations"
+    #: More tasks of a `forEach` step failed than its `maxFailures` bears.
+    MAX_FAILURES = "MaxFailures"
     #: Tasks of a `forEach` step failed.
     TASKS_FAILED = "TasksFailed"
+    #: The child of a `workflow` step failed or was cancelled.
+    CHILD_FAILED = "ChildFailed"
     #: An object of the needed name exists and is not ours.
     NAME_CONFLICT = "NameConflict"
     #: A dependency did not succeed.
     DEPENDENCY_NOT_MET = "DependencyNotMet"
-    #: The run failed before this could start.
+    #: Its `when` was false.
+    CONDITION_FALSE = "ConditionFalse"
+    #: The run failed before this could start, or stopped it because of that.
     WORKFLOW_FAILED = "WorkflowFailed"
     #: The agent reported a failure.
     AGENT_FAILURE = "AgentFailure"
+    #: The container ended well, but left no result, and `agent.result` is Required.
+    NO_RESULT = "NoResult"
+    #: `desiredState` is Cancelled.
+    CANCELLED = "Cancelled"
+    #: Not run: an equal `cache` key had a result already.
+    CACHED = "Cached"
     #: The object was deleted while the run was live.
     DELETED = "Deleted"
     # --- an attempt's end that is no failure of the agent
@@ -92,9 +122,16 @@ class Reason(StrEnum):
 
 #: Every step that a run, a step or a task may take from one phase to another.
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
-    Phase.PENDING: frozenset({Phase.RUNNING, Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, Phase.SKIPPED}),
+    Phase.PENDING: frozenset(
+        {Phase.RUNNING, Phase.PAUSED, Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, Phase.SKIPPED}
+    ),
     # Running goes back to Pending while a task waits for its next attempt.
-    Phase.RUNNING: frozenset({Phase.PENDING, Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED}),
+    Phase.RUNNING: frozenset({Phase.PENDING, Phase.PAUSED, Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED}),
+    # A run ends while it is paused if what was still running ended and nothing is left to start. A task that
+    # had not started when the pause came may never do so.
+    Phase.PAUSED: frozenset(
+        {Phase.PENDING, Phase.RUNNING, Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, Phase.SKIPPED}
+    ),
     Phase.SUCCEEDED: frozenset(),
     Phase.FAILED: frozenset(),
     Phase.CANCELLED: frozenset(),

@@ -19,6 +19,9 @@ AGENT_TASK = "AgentTask"
 #: The kind of object that a person applied to start a run.
 RunKind = Literal["Workflow", "AgentTask"]
 
+#: What a person wants of a run: `spec.desiredState`.
+DesiredState = Literal["Running", "Paused", "Cancelled"]
+
 #: The index of a task whose step has no `forEach`.
 NO_INDEX = -1
 
@@ -49,6 +52,12 @@ class RunRecord:
     outputs: Any = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    #: Why everything is being stopped: Cancelled, or Timeout. Stays when finally steps run.
+    stop: Reason | None = None
+    #: When the run's `timeout` is over; a pause moves it.
+    deadline_at: datetime | None = None
+    #: Since when it is paused; None if it is not.
+    paused_at: datetime | None = None
     #: When history may be deleted: the end of the run's retention.
     expires_at: datetime | None = None
     version: int = 0
@@ -63,7 +72,7 @@ class StepRecord:
     phase: Phase
     reason: Reason | None = None
     message: str = ""
-    #: Number of tasks: 1, or the number of items of its `forEach`.
+    #: Number of tasks: 1, the number of items of its `forEach`, or that of iterations made by its `repeat`.
     total: int = 1
     for_each: bool = False
     started_at: datetime | None = None
@@ -87,8 +96,13 @@ class TaskRecord:
     retries: int = 0
     #: Attempts that were lost to disruptions.
     disruptions: int = 0
-    #: When the next attempt may start, while it waits for one.
+    #: When the next attempt may start, while it waits for one; or when a `wait` is over.
     retry_at: datetime | None = None
+    #: Why the last attempt that failed did: attempt, reason, message, exitCode. The next one is told.
+    last_failure: Mapping[str, Any] | None = None
+    #: Under which its result is to be found by others, and for how long; None without `cache`.
+    cache_key: str | None = None
+    cache_until: datetime | None = None
     output: Any = None
     exit_code: int | None = None
     started_at: datetime | None = None
@@ -108,14 +122,21 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRecord:
-    """One try at a task: one pod. Open until `closed_at` is set; a closed attempt can write nothing."""
+    """One try at a task: one pod. Open until `closed_at` is set; a closed attempt can write nothing.
+
+    The attempt of a `workflow` step is a child Workflow; `pod_name` and `pod_uid` are those of the child.
+    """
 
     key: TaskKey
     number: int
+    #: Name of the object that we make for it: a Pod, a Job or a Workflow.
     pod_name: str
     created_at: datetime
+    #: Of the Pod (of a Job's pod once that is there), or of the child Workflow.
     pod_uid: str | None = None
     started_at: datetime | None = None
+    #: Why it was asked to leave while it is still open, so that it can save a checkpoint: Paused.
+    stopping: Reason | None = None
     closed_at: datetime | None = None
     #: Phase in which it ended: Succeeded, Failed or Cancelled; None while open.
     outcome: Phase | None = None
@@ -148,6 +169,16 @@ class News:
     #: Reports of open attempts, by task, with the number of the attempt.
     reports: dict[TaskKey, tuple[int, Report]]
     vitals: tuple[Vitals, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedResult:
+    """A result that another task left under a `cache` key in the namespace."""
+
+    output: Any
+    #: The run and task that it is from.
+    workflow: str
+    task: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,28 +7,42 @@ derived from what is retried, so a replayed decision gives the same time.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from datetime import timedelta
 
 from perdure.domain.records import TaskKey
 
-INITIAL_SECONDS = 1.0
-FACTOR = 2.0
-MAX_SECONDS = 60.0
-JITTER = 0.1
-#: Disruptions of one task that are borne before it fails.
+#: Disruptions of one task that are borne before it fails, unless the step says otherwise.
 DISRUPTION_LIMIT = 10
 
 
-def backoff(uid: str, key: TaskKey, number: int) -> timedelta:
-    """Delay before the retry with this number (from 1): exponential, up to a minute, ±10 %."""
-    seconds = min(MAX_SECONDS, INITIAL_SECONDS * FACTOR ** min(number - 1, 32))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """An exponential delay: `initial` seconds, times `factor` each time, up to `longest`, give or take."""
+
+    initial: float = 1.0
+    factor: float = 2.0
+    longest: float = 60.0
+    #: Part of the delay by which it varies to both sides, from 0 to 1.
+    jitter: float = 0.1
+
+
+DEFAULT_BACKOFF = Backoff()
+
+
+def backoff(uid: str, key: TaskKey, number: int, policy: Backoff = DEFAULT_BACKOFF) -> timedelta:
+    """Delay before the retry with this number, from 1. Jitter comes on top of the longest delay, too."""
+    try:
+        seconds = min(policy.longest, policy.initial * float(policy.factor) ** (number - 1))
+    except OverflowError:
+        seconds = policy.longest if policy.initial else 0.0
     digest = hashlib.sha256(f"{uid}/{key.step}/{key.index}/{number}".encode()).digest()
     unit = int.from_bytes(digest[:4], "big") / 0xFFFFFFFF  # evenly over 0..1
-    return timedelta(seconds=seconds * (1 + JITTER * (2 * unit - 1)))
+    return timedelta(seconds=seconds * (1 + policy.jitter * (2 * unit - 1)))
 
 
 def disruption_delay(uid: str, key: TaskKey, disruptions: int) -> timedelta:
-    """Delay before the attempt after this many disruptions: none at first, then as for retries.
+    """Delay before the attempt after this many disruptions: none at first, then as for retries by default.
 
     The first replacement comes at once, since most disruptions come alone; a node that kills every pod must
     not drive a tight loop.

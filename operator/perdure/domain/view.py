@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from perdure.domain.moments import Moments
 from perdure.domain.phases import Phase
-from perdure.domain.plan import Plan
+from perdure.domain.plan import Plan, PlannedStep
 from perdure.domain.records import (
     AttemptRecord,
     Commit,
@@ -19,6 +20,7 @@ from perdure.domain.records import (
     TaskKey,
     TaskRecord,
 )
+from perdure.domain.timers import fixed_deadline
 
 
 @dataclass(slots=True)
@@ -39,25 +41,52 @@ class RunView:
         self.run: RunRecord = state.run
         self.steps: dict[str, StepRecord] = dict(state.steps)
         self.tasks: dict[TaskKey, TaskRecord] = {}
-        self.attempts: dict[TaskKey, AttemptRecord] = dict(state.attempts)
+        self.attempts: dict[TaskKey, AttemptRecord] = {}
         #: Tasks by phase, for each step.
         self.counts: dict[str, Counter[Phase]] = {}
-        #: Tasks that have not ended, and those of them that wait for a retry's time.
+        #: Tasks that have not ended; those of them that wait for a time; and those that have no open attempt
+        #: and wait for no time, so that they start as soon as they may.
         self.live: set[TaskKey] = set()
         self.delayed: set[TaskKey] = set()
+        self.ready: set[TaskKey] = set()
+        #: When delayed tasks go on.
+        self.delays = Moments()
+        #: Tasks whose attempt is open; how many of their agents take a slot of the limits that runs share;
+        #: and those that time alone can end.
+        self.open: set[TaskKey] = set()
+        self.slots = 0
+        self.timed: set[TaskKey] = set()
+        #: When they are to be ended, as far as that is fixed, and those that may not be silent for long. One
+        #: that was asked to leave is in neither.
+        self.deadlines = Moments()
+        self.idle: set[TaskKey] = set()
+        #: Unfinished tasks that count against the run's parallelism: all but those of `wait` steps.
+        self.working = 0
+        #: Attempts made in all.
+        self.attempts_total = 0
+        #: True once the run cannot succeed any more.
+        self.failing = False
         self.evaluated = Evaluated()
+        for attempt in state.attempts.values():
+            self._put_attempt(attempt)
         for task in state.tasks.values():
             self._put(task)
+        for name in plan.steps:
+            self.failing = self.failing or self._fails(name)
 
     def apply(self, commit: Commit, committed: Committed) -> None:
         """Take over what the ledger has committed."""
         self.run = replace(commit.run, version=committed.version, last_sequence=committed.last_sequence)
         for step in commit.steps:
             self.steps[step.name] = step
+        # Before the tasks, since what is ready depends on what is open.
+        for attempt in commit.attempts:
+            self._put_attempt(attempt)
         for task in commit.tasks:
             self._put(task)
-        for attempt in commit.attempts:
-            self.attempts[attempt.key] = attempt
+        if not self.failing:
+            names = {step.name for step in commit.steps} | {task.key.step for task in commit.tasks}
+            self.failing = any(self._fails(name) for name in names)
 
     def note_version(self, version: int) -> None:
         """Take over that the ledger has given the run this version, for what the next decision will see."""
@@ -72,24 +101,63 @@ class RunView:
         record = self.steps.get(step)
         if record is None:
             return
-        for key in _keys(step, record):
+        for key in task_keys(self.plan.steps[step], record):
             if key in self.tasks:
                 yield self.tasks[key]
 
+    def _fails(self, name: str) -> bool:
+        """True if a step's failures fail the run."""
+        return fails_run(self.plan.steps[name], self.steps.get(name), self.counts.get(name))
+
+    def _put_attempt(self, attempt: AttemptRecord) -> None:
+        key = attempt.key
+        step = self.plan.steps[key.step]
+        is_open = attempt.closed_at is None
+        if step.kind == "agent":
+            self.slots += is_open - (key in self.open)
+        self.attempts[key] = attempt
+        (self.open.add if is_open else self.open.discard)(key)
+        if not step.timed:
+            return
+        (self.timed.add if is_open else self.timed.discard)(key)
+        runs = is_open and attempt.stopping is None
+        fixed = fixed_deadline(step, attempt) if runs else None
+        self.deadlines.put(key, None if fixed is None else fixed[0])
+        may_fall_silent = runs and step.idle_timeout is not None and attempt.started_at is not None
+        (self.idle.add if may_fall_silent else self.idle.discard)(key)
+
     def _put(self, task: TaskRecord) -> None:
         before = self.tasks.get(task.key)
+        self.attempts_total += task.attempt - (0 if before is None else before.attempt)
         counts = self.counts.setdefault(task.key.step, Counter())
+        works = self.plan.steps[task.key.step].kind != "wait"
         if before is not None:
             counts[before.phase] -= 1
+            self.working -= works and not before.phase.terminal
         counts[task.phase] += 1
+        self.working += works and not task.phase.terminal
         self.tasks[task.key] = task
         (self.live.discard if task.phase.terminal else self.live.add)(task.key)
         (self.delayed.discard if task.retry_at is None else self.delayed.add)(task.key)
+        self.delays.put(task.key, task.retry_at)
+        ready = not task.phase.terminal and task.retry_at is None and task.key not in self.open
+        (self.ready.add if ready else self.ready.discard)(task.key)
 
 
-def _keys(step: str, record: StepRecord) -> Iterator[TaskKey]:
-    if record.for_each:
+def fails_run(step: PlannedStep, record: StepRecord | None, counts: Counter[Phase] | None) -> bool:
+    """True if a main step has failed, or is bound to, and nothing says that the run bears it."""
+    if step.is_finally or step.continue_on_failure:
+        return False
+    if record is not None and record.phase is Phase.FAILED:
+        return True
+    failed = 0 if counts is None else counts[Phase.FAILED]
+    return failed > 0 and (record is None or failed > step.failures_borne(record.total))
+
+
+def task_keys(step: PlannedStep, record: StepRecord) -> Iterator[TaskKey]:
+    """The keys of a step's tasks, in order, whether they have been made or not."""
+    if step.is_indexed:
         for index in range(record.total):
-            yield TaskKey(step, index)
+            yield TaskKey(step.name, index)
     else:
-        yield TaskKey(step)
+        yield TaskKey(step.name)

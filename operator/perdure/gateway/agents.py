@@ -6,7 +6,7 @@ next moment.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from perdure.domain.records import Report
 from perdure.gateway import fields
-from perdure.gateway.bodies import Body, Hold, MemoryBudget
+from perdure.gateway.bodies import Body, Budget, Hold
 from perdure.gateway.limits import Limits
 from perdure.gateway.pacing import ProgressPacer
 from perdure.gateway.ports import AgentLedger
@@ -24,7 +24,7 @@ from perdure.gateway.problems import Kind, Problem
 from perdure.gateway.sessions import Sessions
 from perdure.gateway.transfer import Transfer
 from perdure.kube.tokens import AgentIdentity
-from perdure.ledger.types import AgentSession, Checkpoint, CorruptCheckpoint
+from perdure.ledger.types import AgentSession, CheckpointInfo, OpenCheckpoint
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class Call:
     query: bytes
     path_params: dict[str, Any]
     body: Body
-    #: Shares of the memory budget; released when the answer has been sent.
+    #: Shares of the budgets; released when the answer has been sent.
     holds: list[Hold] = field(default_factory=list)
 
 
@@ -47,12 +47,15 @@ class AgentApi:
     ledger: AgentLedger
     sessions: Sessions
     pacer: ProgressPacer
-    budget: MemoryBudget
+    #: Bytes of bodies in memory.
+    budget: Budget
+    #: Large checkpoints on their way in.
+    uploads: Budget
     limits: Limits
     clock: Callable[[], datetime]
 
     async def task(self, call: Call) -> Response:
-        """The task's input, which attempt this is, and where to go on from."""
+        """The task's input, which attempt this is, where to go on from, and what went wrong before."""
         session = await self.sessions.for_reading(call.identity)
         return _json(
             {
@@ -63,45 +66,77 @@ class AgentApi:
                 "index": session.key.index if session.key.index >= 0 else None,
                 "attempt": session.attempt,
                 "input": session.input,
-                "checkpoint": await self._about_latest(call, session),
+                "checkpoint": _about_latest(session),
+                "lastFailure": session.last_failure,
             }
         )
 
     async def save_checkpoint(self, call: Call) -> Response:
-        """201 with the sequence number, once the bytes are durable."""
+        """201 with the sequence number, once the bytes are durable, by this call or by an earlier one."""
         label = fields.label(call.headers.get(b"perdure-label"), call.query, limit=self.limits.label)
         content_type = fields.content_type(call.headers.get(b"content-type"))
+        recoverable = fields.recoverable(call.headers.get(b"perdure-recoverable"))
+        order = fields.order(call.headers.get(b"perdure-order"))
+        sha256 = fields.checksum(call.headers.get(b"perdure-sha256"))
         # Before the body is read: an unknown pod must not cost us its upload.
         session = await self.sessions.for_writing(call.identity)
-        data = await self._read(call, self.limits.checkpoint, what="checkpoint")
         sequence = await self.ledger.write_checkpoint(
-            session, data, content_type=content_type, label=label, now=self.clock()
+            session,
+            await self._checkpoint(call),
+            content_type=content_type,
+            label=label,
+            recoverable=recoverable,
+            order=order,
+            sha256=sha256,
+            now=self.clock(),
         )
         return _json({"sequence": sequence}, status=201)
 
-    async def latest_checkpoint(self, call: Call) -> Response:
-        """The newest checkpoint's bytes, whichever attempt saved it."""
+    async def list_checkpoints(self, call: Call) -> Response:
+        """What is kept of the task's checkpoints, newest first."""
+        listing = fields.listing(call.query, limits=self.limits)
         session = await self.sessions.for_reading(call.identity)
-        if session.checkpoint_sequence is None:
-            raise _no_checkpoint("this task has no checkpoint yet; start from its input")
-        await self._reserve(call)
-        found = await self.ledger.latest_checkpoint(session)
+        found = await self.ledger.checkpoints(
+            session, label=listing.label, before=listing.before, limit=listing.limit + 1
+        )
+        shown = found[: listing.limit]
+        return _json(
+            {
+                "checkpoints": [_about(info) for info in shown],
+                "before": shown[-1].sequence if len(found) > len(shown) else None,
+            }
+        )
+
+    async def latest_checkpoint(self, call: Call) -> Response:
+        """The newest recoverable checkpoint's bytes, of `?label=` if given, whichever attempt saved it."""
+        label = fields.label(None, call.query, limit=self.limits.label)
+        session = await self.sessions.for_reading(call.identity)
+        found = None
+        if session.checkpoint_sequence is not None:
+            await self._reserve(call)
+            found = await self.ledger.open_latest(session, label)
+        if found is None and label is None:
+            raise _no_checkpoint(
+                "this task has none yet that an attempt could go on from; start from its input"
+            )
         if found is None:
-            raise _no_checkpoint("this task has no checkpoint yet; start from its input")
-        return _bytes(call, found)
+            raise _no_checkpoint(
+                "this task keeps none of that label that an attempt could go on from; "
+                "GET /agent/v1/checkpoints lists what there is"
+            )
+        return _transfer(found)
 
     async def one_checkpoint(self, call: Call) -> Response:
         """One checkpoint's bytes."""
         session = await self.sessions.for_reading(call.identity)
         sequence = int(call.path_params["sequence"])
-        # Numbers beyond the newest are not looked for; they may be larger than the ledger can hold.
-        if session.checkpoint_sequence is None or not 1 <= sequence <= session.checkpoint_sequence:
-            raise _no_checkpoint(f"this task has no checkpoint {sequence}; ask for latest")
         await self._reserve(call)
-        found = await self.ledger.checkpoint(session, sequence)
+        found = await self.ledger.open_checkpoint(session, sequence)
         if found is None:
-            raise _no_checkpoint(f"checkpoint {sequence} is no longer kept; ask for latest")
-        return _bytes(call, found)
+            raise _no_checkpoint(
+                f"there is no number {sequence}, or it is no longer kept; ask for latest, or for the list"
+            )
+        return _transfer(found)
 
     async def progress(self, call: Call) -> Response:
         """202: taken; it becomes an event soon, unless a newer one overtakes it."""
@@ -148,46 +183,75 @@ class AgentApi:
         )
         return Response(status_code=204)
 
-    async def _about_latest(self, call: Call, session: AgentSession) -> dict[str, Any] | None:
-        if session.checkpoint_sequence is None:
-            return None
-        await self._reserve(call)
-        try:
-            found = await self.ledger.latest_checkpoint(session)
-        except CorruptCheckpoint:
-            # The input is still good, and asking for the checkpoint itself will tell.
-            return {"sequence": session.checkpoint_sequence, "label": None, "at": None}
-        if found is None:
-            return None
-        return {"sequence": found.sequence, "label": found.label, "at": found.created_at}
-
     async def _read(self, call: Call, limit: int, *, what: str) -> bytes:
         content, hold = await call.body.read(limit, what=what, budget=self.budget)
         if hold is not None:
             call.holds.append(hold)
         return content
 
+    async def _checkpoint(self, call: Call) -> bytes | AsyncIterable[bytes]:
+        """The body: whole if it is small, and else as it comes."""
+        body, limits, what = call.body, self.limits, "checkpoint"
+        body.refuse_larger(limits.checkpoint, what=what)
+        if body.declared is not None and body.declared <= limits.whole:
+            return await self._read(call, limits.whole, what=what)
+        first = b""
+        if body.declared is None:
+            await self._reserve(call)
+            first = await body.begin(limits.whole, what=what)
+            if body.ended and len(first) <= limits.whole:
+                return first
+        else:
+            await self._reserve(call)
+        # What has not been read yet waits at the client.
+        call.holds.append(await self.uploads.hold(1))
+        return body.pieces(limits.checkpoint, what=what, first=first)
+
     async def _reserve(self, call: Call) -> None:
-        """Memory for the largest checkpoint, since its size is known only when it is here."""
-        call.holds.append(await self.budget.hold(self.limits.checkpoint))
+        """Memory for a checkpoint of unknown size: it is never here as a whole if it is large."""
+        call.holds.append(await self.budget.hold(self.limits.window))
+
+
+def _about_latest(session: AgentSession) -> dict[str, Any] | None:
+    if session.checkpoint_sequence is None:
+        return None
+    return {
+        "sequence": session.checkpoint_sequence,
+        "label": session.checkpoint_label,
+        "at": session.checkpoint_at,
+    }
 
 
 def _no_checkpoint(detail: str) -> Problem:
     return Problem(Kind.CHECKPOINT_NOT_FOUND, f"checkpoint: {detail}")
 
 
-def _bytes(call: Call, found: Checkpoint) -> Response:
-    for hold in call.holds:
-        hold.shrink(len(found.data))
-    headers = {
-        "Perdure-Sequence": str(found.sequence),
-        "Perdure-Sha256": found.sha256,
-        "X-Content-Type-Options": "nosniff",
-        "Content-Type": found.content_type,
+def _about(info: CheckpointInfo) -> dict[str, Any]:
+    return {
+        "sequence": info.sequence,
+        "label": info.label,
+        "size": info.size,
+        "contentType": info.content_type,
+        "sha256": info.sha256,
+        "attempt": info.attempt,
+        "at": info.created_at,
+        "recoverable": info.recoverable,
     }
-    if found.label is not None:
-        headers["Perdure-Label"] = fields.label_header(found.label)
-    return Transfer(found.data, headers=headers)
+
+
+def _transfer(found: OpenCheckpoint) -> Response:
+    info = found.info
+    headers = {
+        "Perdure-Sequence": str(info.sequence),
+        "Perdure-Sha256": info.sha256,
+        "Perdure-Attempt": str(info.attempt),
+        "Perdure-Recoverable": "true" if info.recoverable else "false",
+        "X-Content-Type-Options": "nosniff",
+        "Content-Type": info.content_type,
+    }
+    if info.label is not None:
+        headers["Perdure-Label"] = fields.label_header(info.label)
+    return Transfer(found.pieces, size=info.size, headers=headers)
 
 
 def _json(value: Any, *, status: int = 200) -> Response:

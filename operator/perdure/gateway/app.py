@@ -7,7 +7,7 @@ the time that an agent waits for, apart from the disk.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 
 import structlog
@@ -20,14 +20,15 @@ from starlette.types import Receive, Scope, Send
 
 from perdure.domain.records import LedgerUnavailable, Superseded
 from perdure.gateway.agents import AgentApi, Call
-from perdure.gateway.bodies import Body, ClientGone, MemoryBudget
+from perdure.gateway.bodies import Body, Budget, ClientGone
 from perdure.gateway.limits import Limits
 from perdure.gateway.pacing import ProgressPacer
 from perdure.gateway.ports import AgentLedger, Verifier
 from perdure.gateway.problems import Kind, Problem
 from perdure.gateway.sessions import Sessions
+from perdure.gateway.transfer import Transfer
 from perdure.kube.tokens import AgentIdentity, KeysUnavailable
-from perdure.ledger.types import CorruptCheckpoint
+from perdure.ledger.types import CorruptCheckpoint, Overtaken, WrongChecksum
 
 _log = structlog.get_logger(__name__)
 #: Time for one readiness check. Seconds.
@@ -62,12 +63,32 @@ class AgentEndpoint:
                 response = as_problem(error).response()
                 if not await body.discard():
                     response.headers["Connection"] = "close"
-            size = len(response.body)
-            async with asyncio.timeout(self._limits.transfer_time(size)):
-                await response(scope, receive, send)
+            await self._send(response, scope, receive, send)
         finally:
             for hold in call.holds if call is not None else ():
                 hold.release()
+
+    async def _send(self, response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+        size = response.size if isinstance(response, Transfer) else len(response.body)
+        try:
+            async with asyncio.timeout(self._limits.transfer_time(size)):
+                await response(scope, receive, send)
+        except (CorruptCheckpoint, LedgerUnavailable, TimeoutError) as error:
+            # Too late for a problem document: the server closes what is left unfinished, and the client
+            # sees that bytes are missing.
+            _log.warning("answer cut off", error=str(error) or "the client is too slow")
+
+
+class _ByMethod:
+    """Endpoints of one path."""
+
+    def __init__(self, endpoints: Mapping[str, AgentEndpoint]) -> None:
+        # The router lets nothing else through, apart from HEAD, which it adds to GET.
+        self._endpoints = endpoints
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        await self._endpoints[method](scope, receive, send)
 
 
 def as_problem(error: Exception) -> Problem:
@@ -82,11 +103,25 @@ def as_problem(error: Exception) -> Problem:
             )
         case LedgerUnavailable():
             return Problem(Kind.LEDGER_UNAVAILABLE, "ledger: it cannot be reached; send the request again")
+        case Overtaken():
+            return Problem(
+                Kind.CHECKPOINT_OVERTAKEN,
+                "Perdure-Order: this attempt has saved a newer checkpoint, or another one under this number; "
+                "nothing was kept of this one; send what is newest under a higher number",
+            )
+        case WrongChecksum():
+            return Problem(
+                Kind.CHECKSUM_MISMATCH,
+                f"Perdure-Sha256: {error}; nothing was kept, and the checkpoint before is still the newest; "
+                "send it again",
+            )
         case CorruptCheckpoint():
             _log.error("corrupt checkpoint", error=str(error))
             return Problem(
                 Kind.CHECKPOINT_CORRUPT,
-                "checkpoint: it does not match its checksum; ask for an earlier sequence",
+                "checkpoint: its bytes do not match their checksum; ask for an older one by its sequence: "
+                "GET /agent/v1/checkpoints lists them",
+                members={"sequence": error.sequence},
             )
         case _:
             _log.error("request failed", exc_info=error)
@@ -108,14 +143,21 @@ def build_app(
         ledger=ledger,
         sessions=sessions,
         pacer=pacer,
-        budget=MemoryBudget(limits.memory, wait=limits.memory_wait),
+        budget=Budget(limits.memory, wait=limits.memory_wait),
+        uploads=Budget(limits.uploads, wait=limits.memory_wait),
         limits=limits,
         clock=clock,
     )
 
-    def route(method: str, path: str, handler: Handler) -> BaseRoute:
-        endpoint = AgentEndpoint(handler, sessions=sessions, limits=limits)
-        return Route("/agent/v1" + path, endpoint, methods=[method])
+    def route(path: str, **handlers: Handler) -> BaseRoute:
+        """One path, with a handler for each method."""
+        endpoints = {
+            method: AgentEndpoint(handler, sessions=sessions, limits=limits)
+            for method, handler in handlers.items()
+        }
+        (only, *more) = endpoints.values()
+        endpoint = _ByMethod(endpoints) if more else only
+        return Route("/agent/v1" + path, endpoint, methods=list(handlers))
 
     async def healthy(_: Request) -> Response:
         return PlainTextResponse("ok")
@@ -128,14 +170,14 @@ def build_app(
     return Starlette(
         # The most frequent first: the router tries them in order.
         routes=[
-            route("PUT", "/checkpoints", api.save_checkpoint),
-            route("POST", "/progress", api.progress),
-            route("POST", "/heartbeat", api.heartbeat),
-            route("GET", "/checkpoints/latest", api.latest_checkpoint),
-            route("GET", "/checkpoints/{sequence:int}", api.one_checkpoint),
-            route("GET", "/task", api.task),
-            route("POST", "/result", api.result),
-            route("POST", "/failure", api.failure),
+            route("/checkpoints", PUT=api.save_checkpoint, GET=api.list_checkpoints),
+            route("/progress", POST=api.progress),
+            route("/heartbeat", POST=api.heartbeat),
+            route("/checkpoints/latest", GET=api.latest_checkpoint),
+            route("/checkpoints/{sequence:int}", GET=api.one_checkpoint),
+            route("/task", GET=api.task),
+            route("/result", POST=api.result),
+            route("/failure", POST=api.failure),
             Route("/healthz", healthy),
             Route("/readyz", ready),
         ],
@@ -159,7 +201,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """What the router itself refuses."""
     if isinstance(error, HTTPException) and error.status_code == 405:
         allowed = dict(error.headers or {})
-        methods = allowed.get("Allow", "")
+        methods = allowed["Allow"] = ", ".join(sorted(allowed.get("Allow", "").split(", ")))
         return Problem(
             Kind.METHOD_NOT_ALLOWED, f"{request.method} {request.url.path}: use {methods}", headers=allowed
         ).response()

@@ -7,7 +7,7 @@ the gateway its memory: that would take every other agent's checkpoints with it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 from starlette.types import Message, Receive
 
@@ -20,9 +20,9 @@ class ClientGone(Exception):
 
 
 class Hold:
-    """A share of the memory budget. Release it once; releasing again does nothing."""
+    """A share of a budget. Release it once; releasing again does nothing."""
 
-    def __init__(self, budget: MemoryBudget, size: int) -> None:
+    def __init__(self, budget: Budget, size: int) -> None:
         self._budget = budget
         self._size = size
 
@@ -36,8 +36,8 @@ class Hold:
         self.shrink(0)
 
 
-class MemoryBudget:
-    """Bytes of large bodies that may be in memory at once. First come, first served."""
+class Budget:
+    """How much there may be at once: bytes of bodies in memory, or uploads. First come, first served."""
 
     def __init__(self, total: int, *, wait: float) -> None:
         self._total = total
@@ -51,7 +51,7 @@ class MemoryBudget:
         return self._free
 
     async def hold(self, size: int) -> Hold:
-        """Wait for `size` bytes. Raises Problem(busy) if they do not come free in time."""
+        """Wait for a share of that size. Raises Problem(busy) if they do not come free in time."""
         size = min(size, self._total)  # a body larger than the whole budget goes alone
         try:
             async with asyncio.timeout(self._wait):
@@ -87,16 +87,13 @@ class Body:
         self._ended = self.declared == 0
         self._invited = headers.get(b"expect", b"").lower() != b"100-continue"
 
-    async def read(
-        self, limit: int, *, what: str, budget: MemoryBudget | None = None
-    ) -> tuple[bytes, Hold | None]:
+    async def read(self, limit: int, *, what: str, budget: Budget | None = None) -> tuple[bytes, Hold | None]:
         """The whole body, at most `limit` bytes. `what` names it in errors.
 
         With a budget, a large body waits for its share before it is read; whoever gets the share releases it.
         Raises Problem (too-large, too-slow, busy), ClientGone.
         """
-        if self.declared is not None and self.declared > limit:
-            raise self._too_large(limit, what)
+        self.refuse_larger(limit, what=what)
         expected = limit if self.declared is None else self.declared
         hold = None
         if budget is not None and expected > self._limits.uncounted:
@@ -106,13 +103,65 @@ class Body:
                 content = await self._collect(limit, what)
         except TimeoutError:
             self._release(hold)
-            raise Problem(Kind.TOO_SLOW, f"{what}: the body stopped arriving; send it again") from None
+            raise self._too_slow(what) from None
         except BaseException:
             self._release(hold)
             raise
         if hold is not None:
             hold.shrink(len(content))
         return content, hold
+
+    async def begin(self, limit: int, *, what: str) -> bytes:
+        """The first bytes of a body that does not say how long it is: more than `limit`, unless it has ended.
+
+        Raises Problem(too-slow), ClientGone.
+        """
+        pieces: list[bytes] = []
+        size = 0
+        async for piece in self._timely(limit, what):
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                break
+        return b"".join(pieces)
+
+    async def pieces(self, limit: int, *, what: str, first: bytes = b"") -> AsyncIterator[bytes]:
+        """The body as it arrives, `first` included; not more of it than `limit` bytes.
+
+        Raises Problem (too-large, too-slow), ClientGone.
+        """
+        self.refuse_larger(limit, what=what)
+        size = len(first)
+        if size > limit:
+            raise self._too_large(limit, what)
+        if first:
+            yield first
+        async for piece in self._timely(limit if self.declared is None else self.declared, what):
+            size += len(piece)
+            if size > limit:
+                raise self._too_large(limit, what)
+            yield piece
+
+    def refuse_larger(self, limit: int, *, what: str) -> None:
+        """Raises Problem(too-large) if the client says that it sends more."""
+        if self.declared is not None and self.declared > limit:
+            raise self._too_large(limit, what)
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    async def _timely(self, expected: int, what: str) -> AsyncIterator[bytes]:
+        deadline = asyncio.get_running_loop().time() + self._limits.transfer_time(expected)
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    piece = await self._next()
+            except TimeoutError:
+                raise self._too_slow(what) from None
+            if piece is None:
+                return
+            yield piece
 
     async def discard(self) -> bool:
         """Take in what is left of a body that will not be used, within reason. True if it has ended.
@@ -157,6 +206,10 @@ class Body:
     def _release(hold: Hold | None) -> None:
         if hold is not None:
             hold.release()
+
+    @staticmethod
+    def _too_slow(what: str) -> Problem:
+        return Problem(Kind.TOO_SLOW, f"{what}: the body stopped arriving; send it again")
 
     @staticmethod
     def _too_large(limit: int, what: str) -> Problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qs, quote, unquote_to_bytes
 
@@ -16,6 +17,11 @@ from perdure.gateway.problems import Kind, Problem
 BINARY = "application/octet-stream"
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SHA256 = re.compile(rb"[0-9A-Fa-f]{64}")
+#: As many digits as Python converts without being asked twice.
+_NUMBER = re.compile(rb"[0-9]{1,80}")
+#: The largest number that the ledger counts to.
+LARGEST = 2**63 - 1
 #: U+0000 in compact JSON: its escape, behind an even number of backslashes.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 #: What stands for itself in a label header: printable ASCII but the percent sign.
@@ -112,17 +118,86 @@ def label(header: bytes | None, query: bytes, *, limit: int) -> str | None:
     """
     remedy = f"use at most {limit} characters of UTF-8 without control characters"
     try:
-        given = (
-            parse_qs(query.decode("ascii"), errors="strict", max_num_fields=16).get("label")
-            if query
-            else None
-        )
+        given = _query(query).get("label")
         text = given[0] if given else unquote_to_bytes(header or b"").decode()
     except ValueError:
         raise Problem(Kind.INVALID_FIELD, f"label: not valid UTF-8; {remedy}") from None
     if len(text) > limit or _CONTROL.search(text):
         raise Problem(Kind.INVALID_FIELD, f"label: too long, or with control characters; {remedy}")
     return text or None
+
+
+def checksum(header: bytes | None) -> bytes | None:
+    """What `Perdure-Sha256` says of the body; None if it is not sent. Raises Problem(invalid-field)."""
+    if header is None:
+        return None
+    if not _SHA256.fullmatch(header):
+        raise Problem(
+            Kind.INVALID_FIELD,
+            "Perdure-Sha256: send the body's SHA-256 as 64 hexadecimal digits, or leave it out",
+        )
+    return bytes.fromhex(header.decode())
+
+
+def order(header: bytes | None) -> int | None:
+    """What `Perdure-Order` says; None if it is not sent. Raises Problem(invalid-field)."""
+    if header is None:
+        return None
+    if not _NUMBER.fullmatch(header) or not 1 <= int(header) <= LARGEST:
+        raise Problem(
+            Kind.INVALID_FIELD,
+            "Perdure-Order: send a whole number from 1 to 2^63 - 1 that rises with each checkpoint of the "
+            "attempt, the same one when a call is repeated; or leave it out",
+        )
+    return int(header)
+
+
+def recoverable(header: bytes | None) -> bool:
+    """What `Perdure-Recoverable` says; true if it is not sent. Raises Problem(invalid-field)."""
+    match (header or b"true").strip().lower():
+        case b"true":
+            return True
+        case b"false":
+            return False
+    raise Problem(Kind.INVALID_FIELD, "Perdure-Recoverable: send true or false, or leave it out")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """Which checkpoints a list is to name."""
+
+    label: str | None
+    #: Only numbers below this.
+    before: int | None
+    limit: int
+
+
+def listing(query: bytes, *, limits: Limits) -> Listing:
+    """From `?label=`, `?before=` and `?limit=`. Raises Problem(invalid-field)."""
+
+    def number(name: str, *, most: int | None) -> int | None:
+        given = values.get(name)
+        if not given:
+            return None
+        text = given[0].encode()
+        if not _NUMBER.fullmatch(text) or int(text) < 1 or (most is not None and int(text) > most):
+            up_to = "" if most is None else f" to {most}"
+            raise Problem(Kind.INVALID_FIELD, f"{name}: use a whole number from 1{up_to}, or leave it out")
+        return int(text)
+
+    wanted = label(None, query, limit=limits.label)
+    # Good UTF-8, or `label` had said so.
+    values = _query(query)
+    return Listing(
+        label=wanted,
+        before=number("before", most=None),
+        limit=number("limit", most=limits.listed) or limits.listed_by_default,
+    )
+
+
+def _query(query: bytes) -> dict[str, list[str]]:
+    """Raises ValueError if it is no ASCII that stands for UTF-8."""
+    return parse_qs(query.decode("ascii"), errors="strict", max_num_fields=16) if query else {}
 
 
 def label_header(text: str) -> str:

@@ -14,6 +14,15 @@ class Limits:
 
     #: One checkpoint, as sent.
     checkpoint: int = 64 * MIB
+    #: Larger ones pass through in pieces, and are never here as a whole.
+    whole: int = 1 * MIB
+    #: Memory that such a one takes on its way.
+    window: int = 4 * MIB
+    #: So many of them arrive at once: each has a connection to the ledger until it is there. More wait.
+    uploads: int = 4
+    #: Checkpoints in one answer of the list: at most, and if the question names no number.
+    listed: int = 1000
+    listed_by_default: int = 100
     #: A result's output, counted on compact UTF-8 JSON.
     output: int = 1 * MIB
     #: A result's body as sent, which may be indented, or escape what is not ASCII.
@@ -26,11 +35,11 @@ class Limits:
     failure_message: int = 4096
     #: Characters that are kept of a progress message; the rest is cut.
     progress_message: int = 1024
-    #: Large bodies in memory at once, all clients together; more of them wait.
+    #: Bytes of bodies in memory at once, all clients together; more of them wait.
     memory: int = 256 * MIB
     #: Bodies up to this size do not count against `memory`.
     uncounted: int = 256 * KIB
-    #: How long a large body waits for memory.
+    #: How long a large body waits for its turn.
     memory_wait: float = 15.0
     #: How much of a body is taken in only to be able to answer a client that is still sending.
     discarded: int = 128 * MIB

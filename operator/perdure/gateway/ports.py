@@ -5,12 +5,13 @@ The real ones are `perdure.ledger.Ledger` and `perdure.kube.tokens.TokenVerifier
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterable
 from datetime import datetime
 from typing import Protocol
 
 from perdure.domain.records import Report
 from perdure.kube.tokens import AgentIdentity
-from perdure.ledger.types import AgentSession, Checkpoint
+from perdure.ledger.types import AgentSession, CheckpointInfo, OpenCheckpoint
 
 
 class AgentLedger(Protocol):
@@ -23,16 +24,23 @@ class AgentLedger(Protocol):
     async def write_checkpoint(
         self,
         session: AgentSession,
-        data: bytes,
+        data: bytes | AsyncIterable[bytes],
         *,
         content_type: str,
         label: str | None = None,
+        recoverable: bool = True,
+        order: int | None = None,
+        sha256: bytes | None = None,
         now: datetime,
     ) -> int: ...
 
-    async def latest_checkpoint(self, session: AgentSession) -> Checkpoint | None: ...
+    async def checkpoints(
+        self, session: AgentSession, *, label: str | None = None, before: int | None = None, limit: int
+    ) -> list[CheckpointInfo]: ...
 
-    async def checkpoint(self, session: AgentSession, sequence: int) -> Checkpoint | None: ...
+    async def open_latest(self, session: AgentSession, label: str | None = None) -> OpenCheckpoint | None: ...
+
+    async def open_checkpoint(self, session: AgentSession, sequence: int) -> OpenCheckpoint | None: ...
 
     async def progress(
         self, session: AgentSession, percent: float | None, message: str | None, now: datetime

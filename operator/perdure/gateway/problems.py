@@ -47,6 +47,10 @@ class Kind(Enum):
     METHOD_NOT_ALLOWED = ("method-not-allowed", 405, "The method is not allowed here")
     #: The task has no such checkpoint.
     CHECKPOINT_NOT_FOUND = ("checkpoint-not-found", 404, "There is no such checkpoint")
+    #: The same attempt has saved a newer one; this one came late. Repeating the call does not help.
+    CHECKPOINT_OVERTAKEN = ("checkpoint-overtaken", 409, "A newer checkpoint is there already")
+    #: The body is not what `Perdure-Sha256` says of it: damaged or cut off on its way.
+    CHECKSUM_MISMATCH = ("checksum-mismatch", 422, "The body does not match its checksum")
     #: A stored checkpoint does not match its checksum. Repeating the call does not help.
     CHECKPOINT_CORRUPT = ("checkpoint-corrupt", 500, "The checkpoint is damaged")
     #: A defect of the gateway.

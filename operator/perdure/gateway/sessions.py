@@ -64,8 +64,8 @@ class Sessions:
             return known
         session = await self._find(identity)
         if session.open:
-            # Without the input, which may be large and which no write needs.
-            self._sessions[key] = replace(session, input=None)
+            # Without what may be large and no write needs.
+            self._sessions[key] = replace(session, input=None, last_failure=None)
             if len(self._sessions) > self._remembered:
                 self._sessions.popitem(last=False)
         return session

@@ -32,6 +32,9 @@ _MIGRATION_STATES: Final = frozenset({"3F000", "42P01", "42703"})
 
 def passing(error: BaseException) -> bool:
     """True if the failure is the server's or the network's, and may pass by itself."""
+    if isinstance(error, asyncpg.InvalidCachedStatementError):
+        # A migration changed a table under a prepared statement; the driver has forgotten the statement.
+        return True
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
         return state[:2] in _PASSING_CLASSES or state in _PASSING_STATES

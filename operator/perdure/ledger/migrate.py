@@ -21,8 +21,11 @@ OLDEST_SERVER: Final = 14
 
 #: Seconds for one migration, and for waiting while another process migrates.
 _TIMEOUT: Final = 600.0
-#: Seconds between attempts to reach the server.
+#: Seconds between attempts to reach the server, or to lock a table.
 _PAUSE: Final = 0.5
+#: How long to wait for a table. Whoever wants it next waits behind us: a backup that reads it for an hour
+#: must not stop the operator for an hour.
+_LOCK_TIMEOUT: Final = "2s"
 #: Any number that nobody else uses.
 _LOCK: Final = 0x70657264757265
 
@@ -116,12 +119,26 @@ async def _apply(connection: Any, wanted: list[Migration]) -> list[str]:
     for migration in wanted:
         if migration.name in applied:
             continue
-        async with connection.transaction():
-            await connection.execute(migration.sql)
-            await connection.execute(
-                "insert into perdure.migration (name, checksum) values ($1, $2)",
-                migration.name,
-                migration.checksum,
-            )
+        await _apply_one(connection, migration)
         done.append(migration.name)
     return done
+
+
+async def _apply_one(connection: Any, migration: Migration) -> None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _TIMEOUT
+    while True:
+        try:
+            async with connection.transaction():
+                await connection.execute("select set_config('lock_timeout', $1, true)", _LOCK_TIMEOUT)
+                await connection.execute(migration.sql)
+                await connection.execute(
+                    "insert into perdure.migration (name, checksum) values ($1, $2)",
+                    migration.name,
+                    migration.checksum,
+                )
+            return
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+            if loop.time() > deadline:
+                raise
+            await asyncio.sleep(_PAUSE)

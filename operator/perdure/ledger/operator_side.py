@@ -9,10 +9,12 @@ from typing import Any
 from perdure.domain.names import shard_of
 from perdure.domain.records import (
     AttemptRecord,
+    CachedResult,
     Commit,
     Committed,
     Deposed,
     News,
+    RunRecord,
     RunState,
     VersionConflict,
 )
@@ -45,14 +47,20 @@ class OperatorSide(Side):
             states = await _states(connection, await connection.fetch(SQL["runs_by_uid"], [uid]))
         return states[0] if states else None
 
+    async def outcomes(self, uids: Sequence[str]) -> dict[str, RunRecord]:
+        """How runs stand, by uid; those that the ledger has never seen are left out. Their spec is {}."""
+        found = await self.database.fetch(SQL["outcomes"], list(uids))
+        return {str(row["uid"]): rows.run_record(row) for row in found}
+
     async def commit(self, commit: Commit, *, epoch: int) -> Committed:
         """Write a decision with its events in one transaction.
 
         Raises Deposed if `epoch` is not the newest, VersionConflict if the run's version differs.
         """
         run = commit.run
+        statement = SQL["commit_results" if rows.leaves_results(commit) else "commit"]
         row = await self.writer.submit(
-            SQL["commit"], rows.commit_arguments(commit, epoch), order=(run.shard, run.uid)
+            statement, rows.commit_arguments(commit, epoch), order=(run.shard, run.uid)
         )
         if not row["fenced"]:
             raise Deposed(f"epoch {epoch} of shard {run.shard} is over")
@@ -102,6 +110,19 @@ class OperatorSide(Side):
         row = await self.database.fetchrow(SQL["forget"], list(uids), epoch)
         if not row["fenced"]:
             raise Deposed(f"epoch {epoch} is over")
+
+    async def cached(self, namespace: str, keys: Sequence[str], now: datetime) -> dict[str, CachedResult]:
+        """Results that tasks of the namespace left under these keys, by key, if they still hold."""
+        found = await self.database.fetch(SQL["cached"], namespace, list(keys), now)
+        return {row["key"]: rows.cached_result(row) for row in found}
+
+    async def forget_cache(self, now: datetime, *, limit: int, epoch: int) -> int:
+        """Delete cached results that hold no longer, oldest first; returns how many. Raises Deposed."""
+        row = await self.database.fetchrow(SQL["forget_cache"], now, limit, epoch)
+        if not row["fenced"]:
+            raise Deposed(f"epoch {epoch} is over")
+        gone: int = row["gone"]
+        return gone
 
     def wakes(self) -> AsyncGenerator[str | None, None]:
         """Uids of runs about which agents wrote something; None after a gap, when any may have changed."""

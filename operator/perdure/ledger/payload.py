@@ -1,12 +1,14 @@
 """Checkpoint bytes on their way in and out: compressed where it pays, and never believed unchecked.
 
-Large ones are worked on in pieces, so that a gateway with one big checkpoint still answers everybody else.
+Large ones come, lie and go in pieces, so that a gateway with many big checkpoints needs little memory, and
+with one big checkpoint still answers everybody else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -16,8 +18,10 @@ from perdure.ledger.types import CorruptCheckpoint
 
 #: Smaller ones gain nothing worth the work.
 COMPRESS_ABOVE: Final = 1024
-#: Bytes between two chances for others to run: about a millisecond of work.
-_PIECE: Final = 512 * 1024
+#: Larger ones lie in the ledger in pieces.
+WHOLE: Final = 1024 * 1024
+#: Bytes between two chances for others to run: about a millisecond of work. The size of a stored piece.
+PIECE: Final = 512 * 1024
 #: Fast; higher levels gain little on what agents keep.
 _LEVEL: Final = 1
 
@@ -56,26 +60,99 @@ async def unpack(stored: Stored, *, size: int) -> bytes:
     return data
 
 
+class Pieces:
+    """Takes a large checkpoint apart. Iterate over `cut`; then the totals are those of the whole."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self.size = 0
+        self.stored_size = 0
+
+    @property
+    def sha256(self) -> bytes:
+        return self._digest.digest()
+
+    async def cut(self, source: AsyncIterable[bytes]) -> AsyncIterator[tuple[bool, bytes]]:
+        """The source's bytes as stored: whether they are compressed, and the bytes. Holds one piece."""
+        gathered = bytearray()
+        async for piece in source:
+            view = memoryview(piece)
+            while len(view):
+                room = PIECE - len(gathered)
+                gathered += view[:room]
+                view = view[room:]
+                if len(gathered) == PIECE:
+                    yield self._stored(bytes(gathered))
+                    gathered.clear()
+        if gathered:
+            yield self._stored(bytes(gathered))
+
+    def _stored(self, piece: bytes) -> tuple[bool, bytes]:
+        self._digest.update(piece)
+        self.size += len(piece)
+        # Each by itself: a piece of the compressed whole could grow to any size when it is read.
+        packed = zstandard.ZstdCompressor(level=_LEVEL).compress(piece)
+        shrunk = len(packed) < len(piece)
+        stored = packed if shrunk else piece
+        self.stored_size += len(stored)
+        return shrunk, stored
+
+
+def unpack_piece(packed: bool, data: bytes) -> bytes:
+    """One stored piece's original bytes. Raises CorruptCheckpoint if there are none to be had."""
+    if not packed:
+        return data
+    try:
+        if zstandard.frame_content_size(data) > PIECE:
+            raise CorruptCheckpoint("a stored piece is larger than any that was written")
+        return zstandard.ZstdDecompressor().decompress(data)
+    except zstandard.ZstdError as error:
+        raise CorruptCheckpoint(f"a stored piece does not decompress: {error}") from error
+
+
+class Check:
+    """Compares what is read, piece by piece, with what was written."""
+
+    def __init__(self, *, size: int, sha256: bytes) -> None:
+        self._left = size
+        self._expected = sha256
+        self._digest = hashlib.sha256()
+
+    @property
+    def left(self) -> int:
+        """Bytes that are still to come."""
+        return self._left
+
+    def take(self, piece: bytes) -> None:
+        """The next piece. Raises CorruptCheckpoint, at the latest with the last one, if it is wrong."""
+        self._digest.update(piece)
+        self._left -= len(piece)
+        if self._left < 0:
+            raise CorruptCheckpoint("there are more bytes than were written")
+        if not piece or (self._left == 0 and self._digest.digest() != self._expected):
+            raise CorruptCheckpoint("stored bytes do not match their SHA-256")
+
+
 async def _sha256(data: bytes) -> bytes:
-    if len(data) <= _PIECE:
+    if len(data) <= PIECE:
         return hashlib.sha256(data).digest()
     digest = hashlib.sha256()
     view = memoryview(data)
-    for start in range(0, len(data), _PIECE):
-        digest.update(view[start : start + _PIECE])
+    for start in range(0, len(data), PIECE):
+        digest.update(view[start : start + PIECE])
         await asyncio.sleep(0)
     return digest.digest()
 
 
 async def _compress(data: bytes) -> bytes:
     compressor = zstandard.ZstdCompressor(level=_LEVEL)
-    if len(data) <= _PIECE:
+    if len(data) <= PIECE:
         return compressor.compress(data)
     stream = compressor.compressobj(size=len(data))
     view = memoryview(data)
     pieces = []
-    for start in range(0, len(data), _PIECE):
-        pieces.append(stream.compress(view[start : start + _PIECE]))
+    for start in range(0, len(data), PIECE):
+        pieces.append(stream.compress(view[start : start + PIECE]))
         await asyncio.sleep(0)
     pieces.append(stream.flush())
     return b"".join(pieces)
@@ -87,12 +164,12 @@ async def _decompress(data: bytes, size: int) -> bytes:
     pieces = []
     found = 0
     # Small pieces of input: what is well compressed grows a lot.
-    for start in range(0, len(data), _PIECE // 8):
-        piece = stream.decompress(view[start : start + _PIECE // 8])
+    for start in range(0, len(data), PIECE // 8):
+        piece = stream.decompress(view[start : start + PIECE // 8])
         found += len(piece)
         if found > size:
             raise CorruptCheckpoint(f"stored bytes decompress to more than the {size} that were written")
         pieces.append(piece)
-        if len(data) > _PIECE // 8:
+        if len(data) > PIECE // 8:
             await asyncio.sleep(0)
     return b"".join(pieces)

@@ -8,8 +8,10 @@
 -- 2. A statement's snapshot may be older than the lock that it waited for. What a fence depends on is
 --    therefore read with a row lock of its own: after a wait Postgres checks the condition again on the
 --    newest version of the row. An epoch, a version or an open attempt that was lost meanwhile is seen.
--- 3. Each statement gives exactly one row, whether it wrote or not, and writes all or nothing.
--- 4. Times come from the caller.
+-- 3. Runs share cached results. Only the one leader's writer waits for their locks; who clears them away
+--    passes over what is locked.
+-- 4. Each statement gives exactly one row, whether it wrote or not, and writes all or nothing.
+-- 5. Times come from the caller.
 
 
 -- name: take_epoch
@@ -28,23 +30,28 @@ select max(epoch) as epoch from taken
 
 -- name: commit
 -- $1 uid, $2 shard, $3 epoch, $4 version that was seen, $5 run, $6 steps, $7 tasks, $8 attempts, $9 events
+-- With its parts `with results` it is `commit_results`, for tasks that leave a result to others: they would cost
+-- every other commit a twentieth of its time.
 with fence as materialized (
     select 1 from perdure.shard where id = $2 and epoch = $3 for share
 ), given as materialized (
     select r.*, json_array_length($9::json) as events
     from json_to_record($5::json) as r (
         kind text, namespace text, name text, generation bigint, phase text, reason text, message text,
-        spec json, outputs json, created_at timestamptz, started_at timestamptz, finished_at timestamptz,
+        spec json, checkpoints_per_task int, outputs json, created_at timestamptz, started_at timestamptz,
+        finished_at timestamptz, stop text, deadline_at timestamptz, paused_at timestamptz,
         expires_at timestamptz
     ), fence
 ), made as (
     insert into perdure.workflow (
-        uid, kind, namespace, name, generation, shard, phase, reason, message, spec, outputs, version,
-        last_sequence, created_at, started_at, finished_at, expires_at
+        uid, kind, namespace, name, generation, shard, phase, reason, message, spec, checkpoints_per_task,
+        outputs, version, last_sequence, created_at, started_at, finished_at, stop, deadline_at, paused_at,
+        expires_at
     )
     select
         $1::uuid, g.kind, g.namespace, g.name, g.generation, $2, g.phase, g.reason, g.message, g.spec,
-        g.outputs, 1, g.events, g.created_at, g.started_at, g.finished_at, g.expires_at
+        g.checkpoints_per_task, g.outputs, 1, g.events, g.created_at, g.started_at, g.finished_at, g.stop,
+        g.deadline_at, g.paused_at, g.expires_at
     from given g
     where $4::bigint = 0
     on conflict (uid) do nothing
@@ -54,7 +61,8 @@ with fence as materialized (
         generation = g.generation, phase = g.phase, reason = g.reason, message = g.message,
         outputs = g.outputs, version = w.version + 1,
         last_sequence = w.last_sequence + g.events, started_at = g.started_at,
-        finished_at = g.finished_at, expires_at = g.expires_at
+        finished_at = g.finished_at, stop = g.stop, deadline_at = g.deadline_at,
+        paused_at = g.paused_at, expires_at = g.expires_at
     from given g
     where $4::bigint > 0 and w.uid = $1::uuid and w.version = $4::bigint
     returning w.version, w.last_sequence
@@ -78,41 +86,64 @@ with fence as materialized (
 ), tasks as (
     insert into perdure.task (
         workflow_uid, step, index, name, phase, reason, message, input, attempt, retries, disruptions,
-        retry_at, output, exit_code, started_at, finished_at
+        retry_at, last_failure, cache_key, cache_until, output, exit_code, started_at, finished_at
     )
     select
         $1::uuid, t.step, t.index, t.name, t.phase, t.reason, t.message, t.input, t.attempt, t.retries,
-        t.disruptions, t.retry_at, t.output, t.exit_code, t.started_at, t.finished_at
+        t.disruptions, t.retry_at, t.last_failure, t.cache_key, t.cache_until, t.output, t.exit_code,
+        t.started_at, t.finished_at
     from run, json_to_recordset($7::json) as t (
         step text, index int, name text, phase text, reason text, message text, input json, attempt int,
-        retries int, disruptions int, retry_at timestamptz, output json, exit_code int,
-        started_at timestamptz, finished_at timestamptz
+        retries int, disruptions int, retry_at timestamptz, last_failure json, cache_key text,
+        cache_until timestamptz, output json, exit_code int, started_at timestamptz, finished_at timestamptz
     )
     on conflict (workflow_uid, step, index) do update set
         name = excluded.name, phase = excluded.phase, reason = excluded.reason,
         message = excluded.message, input = excluded.input, attempt = excluded.attempt,
         retries = excluded.retries, disruptions = excluded.disruptions, retry_at = excluded.retry_at,
-        output = excluded.output, exit_code = excluded.exit_code, started_at = excluded.started_at,
-        finished_at = excluded.finished_at
+        last_failure = excluded.last_failure, cache_key = excluded.cache_key,
+        cache_until = excluded.cache_until, output = excluded.output, exit_code = excluded.exit_code,
+        started_at = excluded.started_at, finished_at = excluded.finished_at
+    -- with results
+    returning step, index, name, phase, reason, cache_key, cache_until, finished_at,
+        case when cache_key is not null then output end as output
+    -- end
+-- with results
+), cached as (
+    insert into perdure.cache as c (
+        namespace, key, output, workflow_uid, workflow, task, created_at, expires_at
+    )
+    -- Of equal keys in one commit only one can be written: the newest, or else the first by step.
+    select distinct on (t.cache_key)
+        g.namespace, t.cache_key, t.output, $1::uuid, g.name, t.name, t.finished_at, t.cache_until
+    from tasks t, given g
+    where t.cache_key is not null and t.phase = 'Succeeded' and t.reason is distinct from 'Cached'
+        and t.finished_at is not null and t.cache_until is not null
+    order by t.cache_key, t.finished_at desc, t.step, t.index
+    on conflict (namespace, key) do update set
+        output = excluded.output, workflow_uid = excluded.workflow_uid, workflow = excluded.workflow,
+        task = excluded.task, created_at = excluded.created_at, expires_at = excluded.expires_at
+    where c.created_at <= excluded.created_at
+-- end
 ), attempts as (
     insert into perdure.attempt as a (
-        workflow_uid, step, index, number, pod_name, pod_uid, created_at, started_at, closed_at, outcome,
-        reason, message, exit_code, report
+        workflow_uid, step, index, number, pod_name, pod_uid, created_at, started_at, stopping, closed_at,
+        outcome, reason, message, exit_code, report
     )
     select
-        $1::uuid, n.step, n.index, n.number, n.pod_name, n.pod_uid, n.created_at, n.started_at, n.closed_at,
-        n.outcome, n.reason, n.message, n.exit_code, n.report
+        $1::uuid, n.step, n.index, n.number, n.pod_name, n.pod_uid, n.created_at, n.started_at, n.stopping,
+        n.closed_at, n.outcome, n.reason, n.message, n.exit_code, n.report
     from run, json_to_recordset($8::json) as n (
         step text, index int, number int, pod_name text, pod_uid text, created_at timestamptz,
-        started_at timestamptz, closed_at timestamptz, outcome text, reason text, message text,
-        exit_code int, report json
+        started_at timestamptz, stopping text, closed_at timestamptz, outcome text, reason text,
+        message text, exit_code int, report json
     )
     -- The pod's uid and the report are written by others: a decision made before it saw them keeps them.
     on conflict (workflow_uid, step, index, number) do update set
         pod_name = excluded.pod_name, pod_uid = coalesce(excluded.pod_uid, a.pod_uid),
         created_at = excluded.created_at, started_at = excluded.started_at,
-        closed_at = excluded.closed_at, outcome = excluded.outcome, reason = excluded.reason,
-        message = excluded.message, exit_code = excluded.exit_code,
+        stopping = excluded.stopping, closed_at = excluded.closed_at, outcome = excluded.outcome,
+        reason = excluded.reason, message = excluded.message, exit_code = excluded.exit_code,
         report = coalesce(a.report, excluded.report)
 ), numbered as (
     select r.last_sequence - g.events + e.ordinal as sequence, g.kind, g.namespace, g.name,
@@ -179,11 +210,31 @@ where w.uid = $1::uuid
 
 
 -- name: runs_by_uid
-select * from perdure.workflow where uid = any ($1::uuid[])
+select uid, kind, namespace, name, generation, shard, phase, reason, message, spec, outputs, version,
+    last_sequence, created_at, started_at, finished_at, stop, deadline_at, paused_at, expires_at
+from perdure.workflow
+where uid = any ($1::uuid[])
+
+
+-- name: outcomes
+-- The same without what a run does, which may be long.
+select uid, kind, namespace, name, generation, shard, phase, reason, message, '{}'::json as spec, outputs,
+    version, last_sequence, created_at, started_at, finished_at, stop, deadline_at, paused_at, expires_at
+from perdure.workflow
+where uid = any ($1::uuid[])
 
 
 -- name: runs_live
-select * from perdure.workflow where phase in ('Pending', 'Running')
+-- Two selects, since each has its own index. All that is neither of these has ended.
+select uid, kind, namespace, name, generation, shard, phase, reason, message, spec, outputs, version,
+    last_sequence, created_at, started_at, finished_at, stop, deadline_at, paused_at, expires_at
+from perdure.workflow
+where phase in ('Pending', 'Running')
+union all
+select uid, kind, namespace, name, generation, shard, phase, reason, message, spec, outputs, version,
+    last_sequence, created_at, started_at, finished_at, stop, deadline_at, paused_at, expires_at
+from perdure.workflow
+where phase = 'Paused'
 
 
 -- name: steps_of
@@ -194,15 +245,15 @@ where workflow_uid = any ($1::uuid[])
 
 -- name: tasks_of
 select workflow_uid, step, index, name, phase, reason, message, input, attempt, retries, disruptions,
-    retry_at, output, exit_code, started_at, finished_at
+    retry_at, last_failure, cache_key, cache_until, output, exit_code, started_at, finished_at
 from perdure.task
 where workflow_uid = any ($1::uuid[])
 
 
 -- name: newest_attempts_of
 select distinct on (workflow_uid, step, index)
-    workflow_uid, step, index, number, pod_name, pod_uid, created_at, started_at, closed_at, outcome,
-    reason, message, exit_code, report
+    workflow_uid, step, index, number, pod_name, pod_uid, created_at, started_at, stopping, closed_at,
+    outcome, reason, message, exit_code, report
 from perdure.attempt
 where workflow_uid = any ($1::uuid[])
 order by workflow_uid, step, index, number desc
@@ -211,7 +262,7 @@ order by workflow_uid, step, index, number desc
 -- name: expired
 select uid, kind, namespace, name
 from perdure.workflow
-where phase not in ('Pending', 'Running') and expires_at <= $1
+where phase not in ('Pending', 'Running') and phase <> 'Paused' and expires_at <= $1
 order by expires_at
 limit $2
 
@@ -220,7 +271,7 @@ limit $2
 -- $1 uids, $2 epoch. Deletes nothing unless the epoch holds for every one of the runs.
 with named as materialized (
     select uid, shard from perdure.workflow
-    where uid = any ($1::uuid[]) and phase not in ('Pending', 'Running')
+    where uid = any ($1::uuid[]) and phase not in ('Pending', 'Running', 'Paused')
 ), fence as materialized (
     select id from perdure.shard
     where id in (select shard from named) and epoch = $2
@@ -244,13 +295,48 @@ with named as materialized (
 select ok as fenced from whole
 
 
+-- name: cached
+-- $1 namespace, $2 keys, $3 now
+select key, output, workflow, task
+from perdure.cache
+where namespace = $1 and key = any ($2::text[]) and expires_at > $3
+
+
+-- name: forget_cache
+-- $1 now, $2 limit, $3 epoch
+-- Results belong to no shard, and take_epoch renews them all: the first one's row stands for them.
+with fence as materialized (
+    select 1 from perdure.shard where id = 0 and epoch = $3 for share
+), old as materialized (
+    select c.namespace, c.key
+    from perdure.cache c, fence
+    where c.expires_at <= $1
+    order by c.expires_at
+    limit $2
+    -- One that is locked is being renewed.
+    for update of c skip locked
+), gone as (
+    delete from perdure.cache c using old where c.namespace = old.namespace and c.key = old.key
+    returning 1
+)
+select exists (select from fence) as fenced, (select count(*) from gone) as gone
+
+
 -- name: attempt_for_pod
 select w.uid, w.kind, w.namespace, w.name as run_name, w.shard, a.step, a.index, a.number, a.pod_name,
-    a.closed_at is null and t.attempt = a.number as open, t.name as task_name, t.input,
-    t.checkpoint_sequence
+    a.closed_at is null and t.attempt = a.number as open, t.name as task_name, t.input, t.last_failure,
+    c.sequence as checkpoint_sequence, c.label as checkpoint_label, c.created_at as checkpoint_at,
+    w.checkpoints_per_task
 from perdure.attempt a
 join perdure.workflow w on w.uid = a.workflow_uid
 join perdure.task t on t.workflow_uid = a.workflow_uid and t.step = a.step and t.index = a.index
+left join lateral (
+    select k.sequence, k.label, k.created_at
+    from perdure.checkpoint k
+    where k.workflow_uid = t.workflow_uid and k.step = t.step and k.index = t.index and k.recoverable
+    order by k.sequence desc
+    limit 1
+) c on true
 where a.pod_uid = $2 and w.namespace = $1
 order by a.number desc
 limit 1
@@ -258,7 +344,9 @@ limit 1
 
 -- name: write_checkpoint
 -- $1 uid, $2 step, $3 index, $4 attempt, $5 now, $6 content type, $7 label, $8 size, $9 stored size,
--- $10 encoding, $11 sha256, $12 data, $13 how many to keep
+-- $10 encoding, $11 sha256, $12 data, $13 how many to keep, $14 recoverable, $15 order, $16 upload
+-- Not written, if the attempt is over, or if it has sent one of the same order or a newer one before:
+-- `refused_checkpoint` tells which.
 with run as materialized (
     select uid from perdure.workflow where uid = $1::uuid for no key update
 ), fence as materialized (
@@ -272,30 +360,47 @@ with run as materialized (
         checkpoint_sequence = coalesce(t.checkpoint_sequence, 0) + 1, checkpoint_label = $7,
         checkpoint_at = $5, vitals_at = $5, vitals_attempt = $4,
         percent = case when t.vitals_attempt = $4 then t.percent end,
-        progress_message = case when t.vitals_attempt = $4 then t.progress_message end
+        progress_message = case when t.vitals_attempt = $4 then t.progress_message end,
+        checkpoint_order = coalesce($15::bigint, t.checkpoint_order),
+        checkpoint_order_attempt = case when $15::bigint is null then t.checkpoint_order_attempt else $4 end
     from fence
     where t.workflow_uid = $1::uuid and t.step = $2 and t.index = $3 and t.attempt = $4
+        and (
+            $15::bigint is null or t.checkpoint_order_attempt is distinct from $4
+            or t.checkpoint_order < $15::bigint
+        )
     returning t.name, t.checkpoint_sequence
 ), numbered as (
     update perdure.workflow w set last_sequence = w.last_sequence + 1
     from task
     where w.uid = $1::uuid
     returning w.last_sequence, w.kind, w.namespace, w.name as workflow, task.name as task,
-        json_build_object('sequence', task.checkpoint_sequence, 'label', $7::text, 'size', $8::bigint) as data
+        json_build_object(
+            'sequence', task.checkpoint_sequence, 'label', $7::text, 'size', $8::bigint,
+            'recoverable', $14::boolean
+        ) as data
 ), written as (
     insert into perdure.checkpoint (
         workflow_uid, step, index, sequence, attempt, created_at, content_type, label, size, stored_size,
-        encoding, sha256, data
+        encoding, sha256, data, recoverable, write_order, upload
     )
     select
         $1::uuid, $2, $3, task.checkpoint_sequence, $4, $5, $6::text, $7, $8, $9::bigint, $10::text,
-        $11::bytea, $12::bytea
+        $11::bytea, $12::bytea, $14, $15, $16::uuid
     from task
 ), pruned as (
     delete from perdure.checkpoint c
     using task
     where c.workflow_uid = $1::uuid and c.step = $2 and c.index = $3
         and c.sequence <= task.checkpoint_sequence - $13::bigint
+        -- However many follow that nobody can go on from: the newest of the others stays.
+        and (
+            $14
+            or c.sequence is distinct from (
+                select max(k.sequence) from perdure.checkpoint k
+                where k.workflow_uid = $1::uuid and k.step = $2 and k.index = $3 and k.recoverable
+            )
+        )
 ), events as (
     insert into perdure.event (workflow_uid, sequence, type, time, task, attempt, data)
     select $1::uuid, n.last_sequence, 'task.checkpointed', $5, n.task, $4, n.data from numbered n
@@ -402,18 +507,61 @@ select
     (select pg_notify('perdure_wake', $1::uuid::text) from bumped) as woken
 
 
+-- name: refused_checkpoint
+-- $1 uid, $2 step, $3 index, $4 attempt, $5 order, $6 sha256
+-- Why `write_checkpoint` wrote nothing. A statement of its own because that one's snapshot may be older than
+-- the very write that made it pointless.
+select a.closed_at is null and t.attempt = a.number as open, (
+    select c.sequence
+    from perdure.checkpoint c
+    where c.workflow_uid = $1::uuid and c.step = $2 and c.index = $3 and c.attempt = $4
+        and c.write_order = $5::bigint and c.sha256 = $6
+) as sequence
+from perdure.attempt a
+join perdure.task t on t.workflow_uid = a.workflow_uid and t.step = a.step and t.index = a.index
+where a.workflow_uid = $1::uuid and a.step = $2 and a.index = $3 and a.number = $4
+
+
+-- name: attempt_is_open
+select a.closed_at is null and t.attempt = a.number as open
+from perdure.attempt a
+join perdure.task t on t.workflow_uid = a.workflow_uid and t.step = a.step and t.index = a.index
+where a.workflow_uid = $1::uuid and a.step = $2 and a.index = $3 and a.number = $4
+
+
+-- name: write_piece
+-- $1 upload, $2 number, $3 packed, $4 data. Followed, in the same transaction, by `write_checkpoint`.
+insert into perdure.checkpoint_piece (upload, number, packed, data) values ($1, $2, $3, $4)
+
+
+-- name: read_piece
+select packed, data from perdure.checkpoint_piece where upload = $1 and number = $2
+
+
 -- name: latest_checkpoint
-select sequence, attempt, created_at, content_type, label, size, encoding, sha256, data
+-- $1 uid, $2 step, $3 index, $4 label or null
+select sequence, attempt, created_at, content_type, label, size, encoding, sha256, data, recoverable, upload
 from perdure.checkpoint
-where workflow_uid = $1::uuid and step = $2 and index = $3
+where workflow_uid = $1::uuid and step = $2 and index = $3 and recoverable
+    and ($4::text is null or label = $4)
 order by sequence desc
 limit 1
 
 
 -- name: one_checkpoint
-select sequence, attempt, created_at, content_type, label, size, encoding, sha256, data
+select sequence, attempt, created_at, content_type, label, size, encoding, sha256, data, recoverable, upload
 from perdure.checkpoint
 where workflow_uid = $1::uuid and step = $2 and index = $3 and sequence = $4
+
+
+-- name: checkpoints
+-- $1 uid, $2 step, $3 index, $4 label or null, $5 below which sequence or null, $6 limit
+select sequence, attempt, created_at, content_type, label, size, sha256, recoverable
+from perdure.checkpoint
+where workflow_uid = $1::uuid and step = $2 and index = $3
+    and ($4::text is null or label = $4) and ($5::bigint is null or sequence < $5)
+order by sequence desc
+limit $6
 
 
 -- name: outbox_batch
@@ -449,7 +597,9 @@ limit $2
 
 
 -- name: find_run
-select * from perdure.workflow
+select uid, kind, namespace, name, generation, shard, phase, reason, message, spec, outputs, version,
+    last_sequence, created_at, started_at, finished_at, stop, deadline_at, paused_at, expires_at
+from perdure.workflow
 where namespace = $1 and name = $2 and ($3::text is null or kind = $3)
 order by kind = 'Workflow' desc, created_at desc
 limit 1

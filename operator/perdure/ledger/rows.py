@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ import orjson
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import (
     AttemptRecord,
+    CachedResult,
     Commit,
     Event,
     EventDraft,
@@ -22,7 +24,7 @@ from perdure.domain.records import (
     TaskRecord,
     Vitals,
 )
-from perdure.ledger.types import AgentSession, OutboxRow
+from perdure.ledger.types import CHECKPOINTS_PER_TASK, AgentSession, CheckpointInfo, OutboxRow
 
 _OPTIONS = orjson.OPT_NON_STR_KEYS
 
@@ -93,10 +95,14 @@ def commit_arguments(commit: Commit, epoch: int) -> tuple[Any, ...]:
                 "message": run.message,
                 # What a run does never changes: it is sent once.
                 "spec": run.spec if run.version == 0 else None,
+                "checkpoints_per_task": _checkpoints_per_task(run.spec) if run.version == 0 else None,
                 "outputs": run.outputs,
                 "created_at": run.created_at,
                 "started_at": run.started_at,
                 "finished_at": run.finished_at,
+                "stop": run.stop,
+                "deadline_at": run.deadline_at,
+                "paused_at": run.paused_at,
                 "expires_at": run.expires_at,
             }
         ),
@@ -105,6 +111,21 @@ def commit_arguments(commit: Commit, epoch: int) -> tuple[Any, ...]:
         dumps([_attempt(attempt) for attempt in commit.attempts]),
         dumps([_draft(number, draft) for number, draft in enumerate(commit.events, start=1)]),
     )
+
+
+def leaves_results(commit: Commit) -> bool:
+    """True if a task of it ended with a result of its own that others may use."""
+    return any(
+        task.cache_key is not None and task.phase is Phase.SUCCEEDED and task.reason is not Reason.CACHED
+        for task in commit.tasks
+    )
+
+
+def _checkpoints_per_task(spec: Mapping[str, Any]) -> int | None:
+    """What the run's snapshot says; None if it is from before there was anything to say."""
+    retention = spec.get("retention")
+    kept = retention.get("checkpointsPerTask") if isinstance(retention, Mapping) else None
+    return kept if type(kept) is int and kept > 0 else None
 
 
 def _step(step: StepRecord) -> dict[str, Any]:
@@ -133,6 +154,9 @@ def _task(task: TaskRecord) -> dict[str, Any]:
         "retries": task.retries,
         "disruptions": task.disruptions,
         "retry_at": task.retry_at,
+        "last_failure": task.last_failure,
+        "cache_key": task.cache_key,
+        "cache_until": task.cache_until,
         "output": task.output,
         "exit_code": task.exit_code,
         "started_at": task.started_at,
@@ -149,6 +173,7 @@ def _attempt(attempt: AttemptRecord) -> dict[str, Any]:
         "pod_uid": attempt.pod_uid,
         "created_at": attempt.created_at,
         "started_at": attempt.started_at,
+        "stopping": attempt.stopping,
         "closed_at": attempt.closed_at,
         "outcome": attempt.outcome,
         "reason": attempt.reason,
@@ -207,6 +232,9 @@ def run_record(row: Any) -> RunRecord:
         outputs=row["outputs"],
         started_at=row["started_at"],
         finished_at=row["finished_at"],
+        stop=_reason(row["stop"]),
+        deadline_at=row["deadline_at"],
+        paused_at=row["paused_at"],
         expires_at=row["expires_at"],
         version=row["version"],
         last_sequence=row["last_sequence"],
@@ -238,6 +266,9 @@ def _task_record(row: Any) -> TaskRecord:
         retries=row["retries"],
         disruptions=row["disruptions"],
         retry_at=row["retry_at"],
+        last_failure=row["last_failure"],
+        cache_key=row["cache_key"],
+        cache_until=row["cache_until"],
         output=row["output"],
         exit_code=row["exit_code"],
         started_at=row["started_at"],
@@ -253,6 +284,7 @@ def _attempt_record(row: Any) -> AttemptRecord:
         created_at=row["created_at"],
         pod_uid=row["pod_uid"],
         started_at=row["started_at"],
+        stopping=_reason(row["stopping"]),
         closed_at=row["closed_at"],
         outcome=None if row["outcome"] is None else Phase(row["outcome"]),
         reason=_reason(row["reason"]),
@@ -342,8 +374,29 @@ def session(row: Any) -> AgentSession:
         pod_name=row["pod_name"],
         open=row["open"],
         input=row["input"],
+        last_failure=row["last_failure"],
         checkpoint_sequence=row["checkpoint_sequence"],
+        checkpoint_label=row["checkpoint_label"],
+        checkpoint_at=row["checkpoint_at"],
+        checkpoints_per_task=row["checkpoints_per_task"] or CHECKPOINTS_PER_TASK,
     )
+
+
+def checkpoint_info(row: Any) -> CheckpointInfo:
+    return CheckpointInfo(
+        sequence=row["sequence"],
+        attempt=row["attempt"],
+        created_at=row["created_at"],
+        content_type=row["content_type"],
+        label=row["label"],
+        size=row["size"],
+        sha256=row["sha256"].hex(),
+        recoverable=row["recoverable"],
+    )
+
+
+def cached_result(row: Any) -> CachedResult:
+    return CachedResult(output=row["output"], workflow=row["workflow"], task=row["task"])
 
 
 def event(row: Any) -> Event:

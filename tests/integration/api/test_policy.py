@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.integration.api.conftest import Kubectl
-from tests.integration.api.objects import step, workflow
+from tests.integration.api.objects import step, task, workflow, workflow_template
 from tests.integration.api.test_crds import GIANT
 from tests.integration.apiserver import eventually
 
@@ -24,17 +24,18 @@ UNKNOWN = workflow(
 
 
 @pytest.fixture
-async def policy(kubectl: Kubectl, kube: KubeClient, namespace: str) -> AsyncIterator[str]:
-    """The policy's name, once it acts, and in this namespace only: other tests apply what it would refuse."""
-    made, binding = yaml.safe_load_all(TEXT.read_text())
-    assert binding["spec"]["policyName"] == made["metadata"]["name"]
-    for item in (made, binding):
-        item["metadata"]["name"] = f"workflows.{namespace}"
-    binding["spec"]["policyName"] = made["metadata"]["name"]
-    binding["spec"]["matchResources"] = {
-        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
-    }
-    said = await kubectl("apply", objects=[made, binding])
+async def policies(kubectl: Kubectl, kube: KubeClient, namespace: str) -> AsyncIterator[list[str]]:
+    """The policies' names, once they act; in this namespace only: other tests apply what they refuse."""
+    items = list(yaml.safe_load_all(TEXT.read_text()))
+    for item in items:
+        item["metadata"]["name"] = f"{item['metadata']['name'].partition('.')[0]}.{namespace}"
+        if item["kind"] == "ValidatingAdmissionPolicyBinding":
+            item["spec"]["policyName"] = f"{item['spec']['policyName'].partition('.')[0]}.{namespace}"
+            assert item["spec"]["policyName"] == item["metadata"]["name"]
+            item["spec"]["matchResources"] = {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+            }
+    said = await kubectl("apply", objects=items)
     assert said.code == 0, said.error
 
     async def acts() -> bool:
@@ -42,13 +43,12 @@ async def policy(kubectl: Kubectl, kube: KubeClient, namespace: str) -> AsyncIte
         return "ValidatingAdmissionPolicy" in tried.error
 
     await eventually(acts)
-    yield made["metadata"]["name"]
-    await kubectl(
-        "delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", made["metadata"]["name"]
-    )
+    names = sorted({item["metadata"]["name"] for item in items})
+    yield names
+    await kubectl("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", *names)
 
 
-async def test_the_policy(kubectl: Kubectl, kube: KubeClient, policy: str) -> None:
+async def test_the_policy(kubectl: Kubectl, kube: KubeClient, policies: list[str]) -> None:
     said = await kubectl("apply", objects=[UNKNOWN])
     assert said.code != 0
     assert (
@@ -68,11 +68,52 @@ async def test_the_policy(kubectl: Kubectl, kube: KubeClient, policy: str) -> No
         workflow(step(forEach="${inputs.files}"), step("b", forEach=None), name="computed"),
         # Wrong in a way that others report: the policy must not fail on it.
         workflow(step(forEach=5), name="number"),
+        workflow(
+            step("a"),
+            step("b", forEach=[1], parallelism=1, maxFailures=1),
+            name="together",
+            last=[step("y"), step("z", dependsOn=["y"])],
+        ),
+        {**workflow(name="by-template"), "spec": {"templateRef": "t"}},
         # Runs out of the policy's budget; the operator looks at it itself.
         GIANT,
     ):
         said = await kubectl("apply", "--server-side", objects=[good])
         assert said.code == 0, said.error
+
+    for wrong, text in (
+        (
+            workflow(step("a", parallelism=2)),
+            "parallelism and maxFailures go with forEach only: a. Add forEach",
+        ),
+        (
+            workflow(step("a"), last=[step("z", maxFailures=1)]),
+            "parallelism and maxFailures go with forEach only: z",
+        ),
+        (
+            workflow(step("a", forEach=[1], repeat={"until": "${true}", "maxIterations": 1})),
+            "forEach and repeat do not go together: a",
+        ),
+        (
+            workflow({"name": "a", "wait": {"duration": "1s"}, "input": {}}),
+            "a step with wait or workflow takes no input: a",
+        ),
+        (
+            workflow({"name": "a", "workflow": {"templateRef": "t"}, "input": 1}),
+            "a step with wait or workflow takes no input: a",
+        ),
+        (
+            workflow(step("a"), last=[step("y"), step("z", dependsOn=["y", "a"])]),
+            "spec.finally: dependsOn names steps that are no finally steps: z depends on a.",
+        ),
+        (
+            with_spec({**workflow(), "spec": {}}, templateRef="t", outputs={"a": 1}),
+            "spec.outputs: does not go together with templateRef",
+        ),
+        (workflow_template(step("a", dependsOn=["gone"])), "do not exist: a depends on gone"),
+    ):
+        said = await kubectl("apply", "--server-side", objects=[wrong])
+        assert text in said.error
 
     # A person can still change labels of what exists.
     relabelled = copy.deepcopy(GIANT)
@@ -80,13 +121,51 @@ async def test_the_policy(kubectl: Kubectl, kube: KubeClient, policy: str) -> No
     assert (await kubectl("apply", "--server-side", objects=[relabelled])).code == 0
 
 
-async def test_the_policy_compiles_without_warnings(kube: KubeClient, policy: str) -> None:
-    path = f"/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/{policy}"
-    found: dict[str, Any] = {}
+BEFORE = workflow(step(input={"a": 1}), inputs={"a": {"b": 1}, "c": 1}, outputs={"a": 1})
 
-    async def checked() -> bool:
-        found.update(await kube.raw_get(path))
-        return "typeChecking" in found.get("status", {})
 
-    await eventually(checked)
-    assert found["status"]["typeChecking"] == {}
+def with_spec(made: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {**made, "spec": {**made["spec"], **fields}}
+
+
+async def test_nothing_can_slip_in_with_the_desired_state(
+    kubectl: Kubectl, kube: KubeClient, namespace: str, policies: list[str]
+) -> None:
+    before, child = copy.deepcopy(BEFORE), {"a": 1, "steps": [{"name": "b"}]}
+    before["spec"]["steps"].append({"name": "sub", "workflow": {"spec": child}})
+    single = task(input={"a": 1})
+    await kubectl("apply", objects=[before, single])
+    other_child = copy.deepcopy(before["spec"]["steps"])
+    other_child[1]["workflow"]["spec"] = {"z": 1, "steps": [{"name": "b"}]}
+    # The rules of the schema let these through.
+    for wrong in (
+        with_spec(before, desiredState="Paused", inputs={"a": {"b": 2}, "c": 1}),
+        with_spec(before, desiredState="Paused", inputs={"a": {"b": 1}}),
+        with_spec(before, desiredState="Paused", outputs={}),
+        with_spec(before, steps=other_child),
+        with_spec(single, desiredState="Paused", input={"a": 2}),
+    ):
+
+        async def refused(wrong: dict[str, Any] = wrong) -> bool:
+            said = await kubectl("replace", "--dry-run=server", objects=[wrong])
+            return "spec: nothing but desiredState can be changed once it is applied" in said.error
+
+        await eventually(refused)
+    for state in ("Paused", "Running", "Cancelled"):
+        for made in (before, single):
+            said = await kubectl("apply", objects=[with_spec(made, desiredState=state)])
+            assert said.code == 0, said.error
+
+
+async def test_the_policies_compile_without_warnings(kube: KubeClient, policies: list[str]) -> None:
+    assert len(policies) == 2
+    for name in policies:
+        path = f"/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/{name}"
+        found: dict[str, Any] = {}
+
+        async def checked(path: str = path, found: dict[str, Any] = found) -> bool:
+            found.update(await kube.raw_get(path))
+            return "typeChecking" in found.get("status", {})
+
+        await eventually(checked)
+        assert found["status"]["typeChecking"] == {}

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from perdure.domain.records import RunState, TaskKey
@@ -17,6 +20,7 @@ from perdure.settings import Settings
 from perdure_agent import Environment, Options, Retries
 from tests.integration.gateway.keys import AUDIENCE, ClusterKeys
 from tests.integration.ledger.samples import started
+from tests.integration.waiting import until
 
 KEY = TaskKey("work")
 
@@ -104,12 +108,31 @@ class GatewayProcess:
         self.process.kill()
         await self.process.wait()
 
+    async def ready(self) -> None:
+        """Until it answers."""
 
-@pytest.fixture
-async def gateway_process(
-    ledger_url: str, cluster: ClusterKeys, tmp_path: Path
-) -> AsyncIterator[GatewayProcess]:
-    keys = tmp_path / "keys.json"
+        async def answers() -> bool:
+            try:
+                async with aiohttp.ClientSession() as client, client.get(f"{self.url}/readyz") as response:
+                    return response.status == 200
+            except aiohttp.ClientConnectionError:
+                return False
+
+        await until(answers)
+
+    def freeze(self) -> None:
+        """SIGSTOP."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+
+@asynccontextmanager
+async def _running(ledger_url: str, cluster: ClusterKeys, folder: Path) -> AsyncIterator[GatewayProcess]:
+    keys = folder / "keys.json"
     keys.write_text(cluster.dump())
     with listen("127.0.0.1", 0) as found:
         port = found.getsockname()[1]
@@ -118,3 +141,25 @@ async def gateway_process(
     yield running
     if running.process is not None and running.process.returncode is None:
         await running.kill()
+
+
+@pytest.fixture
+async def gateway_process(
+    ledger_url: str, cluster: ClusterKeys, tmp_path: Path
+) -> AsyncIterator[GatewayProcess]:
+    async with _running(ledger_url, cluster, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def two_gateways(
+    ledger_url: str, cluster: ClusterKeys, tmp_path: Path
+) -> AsyncIterator[tuple[GatewayProcess, GatewayProcess]]:
+    """Two that answer, on one ledger."""
+    async with AsyncExitStack() as stack:
+        one, other = [
+            await stack.enter_async_context(_running(ledger_url, cluster, tmp_path)) for _ in range(2)
+        ]
+        await one.ready()
+        await other.ready()
+        yield one, other

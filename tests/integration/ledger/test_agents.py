@@ -6,12 +6,13 @@ import asyncio
 import hashlib
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from perdure.domain.phases import Phase
 from perdure.domain.records import Commit, Report, Superseded, TaskKey
-from perdure.ledger import CorruptCheckpoint, Ledger, agent_side
+from perdure.ledger import CorruptCheckpoint, Ledger
 from tests.integration.ledger import samples
 from tests.integration.ledger.samples import KEY, START, at
 
@@ -26,10 +27,22 @@ INCOMPRESSIBLE = random.Random(7).randbytes(3_000_000)
         (b"a" * 1024, "identity"),
         (b"a" * 1025, "zstd"),
         (INCOMPRESSIBLE[:2000], "identity"),
-        (b"text " * 1_000_000, "zstd"),
-        (INCOMPRESSIBLE, "identity"),
+        (b"text " * 200_000, "zstd"),
+        (INCOMPRESSIBLE[: 1024 * 1024], "identity"),
+        (b"text " * 1_000_000, "pieces"),
+        (INCOMPRESSIBLE, "pieces"),
     ],
-    ids=["empty", "nul", "small", "shrinks", "does not shrink", "large and shrinks", "large"],
+    ids=[
+        "empty",
+        "nul",
+        "small",
+        "shrinks",
+        "does not",
+        "medium",
+        "medium, does not",
+        "large",
+        "large, does not",
+    ],
 )
 async def test_checkpoints_come_back_as_written(
     ledger: Ledger, epoch: int, data: bytes, encoding: str
@@ -50,11 +63,20 @@ async def test_checkpoints_come_back_as_written(
     assert checkpoint.created_at == at(1)
     assert await ledger.checkpoint(session, 1) == checkpoint
     row = await ledger.database.fetchrow(
-        "select encoding, size, stored_size, octet_length(data) as length from perdure.checkpoint"
+        "select encoding, size, stored_size, octet_length(data) as length, upload from perdure.checkpoint"
     )
-    assert row["encoding"] == encoding
     assert row["size"] == len(data)
-    assert row["stored_size"] == row["length"] <= len(data)
+    if encoding == "pieces":
+        pieces = await ledger.database.fetch(
+            "select octet_length(data) as length, packed from perdure.checkpoint_piece where upload = $1",
+            row["upload"],
+        )
+        assert row["length"] == 0
+        assert row["stored_size"] == sum(piece["length"] for piece in pieces) <= len(data)
+        assert {piece["packed"] for piece in pieces} == {data is not INCOMPRESSIBLE}
+    else:
+        assert (row["encoding"], row["upload"]) == (encoding, None)
+        assert row["stored_size"] == row["length"] <= len(data)
 
 
 async def test_the_newest_ten_are_kept_across_attempts(ledger: Ledger, epoch: int) -> None:
@@ -79,11 +101,56 @@ async def test_the_newest_ten_are_kept_across_attempts(ledger: Ledger, epoch: in
         "select sequence from perdure.checkpoint where step = 'work' order by 1"
     )
     assert [row["sequence"] for row in kept] == list(range(4, 14))
-    assert agent_side.KEPT_CHECKPOINTS == 10
     assert await ledger.checkpoint(renewed, 3) is None
     left = await ledger.latest_checkpoint(beside)
     assert left is not None
     assert left.data == b"beside"
+
+
+@pytest.mark.parametrize(
+    ("spec", "kept"),
+    [
+        ({"retention": {"checkpointsPerTask": 3}}, 3),
+        ({"retention": {"checkpointsPerTask": 1}}, 1),
+        ({"retention": {"checkpointsPerTask": 1000}}, 1000),
+        ({"retention": {"ttlAfterFinished": "1h"}}, 10),
+        ({}, 10),
+    ],
+)
+async def test_the_run_says_how_many_are_kept(
+    ledger: Ledger, epoch: int, spec: dict[str, Any], kept: int
+) -> None:
+    state = await samples.started(ledger, epoch, spec=spec)
+    # Whatever is committed later, what the run does stays as it was made.
+    await ledger.commit(Commit(run=replace(state.run, spec={})), epoch=epoch)
+    session = await samples.session_of(ledger, state)
+    assert session.checkpoints_per_task == kept
+    for number in range(1, 13):
+        await ledger.write_checkpoint(session, b"x", content_type="text/plain", now=at(number))
+    found = await ledger.database.fetch("select sequence from perdure.checkpoint order by 1")
+    assert [row["sequence"] for row in found] == list(range(max(1, 13 - kept), 13))
+
+
+async def test_what_a_session_tells(ledger: Ledger, epoch: int) -> None:
+    state = await samples.started(ledger, epoch)
+    session = await samples.session_of(ledger, state)
+    assert (session.checkpoint_sequence, session.checkpoint_label, session.checkpoint_at) == (None,) * 3
+    assert session.last_failure is None
+    await ledger.write_checkpoint(session, b"1", content_type="text/plain", label="half", now=at(1))
+    await ledger.write_checkpoint(session, b"2", content_type="text/plain", now=at(2))
+    session = await samples.session_of(ledger, state)
+    assert (session.checkpoint_sequence, session.checkpoint_label, session.checkpoint_at) == (2, None, at(2))
+    await ledger.write_checkpoint(session, b"3", content_type="text/plain", label="done\0", now=at(3))
+    failure = {"attempt": 1, "reason": "ExitCode", "message": "no such file", "exitCode": 2}
+    task = replace(state.tasks[KEY], last_failure=failure)
+    await ledger.commit(Commit(run=state.run, tasks=(task,)), epoch=epoch)
+    session = await samples.session_of(ledger, state)
+    assert (session.checkpoint_sequence, session.checkpoint_label, session.checkpoint_at) == (
+        3,
+        "done\ufffd",
+        at(3),
+    )
+    assert session.last_failure == failure
 
 
 @pytest.mark.parametrize("damage", ["data = 'x'::bytea", "sha256 = sha256('x'::bytea)", "size = size + 1"])

@@ -45,6 +45,8 @@ async def test_a_deposed_operator_writes_nothing(ledger: Ledger, epoch: int) -> 
         await ledger.record_pod(state.run.uid, state.attempts[KEY], pod_uid="other", epoch=epoch)
     with pytest.raises(Deposed):
         await ledger.forget([finished.run.uid], epoch=epoch)
+    with pytest.raises(Deposed):
+        await ledger.forget_cache(START, limit=10, epoch=epoch)
     assert await ledger.load(state.run.uid) == state
     assert await ledger.load(finished.run.uid) == finished
     assert len(await ledger.events(state.run.uid)) == 1

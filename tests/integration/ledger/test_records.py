@@ -44,6 +44,9 @@ def full_state() -> RunState:
         outputs=PAYLOAD,
         started_at=at(1),
         finished_at=at(2),
+        stop=Reason.TIMEOUT,
+        deadline_at=at(10),
+        paused_at=at(11),
         expires_at=at(3600),
     )
     key = TaskKey("each", 7)
@@ -67,6 +70,9 @@ def full_state() -> RunState:
         retries=1,
         disruptions=4,
         retry_at=at(5),
+        last_failure={"attempt": 1, "reason": "ExitCode", "message": "\U0001f600", "exitCode": 3},
+        cache_key="3a7bd3e2360a3d29eea436fcfb7e44c7",
+        cache_until=at(20),
         output=PAYLOAD,
         exit_code=3,
         started_at=at(6),
@@ -80,6 +86,7 @@ def full_state() -> RunState:
         2,
         pod_uid="0b9e",
         started_at=at(8),
+        stopping=Reason.PAUSED,
         closed_at=at(9),
         outcome=Phase.FAILED,
         reason=Reason.EXIT_CODE,
@@ -150,13 +157,15 @@ async def test_a_commit_replaces_what_was_there(ledger: Ledger, epoch: int) -> N
 async def test_live_runs_and_newest_attempts(ledger: Ledger, epoch: int) -> None:
     one = await samples.started(ledger, epoch, TaskKey("a", 0), TaskKey("a", 1), TaskKey("b"))
     two = await samples.started(ledger, epoch, phase=Phase.PENDING)
+    paused = await samples.started(ledger, epoch, phase=Phase.PAUSED, paused_at=at(1))
     done = await samples.started(ledger, epoch)
     await ledger.commit(Commit(run=replace(done.run, phase=Phase.SUCCEEDED)), epoch=epoch)
     newest = await samples.superseded(ledger, one, epoch, TaskKey("a", 1))
 
     live = {state.run.uid: state for state in await ledger.load_live()}
-    assert set(live) == {one.run.uid, two.run.uid}
+    assert set(live) == {one.run.uid, two.run.uid, paused.run.uid}
     assert live[two.run.uid] == two
+    assert live[paused.run.uid] == paused
     assert live[one.run.uid].attempts == {**one.attempts, TaskKey("a", 1): newest}
     assert live[one.run.uid] == await ledger.load(one.run.uid)
 
@@ -233,6 +242,7 @@ async def test_retention(ledger: Ledger, epoch: int) -> None:
     await samples.started(ledger, epoch, **finished(30.5))
     await samples.started(ledger, epoch, **finished(0, expires_at=None))
     live = await samples.started(ledger, epoch, expires_at=at(0))
+    paused = await samples.started(ledger, epoch, phase=Phase.PAUSED, expires_at=at(0))
 
     session = await samples.session_of(ledger, early)
     await ledger.write_checkpoint(session, b"data", content_type="text/plain", now=START)
@@ -245,11 +255,13 @@ async def test_retention(ledger: Ledger, epoch: int) -> None:
     assert await ledger.expired(at(30), limit=1) == expired[:1]
     assert await ledger.expired(START + timedelta(seconds=9), limit=9) == []
 
-    await ledger.forget([early.run.uid, live.run.uid, str(uuid.uuid4())], epoch=epoch)
+    named = [early.run.uid, live.run.uid, paused.run.uid, str(uuid.uuid4())]
+    await ledger.forget(named, epoch=epoch)
     assert await ledger.load(early.run.uid) is None
     assert await ledger.events(early.run.uid) == []
     assert await ledger.latest_checkpoint(session) is None
     assert await ledger.load(live.run.uid) == live
+    assert await ledger.load(paused.run.uid) == paused
     # Published they still will be.
     assert early.run.uid in {row.event.workflow_uid for row in await ledger.outbox_batch(100)}
     left = await ledger.database.fetch(
@@ -260,6 +272,20 @@ async def test_retention(ledger: Ledger, epoch: int) -> None:
         early.run.uid,
     )
     assert left == []
+
+
+async def test_outcomes(ledger: Ledger, epoch: int) -> None:
+    full = full_state()
+    await ledger.commit(commit_of(full), epoch=epoch)
+    live = await samples.started(ledger, epoch)
+    other = await samples.started(ledger, epoch)
+    found = await ledger.outcomes([full.run.uid, live.run.uid, str(uuid.uuid4()), live.run.uid])
+    assert found == {
+        full.run.uid: replace(full.run, spec={}, version=1),
+        live.run.uid: replace(live.run, spec={}),
+    }
+    assert other.run.uid not in found
+    assert await ledger.outcomes([]) == {}
 
 
 async def test_record_pod(ledger: Ledger, epoch: int) -> None:

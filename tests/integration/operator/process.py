@@ -1,4 +1,4 @@
-"""The operator as a process of its own, which a test may kill, and a kubelet that does what the test says."""
+"""Our processes, which a test may kill, and a kubelet that does what the test says."""
 
 from __future__ import annotations
 
@@ -7,39 +7,29 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import aiohttp
 
 from perdure.kube.client import KubeClient
 from perdure.kube.errors import ApiError
 
 
-class OperatorProcess:
-    """`perdure operator`, seeing one namespace only, so that tests do not disturb each other."""
+class PerdureProcess:
+    """`perdure ROLE`, its environment nothing but what a test says."""
 
-    def __init__(
-        self, *, kubeconfig: str, database_url: str, nats_url: str, namespace: str, directory: Path
-    ) -> None:
-        self._log = directory / "operator.log"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+    def __init__(self, role: str, *, log: Path, environment: Mapping[str, str], health: str) -> None:
+        """`health`: the URL without path that answers `/readyz`."""
+        self._role = role
+        self._log = log
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")},
-            "PERDURE_KUBECONFIG": kubeconfig,
-            "PERDURE_DATABASE_URL": database_url,
-            "PERDURE_NATS_URL": nats_url,
-            "PERDURE_NAMESPACE": namespace,
-            "PERDURE_WATCH_NAMESPACES": namespace,
-            "PERDURE_HEALTH_HOST": "127.0.0.1",
-            "PERDURE_HEALTH_PORT": str(port),
-            "PERDURE_LEASE_DURATION": "2",
-            "PERDURE_LEASE_RENEW_DEADLINE": "1.5",
-            "PERDURE_LEASE_RETRY": "0.3",
-            "PERDURE_STATUS_INTERVAL": "0.2",
+            **environment,
         }
+        self._health = health
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -48,11 +38,33 @@ class OperatorProcess:
                 sys.executable,
                 "-c",
                 "from perdure.cli.main import app; app()",
-                "operator",
+                self._role,
                 env=self._environment,
                 stdout=log,
                 stderr=log,
             )
+
+    async def ready(self, *, within: float = 60.0) -> None:
+        """Wait until it says that it is ready."""
+        async with asyncio.timeout(within), aiohttp.ClientSession() as session:
+            while True:
+                try:
+                    async with session.get(f"{self._health}/readyz") as answer:
+                        if answer.status == 200:
+                            return
+                except aiohttp.ClientError:
+                    pass
+                await asyncio.sleep(0.05)
+
+    def freeze(self) -> None:
+        """SIGSTOP: it keeps its connections, and does nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     async def kill(self) -> None:
         """kill -9."""
@@ -73,6 +85,70 @@ class OperatorProcess:
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")
+
+
+class OperatorProcess(PerdureProcess):
+    """The operator, seeing one namespace only, so that tests do not disturb each other."""
+
+    def __init__(
+        self,
+        *,
+        kubeconfig: str,
+        database_url: str,
+        nats_url: str,
+        namespace: str,
+        directory: Path,
+        identity: str = "operator",
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """`settings`: by name, without prefix, over those that suit most tests."""
+        self.identity = identity
+        port = free_port()
+        environment = {
+            "PERDURE_KUBECONFIG": kubeconfig,
+            "PERDURE_DATABASE_URL": database_url,
+            "PERDURE_NATS_URL": nats_url,
+            "PERDURE_NAMESPACE": namespace,
+            "PERDURE_IDENTITY": identity,
+            "PERDURE_WATCH_NAMESPACES": namespace,
+            "PERDURE_HEALTH_HOST": "127.0.0.1",
+            "PERDURE_HEALTH_PORT": str(port),
+            "PERDURE_LEASE_DURATION": "2",
+            "PERDURE_LEASE_RENEW_DEADLINE": "1.5",
+            "PERDURE_LEASE_RETRY": "0.3",
+            "PERDURE_STATUS_INTERVAL": "0.2",
+            **{f"PERDURE_{name}": value for name, value in (settings or {}).items()},
+        }
+        super().__init__(
+            "operator",
+            log=directory / f"{identity}.log",
+            environment=environment,
+            health=f"http://127.0.0.1:{port}",
+        )
+
+
+class GatewayProcess(PerdureProcess):
+    """The gateway, at the same address over restarts."""
+
+    def __init__(self, *, kubeconfig: str, database_url: str, nats_url: str, directory: Path) -> None:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        environment = {
+            "PERDURE_KUBECONFIG": kubeconfig,
+            "PERDURE_DATABASE_URL": database_url,
+            "PERDURE_NATS_URL": nats_url,
+            "PERDURE_GATEWAY_HOST": "127.0.0.1",
+            "PERDURE_GATEWAY_PORT": str(port),
+        }
+        super().__init__("gateway", log=directory / "gateway.log", environment=environment, health=self.url)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 #: What an agent's container does: exit code and termination message for a pod, None to let it run on.

@@ -17,7 +17,10 @@ from perdure.api.parse import (
     Problem,
     parse_agenttask,
     parse_agenttemplate,
+    parse_inline_workflow,
     parse_workflow,
+    parse_workflowschedule,
+    parse_workflowtemplate,
 )
 
 AGENT = {"image": "busybox"}
@@ -46,6 +49,22 @@ def with_spec(**fields: Any) -> dict[str, Any]:
     return workflow({"steps": [{"name": "a", "agent": AGENT}], **fields})
 
 
+def one_step_of(step: dict[str, Any]) -> dict[str, Any]:
+    return workflow({"steps": [step]})
+
+
+def inline(spec: object) -> dict[str, Any]:
+    return one_step_of({"name": "a", "workflow": {"spec": spec}})
+
+
+def nested_workflows(levels: int) -> dict[str, Any]:
+    """A workflow with so many others in each other."""
+    spec: dict[str, Any] = {"steps": [{"name": "a", "agent": AGENT}]}
+    for _ in range(levels):
+        spec = {"steps": [{"name": "a", "workflow": {"spec": spec}}]}
+    return workflow(spec)
+
+
 def problems_of(manifest: dict[str, Any], parse: Callable[[Any], Model] = parse_workflow) -> list[Problem]:
     with pytest.raises(InvalidManifest) as caught:
         parse(manifest)
@@ -68,7 +87,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str, str]] = [
         "far off",
         one_step(zzz=1),
         "spec.steps[0].zzz",
-        "known are name, dependsOn, forEach, agent, input, retry",
+        "known are name, dependsOn, when, forEach, repeat, agent, wait, workflow, input",
     ),
     (
         "deep",
@@ -251,9 +270,244 @@ MISTAKES: list[tuple[str, dict[str, Any], str, str]] = [
     ),
 ]
 
+WAIT = {"name": "a", "wait": {"duration": "1s"}}
+CHILD = {"name": "a", "workflow": {"templateRef": "t"}}
+NO_WAIT = "does not go together with wait"
+NO_WORKFLOW = "does not go together with workflow"
+
+#: What the parts of the language say by themselves and together.
+LANGUAGE_MISTAKES: list[tuple[str, dict[str, Any], str, str]] = [
+    ("desired state", with_spec(desiredState="Stopped"), "spec.desiredState", "Running, Paused or Cancelled"),
+    (
+        "failure policy",
+        with_spec(failurePolicy="Stop"),
+        "spec.failurePolicy",
+        "FinishRunning, CancelRunning or",
+    ),
+    ("priority", with_spec(priority=1001), "spec.priority", "is 1001; it must be at most 1000"),
+    ("low priority", with_spec(priority=-1001), "spec.priority", "must be at least -1000"),
+    ("no time at all", with_spec(timeout="0s"), "spec.timeout", "must be longer than 0s"),
+    (
+        "checkpoints",
+        with_spec(retention={"checkpointsPerTask": 0}),
+        "spec.retention.checkpointsPerTask",
+        "at least 1",
+    ),
+    ("pods", with_spec(retention={"pods": "Some"}), "spec.retention.pods", "Always, OnFailure or Never"),
+    ("when", one_step(when="x > 1"), "spec.steps[0].when", "is not one expression; write it like ${"),
+    (
+        "factor",
+        one_step(retry={"backoff": {"factor": 0.5}}),
+        "spec.steps[0].retry.backoff.factor",
+        "at least 1",
+    ),
+    (
+        "jitter",
+        one_step(retry={"backoff": {"jitter": 1.5}}),
+        "spec.steps[0].retry.backoff.jitter",
+        "at most 1",
+    ),
+    (
+        "backoff beyond its maximum",
+        one_step(retry={"backoff": {"initial": "5m"}}),
+        "spec.steps[0].retry.backoff",
+        "initial (5m) is longer than max (1m): raise max",
+    ),
+    ("name of retry.on", one_step(retry={"when": "${true}"}), "spec.steps[0].retry.when", "it is called on"),
+    ("disruptions", one_step(disruptions={"limit": 1001}), "spec.steps[0].disruptions.limit", "at most 1000"),
+    ("idle", one_step(idleTimeout="soon"), "spec.steps[0].idleTimeout", "write it like 10s"),
+    ("executor", with_agent(executor="Deployment"), "spec.steps[0].agent.executor", "must be Pod or Job"),
+    ("result", with_agent(result="Yes"), "spec.steps[0].agent.result", "must be Optional or Required"),
+    ("model", with_agent(model="m" * 257), "spec.steps[0].agent.model", "has 257 characters; at most 256"),
+    (
+        "pod template",
+        with_agent(podTemplate={"spec": []}),
+        "spec.steps[0].agent.podTemplate.spec",
+        "must be a map",
+    ),
+    (
+        "labels",
+        with_agent(podTemplate={"metadata": {"labels": {"a": 1}}}),
+        "spec.steps[0].agent.podTemplate.metadata.labels.a",
+        "must be text",
+    ),
+    # forEach, repeat, cache
+    (
+        "repeat and forEach",
+        one_step(forEach=[1], repeat={"until": "${true}", "maxIterations": 1}),
+        "spec.steps[0].repeat",
+        "does not go together with forEach",
+    ),
+    (
+        "endless repeat",
+        one_step(repeat={"until": "${true}"}),
+        "spec.steps[0].repeat.maxIterations",
+        "is required",
+    ),
+    (
+        "iterations",
+        one_step(repeat={"until": "${true}", "maxIterations": 1001}),
+        "spec.steps[0].repeat.maxIterations",
+        "at most 1000",
+    ),
+    ("parallelism of one", one_step(parallelism=2), "spec.steps[0].parallelism", "add forEach, or remove it"),
+    ("failures of one", one_step(maxFailures=1), "spec.steps[0].maxFailures", "add forEach, or remove it"),
+    (
+        "percentage",
+        one_step(forEach=[1], maxFailures="101%"),
+        "spec.steps[0].maxFailures",
+        "or a percentage such as 20%",
+    ),
+    ("failures", one_step(forEach=[1], maxFailures=10_001), "spec.steps[0].maxFailures", "from 0 to 10000"),
+    ("negative", one_step(forEach=[1], maxFailures=-1), "spec.steps[0].maxFailures", "from 0 to 10000"),
+    ("cache without key", one_step(cache={"ttl": "1h"}), "spec.steps[0].cache.key", "is required"),
+    ("no caching", one_step(cache={"key": "k", "ttl": "0s"}), "spec.steps[0].cache.ttl", "longer than 0s"),
+    # wait
+    (
+        "wait for nothing",
+        one_step_of({**WAIT, "wait": {}}),
+        "spec.steps[0].wait",
+        "exactly one of duration and",
+    ),
+    (
+        "wait for both",
+        one_step_of({**WAIT, "wait": {"duration": "1s", "until": "2026-11-21T08:00:00Z"}}),
+        "spec.steps[0].wait",
+        "exactly one of duration and until",
+    ),
+    (
+        "duration of a wait",
+        one_step_of({**WAIT, "wait": {"duration": "1 day"}}),
+        "spec.steps[0].wait.duration",
+        "write it like 10s",
+    ),
+    (
+        "time without a zone",
+        one_step_of({**WAIT, "wait": {"until": "2026-11-21T08:00:00"}}),
+        "spec.steps[0].wait.until",
+        "write it like 2026-11-21T08:00:00Z",
+    ),
+    (
+        "no such day",
+        one_step_of({**WAIT, "wait": {"until": "2026-02-30T08:00:00Z"}}),
+        "spec.steps[0].wait.until",
+        "is not a time with a zone",
+    ),
+    *(
+        (f"wait with {field}", one_step_of({**WAIT, field: value}), f"spec.steps[0].{field}", NO_WAIT)
+        for field, value in {
+            "agent": AGENT,
+            "input": {},
+            "retry": {},
+            "disruptions": {},
+            "timeout": "1s",
+            "pendingTimeout": "1s",
+            "idleTimeout": "1s",
+            "cache": {"key": "k"},
+            "repeat": {"until": "${true}", "maxIterations": 1},
+            "workflow": {"templateRef": "t"},
+        }.items()
+    ),
+    # workflow
+    *(
+        (
+            f"workflow with {field}",
+            one_step_of({**CHILD, field: value}),
+            f"spec.steps[0].{field}",
+            NO_WORKFLOW,
+        )
+        for field, value in {
+            "agent": AGENT,
+            "input": {},
+            "pendingTimeout": "1s",
+            "idleTimeout": "1s",
+        }.items()
+    ),
+    (
+        "no workflow",
+        one_step_of({**CHILD, "workflow": {}}),
+        "spec.steps[0].workflow",
+        "takes exactly one of templateRef and spec",
+    ),
+    (
+        "two workflows",
+        one_step_of({**CHILD, "workflow": {"templateRef": "t", "spec": {"steps": [WAIT]}}}),
+        "spec.steps[0].workflow",
+        "takes exactly one of templateRef and spec",
+    ),
+    (
+        "inputs of a workflow",
+        one_step_of({**CHILD, "workflow": {"templateRef": "t", "inputs": {"a": "x" * 65_536}}}),
+        "spec.steps[0].workflow.inputs",
+        "at most 65536 are allowed",
+    ),
+    (
+        "inside, by its own path",
+        inline({"steps": [{"name": "b", "agent": {"image": 5}}]}),
+        "spec.steps[0].workflow.spec.steps[0].agent.image",
+        "must be text",
+    ),
+    (
+        "inputs inside",
+        inline({"inputs": {}, "steps": [WAIT]}),
+        "spec.steps[0].workflow.spec.inputs",
+        "it belongs beside spec, in workflow.inputs",
+    ),
+    (
+        "template inside",
+        inline({"templateRef": "t", "steps": [WAIT]}),
+        "spec.steps[0].workflow.spec.templateRef",
+        "it belongs in workflow, instead of spec",
+    ),
+    ("no steps inside", inline({}), "spec.steps[0].workflow.spec.steps", "is required"),
+    (
+        "nine deep",
+        nested_workflows(9),
+        "spec" + ".steps[0].workflow.spec" * 9,
+        "has 9 workflows around it; at most 8",
+    ),
+    # finally
+    (
+        "name of a step",
+        with_spec(**{"finally": [{"name": "a", "agent": AGENT}]}),
+        "spec.finally[0].name",
+        "'a' is the name of spec.steps[0] already",
+    ),
+    (
+        "51 finally steps",
+        with_spec(**{"finally": [{"name": f"f{number}", "agent": AGENT} for number in range(51)]}),
+        "spec.finally",
+        "has 51 entries; at most 50 are allowed",
+    ),
+    (
+        "nothing to run",
+        with_spec(**{"finally": [{"name": "z"}]}),
+        "spec.finally[0].agent",
+        "or in spec.defaults",
+    ),
+    # templateRef
+    *(
+        (
+            f"template and {field}",
+            workflow({"templateRef": "t", field: value}),
+            f"spec.{field}",
+            "does not go together with templateRef",
+        )
+        for field, value in {
+            "steps": [WAIT],
+            "finally": [WAIT],
+            "outputs": {"a": 1},
+            "failurePolicy": "RunAll",
+            "defaults": {"retry": {"limit": 1}},
+        }.items()
+    ),
+]
+
 
 @pytest.mark.parametrize(
-    ("manifest", "path", "message"), [row[1:] for row in MISTAKES], ids=[row[0] for row in MISTAKES]
+    ("manifest", "path", "message"),
+    [row[1:] for row in MISTAKES + LANGUAGE_MISTAKES],
+    ids=[row[0] for row in MISTAKES + LANGUAGE_MISTAKES],
 )
 def test_mistakes(manifest: dict[str, Any], path: str, message: str) -> None:
     (problem,) = problems_of(manifest)
@@ -275,6 +529,41 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ("nulls", with_spec(inputs={"a": None}, outputs={"a": None})),
     ("an escape spelt out", with_spec(inputs={"a": "\\u0000"})),
     ("longest names", {**one_step(name="a" * 63), "metadata": {"name": "a" * 63}}),
+    ("template", workflow({"templateRef": "t", "inputs": {"a": None}})),
+    (
+        "all that may stand beside a template",
+        workflow(
+            {
+                "parallelism": 1,
+                "priority": -1000,
+                "timeout": "1h",
+                "retention": {"pods": "Never"},
+                "templateRef": "t",
+                "inputs": {},
+                "desiredState": "Cancelled",
+            }
+        ),
+    ),
+    ("wait", one_step_of(WAIT)),
+    ("no wait", one_step_of({**WAIT, "wait": {"duration": "0s"}, "forEach": [1], "continueOnFailure": True})),
+    ("wait by expression", one_step_of({**WAIT, "wait": {"until": "${inputs.at}"}, "when": "${true}"})),
+    ("wait until", one_step_of({**WAIT, "wait": {"until": "2026-11-21T08:00:00.5+01:00"}})),
+    ("child", one_step_of({**CHILD, "timeout": "1h", "retry": {"limit": 1}, "cache": {"key": "k"}})),
+    ("child of a child", nested_workflows(8)),
+    ("repeat", one_step(repeat={"until": "${last.done}", "maxIterations": 1000}, cache={"key": "${index}"})),
+    ("forEach in full", one_step(forEach=[1], parallelism=10_000, maxFailures="100%")),
+    ("no failures", one_step(forEach=[1], maxFailures=0)),
+    ("retry", one_step(retry={"limit": 1000, "backoff": {"factor": 1, "jitter": 0.5}, "on": "${true}"})),
+    ("no backoff", one_step(retry={"backoff": {"initial": "0s"}})),
+    ("finally", with_spec(**{"finally": [{"name": "z", "agent": AGENT, "dependsOn": ["y"]}]})),
+    (
+        "50 finally steps",
+        with_spec(**{"finally": [{"name": f"f{number}", "agent": AGENT} for number in range(50)]}),
+    ),
+    (
+        "pod template",
+        with_agent(executor="Job", result="Required", model="m" * 256, podTemplate={"spec": {"a": [None]}}),
+    ),
     ("500 steps", workflow({"steps": [{"name": f"s{number}", "agent": AGENT} for number in range(500)]})),
 ]
 
@@ -332,9 +621,124 @@ def test_a_template() -> None:
     assert problem.path == "spec.templateRef" and "unknown field" in problem.message
 
 
+def test_a_task_in_full() -> None:
+    spec = {
+        "agent": AGENT,
+        "disruptions": {"limit": 0},
+        "timeout": "1h",
+        "pendingTimeout": "1m",
+        "idleTimeout": "1m",
+        "desiredState": "Paused",
+        "retention": {"checkpointsPerTask": 1000},
+    }
+    assert parse_agenttask({"metadata": {"name": "t"}, "spec": spec}).manifest() == spec
+
+
+def test_a_workflow_template() -> None:
+    spec = {**with_spec()["spec"], "parameters": {"type": "object", "x": "y" * 65_000}}
+    del spec["parameters"]["x"]
+    assert parse_workflowtemplate({"metadata": {"name": "a.b"}, "spec": spec}).manifest() == {
+        "steps": spec["steps"],
+        "parameters": spec["parameters"],
+    }
+
+
+TEMPLATE_MISTAKES: list[tuple[str, dict[str, Any], str, str]] = [
+    ("no steps", {}, "spec.steps", "is required"),
+    ("inputs", {"steps": [WAIT], "inputs": {}}, "spec.inputs", "are described in parameters"),
+    ("template", {"templateRef": "t", "steps": [WAIT]}, "spec.templateRef", "a workflow step takes it"),
+    ("parameters", {"steps": [WAIT], "parameters": []}, "spec.parameters", "must be a map"),
+    (
+        "large parameters",
+        {"steps": [WAIT], "parameters": {"a": "x" * (65_536 - 7)}},
+        "spec.parameters",
+        "has 65537 bytes as compact JSON; at most 65536",
+    ),
+    ("step", {"steps": [{**WAIT, "name": "A"}]}, "spec.steps[0].name", "is no DNS label"),
+]
+
+
+@pytest.mark.parametrize(
+    ("spec", "path", "message"),
+    [row[1:] for row in TEMPLATE_MISTAKES],
+    ids=[row[0] for row in TEMPLATE_MISTAKES],
+)
+def test_mistakes_in_a_workflow_template(spec: dict[str, Any], path: str, message: str) -> None:
+    (problem,) = problems_of({"metadata": {"name": "t"}, "spec": spec}, parse_workflowtemplate)
+    assert problem.path == path and message in problem.message
+
+
+def schedule(name: str = "nightly", **fields: Any) -> dict[str, Any]:
+    spec = {"schedule": "@daily", "workflow": {"spec": {"steps": [WAIT]}}, **fields}
+    return {"kind": "WorkflowSchedule", "metadata": {"name": name}, "spec": spec}
+
+
+def test_a_schedule() -> None:
+    made = schedule(
+        "n" * 52,
+        timeZone="Europe/Berlin",
+        concurrencyPolicy="Replace",
+        startingDeadline="1h",
+        suspend=True,
+        successfulHistoryLimit=0,
+        failedHistoryLimit=1000,
+        workflow={"metadata": {"labels": {"a": "b"}}, "spec": {"templateRef": "t", "inputs": {"a": None}}},
+    )
+    assert parse_workflowschedule(made).manifest() == made["spec"]
+
+
+SCHEDULE_MISTAKES: list[tuple[str, dict[str, Any], str, str]] = [
+    ("name", schedule("n" * 53), "metadata.name", "at most 52 characters"),
+    ("fields", schedule(schedule="* * *"), "spec.schedule", "has 3 fields, not 5: minute, hour"),
+    ("seconds", schedule(schedule="0 * * * * *"), "spec.schedule", "has 6 fields, not 5"),
+    ("minute", schedule(schedule="60 * * * *"), "spec.schedule", "is no cron schedule: bad minute"),
+    ("never", schedule(schedule="0 0 31 2 *"), "spec.schedule", "bad day-of-month"),
+    ("alias", schedule(schedule="@reboot"), "spec.schedule", "known are @hourly, @daily, @weekly, @monthly"),
+    ("zone", schedule(timeZone="Berlin"), "spec.timeZone", "write it like Europe/Berlin or UTC"),
+    ("zone no place", schedule(timeZone="Europe"), "spec.timeZone", "is no time zone"),
+    ("zone outside", schedule(timeZone="../etc"), "spec.timeZone", "must match"),
+    ("policy", schedule(concurrencyPolicy="Queue"), "spec.concurrencyPolicy", "Allow, Forbid or Replace"),
+    ("deadline", schedule(startingDeadline="0s"), "spec.startingDeadline", "longer than 0s"),
+    ("history", schedule(failedHistoryLimit=1001), "spec.failedHistoryLimit", "at most 1000"),
+    ("no workflow", schedule(workflow=None), "spec.workflow", "must be a map"),
+    ("no spec", schedule(workflow={}), "spec.workflow.spec", "is required"),
+    (
+        "workflow",
+        schedule(workflow={"spec": {"steps": [{**WAIT, "wait": {"duration": "1"}}]}}),
+        "spec.workflow.spec.steps[0].wait.duration",
+        "write it like 10s",
+    ),
+    (
+        "neither steps nor template",
+        schedule(workflow={"spec": {}}),
+        "spec.workflow.spec.steps",
+        "or templateRef instead",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "path", "message"),
+    [row[1:] for row in SCHEDULE_MISTAKES],
+    ids=[row[0] for row in SCHEDULE_MISTAKES],
+)
+def test_mistakes_in_a_schedule(manifest: dict[str, Any], path: str, message: str) -> None:
+    (problem,) = problems_of(manifest, parse_workflowschedule)
+    assert problem.path == path and message in problem.message
+
+
+def test_an_inline_workflow_has_the_path_of_its_place() -> None:
+    path = "spec.steps[3].workflow.spec"
+    assert parse_inline_workflow({"steps": [WAIT]}, path).manifest() == {"steps": [WAIT]}
+    (problem,) = problems_of({"steps": [{"name": "x"}]}, lambda raw: parse_inline_workflow(raw, path))
+    assert problem.path == f"{path}.steps[0].agent"
+
+
 NAMES = (
     "name steps agent image env value valueFrom resources limits forEach input dependsOn retry limit inputs"
-    " outputs retention ttlAfterFinished defaults"
+    " outputs retention ttlAfterFinished defaults templateRef finally wait duration until workflow spec"
+    " repeat maxIterations when cache key backoff initial max metadata labels podTemplate parameters"
+    " schedule timeZone on true"
 ).split()
 
 anything = st.recursive(
@@ -349,7 +753,10 @@ anything = st.recursive(
 
 @settings(deadline=None)
 @given(spec=anything)
-@pytest.mark.parametrize("parse", [parse_workflow, parse_agenttask, parse_agenttemplate])
+@pytest.mark.parametrize(
+    "parse",
+    [parse_workflow, parse_agenttask, parse_agenttemplate, parse_workflowtemplate, parse_workflowschedule],
+)
 def test_any_spec_is_parsed_or_refused_with_paths(spec: Any, parse: Callable[[Any], Model]) -> None:
     problems: tuple[Problem, ...] = ()
     try:

@@ -1,5 +1,6 @@
 """Live runs as the control loop holds them, made by the decisions of the pure core."""
 
+from datetime import datetime
 from typing import Any
 
 from tests.unit.domain.builders import view_of_task, view_of_workflow
@@ -8,31 +9,62 @@ from tests.unit.domain.runs import Run
 from perdure.control.keys import RunKey
 from perdure.control.live import LiveRun
 from perdure.control.projection import task_status, workflow_status
+from perdure.domain.decide import Decision, decide
 from perdure.domain.facts import PodFacts
+from perdure.domain.observed import Observed
 from perdure.domain.records import TaskKey
 
 
 class Live(Run):
     """A run, and what the loop knows of it beside the ledger."""
 
-    def __init__(self, *steps: dict[str, Any], **fields: Any) -> None:
+    def __init__(self, *steps: dict[str, Any], settle: bool = True, **fields: Any) -> None:
         view = view_of_workflow(*steps, **fields) if steps else view_of_task(**fields)
         super().__init__(view)
         self.live = LiveRun(
             key=RunKey(view.run.kind, view.run.namespace, view.run.name), view=view, generation=3
         )
         self.pods: dict[str, PodFacts] = {}
+        #: Statuses of child Workflows, by name.
+        self.children: dict[str, dict[str, Any]] = {}
         self.before: dict[str, Any] = {}
-        self.settle()
+        self.wants = 0
+        if settle:
+            self.settle()
 
     def see(self, key: TaskKey, **facts: Any) -> None:
         """A task's pod as the store has it; nothing is decided about it."""
         pod = self.pod(key, **facts)
         self.pods[pod.name] = pod
 
+    def decide(self, observed: Observed | None = None, *, now: datetime | None = None) -> Decision:
+        """One decision, committed. That decisions keep the rules is tested with the pure core."""
+        self.now = now or self.now
+        decision = decide(self.view, observed or Observed(), self.now)
+        self.wants = decision.wants
+        if decision.commit is not None:
+            self._commit(decision.commit)
+        return decision
+
+    def settle(self, observed: Observed | None = None, *, now: datetime | None = None) -> None:
+        """Decisions until there is no more to start at once; what is wanted stays so meanwhile."""
+        observed = observed or Observed()
+        decision = self.decide(observed, now=now)
+        while decision.more:
+            decision = self.decide(Observed(desired=observed.desired, slots=observed.slots))
+
+    def made(self, *keys: TaskKey) -> None:
+        """The objects of open attempts are made, and the ledger knows them."""
+        for key in keys:
+            attempt = self.view.attempts[key]
+            self.view.note_pod(key, f"uid-{attempt.pod_name}")
+            self.attempts[key, attempt.number] = self.view.attempts[key]
+
     def status(self) -> dict[str, Any]:
         """The Workflow's status now, which the next one follows."""
-        self.before = workflow_status(self.live, self.pods, self.before, self.now)
+        self.before = workflow_status(
+            self.live, self.pods, self.before, self.now, children=self.children, wants=self.wants
+        )
         return self.before
 
     def task_status(self, key: TaskKey) -> dict[str, Any]:

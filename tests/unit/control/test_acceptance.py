@@ -8,7 +8,7 @@ from tests.unit.domain.clock import START, at
 
 from perdure.control.acceptance import Waits, accept, refusal
 from perdure.control.keys import RunKey
-from perdure.control.store import AGENT_TEMPLATE, Root, Store
+from perdure.control.store import AGENT_TEMPLATE, WORKFLOW_TEMPLATE, Root, Store
 from perdure.domain.accept import Refused
 from perdure.domain.names import shard_of
 from perdure.domain.phases import Phase, Reason
@@ -91,7 +91,7 @@ def test_a_run_waits_for_its_templates_and_then_copies_them() -> None:
     waits = accept(root, store)
     assert isinstance(waits, Waits)
     assert waits.templates == {("team", "base")}
-    assert "spec.steps[0].agent.templateRef: there is no AgentTemplate 'base'" in waits.message
+    assert "spec.defaults.agent.templateRef: there is no AgentTemplate 'base'" in waits.message
     store.apply(AGENT_TEMPLATE, obj("base", 6, spec={"image": "base:1"}))
     view = accept(root, store)
     assert isinstance(view, RunView)
@@ -138,3 +138,90 @@ def test_the_history_of_a_refused_task() -> None:
     root, _ = root_of(AGENT_TASK, {})
     (event,) = refusal(root, Reason.TEMPLATE_NOT_FOUND, "no template", at(3)).events
     assert (event.type, event.task) == ("task.failed", "audit")
+
+
+# --- WorkflowTemplates, children
+
+
+TEMPLATE = {
+    "parameters": {"required": ["n"], "properties": {"n": {"type": "integer"}, "m": {"default": 2}}},
+    "steps": [{"name": "a", "agent": {"templateRef": "base"}, "input": "${inputs}"}],
+}
+
+
+def test_a_run_waits_for_its_template_and_then_for_those_that_it_names() -> None:
+    root, store = root_of(WORKFLOW, {"templateRef": "audit", "inputs": {"n": 1}})
+    waits = accept(root, store)
+    assert isinstance(waits, Waits)
+    assert waits.message.startswith("spec.templateRef: there is no WorkflowTemplate 'audit'")
+    store.apply(WORKFLOW_TEMPLATE, obj("audit", 6, uid="uid-t", spec=TEMPLATE))
+    waits = accept(root, store)
+    assert isinstance(waits, Waits)
+    assert waits.templates == {("team", "base")}
+    assert (
+        "WorkflowTemplate audit: spec.steps[0].agent.templateRef: there is no AgentTemplate" in waits.message
+    )
+    store.apply(AGENT_TEMPLATE, obj("base", 7, uid="uid-b", spec={"image": "base:1"}))
+    view = accept(root, store)
+    assert isinstance(view, RunView)
+    assert view.run.spec["inputs"] == {"n": 1, "m": 2}
+    assert view.plan.steps["a"].agent == {"image": "base:1"}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "template", "problems"),
+    [
+        ({"n": "x"}, TEMPLATE, ['spec.inputs.n: must be a whole number; it is text "x"']),
+        ({"n": 1}, {"stepz": TEMPLATE["steps"]}, ["WorkflowTemplate audit: spec.stepz: unknown field; did you mean steps?"]),
+        (
+            {"n": 1},
+            {**TEMPLATE, "parameters": {"type": "array"}},
+            ["WorkflowTemplate audit: spec.parameters.type: must be"],
+        ),
+    ],
+)
+def test_faults_of_inputs_and_templates(
+    inputs: dict[str, Any], template: dict[str, Any], problems: list[str]
+) -> None:
+    store = Store()
+    store.apply(WORKFLOW_TEMPLATE, obj("audit", 1, uid="uid-t", spec=template))
+    store.apply(AGENT_TEMPLATE, obj("base", 2, uid="uid-b", spec={"image": "base:1"}))
+    with pytest.raises(Refused) as raised:
+        accept(*root_of(WORKFLOW, {"templateRef": "audit", "inputs": inputs}, store))
+    found = [str(problem) for problem in raised.value.problems]
+    assert [text[: len(start)] for text, start in zip(found, problems, strict=True)] == problems
+
+
+def test_everything_is_said_at_once() -> None:
+    store = Store()
+    store.apply(AGENT_TEMPLATE, obj("base", 1, spec={"image": "base:1", "comand": ["x"]}))
+    spec = {
+        "parallelism": 0,
+        "steps": [
+            {"name": "a", "agent": {"templateRef": "base"}, "wen": "${true}", "dependsOn": ["gone"]},
+            {"name": "b", "agent": {"templateRef": "late"}, "input": "${nobody}"},
+        ],
+    }
+    with pytest.raises(Refused) as raised:
+        accept(*root_of(WORKFLOW, spec, store))
+    assert [problem.path for problem in raised.value.problems] == [
+        "spec.parallelism",
+        "spec.steps[0].wen",
+        "spec.steps[0].dependsOn[0]",
+        "spec.steps[1].input",
+        "AgentTemplate base: spec.comand",
+    ]
+
+
+@pytest.mark.parametrize(("depth", "accepted"), [("8", True), ("9", False)])
+def test_workflows_above_each_other_come_to_an_end(depth: str, accepted: bool) -> None:
+    store = Store()
+    child = obj("audit", 5, uid="uid-1", spec={"steps": [{"name": "a", "agent": IMAGE}]})
+    child["metadata"]["annotations"] = {"perdure.dev/depth": depth}
+    store.apply(WORKFLOW, child)
+    root = store.roots[RunKey(WORKFLOW, "team", "audit")]
+    if accepted:
+        assert isinstance(accept(root, store), RunView)
+        return
+    with pytest.raises(Refused, match=r"child of 9 Workflows above each other; at most 8 are allowed"):
+        accept(root, store)

@@ -11,7 +11,8 @@ from tests.unit.domain.clock import START, at
 from tests.unit.domain.runs import FATAL, SUCCESS
 
 from perdure.api.status import Condition
-from perdure.control.projection import conditions, refused_status
+from perdure.control.conditions import conditions
+from perdure.control.projection import refused_status
 from perdure.domain.observed import Observed
 from perdure.domain.phases import TERMINAL, Phase, Reason
 from perdure.domain.records import TaskKey

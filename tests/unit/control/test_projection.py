@@ -33,7 +33,7 @@ def test_a_run_from_its_first_task_to_its_end() -> None:
             "message": "the pod is being made",
             "tasks": {"total": 1, "pending": 1},
         },
-        {"name": "b", "phase": "Pending", "reason": "Dependency"},
+        {"name": "b", "phase": "Pending", "reason": "Dependency", "message": "waits for a"},
     ]
     assert (status["attempts"], status["events"], status["observedGeneration"]) == (1, 3, 3)
     assert status["startedAt"] == "2024-05-01T12:00:00Z"
@@ -229,6 +229,7 @@ def test_a_task_and_its_result() -> None:
         "exitCode": 0,
         "retries": 1,
         "disruptions": 1,
+        "lastFailure": {"attempt": 2, "reason": "Disrupted", "message": "the pod was deleted from outside"},
         "output": {"n": None},
         "startedAt": "2024-05-01T12:00:00Z",
         "finishedAt": "2024-05-01T12:00:30Z",

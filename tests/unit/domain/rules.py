@@ -1,4 +1,4 @@
-"""The rules that every commit of a decision keeps, whatever was observed.
+"""The rules that every decision keeps, whatever was observed.
 
 Written against records and events alone, so that they hold the decision to the contract and not to its own
 ways of counting.
@@ -10,15 +10,26 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from perdure.domain.decide import Decision
+from perdure.domain.observed import Observed
 from perdure.domain.phases import TRANSITIONS, Phase, Reason
-from perdure.domain.records import WORKFLOW, AttemptRecord, Commit, EventDraft, TaskKey, TaskRecord
-from perdure.domain.retry import DISRUPTION_LIMIT
+from perdure.domain.plan import PlannedStep
+from perdure.domain.records import (
+    WORKFLOW,
+    AttemptRecord,
+    Commit,
+    EventDraft,
+    StepRecord,
+    TaskKey,
+    TaskRecord,
+)
 from perdure.domain.steps import MAX_NEW_TASKS
 
 if TYPE_CHECKING:
     from tests.unit.domain.runs import Run
 
 DISRUPTIONS = {Reason.DISRUPTED, Reason.INTERRUPTED, Reason.SUPERSEDED}
+#: Reasons for which a step fails without a task that did.
+FAILED_ITSELF = {Reason.EXPRESSION_ERROR, Reason.TOO_MANY_ITEMS, Reason.MAX_ITERATIONS}
 ENDS = {
     Phase.SUCCEEDED: "succeeded",
     Phase.FAILED: "failed",
@@ -26,18 +37,68 @@ ENDS = {
     Phase.SKIPPED: "skipped",
 }
 
+Tasks = dict[TaskKey, TaskRecord]
+Steps = dict[str, StepRecord]
 
-def check_commit(before: Run, decision: Decision) -> None:
+
+def check_decision(before: Run, observed: Observed, decision: Decision) -> None:
+    """Fail if a decision breaks a rule, whether it commits anything or not. `before` is the run without."""
+    run = before.run if decision.commit is None else decision.commit.run
+    tasks = before.tasks | {task.key: task for task in (decision.commit.tasks if decision.commit else ())}
+    attempts = _attempts_after(before, decision)
+    if run.phase.terminal:
+        assert decision.requeue_at is None
+        assert not decision.more
+        assert not decision.questions
+        assert not decision.wants
+        return
+    assert observed.slots is not None or not decision.wants
+    if decision.wants:
+        opened = sum(1 for place in attempts if place not in before.attempts)
+        assert observed.slots is not None
+        assert opened >= observed.slots, "slots are left"
+        assert run.phase is not Phase.PAUSED
+    assert not (decision.questions.keys() & tasks.keys()), "what is made is not asked for"
+    for key in decision.questions:
+        assert before.view.plan.steps[key.step].cache is not None
+    live = [task for task in tasks.values() if not task.phase.terminal]
+    if run.phase is Phase.PAUSED:
+        return
+    delays = [task.retry_at for task in live if task.retry_at is not None]
+    if delays:
+        assert decision.requeue_at is not None
+        assert decision.requeue_at <= min(delays)
+    if run.deadline_at is not None and run.stop is None and _of_main(before, live):
+        assert decision.requeue_at is not None
+        assert decision.requeue_at <= run.deadline_at
+    goes_on = bool(delays) or any(attempt.closed_at is None for attempt in attempts.values())
+    assert goes_on or decision.more or decision.questions or decision.wants, "a run with nothing to do ends"
+
+
+def check_commit(before: Run, observed: Observed, decision: Decision) -> None:
     """Fail if what a decision is about to commit breaks a rule. `before` is the run without it."""
     commit = decision.commit
     assert commit is not None
-    _check_phases(before, commit)
-    _check_attempts(before, commit)
     tasks = before.tasks | {task.key: task for task in commit.tasks}
-    _check_starts(before, commit, tasks)
+    steps = before.steps | {step.name: step for step in commit.steps}
+    _check_phases(before, commit)
+    _check_attempts(before, commit, tasks)
+    _check_starts(before, observed, commit, tasks, steps)
+    _check_limits(before, observed, commit, tasks)
     _check_events(before, commit)
-    _check_steps(before, commit, tasks)
-    _check_run(before, decision, tasks)
+    for name, step in steps.items():
+        made = [task for key, task in sorted(tasks.items()) if key.step == name]
+        _check_step(before.view.plan.steps[name], step, made)
+    _check_run(before, observed, commit, tasks, steps)
+
+
+def _attempts_after(before: Run, decision: Decision) -> dict[tuple[TaskKey, int], AttemptRecord]:
+    written = decision.commit.attempts if decision.commit else ()
+    return before.attempts | {(attempt.key, attempt.number): attempt for attempt in written}
+
+
+def _of_main(before: Run, tasks: list[TaskRecord]) -> bool:
+    return any(not before.view.plan.steps[task.key.step].is_finally for task in tasks)
 
 
 def _moves(before: Phase, after: Phase) -> bool:
@@ -59,7 +120,10 @@ def _check_phases(before: Run, commit: Commit) -> None:
         assert record.phase is not Phase.FAILED or record.reason is not None
 
 
-def _check_attempts(before: Run, commit: Commit) -> None:
+# --- attempts
+
+
+def _check_attempts(before: Run, commit: Commit, tasks: Tasks) -> None:
     """Numbered 1, 2, 3; one open at most; closed for ever; retries and disruptions counted apart."""
     for attempt in commit.attempts:
         old = before.attempts.get((attempt.key, attempt.number))
@@ -69,44 +133,137 @@ def _check_attempts(before: Run, commit: Commit) -> None:
     by_task: dict[TaskKey, list[AttemptRecord]] = {}
     for (key, _), attempt in sorted(attempts.items()):
         by_task.setdefault(key, []).append(attempt)
-    tasks = before.tasks | {task.key: task for task in commit.tasks}
     assert by_task.keys() <= tasks.keys()
     for key, task in tasks.items():
-        tries = by_task.get(key, [])
-        assert [attempt.number for attempt in tries] == list(range(1, task.attempt + 1))
-        assert len({attempt.pod_name for attempt in tries}) == len(tries)
-        is_open = [attempt.closed_at is None for attempt in tries]
-        waits = task.retry_at is not None
-        assert not any(is_open[:-1])
-        assert (bool(is_open) and is_open[-1]) == (not task.phase.terminal and not waits)
-        assert not (waits and task.phase is not Phase.PENDING)
-        failed = [attempt for attempt in tries if attempt.outcome is Phase.FAILED]
-        disrupted = [attempt for attempt in failed if attempt.reason in DISRUPTIONS]
-        assert task.disruptions == len(disrupted) <= DISRUPTION_LIMIT + 1
-        spent = len(failed) - len(disrupted)
-        given_up = task.phase is Phase.FAILED and bool(failed) and failed[-1] not in disrupted
-        assert task.retries == spent - given_up
-        assert task.retries <= before.view.plan.steps[key.step].retry_limit
-        if task.phase is Phase.SUCCEEDED:
+        _check_task(before.view.plan.steps[key.step], commit, task, by_task.get(key, []))
+
+
+def _check_task(step: PlannedStep, commit: Commit, task: TaskRecord, tries: list[AttemptRecord]) -> None:
+    paused = commit.run.phase is Phase.PAUSED
+    assert [attempt.number for attempt in tries] == list(range(1, task.attempt + 1))
+    assert len({attempt.pod_name for attempt in tries}) == len(tries)
+    assert not any(attempt.closed_at is None for attempt in tries[:-1])
+    is_open = bool(tries) and tries[-1].closed_at is None
+    if task.phase.terminal:
+        assert not is_open
+        assert task.retry_at is None
+    elif is_open:
+        assert task.retry_at is None
+        assert task.phase in (Phase.PENDING, Phase.RUNNING)
+        assert not paused or step.kind == "workflow" or tries[-1].stopping is Reason.PAUSED
+    elif paused:
+        assert (task.phase, task.reason) == (Phase.PAUSED, Reason.PAUSED)
+    elif task.retry_at is None:
+        assert (task.phase, task.reason) == (Phase.PENDING, Reason.LIMIT)
+    else:
+        waits = (Phase.RUNNING, Reason.WAITING) if step.kind == "wait" else (Phase.PENDING, Reason.BACKOFF)
+        assert (task.phase, task.reason) == waits
+    if step.kind == "wait":
+        assert not tries
+        return
+    _check_budgets(step, task, tries)
+
+
+def _check_budgets(step: PlannedStep, task: TaskRecord, tries: list[AttemptRecord]) -> None:
+    failed = [attempt for attempt in tries if attempt.outcome is Phase.FAILED]
+    disrupted = [attempt for attempt in failed if attempt.reason in DISRUPTIONS]
+    assert task.disruptions == len(disrupted) <= step.disruption_limit + 1
+    spent = len(failed) - len(disrupted)
+    given_up = task.phase is Phase.FAILED and bool(failed) and failed[-1] not in disrupted
+    assert task.retries == spent - given_up
+    assert task.retries <= step.retry.limit
+    if failed:
+        assert task.last_failure is not None
+        assert task.last_failure["attempt"] == failed[-1].number
+    if task.phase is Phase.SUCCEEDED:
+        assert (task.cache_key is not None) == (step.cache is not None)
+        if task.reason is Reason.CACHED:
+            assert not tries
+            assert task.cache_until is None
+        else:
             assert tries[-1].outcome is Phase.SUCCEEDED
+            assert (task.cache_until is not None) == (step.cache is not None)
+    for attempt in tries:
+        assert attempt.stopping in (None, Reason.PAUSED)
+        assert attempt.outcome is not Phase.CANCELLED or attempt.reason is not None
 
 
-def _check_starts(before: Run, commit: Commit, tasks: dict[TaskKey, TaskRecord]) -> None:
-    """Nothing starts before its dependencies have succeeded, after a failure, or beyond parallelism."""
+# --- what starts
+
+
+def _check_starts(before: Run, observed: Observed, commit: Commit, tasks: Tasks, steps: Steps) -> None:
+    """Nothing starts before its dependencies have ended, in a pause, or when the run is about to end."""
     plan = before.view.plan
-    steps = before.steps | {step.name: step for step in commit.steps}
+    ended = {name for name, step in steps.items() if step.phase.terminal}
+    for name in [step.name for step in commit.steps if step.name not in before.steps]:
+        if commit.run.stop is None and commit.run.reason is not Reason.DELETED:
+            assert ended >= set(plan.steps[name].depends_on), "a step is looked at when it may be"
     new = [key for key in tasks if key not in before.tasks]
+    opened = [attempt for attempt in commit.attempts if (attempt.key, attempt.number) not in before.attempts]
     assert len(new) <= MAX_NEW_TASKS
-    for key in new:
-        for dependency in plan.steps[key.step].depends_on:
-            assert steps[dependency].phase is Phase.SUCCEEDED
-    for step in commit.steps:
-        if step.name not in before.steps and commit.run.phase is not Phase.CANCELLED:
-            assert all(steps[name].phase.terminal for name in plan.steps[step.name].depends_on)
-    if any(record.phase is Phase.FAILED for record in (*before.steps.values(), *before.tasks.values())):
-        assert not new, "nothing starts after a failure"
-    live = sum(not task.phase.terminal for task in tasks.values())
-    assert plan.parallelism is None or live <= plan.parallelism
+    for key in {*new, *(attempt.key for attempt in opened)}:
+        step = plan.steps[key.step]
+        assert ended >= set(step.depends_on)
+        if step.is_finally:
+            assert ended >= set(plan.order), "finally steps come last"
+        elif step.when is None:
+            for name in step.depends_on:
+                tolerated = steps[name].phase is Phase.FAILED and plan.steps[name].continue_on_failure
+                assert steps[name].phase is Phase.SUCCEEDED or tolerated
+    main_new = [key for key in new if not plan.steps[key.step].is_finally]
+    main_opened = [attempt for attempt in opened if not plan.steps[attempt.key.step].is_finally]
+    if before.run.phase is Phase.PAUSED and observed.desired == "Paused":
+        assert not new
+    if commit.run.phase is Phase.PAUSED or observed.deleted:
+        assert not new
+        assert not opened
+    if commit.run.stop is not None:
+        assert not main_new
+        assert not main_opened
+    if _is_failing(before, before.steps, before.tasks) and plan.failure_policy != "RunAll":
+        assert not main_new, "nothing starts after a failure"
+        assert all(attempt.number > 1 for attempt in main_opened)
+        assert plan.failure_policy == "FinishRunning" or not main_opened
+    for attempt in opened:
+        step, record = plan.steps[attempt.key.step], before.steps.get(attempt.key.step)
+        if attempt.number == 1 and record is not None and step.max_failures is not None:
+            assert _failed(before.tasks, step.name) <= step.failures_borne(record.total)
+
+
+def _failed(tasks: Tasks, step: str) -> int:
+    return sum(1 for key, task in tasks.items() if key.step == step and task.phase is Phase.FAILED)
+
+
+def _is_failing(before: Run, steps: Steps, tasks: Tasks) -> bool:
+    """True if a main step has failed, or enough of its tasks, and the run does not bear that."""
+    for name in before.view.plan.order:
+        step, record = before.view.plan.steps[name], steps.get(name)
+        if step.continue_on_failure or record is None:
+            continue
+        if record.phase is Phase.FAILED or _failed(tasks, name) > step.failures_borne(record.total):
+            return True
+    return False
+
+
+def _check_limits(before: Run, observed: Observed, commit: Commit, tasks: Tasks) -> None:
+    """No more at once than the run, its steps and the slots allow."""
+    plan = before.view.plan
+    live = Counter(key.step for key, task in tasks.items() if not task.phase.terminal)
+    working = sum(number for name, number in live.items() if plan.steps[name].kind != "wait")
+    assert plan.parallelism is None or working <= plan.parallelism
+    for name, number in live.items():
+        limit = plan.steps[name].parallelism
+        assert limit is None or number <= limit
+    opened = [
+        attempt
+        for attempt in commit.attempts
+        if (attempt.key, attempt.number) not in before.attempts
+        and plan.steps[attempt.key.step].kind == "agent"
+    ]
+    assert observed.slots is None or len(opened) <= observed.slots
+
+
+# --- events
 
 
 def _check_events(before: Run, commit: Commit) -> None:
@@ -116,6 +273,10 @@ def _check_events(before: Run, commit: Commit) -> None:
     for task in commit.tasks:
         if task.phase.terminal:
             expected[f"task.{ENDS[task.phase]}", task.name, task.attempt or None] += 1
+        begins = before.tasks.get(task.key) is None and before.view.plan.steps[task.key.step].kind == "wait"
+        # One that is over as it begins has not started; one that begins and is then stopped has.
+        if begins and task.phase in (Phase.RUNNING, Phase.CANCELLED):
+            expected["task.started", task.name, None] += 1
     retried = {task.key: task.retries for task in before.tasks.values()}
     final = {task.key: task for task in commit.tasks}
     for attempt in commit.attempts:
@@ -130,12 +291,15 @@ def _check_events(before: Run, commit: Commit) -> None:
                 expected["task.disrupted", name, attempt.number] += 1
             elif final[attempt.key].retries > retried.get(attempt.key, 0):
                 expected["task.retrying", name, attempt.number] += 1
+    has_tasks = {key.step for key in before.tasks.keys() | final.keys()}
     for step in commit.steps:
-        if step.phase is Phase.SKIPPED:
+        if step.phase is Phase.SKIPPED and step.name not in has_tasks:
             expected["task.skipped", None, None] += 1
     is_workflow = before.run.kind == WORKFLOW
     if is_workflow:
         expected.update(("workflow." + word, None, None) for word in _run_events(before, commit))
+    elif commit.run.phase.terminal and not final and not before.tasks:
+        expected[f"task.{ENDS[commit.run.phase]}", before.run.name, None] += 1
     found = Counter((event.type, event.task, event.attempt) for event in commit.events)
     assert found == expected
     assert all(event.time == before.now for event in commit.events)
@@ -148,6 +312,17 @@ def _run_events(before: Run, commit: Commit) -> list[str]:
         words.append("created")
     if before.run.started_at is None and commit.run.started_at is not None:
         words.append("started")
+    was_paused, is_paused = before.run.paused_at is not None, commit.run.phase is Phase.PAUSED
+    resumed = was_paused and not is_paused and (not commit.run.phase.terminal or before.desired != "Paused")
+    if resumed and commit.run.reason is not Reason.DELETED:
+        words.append("resumed")
+    # A run may come to its end in the decision that would pause it.
+    if not was_paused and any(event.type == "workflow.paused" for event in commit.events):
+        assert before.desired == "Paused"
+        assert is_paused or commit.run.phase.terminal
+        words.append("paused")
+    elif is_paused and not was_paused:
+        words.append("paused")
     if commit.run.phase.terminal:
         words.append(ENDS[commit.run.phase])
     return words
@@ -155,7 +330,7 @@ def _run_events(before: Run, commit: Commit) -> list[str]:
 
 def _check_order(before: Run, events: tuple[EventDraft, ...], *, is_workflow: bool, ended: bool) -> None:
     types = [event.type for event in events]
-    if is_workflow:
+    if is_workflow and types:
         assert (types[0] == "workflow.created") == (before.run.version == 0)
     if is_workflow and ended:
         assert types[-1].startswith("workflow.")
@@ -164,7 +339,7 @@ def _check_order(before: Run, events: tuple[EventDraft, ...], *, is_workflow: bo
         own = [
             other.type
             for other in events[:position]
-            if (other.task, other.attempt) == (event.task, event.attempt)
+            if event.task is not None and (other.task, other.attempt) == (event.task, event.attempt)
         ]
         if event.type == "task.started":
             assert not set(own) - {"task.scheduled"}
@@ -172,59 +347,75 @@ def _check_order(before: Run, events: tuple[EventDraft, ...], *, is_workflow: bo
             assert not set(own) - {"task.scheduled", "task.started"}
 
 
-def _check_steps(before: Run, commit: Commit, tasks: dict[TaskKey, TaskRecord]) -> None:
+# --- steps and the run
+
+
+def _check_step(planned: PlannedStep, step: StepRecord, made: list[TaskRecord]) -> None:
     """A step's phase follows from its tasks."""
-    of_step: dict[str, list[TaskRecord]] = {}
-    for key, task in sorted(tasks.items()):
-        of_step.setdefault(key.step, []).append(task)
-    steps = before.steps | {step.name: step for step in commit.steps}
-    for name, step in steps.items():
-        made = of_step.get(name, [])
-        phases = Counter(task.phase for task in made)
+    phases = Counter(task.phase for task in made)
+    indexed = planned.is_for_each or planned.repeat is not None
+    assert [task.key.index for task in made] == (list(range(len(made))) if indexed else [-1] * len(made))
+    assert step.for_each == planned.is_for_each
+    if planned.repeat is not None:
+        assert len(made) == step.total <= planned.repeat.max_iterations
+    else:
         assert len(made) <= step.total
-        assert [task.key.index for task in made] == (
-            list(range(len(made))) if step.for_each else [-1] * len(made)
-        )
-        assert (step.started_at is not None) == (
-            step.phase is Phase.RUNNING or bool(made) or step.phase is Phase.SUCCEEDED
-        )
-        if step.phase.terminal:
-            assert all(task.phase.terminal for task in made)
-        if step.phase is Phase.PENDING:
-            assert not made and step.reason is Reason.PARALLELISM
-        elif step.phase is Phase.RUNNING:
-            assert made and (len(made) < step.total or any(not task.phase.terminal for task in made))
-        elif step.phase is Phase.SUCCEEDED:
-            assert phases[Phase.SUCCEEDED] == step.total
-        elif step.phase is Phase.FAILED:
-            assert phases[Phase.FAILED] or step.reason in (Reason.EXPRESSION_ERROR, Reason.TOO_MANY_ITEMS)
-        elif step.phase is Phase.SKIPPED:
-            assert not made
-
-
-def _check_run(before: Run, decision: Decision, tasks: dict[TaskKey, TaskRecord]) -> None:
-    """The run's phase follows from its steps, and a run that goes on has something to go on with."""
-    commit = decision.commit
-    assert commit is not None
-    run, plan = commit.run, before.view.plan
-    steps = before.steps | {step.name: step for step in commit.steps}
-    phases = {steps[name].phase for name in plan.order if name in steps}
-    if run.phase.terminal:
-        assert set(plan.order) == set(steps)
-        assert run.finished_at == before.now
-        assert run.expires_at == before.now + plan.retention
-        assert all(record.phase.terminal for record in (*steps.values(), *tasks.values()))
-        if run.phase is Phase.SUCCEEDED:
-            assert phases <= {Phase.SUCCEEDED}
-        elif run.phase is Phase.FAILED:
-            assert Phase.FAILED in phases or run.reason is Reason.EXPRESSION_ERROR
+    begun = [
+        task
+        for task in made
+        if task.attempt or planned.kind == "wait" or task.phase in (Phase.SUCCEEDED, Phase.FAILED)
+    ]
+    is_empty = step.phase is Phase.SUCCEEDED and not step.total
+    assert (step.started_at is not None) == (bool(begun) or is_empty)
+    if step.phase.terminal:
+        assert all(task.phase.terminal for task in made)
+    if step.phase is Phase.PENDING:
+        assert not begun
+        assert step.reason in (None, Reason.PARALLELISM, Reason.LIMIT)
+    elif step.phase is Phase.RUNNING:
+        assert begun
+    elif step.phase is Phase.SUCCEEDED:
+        if planned.repeat is not None:
+            assert phases[Phase.SUCCEEDED] == len(made)
         else:
-            assert (run.phase, run.reason) == (Phase.CANCELLED, Reason.DELETED)
-        assert decision.requeue_at is None and not decision.more
+            assert phases[Phase.SUCCEEDED] + phases[Phase.FAILED] == step.total
+            assert phases[Phase.FAILED] <= planned.failures_borne(step.total)
+    elif step.phase is Phase.FAILED:
+        assert phases[Phase.FAILED] > planned.failures_borne(step.total) or step.reason in FAILED_ITSELF
+    elif step.phase is Phase.SKIPPED:
+        assert not begun
+        assert set(phases) <= {Phase.SKIPPED}
+
+
+def _check_run(before: Run, observed: Observed, commit: Commit, tasks: Tasks, steps: Steps) -> None:
+    """The run's phase follows from its steps."""
+    run, plan = commit.run, before.view.plan
+    assert (run.paused_at is not None) == (run.phase is Phase.PAUSED)
+    assert (run.stop is None) or before.run.stop in (None, run.stop), "a stop stays"
+    if not run.phase.terminal:
         return
-    live = [task for task in tasks.values() if not task.phase.terminal]
-    assert live or decision.more, "a run with nothing left to do ends"
-    delays = [task.retry_at for task in live if task.retry_at is not None]
-    if delays:
-        assert decision.requeue_at is not None
-        assert decision.requeue_at <= min(delays)
+    assert set(steps) == set(plan.steps)
+    assert run.finished_at == before.now
+    assert run.expires_at == before.now + plan.retention
+    assert all(record.phase.terminal for record in (*steps.values(), *tasks.values()))
+    failed = {
+        name
+        for name, step in steps.items()
+        if step.phase is Phase.FAILED and not plan.steps[name].continue_on_failure
+    }
+    if observed.deleted:
+        assert (run.phase, run.reason) == (Phase.CANCELLED, Reason.DELETED)
+    elif before.desired == "Cancelled" or Reason.CANCELLED in (before.run.stop, before.run.reason):
+        assert (run.phase, run.reason) == (Phase.CANCELLED, Reason.CANCELLED)
+    elif run.stop is not None:
+        assert (run.phase, run.reason) == (Phase.FAILED, Reason.TIMEOUT)
+    elif failed:
+        assert run.phase is Phase.FAILED
+        assert run.reason in {steps[name].reason for name in failed}
+    elif run.phase is Phase.FAILED:
+        assert run.reason is Reason.EXPRESSION_ERROR
+        assert run.message.startswith("spec.outputs")
+    else:
+        assert run.phase is Phase.SUCCEEDED
+        assert {step.phase for step in steps.values()} <= {Phase.SUCCEEDED, Phase.SKIPPED, Phase.FAILED}
+    assert run.outputs is None or run.phase is Phase.SUCCEEDED

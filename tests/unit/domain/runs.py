@@ -5,22 +5,24 @@ written and read again it is the same, and what it commits keeps the rules (`rul
 """
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
 from tests.unit.domain.clock import START
-from tests.unit.domain.rules import check_commit
+from tests.unit.domain.rules import check_commit, check_decision
 
 from perdure.domain.decide import Decision, decide
 from perdure.domain.facts import ContainerExit, PodFacts
-from perdure.domain.observed import Observed, Refusal
+from perdure.domain.observed import ChildRun, Observed, Refusal
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.plan import compile_plan
 from perdure.domain.records import (
     AttemptRecord,
+    CachedResult,
     Commit,
     Committed,
+    DesiredState,
     EventDraft,
     Report,
     RunState,
@@ -30,6 +32,24 @@ from perdure.domain.records import (
 )
 from perdure.domain.view import RunView
 
+#: What a view keeps beside the records: all of it must follow from them.
+INDEXES = (
+    "run",
+    "steps",
+    "tasks",
+    "attempts",
+    "live",
+    "delayed",
+    "ready",
+    "open",
+    "slots",
+    "timed",
+    "idle",
+    "working",
+    "attempts_total",
+    "failing",
+)
+
 
 class Run:
     """A run with its history. `view` is what the operator holds, the rest what the ledger would."""
@@ -38,35 +58,83 @@ class Run:
         self.view = view
         self.now = START
         self.run = view.run
+        self._stored_plan = compile_plan(_stored(view.run).spec)
         self.steps: dict[str, StepRecord] = {}
         self.tasks: dict[TaskKey, TaskRecord] = {}
         self.attempts: dict[tuple[TaskKey, int], AttemptRecord] = {}
         self.events: list[EventDraft] = []
+        # What every decision sees beside what is new: what is wanted, how many attempts may be open at once
+        # (None for any number), what lies in the cache by key, and the newest signs of life.
+        self.desired: DesiredState = "Running"
+        self.limit: int | None = None
+        self.cache: dict[str, CachedResult] = {}
+        self.signs: dict[TaskKey, tuple[int, datetime]] = {}
+        #: Whether pods are noted as soon as their attempts are committed, as they are if nothing goes wrong.
+        self.notes_pods = False
+        #: Keys that were asked for.
+        self.asked: list[dict[TaskKey, str]] = []
+        self.wants = 0
+        self.requeue_at: datetime | None = None
 
     # --- deciding
 
     def decide(self, observed: Observed | None = None, *, now: datetime | None = None) -> Decision:
         """One decision, checked and committed."""
-        observed = observed or Observed()
         self.now = now or self.now
+        observed = self.standing(observed or Observed())
         reloaded = self.reloaded()
-        for index in ("run", "steps", "tasks", "attempts", "live", "delayed"):
+        for index in INDEXES:
             assert getattr(self.view, index) == getattr(reloaded, index), index
+        assert self.view.delays.times == reloaded.delays.times
+        assert self.view.deadlines.times == reloaded.deadlines.times
         assert {name: +counts for name, counts in self.view.counts.items()} == reloaded.counts
         decision = decide(self.view, observed, self.now)
         assert decide(self.view, observed, self.now) == decision
         assert decide(reloaded, observed, self.now) == decision
+        check_decision(self, observed, decision)
         if decision.commit is not None:
-            check_commit(self, decision)
+            check_commit(self, observed, decision)
             self._commit(decision.commit)
+            if self.notes_pods:
+                self.note_pods()
+        self.wants, self.requeue_at = decision.wants, decision.requeue_at
         return decision
 
     def settle(self, observed: Observed | None = None, *, now: datetime | None = None) -> None:
-        """Decisions until there is no more to start at once."""
+        """Decisions until there is no more to start at once, as the control loop makes them."""
         decision = self.decide(observed, now=now)
-        while decision.more:
-            decision = self.decide()
+        while decision.more or decision.questions or (decision.wants and self.free_slots()):
+            if decision.questions:
+                self.asked.append(dict(decision.questions))
+            answers = {key: self.cache.get(cache_key) for key, cache_key in decision.questions.items()}
+            decision = self.decide(Observed(cached=answers))
         assert self.decide().commit is None, "nothing is new, so nothing is to be decided"
+
+    def standing(self, observed: Observed) -> Observed:
+        """What is observed, and what is so in every decision."""
+        return replace(
+            observed,
+            desired=self.desired,
+            slots=self.free_slots(),
+            signs=observed.signs or self.signs,
+        )
+
+    def free_slots(self) -> int | None:
+        """How many attempts may be opened; None for any number."""
+        return None if self.limit is None else max(0, self.limit - self.view.slots)
+
+    def want(self, desired: DesiredState, *, now: datetime | None = None) -> None:
+        """Somebody changes `desiredState`."""
+        self.desired = desired
+        self.settle(now=now)
+
+    def note_pods(self, *keys: TaskKey) -> None:
+        """The objects of these, or all, open attempts are made, and the ledger knows them."""
+        for key in keys or sorted(self.view.open):
+            attempt = self.view.attempts[key]
+            if attempt.pod_uid is None:
+                self.view.note_pod(key, f"uid-{attempt.pod_name}")
+                self.attempts[key, attempt.number] = self.view.attempts[key]
 
     def reloaded(self) -> RunView:
         """The view of an operator that has just read the ledger."""
@@ -76,7 +144,7 @@ class Run:
             tasks={key: _stored(task) for key, task in self.tasks.items()},
             attempts={key: attempt for (key, _), attempt in sorted(self.attempts.items())},
         )
-        return RunView(compile_plan(state.run.spec), state)
+        return RunView(self._stored_plan, state)
 
     def _commit(self, commit: Commit) -> None:
         committed = Committed(
@@ -119,6 +187,17 @@ class Run:
         number = self.tasks[key].attempt if attempt is None else attempt
         self.settle(Observed(reports={key: (number, report)}))
 
+    def child(self, key: TaskKey, phase: Phase, *, note: bool = True, **facts: Any) -> ChildRun:
+        """The child of a task's newest attempt; it has started unless it is Pending."""
+        if note:
+            self.note_pods(key)
+        started_at = None if phase is Phase.PENDING else self.now
+        uid = f"uid-{self.view.attempts[key].pod_name}"
+        return ChildRun(**{"uid": uid, "phase": phase, "started_at": started_at} | facts)
+
+    def child_is(self, key: TaskKey, phase: Phase, **facts: Any) -> None:
+        self.settle(Observed(children={key: self.child(key, phase, **facts)}))
+
     def refused(self, key: TaskKey, reason: Reason, *, attempt: int | None = None) -> None:
         number = self.tasks[key].attempt if attempt is None else attempt
         refusal = Refusal(attempt=number, reason=reason, message="the API server says no")
@@ -142,13 +221,17 @@ class Run:
         """Types of the events, from a number on."""
         return [event.type for event in self.events[since:]]
 
+    def moment(self, seconds: float) -> datetime:
+        """So much later than now."""
+        return self.now + timedelta(seconds=seconds)
+
     def attempts_of(self, key: TaskKey) -> list[AttemptRecord]:
         return [attempt for (other, _), attempt in sorted(self.attempts.items()) if other == key]
 
 
 def _stored(record: Any) -> Any:
     """A record whose JSON was written and read."""
-    names = [name for name in ("spec", "outputs", "input", "output") if hasattr(record, name)]
+    names = [name for name in ("spec", "outputs", "input", "output", "last_failure") if hasattr(record, name)]
     return replace(record, **{name: orjson.loads(orjson.dumps(getattr(record, name))) for name in names})
 
 

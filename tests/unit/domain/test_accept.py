@@ -51,7 +51,11 @@ def step(name: str = "a", **fields: Any) -> dict[str, Any]:
             "unknown name 'input': known here are inputs",
         ),
         (workflow(step(input="${item}")), "spec.steps[0].input", "'item': only a step with forEach has it"),
-        (workflow(step(input="${index}")), "spec.steps[0].input", "'index': only a step with forEach has it"),
+        (
+            workflow(step(input="${index}")),
+            "spec.steps[0].input",
+            "'index': only a step with forEach or repeat",
+        ),
         (
             workflow(step(forEach=["${item}"])),
             "spec.steps[0].forEach[0]",
@@ -123,7 +127,16 @@ def step(name: str = "a", **fields: Any) -> dict[str, Any]:
             "spec.steps[0].input.x",
             "a -> b -> a",
         ),
-        (workflow(step("a", input="${steps.a.output}")), "spec.steps[0].input", "a -> a"),
+        (
+            workflow(step("a", input="${steps.a.output}")),
+            "spec.steps[0].input",
+            "step 'a' cannot wait for itself; refer to other steps",
+        ),
+        (
+            workflow(step("a", repeat={"until": "${steps.a.output.done}", "maxIterations": 2})),
+            "spec.steps[0].repeat.until",
+            "the newest output of its repeat is `last`",
+        ),
         (
             workflow(
                 step("z"), step("a", dependsOn=["z", "c"]), step("b"), step("c", forEach="${steps.a.output}")
@@ -153,15 +166,15 @@ def test_all_faults_are_found_in_one_pass() -> None:
         }
     )
     assert list(found) == [
-        "spec.steps[0].dependsOn[0]",
         "spec.steps[0].agent.args[0]",
         "spec.steps[0].agent.args[1]",
+        "spec.steps[0].dependsOn[0]",
         # Its template is not there yet, and its own faults are found all the same.
         "spec.steps[1].input",
         "spec.steps[1].agent.args[0]",
         "spec.steps[2].forEach",
-        "spec.outputs.r",
         "spec.steps[0].dependsOn[1]",  # the cycle
+        "spec.outputs.r",
     ]
 
 
@@ -205,40 +218,6 @@ def test_every_reference_is_a_dependency() -> None:
     assert plan.order == ("lint", "items", "into", "cmd", "arg", "env", "report", "other")
 
 
-def test_the_snapshot_holds_all_that_the_run_does() -> None:
-    accepted = snapshot(
-        {
-            "inputs": {"n": 1},
-            "parallelism": 3,
-            "retention": {"ttlAfterFinished": "1h"},
-            "defaults": {"agent": IMAGE, "retry": {"limit": 2}},
-            "steps": [step("a", forEach=[1]), step("b", retry={"limit": 0}, input={"x": None})],
-            "outputs": {"o": None},
-        }
-    )
-    assert accepted == {
-        "inputs": {"n": 1},
-        "parallelism": 3,
-        "retention": {"ttlAfterFinished": "1h"},
-        "steps": [
-            {
-                "name": "a",
-                "dependsOn": [],
-                "agent": IMAGE,
-                "input": {},
-                "retry": {"limit": 2},
-                "forEach": [1],
-            },
-            {"name": "b", "dependsOn": [], "agent": IMAGE, "input": {"x": None}, "retry": {"limit": 0}},
-        ],
-        "outputs": {"o": None},
-    }
-    plan = compile_plan(accepted)
-    assert plan.retention.total_seconds() == 3600
-    assert [entry.retry_limit for entry in plan.steps.values()] == [2, 0]
-    assert compile_plan(snapshot(workflow(step()))).retention.total_seconds() == 168 * 3600
-
-
 # --- standalone AgentTasks
 
 
@@ -247,16 +226,31 @@ def task(**fields: Any) -> dict[str, Any]:
 
 
 def test_a_standalone_task_is_a_run_of_one_step_without_a_name() -> None:
-    accepted = task(agent=IMAGE, input={"for": "${workflow.name}"}, retry={"limit": 1})
+    accepted = task(
+        agent=IMAGE,
+        input={"for": "${workflow.name}"},
+        retry={"limit": 1, "on": "${attempt.exitCode != 2}"},
+        timeout="1m",
+        retention={"pods": "Never"},
+    )
     assert accepted["steps"] == [
         {
             "name": "",
             "dependsOn": [],
+            "sees": [],
+            "continueOnFailure": False,
             "agent": IMAGE,
             "input": {"for": "${workflow.name}"},
-            "retry": {"limit": 1},
+            "retry": {
+                "limit": 1,
+                "backoff": {"initial": "1s", "factor": 2, "max": "1m", "jitter": 0.1},
+                "on": "${attempt.exitCode != 2}",
+            },
+            "disruptions": {"limit": 10},
+            "timeout": "1m",
         }
     ]
+    assert accepted["retention"] == {"ttlAfterFinished": "168h", "checkpointsPerTask": 10, "pods": "Never"}
     assert task(agent=IMAGE)["steps"][0]["input"] == {}
     assert compile_plan(accepted).order == ("",)
 
@@ -273,6 +267,8 @@ def test_a_standalone_task_is_a_run_of_one_step_without_a_name() -> None:
         ({"agent": IMAGE, "input": "${steps.a.output}"}, "spec.input", "unknown name 'steps'"),
         ({"agent": {**IMAGE, "args": ["${1 +}"]}}, "spec.agent.args[0]", "at character 4"),
         ({"agent": {"image": "a:${workflow.name}"}}, "spec.agent.image", "takes no expressions"),
+        ({"agent": IMAGE, "input": "${attempt.number}"}, "spec.input", "only retry.on has it"),
+        ({"agent": IMAGE, "retry": {"on": "${last}"}}, "spec.retry.on", "only a step with repeat"),
     ],
 )
 def test_refusals_of_standalone_tasks(fields: dict[str, Any], path: str, message: str) -> None:

@@ -100,8 +100,11 @@ def test_a_variable_may_change_where_it_comes_from() -> None:
 def test_expressions_of_a_template_are_checked_where_it_is_used() -> None:
     templates = {"t": {"image": "i", "args": ["${item}"]}}
     spec = {"steps": [{"name": "a", "agent": {"templateRef": "t"}}]}
-    with pytest.raises(Refused, match=r"spec.steps\[0\].agent.args\[0\]: .* only a step with forEach"):
+    with pytest.raises(Refused) as raised:
         snapshot(spec, templates)
+    (problem,) = raised.value.problems
+    assert problem.path == "AgentTemplate t: spec.args[0]"
+    assert problem.message.endswith("only a step with forEach has it (step 'a' takes it from here)")
     spec["steps"][0]["forEach"] = [1]  # type: ignore[assignment]
     assert snapshot(spec, templates)["steps"][0]["agent"] == templates["t"]
 
@@ -125,7 +128,7 @@ def test_missing_templates_are_all_named_and_not_yet_a_fault() -> None:
     with pytest.raises(TemplateMissing) as raised:
         snapshot(spec, TEMPLATES)
     assert [(reference.path, reference.message) for reference in raised.value.references] == [
-        ("spec.steps[0].agent.templateRef", "there is no AgentTemplate 'base' in this namespace; apply it"),
+        ("spec.defaults.agent.templateRef", "there is no AgentTemplate 'base' in this namespace; apply it"),
         ("spec.steps[1].agent.templateRef", "there is no AgentTemplate 'late' in this namespace; apply it"),
     ]
     parsed = parse_workflow({"metadata": {"name": "w"}, "spec": spec})

@@ -40,6 +40,64 @@ def test_a_pod_has_ended_when_its_agent_or_all_of_it_has() -> None:
     assert not read_pod(pod(extra_statuses=[{"name": "proxy", "state": ended(0)}])).ended
 
 
+def test_a_sidecar_that_runs_on_keeps_the_pod_but_not_the_attempt() -> None:
+    on = {"name": "proxy", "state": {"running": {}}}
+    facts = read_pod(pod(state=ended(0), extra_statuses=[on]))
+    assert (facts.agent_ended, facts.ended) == (True, False)
+    assert not read_pod(pod(state={"running": {}}, extra_statuses=[on])).agent_ended
+    # The last word about a pod whose node was lost.
+    lost = read_pod(pod(phase="Failed", extra_statuses=[on]))
+    assert (lost.agent_ended, lost.ended) == (True, True)
+
+
+def test_an_init_container_that_failed_is_an_end_of_the_agents_doing() -> None:
+    seen = pod(phase="Failed", state=waiting("PodInitializing"))
+    seen["status"]["initContainerStatuses"] = [
+        {"name": "first", "state": ended(0)},
+        {"name": "fetch", "state": ended(4, message="no such host")},
+    ]
+    facts = read_pod(seen)
+    assert facts.exit == ContainerExit(code=4, reason="Error", message="init container fetch: no such host")
+    assert (facts.agent_ended, facts.ended, facts.started_at) == (True, True, None)
+    # One that the kubelet may start again.
+    seen["status"]["phase"] = "Pending"
+    assert read_pod(seen).exit is None
+    # The agent's own end counts before that of any other.
+    seen["status"] |= {"phase": "Failed", "containerStatuses": [{"name": "agent", "state": ended(5)}]}
+    assert read_pod(seen).exit == ContainerExit(code=5, reason="Error", message="")
+
+
+def test_the_pod_of_a_job_goes_by_the_jobs_name() -> None:
+    seen = pod()
+    seen["metadata"] |= {
+        "name": "audit-a-x7k2q-1-b4d9f",
+        "ownerReferences": [
+            {
+                "apiVersion": "batch/v1",
+                "kind": "Job",
+                "name": "audit-a-x7k2q-1",
+                "uid": "job-1",
+                "controller": True,
+            }
+        ],
+    }
+    facts = read_pod(seen)
+    assert (facts.name, facts.owner_uid, facts.uid) == ("audit-a-x7k2q-1", "job-1", "pod-1")
+    assert (facts.of_job, facts.pod_name) == (True, "audit-a-x7k2q-1-b4d9f")
+    plain = read_pod(pod())
+    assert (plain.of_job, plain.pod_name) == (False, "audit-a-x7k2q-1")
+
+
+@pytest.mark.parametrize(
+    "change", [{"controller": False}, {"kind": "CronJob"}, {"apiVersion": "batch.example.com/v1"}]
+)
+def test_only_a_controlling_job_gives_its_name(change: dict[str, object]) -> None:
+    seen = pod()
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "job", "uid": "j", "controller": True}
+    seen["metadata"]["ownerReferences"] = [owner | change]
+    assert not read_pod(seen).of_job
+
+
 def test_a_start() -> None:
     assert read_pod(pod(state={"running": {"startedAt": "2024-05-01T12:00:01Z"}})).started_at == datetime(
         2024, 5, 1, 12, 0, 1, tzinfo=UTC

@@ -6,14 +6,22 @@ from perdure.domain.phases import TERMINAL, TRANSITIONS, IllegalTransition, Phas
 
 ALLOWED = {
     ("Pending", "Running"),
+    ("Pending", "Paused"),
     ("Pending", "Succeeded"),
     ("Pending", "Failed"),
     ("Pending", "Cancelled"),
     ("Pending", "Skipped"),
     ("Running", "Pending"),
+    ("Running", "Paused"),
     ("Running", "Succeeded"),
     ("Running", "Failed"),
     ("Running", "Cancelled"),
+    ("Paused", "Pending"),
+    ("Paused", "Running"),
+    ("Paused", "Succeeded"),
+    ("Paused", "Failed"),
+    ("Paused", "Cancelled"),
+    ("Paused", "Skipped"),
 }
 
 

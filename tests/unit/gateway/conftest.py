@@ -16,6 +16,11 @@ from perdure.settings import Settings
 
 SMALL = Limits(
     checkpoint=2000,
+    whole=500,
+    window=1000,
+    uploads=2,
+    listed=5,
+    listed_by_default=3,
     output=100,
     result_body=300,
     small_body=200,

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from perdure.domain.records import Report, Superseded, TaskKey
 from perdure.kube.tokens import AgentIdentity, InvalidToken
-from perdure.ledger.types import AgentSession, Checkpoint
+from perdure.ledger.types import (
+    AgentSession,
+    Checkpoint,
+    CheckpointInfo,
+    CorruptCheckpoint,
+    OpenCheckpoint,
+    Overtaken,
+    WrongChecksum,
+)
 
 NAMESPACE = "team-a"
 
@@ -41,11 +49,15 @@ class MemoryLedger:
     """One task's facts. `error` is raised by every call while it is set."""
 
     sessions: dict[str, AgentSession] = field(default_factory=lambda: {"pod-1": session()})
-    checkpoints: list[Checkpoint] = field(default_factory=list)
+    kept: list[Checkpoint] = field(default_factory=list)
     progressed: list[tuple[float | None, str | None]] = field(default_factory=list)
     heartbeats: int = 0
     reports: list[Report] = field(default_factory=list)
     error: Exception | None = None
+    #: Sequences whose bytes are damaged, and those that are found to be when they are on their way.
+    damaged: set[int] = field(default_factory=set)
+    damaged_late: set[int] = field(default_factory=set)
+    order: int = 0
     lookups: int = 0
     #: Writes wait for it.
     gate: asyncio.Event | None = None
@@ -62,42 +74,89 @@ class MemoryLedger:
         found = self.sessions.get(pod_uid)
         if found is None or found.namespace != namespace:
             return None
-        return replace(found, checkpoint_sequence=len(self.checkpoints) or None)
+        newest = next((kept for kept in reversed(self.kept) if kept.recoverable), None)
+        if newest is None:
+            return found
+        return replace(
+            found,
+            checkpoint_sequence=newest.sequence,
+            checkpoint_label=newest.label,
+            checkpoint_at=newest.created_at,
+        )
 
     async def write_checkpoint(
         self,
         session: AgentSession,
-        data: bytes,
+        data: bytes | AsyncIterable[bytes],
         *,
         content_type: str,
         label: str | None = None,
+        recoverable: bool = True,
+        order: int | None = None,
+        sha256: bytes | None = None,
         now: datetime,
     ) -> int:
         self.entered += 1
         await self._tell()
         if self.gate is not None:
             await self.gate.wait()
+        if not isinstance(data, bytes):
+            data = b"".join([piece async for piece in data])
+        if sha256 is not None and hashlib.sha256(data).digest() != sha256:
+            raise WrongChecksum("what arrived is something else")
         self._fence(session)
-        self.checkpoints.append(
+        if order is not None:
+            if order <= self.order:
+                raise Overtaken("newer")
+            self.order = order
+        self.kept.append(
             Checkpoint(
-                sequence=len(self.checkpoints) + 1,
+                sequence=len(self.kept) + 1,
                 attempt=session.attempt,
                 created_at=now,
                 content_type=content_type,
                 label=label,
                 sha256=hashlib.sha256(data).hexdigest(),
                 data=data,
+                recoverable=recoverable,
             )
         )
-        return len(self.checkpoints)
+        return len(self.kept)
 
-    async def latest_checkpoint(self, session: AgentSession) -> Checkpoint | None:
+    async def checkpoints(
+        self, session: AgentSession, *, label: str | None = None, before: int | None = None, limit: int
+    ) -> list[CheckpointInfo]:
         self._check()
-        return self.checkpoints[-1] if self.checkpoints else None
+        return [
+            _info(kept)
+            for kept in reversed(self.kept)
+            if label in (None, kept.label) and (before is None or kept.sequence < before)
+        ][:limit]
 
-    async def checkpoint(self, session: AgentSession, sequence: int) -> Checkpoint | None:
+    async def open_latest(self, session: AgentSession, label: str | None = None) -> OpenCheckpoint | None:
         self._check()
-        return self.checkpoints[sequence - 1]
+        for kept in reversed(self.kept):
+            if kept.recoverable and label in (None, kept.label):
+                return self._open(kept)
+        return None
+
+    async def open_checkpoint(self, session: AgentSession, sequence: int) -> OpenCheckpoint | None:
+        self._check()
+        return next((self._open(kept) for kept in self.kept if kept.sequence == sequence), None)
+
+    def _open(self, kept: Checkpoint) -> OpenCheckpoint:
+        if kept.sequence in self.damaged:
+            error = CorruptCheckpoint(f"checkpoint {kept.sequence}")
+            error.sequence = kept.sequence
+            raise error
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for start in range(0, len(kept.data), 100):
+                if start and kept.sequence in self.damaged_late:
+                    raise CorruptCheckpoint(f"checkpoint {kept.sequence}")
+                yield kept.data[start : start + 100]
+
+        return OpenCheckpoint(info=_info(kept), pieces=pieces)
 
     async def progress(
         self, session: AgentSession, percent: float | None, message: str | None, now: datetime
@@ -136,6 +195,19 @@ class MemoryLedger:
         current = [known for known in self.sessions.values() if known.attempt == session.attempt]
         if not current or not current[0].open:
             raise Superseded("over")
+
+
+def _info(kept: Checkpoint) -> CheckpointInfo:
+    return CheckpointInfo(
+        sequence=kept.sequence,
+        attempt=kept.attempt,
+        created_at=kept.created_at,
+        content_type=kept.content_type,
+        label=kept.label,
+        size=len(kept.data),
+        sha256=kept.sha256,
+        recoverable=kept.recoverable,
+    )
 
 
 @dataclass

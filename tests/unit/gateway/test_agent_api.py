@@ -18,7 +18,6 @@ from perdure.gateway.fields import parse_output
 from perdure.gateway.limits import Limits
 from perdure.gateway.problems import Problem
 from perdure.kube.tokens import KeysUnavailable
-from perdure.ledger.types import CorruptCheckpoint
 
 WRITES: list[tuple[str, str, dict[str, Any]]] = [
     ("PUT", "/checkpoints", {"data": b"x"}),
@@ -31,6 +30,7 @@ READS: list[tuple[str, str, dict[str, Any]]] = [
     ("GET", "/task", {}),
     ("GET", "/checkpoints/latest", {}),
     ("GET", "/checkpoints/1", {}),
+    ("GET", "/checkpoints", {}),
 ]
 ALL = WRITES + READS
 
@@ -47,7 +47,31 @@ async def test_task_without_checkpoint(gateway: RunningGateway) -> None:
         "attempt": 1,
         "input": {"path": "a.py"},
         "checkpoint": None,
+        "lastFailure": None,
     }
+
+
+async def test_the_task_tells_why_the_last_attempt_failed(gateway: RunningGateway) -> None:
+    failure = {"attempt": 1, "reason": "ExitCode", "message": "no such file: ä.py", "exitCode": 2}
+    gateway.ledger.sessions["pod-1"] = session(attempt=2, last_failure=failure)
+    # Known from writing, where it is not kept, or not: the answer is the same.
+    for _ in range(2):
+        task = (await gateway.call("GET", "/task")).json()
+        assert (task["attempt"], task["lastFailure"]) == (2, failure)
+        assert (await gateway.call("POST", "/heartbeat")).status == 204
+
+
+async def test_the_task_is_told_without_reading_its_checkpoint(gateway: RunningGateway) -> None:
+    await gateway.call("PUT", "/checkpoints", data=b"x" * 2000, headers={"Perdure-Label": "half"})
+
+    async def unread(*_: object) -> None:
+        raise AssertionError("a checkpoint was read")
+
+    gateway.ledger.open_latest = unread  # type: ignore[method-assign,assignment]
+    reply = await gateway.call("GET", "/task")
+    about = reply.json()["checkpoint"]
+    assert (about["sequence"], about["label"]) == (1, "half")
+    assert about["at"].startswith(gateway.ledger.kept[0].created_at.isoformat()[:19])
 
 
 async def test_task_of_a_step_without_items_has_no_index(gateway: RunningGateway) -> None:
@@ -78,7 +102,7 @@ async def test_checkpoint_there_and_back(gateway: RunningGateway) -> None:
 
 async def test_a_bare_checkpoint_is_bytes_without_label(gateway: RunningGateway) -> None:
     await gateway.call("PUT", "/checkpoints", data=b"", headers={"Content-Type": ""})
-    (kept,) = gateway.ledger.checkpoints
+    (kept,) = gateway.ledger.kept
     assert (kept.data, kept.content_type, kept.label) == (b"", "application/octet-stream", None)
     reply = await gateway.call("GET", "/checkpoints/latest")
     assert reply.body == b""
@@ -89,7 +113,7 @@ async def test_a_label_in_the_query_wins(gateway: RunningGateway) -> None:
     await gateway.call(
         "PUT", "/checkpoints", data=b"x", params={"label": "ü & =%"}, headers={"Perdure-Label": "other"}
     )
-    assert gateway.ledger.checkpoints[0].label == "ü & =%"
+    assert gateway.ledger.kept[0].label == "ü & =%"
 
 
 @pytest.mark.parametrize(
@@ -105,7 +129,7 @@ async def test_a_bad_label_is_named(gateway: RunningGateway, request_options: di
     reply = await gateway.call("PUT", "/checkpoints", data=b"x", **request_options)
     assert (reply.status, reply.kind) == (422, "invalid-field")
     assert reply.json()["detail"].startswith("label: ")
-    assert not gateway.ledger.checkpoints
+    assert not gateway.ledger.kept
 
 
 async def test_a_bad_content_type_is_named(gateway: RunningGateway) -> None:
@@ -130,7 +154,7 @@ async def test_the_limit_of_a_checkpoint_at_its_edge(
         assert reply.kind == "too-large"
         assert reply.json()["limit"] == 2000
         assert "at most 2000 bytes" in reply.json()["detail"]
-        assert not gateway.ledger.checkpoints
+        assert not gateway.ledger.kept
     # The connection is still good, and no memory is held.
     for _ in range(4):
         assert (await gateway.call("PUT", "/checkpoints", data=b"y" * 2000)).status == 201
@@ -189,17 +213,15 @@ async def test_a_checkpoint_that_never_was(gateway: RunningGateway) -> None:
 
 async def test_a_corrupt_checkpoint_is_no_reason_to_wait(gateway: RunningGateway) -> None:
     await gateway.call("PUT", "/checkpoints", data=b"x")
-
-    async def corrupt(*_: object) -> None:
-        raise CorruptCheckpoint("checkpoint 1")
-
-    gateway.ledger.latest_checkpoint = corrupt  # type: ignore[method-assign,assignment]
+    gateway.ledger.damaged.add(1)
     reply = await gateway.call("GET", "/checkpoints/latest")
     assert (reply.status, reply.kind) == (500, "checkpoint-corrupt")
     assert "Retry-After" not in reply.headers
+    assert "GET /agent/v1/checkpoints lists them" in reply.json()["detail"]
+    assert reply.json()["sequence"] == 1
     # The task itself is still told.
     task = (await gateway.call("GET", "/task")).json()
-    assert task["checkpoint"] == {"sequence": 1, "label": None, "at": None}
+    assert task["checkpoint"]["sequence"] == 1
 
 
 async def test_result(gateway: RunningGateway) -> None:
@@ -307,7 +329,7 @@ async def test_a_superseded_attempt_is_told_so_at_every_route(gateway: RunningGa
             reply = await gateway.call(method, path, token=f"good-{pod}", **options)
             assert (reply.status, reply.kind) == (409, "superseded"), path
             assert "76" in reply.json()["detail"]
-    assert len(gateway.ledger.checkpoints) == 1
+    assert len(gateway.ledger.kept) == 1
 
 
 async def test_an_unknown_pod_is_asked_to_come_back(gateway: RunningGateway) -> None:
@@ -358,4 +380,4 @@ async def test_unknown_routes_and_methods(gateway: RunningGateway) -> None:
     assert (reply.status, reply.kind) == (404, "not-found")
     reply = await gateway.call("POST", "/checkpoints")
     assert (reply.status, reply.kind) == (405, "method-not-allowed")
-    assert reply.headers["Allow"] == "PUT"
+    assert reply.headers["Allow"] == "GET, HEAD, PUT"

@@ -4,13 +4,21 @@ import json
 from typing import Any
 
 import pytest
+from tests.unit.domain.kubelet import expand
 
-from perdure.kube.pods import PodEnvironment, build_pod
+from perdure.kube.pods import MAX_FAILURE_MESSAGE, RESERVED, PodEnvironment, build_pod
+from perdure.kube.podtemplate import PodTemplateError
 
 OWNER = {"apiVersion": "perdure.dev/v1alpha1", "kind": "AgentTask", "name": "audit-a-x7k2q", "uid": "u-1"}
 
 
-def pod(agent: dict[str, Any] | None = None, *, input: Any = None, index: int = -1) -> dict[str, Any]:
+def pod(
+    agent: dict[str, Any] | None = None,
+    *,
+    input: Any = None,
+    index: int = -1,
+    last_failure: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     return build_pod(
         task_name="audit-a-x7k2q",
         pod_name="audit-a-x7k2q-3",
@@ -20,15 +28,25 @@ def pod(agent: dict[str, Any] | None = None, *, input: Any = None, index: int = 
         agent={"image": "agents/audit:1"} | (agent or {}),
         input={} if input is None else input,
         env=PodEnvironment(
-            gateway_url="http://gateway.example:8080", workflow="audit", step="a", attempt=3, index=index
+            gateway_url="http://gateway.example:8080",
+            workflow="audit",
+            step="a",
+            attempt=3,
+            index=index,
+            last_failure=last_failure,
         ),
         audience="perdure",
     )
 
 
-def container(of: dict[str, Any]) -> dict[str, Any]:
-    (only,) = of["spec"]["containers"]
-    return only
+def templated(spec: Any = None, *, metadata: dict[str, Any] | None = None, **agent: Any) -> dict[str, Any]:
+    """A pod whose agent block has a `podTemplate`."""
+    return pod({"podTemplate": {"spec": spec or {}, "metadata": metadata}, **agent})
+
+
+def container(of: dict[str, Any], name: str = "agent") -> dict[str, Any]:
+    (found,) = [each for each in of["spec"]["containers"] if each["name"] == name]
+    return found
 
 
 def environment(of: dict[str, Any]) -> dict[str, str | None]:
@@ -157,6 +175,169 @@ def test_the_agent_block_is_not_changed_or_shared() -> None:
     built["args"].append("b")
     built["env"][-1]["value"] = "2"
     assert json.dumps(agent) == before
+
+
+def test_the_model_arrives_as_it_was_written() -> None:
+    value = environment(pod({"model": "vendor/$(HOME)-$$1"}))["PERDURE_MODEL"]
+    assert expand(value or "", {"HOME": "/root"}) == "vendor/$(HOME)-$$1"
+    assert "PERDURE_MODEL" not in environment(pod())
+
+
+def test_the_next_attempt_is_told_why_the_last_one_failed() -> None:
+    failure = {"attempt": 2, "reason": "ExitCode", "message": 'no "$(HOME)" ü\n$$', "exitCode": 3}
+    value = environment(pod(last_failure=failure))["PERDURE_LAST_FAILURE"]
+    assert json.loads(expand(value or "", {"HOME": "/root"})) == failure
+    assert "PERDURE_LAST_FAILURE" not in environment(pod())
+
+
+def test_a_long_failure_is_cut() -> None:
+    failure = {"attempt": 1, "reason": "AgentFailure", "message": "$" * 5000, "exitCode": None}
+    value = environment(pod(last_failure=failure))["PERDURE_LAST_FAILURE"] or ""
+    told = json.loads(expand(value, {}))
+    assert told == failure | {"message": "$" * (MAX_FAILURE_MESSAGE - 1) + "…"}
+    assert len(value) < 2 * MAX_FAILURE_MESSAGE + 100
+
+
+def test_nobody_can_say_ours_in_our_place() -> None:
+    theirs = [{"name": name, "value": "theirs"} for name in sorted(RESERVED)]
+    built = templated({"containers": [{"name": "agent", "env": theirs}]}, env=theirs)
+    assert "theirs" not in environment(built).values()
+    assert not {"PERDURE_MODEL", "PERDURE_LAST_FAILURE"} & environment(built).keys()
+
+
+# --- podTemplate
+
+
+def test_a_template_shapes_the_pod_around_the_agent() -> None:
+    built = templated(
+        {
+            "nodeSelector": {"gpu": "yes"},
+            "tolerations": [{"key": "gpu", "operator": "Exists"}],
+            "containers": [{"name": "proxy", "image": "proxy:1"}],
+            "initContainers": [{"name": "fetch", "image": "fetch:1"}],
+            "volumes": [{"name": "scratch", "emptyDir": {}}],
+            "terminationGracePeriodSeconds": 5,
+        }
+    )
+    spec = built["spec"]
+    assert spec["nodeSelector"] == {"gpu": "yes"}
+    assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
+    assert [each["name"] for each in spec["containers"]] == ["agent", "proxy"], "the agent is what logs show"
+    assert container(built, "proxy") == {"name": "proxy", "image": "proxy:1"}
+    assert spec["initContainers"] == [{"name": "fetch", "image": "fetch:1"}]
+    assert {each["name"] for each in spec["volumes"]} == {"perdure-input", "perdure-token", "scratch"}
+    assert spec["terminationGracePeriodSeconds"] == 5
+
+
+def test_the_agent_block_wins_over_the_templates_container() -> None:
+    theirs = {
+        "name": "agent",
+        "image": "other",
+        "command": ["other"],
+        "args": ["kept"],
+        "resources": {"limits": {"cpu": 1, "memory": "1Gi"}},
+        "env": [{"name": "A", "value": "template"}, {"name": "B", "value": "template"}],
+        "workingDir": "/work",
+        "lifecycle": {"preStop": {"sleep": {"seconds": 1}}},
+    }
+    block = {
+        "image": "agents/audit:1",
+        "command": ["run"],
+        "resources": {"limits": {"cpu": 2}},
+        "env": [{"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+    }
+    built = container(templated({"containers": [theirs]}, **block))
+    assert (built["image"], built["command"], built["args"]) == ("agents/audit:1", ["run"], ["kept"])
+    assert built["resources"] == {"limits": {"cpu": 2, "memory": "1Gi"}}
+    assert built["env"][-2:] == [{"name": "A", "value": "template"}, *block["env"]]
+    assert (built["workingDir"], built["lifecycle"]) == ("/work", theirs["lifecycle"])
+
+
+def test_a_template_cannot_take_away_what_agents_are_promised() -> None:
+    mounts = [
+        {"name": "evil", "mountPath": "/perdure"},
+        {"name": "evil", "mountPath": "/var/run/secrets/perdure/", "subPath": "x"},
+        {"name": "data", "mountPath": "/data"},
+    ]
+    built = templated(
+        {
+            "restartPolicy": "Always",
+            "containers": [
+                {
+                    "name": "agent",
+                    "terminationMessagePolicy": "File",
+                    "restartPolicy": "Always",
+                    "restartPolicyRules": [{"action": "Restart"}],
+                    "volumeMounts": mounts,
+                }
+            ],
+            "volumes": [{"name": "perdure-input", "emptyDir": {}}, {"name": "data", "emptyDir": {}}],
+        }
+    )
+    agent = container(built)
+    assert built["spec"]["restartPolicy"] == "Never"
+    assert not {"restartPolicy", "restartPolicyRules"} & agent.keys(), "only one party retries"
+    assert agent["terminationMessagePolicy"] == "FallbackToLogsOnError"
+    assert mount(built, "perdure-input") == ("/perdure", True)
+    assert mount(built, "perdure-token") == ("/var/run/secrets/perdure", True)
+    assert [each["mountPath"] for each in agent["volumeMounts"]][2:] == ["/data"]
+    assert "downwardAPI" in volume(built, "perdure-input")
+    assert "emptyDir" not in volume(built, "perdure-input")
+
+
+def test_a_template_may_override_the_hardening() -> None:
+    built = templated(
+        {
+            "automountServiceAccountToken": True,
+            "enableServiceLinks": True,
+            "securityContext": {"seccompProfile": {"type": "Unconfined"}, "runAsUser": 1000},
+            "containers": [{"name": "agent", "securityContext": {"capabilities": {"add": ["SYS_PTRACE"]}}}],
+        }
+    )
+    assert (built["spec"]["automountServiceAccountToken"], built["spec"]["enableServiceLinks"]) == (
+        True,
+        True,
+    )
+    assert built["spec"]["securityContext"] == {"seccompProfile": {"type": "Unconfined"}, "runAsUser": 1000}
+    assert container(built)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"], "add": ["SYS_PTRACE"]},
+    }
+    bare = templated({"securityContext": None, "containers": [{"name": "agent", "securityContext": None}]})
+    assert "securityContext" not in bare["spec"] | container(bare)
+    assert container(templated({"containers": None}))["image"] == "agents/audit:1"
+
+
+def test_labels_and_annotations_of_a_template_lie_under_ours() -> None:
+    metadata = {
+        "labels": {
+            "team": "a",
+            "app.kubernetes.io/managed-by": "me",
+            "perdure.dev/index": "7",
+            "perdure.dev/task": "another",
+        },
+        "annotations": {"perdure.dev/input": "stolen", "sidecar.example/inject": "true"},
+    }
+    built = templated(metadata=metadata)["metadata"]
+    assert built["labels"] == {
+        "team": "a",
+        "app.kubernetes.io/managed-by": "perdure",
+        "perdure.dev/task": "audit-a-x7k2q",
+    }
+    assert built["annotations"] == {"sidecar.example/inject": "true", "perdure.dev/input": "{}"}
+
+
+def test_a_service_account_of_the_block_wins() -> None:
+    assert templated({"serviceAccountName": "theirs"})["spec"]["serviceAccountName"] == "theirs"
+    built = templated({"serviceAccountName": "theirs"}, serviceAccountName="block")
+    assert built["spec"]["serviceAccountName"] == "block"
+
+
+def test_a_template_that_cannot_be_merged_names_the_field() -> None:
+    with pytest.raises(PodTemplateError, match=r"^agent\.podTemplate\.spec\.containers\[0\]\.\$patch: "):
+        templated({"containers": [{"name": "proxy", "$patch": "delete"}]})
+    with pytest.raises(PodTemplateError, match=r"^agent\.podTemplate\.metadata\.labels\.\$patch: "):
+        templated(metadata={"labels": {"$patch": "replace"}})
 
 
 def volume(of: dict[str, Any], name: str) -> dict[str, Any]:

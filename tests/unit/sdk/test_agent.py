@@ -12,9 +12,11 @@ from tests.unit.sdk.misbehaving import MisbehavingGateway, drop, refuse, running
 from perdure_agent import (
     AgentError,
     AgentFailure,
+    DamagedCheckpoint,
     Environment,
     GatewayError,
     GatewayUnavailable,
+    LastFailure,
     Options,
     Retries,
     Superseded,
@@ -29,6 +31,16 @@ async def test_knows_its_task(environment: Environment, options: Options) -> Non
     async with connect(environment, options=options) as agent:
         assert agent.input == {"files": ["a.py"]}
         assert (agent.step, agent.attempt, agent.task) == ("analyse", 2, "audit-analyse-0-abcde")
+        assert (agent.model, agent.last_failure) == (None, None)
+
+
+async def test_knows_its_model_and_why_the_attempt_before_failed(
+    environment: Environment, options: Options
+) -> None:
+    failure = LastFailure(attempt=1, reason="ExitCode", message="no such file", exit_code=2)
+    told = replace(environment, model="large-2", last_failure=failure)
+    async with connect(told, options=options) as agent:
+        assert (agent.model, agent.last_failure) == ("large-2", failure)
 
 
 @pytest.mark.parametrize("content", [None, "", "\n"])
@@ -86,15 +98,17 @@ async def test_keeps_trying_while_the_gateway_fails(
     assert len(gateway.requests) == 6
 
 
-async def test_a_lost_answer_costs_a_second_copy_at_most(
+async def test_a_call_is_repeated_under_the_same_order(
     gateway: MisbehavingGateway, environment: Environment, options: Options
 ) -> None:
     gateway.lose_answers = 1
     async with connect(environment, options=options) as agent:
-        assert await agent.checkpoint(b"x") == 2
-        saved = await agent.restore()
-    assert saved is not None
-    assert saved.data == b"x"
+        await agent.checkpoint(b"x")
+        await agent.checkpoint(b"y")
+    # This double keeps all that it gets: the ledger tells by the order which is a repetition.
+    orders = [int(headers["Perdure-Order"]) for headers in gateway.headers]
+    assert [data for data, _, _ in gateway.checkpoints] == [b"x", b"x", b"y"]
+    assert orders[0] == orders[1] < orders[2]
 
 
 async def test_waits_for_a_gateway_that_is_not_there_yet(environment: Environment, options: Options) -> None:
@@ -211,18 +225,21 @@ async def test_a_corrupt_checkpoint_is_not_waited_for(
 ) -> None:
     gateway.faults.append(refuse("checkpoint-corrupt", 500))
     async with connect(environment, options=options) as agent:
-        with pytest.raises(GatewayError, match="checkpoint-corrupt"):
+        with pytest.raises(DamagedCheckpoint, match="checkpoint-corrupt"):
             await agent.restore()
+    assert gateway.requests == ["GET /checkpoints/latest"]
 
 
 async def test_a_checkpoint_damaged_on_the_way_is_noticed(
     gateway: MisbehavingGateway, environment: Environment, options: Options
 ) -> None:
-    gateway.damage = True
+    gateway.damaged.add(1)
     async with connect(environment, options=options) as agent:
         await agent.checkpoint(b"x")
-        with pytest.raises(AgentError, match="checksum"):
+        with pytest.raises(DamagedCheckpoint, match="checksum") as caught:
             await agent.restore()
+    assert caught.value.sequence == 1
+    assert gateway.requests.count("GET /checkpoints/latest") == 3
 
 
 async def test_a_stranger_s_404_is_not_taken_for_no_checkpoint(

@@ -1,0 +1,157 @@
+"""What stops a run, or holds it: a person's wish, its own deadline, a failure that is to stop the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import timedelta
+
+from perdure.domain.attempts import close_attempt, end_task, let_start, stop_task
+from perdure.domain.draft import Draft
+from perdure.domain.limits import is_cut, starts_nothing
+from perdure.domain.phases import Phase, Reason
+from perdure.domain.records import RunRecord, TaskRecord
+from perdure.domain.steps import STOPPED, complete
+
+
+def is_cancelled(run: RunRecord) -> bool:
+    """True if a run ends as Cancelled, whatever else becomes of it."""
+    return Reason.CANCELLED in (run.stop, run.reason)
+
+
+def heed_cancel(draft: Draft) -> None:
+    """Cancel the run if that is wanted. One that is paused goes on, so that its finally steps can run.
+
+    If only those are left they are not stopped, and what they see of the run does not change under them:
+    `stop` stays as it is, and the run remembers how it is to end by its reason.
+    """
+    if draft.observed.desired != "Cancelled" or is_cancelled(draft.run):
+        return
+    if draft.paused:
+        _resume(draft)
+    if main_ended(draft):
+        message = "cancelled; the finally steps that run are let finish"
+        draft.replace_run(reason=Reason.CANCELLED, message=message)
+    else:
+        draft.replace_run(stop=Reason.CANCELLED)
+
+
+def heed_deadline(draft: Draft) -> None:
+    """Stop a run whose time is over, unless only its finally steps are left, which it does not cover."""
+    run = draft.run
+    if run.stop is not None or draft.paused or run.deadline_at is None or run.deadline_at > draft.now:
+        return
+    # What ended in time counts, even if it is seen only now.
+    complete(draft, draft.plan.order)
+    if not main_ended(draft):
+        draft.replace_run(stop=Reason.TIMEOUT)
+
+
+def heed_pause(draft: Draft) -> None:
+    """Pause or resume the run as is wanted. A cancel is final."""
+    if is_cancelled(draft.run):
+        return
+    if draft.observed.desired == "Paused" and not draft.paused:
+        _pause(draft)
+    elif draft.observed.desired == "Running" and draft.paused:
+        _resume(draft)
+
+
+def stop_rest(draft: Draft) -> None:
+    """Stop what is not to go on: tasks that never started, and, if that is the policy, those that run."""
+    stop = draft.run.stop
+    if stop is None:
+        _skip_waiting(draft)
+    if stop is not None:
+        reason, message = STOPPED[stop]
+    elif draft.failing and draft.plan.failure_policy == "CancelRunning":
+        reason, message = Reason.WORKFLOW_FAILED, "stopped, because the run failed"
+    else:
+        return
+    for task in draft.live_tasks():
+        if not draft.plan.steps[task.key.step].is_finally:
+            stop_task(draft, task, reason, message)
+
+
+def _skip_waiting(draft: Draft) -> None:
+    """Skip tasks that never had an attempt, and wait for a slot that they are not to take any more."""
+    for task in sorted(draft.ready(), key=lambda task: task.key):
+        step, record = draft.plan.steps[task.key.step], draft.step(task.key.step)
+        if task.attempt or record is None or not is_cut(draft, step, record):
+            continue
+        if starts_nothing(draft, step):
+            message = "the run failed before this task could start"
+            end_task(draft, task, Phase.SKIPPED, Reason.WORKFLOW_FAILED, message)
+        else:
+            message = "too many tasks of its step failed before this one could start"
+            end_task(draft, task, Phase.SKIPPED, Reason.MAX_FAILURES, message)
+
+
+def main_ended(draft: Draft) -> bool:
+    """True once every main step has ended."""
+    return _ended(draft, draft.plan.order)
+
+
+def finally_ended(draft: Draft) -> bool:
+    """True once every finally step has ended."""
+    return _ended(draft, draft.plan.finally_order)
+
+
+def _ended(draft: Draft, names: Iterable[str]) -> bool:
+    records = (draft.step(name) for name in names)
+    return all(record is not None and record.phase.terminal for record in records)
+
+
+def _pause(draft: Draft) -> None:
+    draft.replace_run(phase=Phase.PAUSED, paused_at=draft.now, reason=Reason.PAUSED, message="")
+    draft.event("workflow.paused")
+    for task in draft.live_tasks():
+        attempt = draft.open_attempt(task.key)
+        if attempt is None:
+            draft.put_task(replace(task, phase=Phase.PAUSED, reason=Reason.PAUSED))
+        elif draft.plan.steps[task.key.step].kind == "workflow":
+            continue  # the child is paused as well, and goes on with it
+        elif attempt.pod_uid is None:
+            # Its pod was not let in yet, if there is one: it has nothing to save.
+            close_attempt(draft, attempt, Phase.CANCELLED, Reason.PAUSED, "not started before a pause")
+            let_start(draft, task)
+        else:
+            draft.put_attempt(replace(attempt, stopping=Reason.PAUSED))
+
+
+def _resume(draft: Draft) -> None:
+    """Go on where the run was. Every timer has as much left as it had when the pause began."""
+    run = draft.run
+    assert run.paused_at is not None
+    lost = draft.now - run.paused_at
+    draft.replace_run(
+        phase=Phase.PENDING if run.started_at is None else Phase.RUNNING,
+        paused_at=None,
+        deadline_at=None if run.deadline_at is None else run.deadline_at + lost,
+        reason=None,
+        message="",
+    )
+    draft.event("workflow.resumed", pausedSeconds=round(lost.total_seconds(), 3))
+    for task in draft.live_tasks():
+        attempt = draft.open_attempt(task.key)
+        if attempt is not None and draft.plan.steps[task.key.step].kind == "workflow":
+            if attempt.started_at is not None:
+                # Its clock stood still. It may have been seen to start after the pause had begun.
+                stood = draft.now - max(attempt.started_at, run.paused_at)
+                draft.put_attempt(replace(attempt, started_at=attempt.started_at + stood))
+        elif task.phase is Phase.PAUSED:
+            _resume_task(draft, task, lost)
+
+
+def _resume_task(draft: Draft, task: TaskRecord, lost: timedelta) -> None:
+    step = draft.plan.steps[task.key.step]
+    if task.retry_at is None:
+        let_start(draft, task)
+    elif step.kind == "wait":
+        # A wait for a duration has as much left as before; a moment of the calendar does not move.
+        until = task.retry_at + lost if "duration" in step.wait else task.retry_at
+        draft.put_task(replace(task, phase=Phase.RUNNING, reason=Reason.WAITING, retry_at=until))
+    else:
+        draft.put_task(
+            replace(task, phase=Phase.PENDING, reason=Reason.BACKOFF, retry_at=task.retry_at + lost)
+        )

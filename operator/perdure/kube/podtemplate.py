@@ -1,0 +1,111 @@
+"""Strategic merge of pod specs, as the API server does it for `kubectl patch`.
+
+A `podTemplate` says only what differs, so it is laid over what we set by default and under what we must
+control, and lists such as containers are merged by the names of their items rather than replaced. Directives
+of patches (`$patch` and its like) are not supported: a template has nothing to remove but our defaults, and
+for those null is enough. They are refused, because the API server would drop them without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Field names that are instructions to a patch, not fields of a pod.
+_DIRECTIVES = ("$patch", "$retainKeys", "$setElementOrder/", "$deleteFromPrimitiveList/")
+
+
+class PodTemplateError(ValueError):
+    """A pod template that cannot be merged. The message names the field."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Items:
+    """How the items of a merged list are told apart, and the lists inside them that are merged too."""
+
+    key: str
+    lists: Mapping[str, _Items] = field(default_factory=dict)
+
+
+#: Lists not named here are replaced whole: commands, arguments, tolerations, envFrom.
+_CONTAINER: Mapping[str, _Items] = {
+    "env": _Items("name"),
+    "ports": _Items("containerPort"),
+    "volumeDevices": _Items("devicePath"),
+    "volumeMounts": _Items("mountPath"),
+}
+_POD: Mapping[str, _Items] = {
+    "containers": _Items("name", _CONTAINER),
+    "initContainers": _Items("name", _CONTAINER),
+    "ephemeralContainers": _Items("name", _CONTAINER),
+    "hostAliases": _Items("ip"),
+    "imagePullSecrets": _Items("name"),
+    "resourceClaims": _Items("name"),
+    "schedulingGates": _Items("name"),
+    "topologySpreadConstraints": _Items("topologyKey"),
+    "volumes": _Items("name"),
+}
+
+
+def merge_pod_spec(base: Mapping[str, Any], patch: Any, path: str = "spec") -> dict[str, Any]:
+    """The pod spec `base` with `patch` laid over it; both stay as they are, and nothing is shared with them.
+
+    A field that is null in `patch` is taken out. Raises PodTemplateError, naming the place within `path`: for
+    a directive, and for a list to be merged if its items are not objects with keys.
+    """
+    refuse_directives(patch, path)
+    return _merge(base, patch, _POD, path)
+
+
+def refuse_directives(value: Any, path: str) -> None:
+    """Raise PodTemplateError if there is a patch directive anywhere in the value."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            if str(name).startswith(_DIRECTIVES):
+                raise PodTemplateError(
+                    f"{path}.{name}: directives of patches are not supported; null removes a default"
+                )
+            refuse_directives(item, f"{path}.{name}")
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            refuse_directives(item, f"{path}[{index}]")
+
+
+def _merge(base: Any, patch: Any, lists: Mapping[str, _Items], path: str) -> dict[str, Any]:
+    if not isinstance(patch, Mapping):
+        raise PodTemplateError(f"{path}: must be an object")
+    merged = {name: _copy(value) for name, value in base.items()} if isinstance(base, Mapping) else {}
+    for name, value in patch.items():
+        place = f"{path}.{name}"
+        if value is None:
+            merged.pop(name, None)
+        elif name in lists:
+            merged[name] = _merge_list(merged.get(name) or (), value, lists[name], place)
+        elif isinstance(value, Mapping):
+            merged[name] = _merge(merged.get(name), value, {}, place)
+        else:
+            merged[name] = _copy(value)
+    return merged
+
+
+def _merge_list(base: Iterable[Mapping[str, Any]], patch: Any, items: _Items, path: str) -> list[Any]:
+    """Known items first, in their order, then new ones in theirs."""
+    if not isinstance(patch, (list, tuple)):
+        raise PodTemplateError(f"{path}: must be a list")
+    merged: dict[Any, Mapping[str, Any]] = {item[items.key]: item for item in base}
+    for index, item in enumerate(patch):
+        place = f"{path}[{index}]"
+        key = item.get(items.key) if isinstance(item, Mapping) else None
+        if not isinstance(key, (str, int)):
+            raise PodTemplateError(f"{place}.{items.key}: required")
+        merged[key] = _merge(merged.get(key), item, items.lists, place)
+    return list(merged.values())
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _copy(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_copy(item) for item in value]
+    return value

@@ -1,0 +1,34 @@
+"""Why the attempt before failed: an agent that knows can go about it another way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastFailure:
+    """How the last attempt at this task that did not succeed ended."""
+
+    #: Number of that attempt, from 1.
+    attempt: int
+    #: One of Perdure's reasons, such as ExitCode, AgentFailure, Timeout, OOMKilled or Disrupted.
+    reason: str
+    message: str
+    #: None if its container left none.
+    exit_code: int | None
+
+    @classmethod
+    def parse(cls, value: Any) -> LastFailure | None:
+        """From the contract's JSON; None from null. Raises ValueError for anything else."""
+        if value is None:
+            return None
+        match value:
+            case {"attempt": int(attempt)}:
+                return cls(
+                    attempt=attempt,
+                    reason=str(value.get("reason") or ""),
+                    message=str(value.get("message") or ""),
+                    exit_code=value.get("exitCode"),
+                )
+        raise ValueError('it must be null or an object with "attempt" in it')

@@ -1,0 +1,49 @@
+"""Reading a checkpoint, or the newest older one that is sound."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from perdure_agent.backend import Backend
+from perdure_agent.checkpoints import Found, Which
+from perdure_agent.errors import DamagedCheckpoint
+from perdure_agent.payload import Sink
+
+log = logging.getLogger("perdure_agent")
+
+
+async def load(
+    backend: Backend,
+    which: Which,
+    sink: Sink,
+    *,
+    fallback: bool,
+    patience: Callable[[], float | None],
+) -> tuple[Found | None, tuple[int, ...]]:
+    """A checkpoint's bytes into `sink`, and the numbers of newer ones that were damaged.
+
+    Raises DamagedCheckpoint: the first, if there is no sound one, or none is to be looked for.
+    """
+    try:
+        return await backend.load(which, sink, patience=patience()), ()
+    except DamagedCheckpoint as damaged:
+        if not fallback:
+            raise
+        log.warning("%s; looking for an older checkpoint", damaged)
+        first = damaged
+    newest = first.sequence
+    skipped = [] if newest is None else [newest]
+    for info in await backend.list(which.label, patience=patience()):
+        if not info.recoverable or (newest is not None and info.sequence >= newest):
+            continue
+        try:
+            found = await backend.load(Which(sequence=info.sequence), sink, patience=patience())
+        except DamagedCheckpoint as damaged:
+            log.warning("%s; looking for an older checkpoint", damaged)
+            skipped.append(info.sequence)
+            continue
+        if found is not None:
+            log.warning("going on from checkpoint %s: newer ones are damaged", found.sequence)
+            return found, tuple(skipped)
+    raise first

@@ -1,0 +1,81 @@
+"""`kill -9` of the operator at random moments, over and over, under many runs on simulated nodes.
+
+`make test-kills KILLS=100` is the budget's size; by default it is small enough for every day. Nothing may be
+lost and nothing done twice. How soon each successor acts is printed, not asserted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import statistics
+
+from tests.bench.chains import Chains
+from tests.bench.load import apply_all
+from tests.bench.rig import Rig, booted
+from tests.bench.service import Service
+from tests.integration.kills.history import faults_of, unpublished
+from tests.integration.kills.load import slow_chain
+
+KILLS = int(os.environ.get("KILLS", "5"))
+RUNS = int(os.environ.get("RUNS", "20" if KILLS < 50 else "100"))
+STEPS = int(os.environ.get("STEPS", "5" if KILLS < 50 else "10"))
+SEED = int(os.environ.get("SEED", str(random.randrange(10**6))))
+#: Seconds that one life of the operator takes, its start included: the load is to outlast all of them.
+LIFE = 3.0
+#: Share of the lives that end while the operator is still starting.
+EARLY = 0.2
+#: Seconds for an operator to do something, and for all that is left in the end.
+DEADLINE = 120.0
+
+
+async def test_the_operator_is_killed_at_random_moments() -> None:
+    chance = random.Random(SEED)
+    print(f"SEED={SEED}: {KILLS} kills, {RUNS} runs of {STEPS} steps")
+    names = [f"chain-{number:03d}" for number in range(RUNS)]
+    mean = KILLS * LIFE / STEPS
+    chains = [slow_chain(name, steps=STEPS, mean=mean, chance=chance) for name in names]
+    acted: list[float] = []
+    async with booted() as rig, rig.namespace("kills") as namespace:
+        async with Chains(rig.api, namespace) as seen, rig.operator() as operator:
+            await apply_all(rig.kube, namespace, chains)
+            assert await seen.pods_created(RUNS // 2, within=DEADLINE), operator.tail()
+            for number in range(KILLS):
+                took = await _kill_and_start(seen, operator, chance)
+                if took is not None:
+                    acted.append(took)
+                over = seen.ended()
+                assert over < RUNS, f"all runs had ended after {number + 1} kills: take longer ones"
+            assert await seen.all_ended(RUNS, within=DEADLINE + 2 * mean * STEPS), operator.tail()
+            faults = seen.faults(names, steps=STEPS)
+        faults += await faults_of(rig.ledger_url, namespace, runs=RUNS, steps=STEPS)
+        assert faults == []
+        assert await _published(rig, namespace) == set()
+    _report(acted)
+
+
+async def _kill_and_start(seen: Chains, operator: Service, chance: random.Random) -> float | None:
+    """One life less. Returns the seconds from the successor's start to the first pod it makes; None if it
+    is to be killed before that."""
+    await asyncio.sleep(chance.choice((0.0, chance.uniform(0, 0.3), chance.uniform(0, 1.5))))
+    await operator.kill()
+    started = await operator.start()
+    if chance.random() < EARLY:
+        await asyncio.sleep(chance.uniform(0, 1.5))
+        return None
+    # There is something to do as soon as a pod ends, if none did while nobody looked.
+    assert await seen.pods_created(len(seen.pods) + 1, within=DEADLINE), operator.tail()
+    return min(pod.created for pod in seen.pods.values() if pod.created > started) - started
+
+
+async def _published(rig: Rig, namespace: str) -> set[str]:
+    return await unpublished(rig.ledger_url, rig.nats.url, namespace)
+
+
+def _report(acted: list[float]) -> None:
+    acted.sort()
+    print(
+        f"start → first pod: p50 {statistics.median(acted):.2f} s, max {acted[-1]:.2f} s"
+        f" of {len(acted)}; budget: must 2.5 s, stretch 1.5 s"
+    )

@@ -1,0 +1,122 @@
+"""Jobs and shaped pods as a real API server takes them, and what its Job controller makes of them."""
+
+from typing import Any
+
+from tests.integration.apiserver import eventually
+from tests.integration.kube.test_agents import agent_task, leaves
+
+from perdure.domain.facts import PodFacts, read_pod
+from perdure.kube.client import KubeClient
+from perdure.kube.jobs import build_job
+from perdure.kube.pods import PodEnvironment, build_pod
+
+LABELS = {"perdure.dev/task": "audit-a-x7k2q", "perdure.dev/attempt": "1"}
+#: A bit of everything that people put around their agents.
+TEMPLATE: dict[str, Any] = {
+    "metadata": {"labels": {"team": "a"}, "annotations": {"example.com/note": "x"}},
+    "spec": {
+        "nodeSelector": {"disk": "fast"},
+        "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "terminationGracePeriodSeconds": 5,
+        "securityContext": {"runAsUser": 1000},
+        "initContainers": [{"name": "fetch", "image": "fetch:1"}],
+        "containers": [
+            {"name": "proxy", "image": "proxy:1", "ports": [{"containerPort": 80}]},
+            {
+                "name": "agent",
+                "workingDir": "/work",
+                "env": [{"name": "A", "value": "1"}],
+                "volumeMounts": [{"name": "scratch", "mountPath": "/work"}],
+                "securityContext": {"runAsNonRoot": True},
+            },
+        ],
+        "volumes": [{"name": "scratch", "emptyDir": {"sizeLimit": "1Mi"}}],
+    },
+}
+
+
+def pod_of(task: dict[str, Any]) -> dict[str, Any]:
+    metadata = task["metadata"]
+    return build_pod(
+        task_name=metadata["name"],
+        pod_name=f"{metadata['name']}-1",
+        namespace=metadata["namespace"],
+        owner={field: task[field] for field in ("apiVersion", "kind")}
+        | {field: metadata[field] for field in ("name", "uid")},
+        labels=LABELS,
+        agent={"image": "agents/audit:1", "model": "m", "podTemplate": TEMPLATE},
+        input={"n": 1},
+        env=PodEnvironment(
+            gateway_url="http://gateway:8080",
+            workflow="audit",
+            step="a",
+            attempt=1,
+            last_failure={"attempt": 1, "reason": "ExitCode", "message": "$(HOME)", "exitCode": 1},
+        ),
+        audience="perdure",
+    )
+
+
+async def pods(kube: KubeClient, namespace: str) -> list[PodFacts]:
+    selector = ",".join(f"{name}={value}" for name, value in LABELS.items())
+    found, _ = await kube.list("Pod", namespace=namespace, label_selector=selector)
+    return [read_pod(pod) for pod in found]
+
+
+async def test_the_api_server_takes_shaped_pods_as_they_are(kube: KubeClient, namespace: str) -> None:
+    wanted = pod_of(await agent_task(kube, namespace))
+    made = await kube.create("Pod", namespace, wanted)
+    assert set(leaves(wanted["spec"])) <= set(leaves(made["spec"]))
+    assert set(leaves(wanted["metadata"])) <= set(leaves(made["metadata"]))
+
+
+async def test_a_job_makes_one_pod_that_goes_by_its_name(kube: KubeClient, namespace: str) -> None:
+    wanted = build_job(pod_of(await agent_task(kube, namespace)))
+    made = await kube.create("Job", namespace, wanted)
+    assert set(leaves(wanted["spec"])) <= set(leaves(made["spec"]))
+
+    async def has_pod() -> bool:
+        return bool(await pods(kube, namespace))
+
+    await eventually(has_pod)
+    (facts,) = await pods(kube, namespace)
+    assert (facts.name, facts.owner_uid) == (made["metadata"]["name"], made["metadata"]["uid"])
+    assert (facts.of_job, facts.attempt, facts.task) == (True, 1, "audit-a-x7k2q")
+    assert facts.pod_name.startswith(f"{facts.name}-")
+
+
+async def test_a_job_whose_pod_is_deleted_fails_and_makes_no_other(kube: KubeClient, namespace: str) -> None:
+    made = await kube.create("Job", namespace, build_job(pod_of(await agent_task(kube, namespace))))
+    name = made["metadata"]["name"]
+
+    async def has_pod() -> bool:
+        return bool(await pods(kube, namespace))
+
+    await eventually(has_pod)
+    (first,) = await pods(kube, namespace)
+    await kube.delete("Pod", namespace, first.pod_name, grace_seconds=0)
+    # The kubelet's last word about it: there is none here.
+    await kube.patch_status("Pod", namespace, first.pod_name, {"status": {"phase": "Failed"}})
+
+    async def has_failed() -> bool:
+        job = await kube.get("Job", namespace, name)
+        conditions = (job.get("status") or {}).get("conditions") or ()
+        return any(item["type"] == "Failed" and item["status"] == "True" for item in conditions)
+
+    await eventually(has_failed)
+    assert [seen.uid for seen in await pods(kube, namespace)] in ([], [first.uid])
+
+
+async def test_deleting_a_job_deletes_its_pod(kube: KubeClient, namespace: str) -> None:
+    made = await kube.create("Job", namespace, build_job(pod_of(await agent_task(kube, namespace))))
+
+    async def has_pod() -> bool:
+        return bool(await pods(kube, namespace))
+
+    await eventually(has_pod)
+    await kube.delete("Job", namespace, made["metadata"]["name"], uid=made["metadata"]["uid"])
+
+    async def has_none() -> bool:
+        return not await pods(kube, namespace)
+
+    await eventually(has_none)

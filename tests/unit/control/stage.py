@@ -1,0 +1,173 @@
+"""A live run with its store, an actor and an observer, before a cluster that keeps to the rules."""
+
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, TypeVar
+
+from tests.simulated.chance import Chance, Odds
+from tests.simulated.clock import run as on_virtual_time
+from tests.simulated.cluster import SimulatedCluster
+from tests.unit.control.lives import Live
+from tests.unit.control.objects import obj
+from tests.unit.domain.builders import UID
+
+from perdure.control.actor import Actor
+from perdure.control.observer import Observer
+from perdure.control.store import Store
+from perdure.domain.decide import Decision
+from perdure.domain.observed import Observed
+from perdure.domain.records import (
+    AttemptRecord,
+    News,
+    Report,
+    RunRecord,
+    TaskKey,
+    Vitals,
+)
+
+NAMESPACE = "team"
+A = TaskKey("a")
+
+Result = TypeVar("Result")
+
+
+class CountingCluster(SimulatedCluster):
+    """Remembers which calls were made, and refuses what it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(Chance(1, Odds()))
+        self.calls: list[tuple[str, str]] = []
+        self.refuse: dict[str, Exception] = {}
+
+    async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
+        self.calls.append(("get", kind))
+        return await super().get(kind, namespace, name)
+
+    async def list(self, kind: str, **options: Any) -> Any:
+        self.calls.append(("list", kind))
+        return await super().list(kind, **options)
+
+    async def create(self, kind: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
+        self.calls.append(("create", kind))
+        if kind in self.refuse:
+            raise self.refuse[kind]
+        return await super().create(kind, namespace, body)
+
+    async def delete(self, kind: str, namespace: str, name: str, **options: Any) -> None:
+        self.calls.append(("delete", kind))
+        await super().delete(kind, namespace, name, **options)
+
+
+class Pages:
+    """The ledger, as far as observing and acting need it."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        #: Uids of pods and children that were recorded, by task.
+        self.recorded: dict[TaskKey, str] = {}
+        self.reports: dict[TaskKey, tuple[int, Report]] = {}
+        self.vitals: tuple[Vitals, ...] = ()
+        self.runs: dict[str, RunRecord] = {}
+        #: What was asked for.
+        self.asked: list[str] = []
+
+    async def record_pod(self, uid: str, attempt: AttemptRecord, *, pod_uid: str, epoch: int) -> None:
+        self.recorded[attempt.key] = pod_uid
+
+    async def news(self, uid: str, *, since: datetime | None) -> News:
+        self.asked.append("news")
+        fresh = tuple(seen for seen in self.vitals if since is None or seen.changed_at > since)
+        return News(version=self._live.run.version, reports=self.reports, vitals=fresh)
+
+    async def outcomes(self, uids: Sequence[str]) -> dict[str, RunRecord]:
+        self.asked.append("outcomes")
+        return {uid: self.runs[uid] for uid in uids if uid in self.runs}
+
+
+class Stage(Live):
+    """A run, its cluster, and what acts between them. `hears` says whether watch events arrive."""
+
+    def __init__(self, *steps: dict[str, Any], depth: int = 0, **fields: Any) -> None:
+        super().__init__(*steps, **fields)
+        self.cluster = CountingCluster()
+        self.ledger = Pages(self)
+        self.hears = True
+        self.cluster.watch(self._hear)
+        self.live.learn_pods(self.attempts.values())
+        self._root = obj(self.run.name, 1, uid=UID, spec={})
+        self._root["metadata"]["annotations"] = {"perdure.dev/depth": str(depth)}
+        self._start()
+
+    def _start(self) -> None:
+        self.store = Store()
+        self.store.apply(self.run.kind, self._root)
+        common: dict[str, Any] = {"store": self.store, "kube": self.cluster, "ledger": self.ledger}
+        self.actor = Actor(**common, gateway_url="http://gateway", audience="perdure")
+        self.observer = Observer(**common)
+
+    def _hear(self, kind: str, seen: Mapping[str, Any], deleted: bool) -> None:
+        if not self.hears:
+            return
+        metadata = seen["metadata"]
+        if deleted:
+            self.store.remove(kind, metadata["namespace"], metadata["name"], uid=metadata["uid"])
+        else:
+            self.store.apply(kind, seen)
+
+    # --- what the loop does
+
+    async def ensure(self, *keys: TaskKey) -> None:
+        await self.actor.ensure(self.live, keys or sorted(self.view.live), epoch=1)
+        for key, uid in self.ledger.recorded.items():
+            number = self.view.attempts[key].number
+            self.attempts[key, number] = replace(self.attempts[key, number], pod_uid=uid)
+
+    async def look(self) -> Observed:
+        return await self.observer.observe(self.live, self.now)
+
+    async def step(self) -> Decision:
+        """One pass: observe, decide, act."""
+        observed = await self.look()
+        decision = self.decide(observed)
+        if decision.commit is not None:
+            self.live.learn_pods(decision.commit.attempts)
+        await self.ensure(*observed.pods, *(() if decision.commit is None else [A]))
+        return decision
+
+    # --- what is there
+
+    def names(self, kind: str) -> list[str]:
+        return [made["metadata"]["name"] for made in self.cluster.all(kind)]
+
+    def only(self, kind: str) -> dict[str, Any]:
+        (found,) = self.cluster.all(kind)
+        return found
+
+    def attempt(self, key: TaskKey = A) -> AttemptRecord:
+        return self.view.attempts[key]
+
+    def restart(self, *, pods: bool = True) -> None:
+        """The operator starts anew: it has the ledger, and what a full look shows, but for pods perhaps."""
+        live = self.live
+        self.live = type(live)(key=live.key, view=live.view, generation=live.generation)
+        self.live.learn_pods(self.view.attempts.values())
+        self._start()
+        for kind in ("AgentTask", "Pod") if pods else ("AgentTask",):
+            for seen in self.cluster.all(kind):
+                self.store.apply(kind, seen)
+
+    def remove(self, kind: str, name: str) -> None:
+        self.cluster.remove(kind, NAMESPACE, name)
+
+    def set_pod(self, name: str, state: dict[str, Any], phase: str = "Running") -> None:
+        """The kubelet says how the agent's container is."""
+        found = self.cluster.find("Pod", name, NAMESPACE)
+        assert found is not None
+        status = {"phase": phase, "containerStatuses": [{"name": "agent", "state": state}]}
+        self.cluster.set_status("Pod", NAMESPACE, name, found["metadata"]["uid"], status)
+
+
+def played(scenario: Coroutine[Any, Any, Result]) -> Result:
+    """Run a scenario on virtual time."""
+    return on_virtual_time(scenario)

@@ -1,0 +1,85 @@
+"""Generated documentation: fresh, complete, and refusing what it cannot say."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+import pytest
+
+from perdure.api import generated, reference
+from perdure.api.kinds import KINDS
+from perdure.domain import glossary
+from perdure.domain.phases import TRANSITIONS, Phase, Reason
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.parametrize(("module", "file"), [(reference, reference.FILE), (glossary, glossary.FILE)])
+def test_the_committed_file_is_fresh(module: object, file: Path) -> None:
+    assert module.main(["--check", "--output", str(ROOT / file)]) == 0  # type: ignore[attr-defined]
+
+
+def test_a_stale_file_is_told_and_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "page.md"
+    file.write_text("old")
+    assert generated.command("some.module", file, lambda before: before + " and new", ["--check"]) == 1
+    assert "make docs" in capsys.readouterr().err
+    assert file.read_text() == "old"
+    assert generated.command("some.module", file, lambda before: before + " and new", []) == 0
+    assert file.read_text() == "old and new"
+
+
+def test_a_block_is_replaced_between_its_markers_only() -> None:
+    page = "a\n<!-- generated: x -->\nold\n<!-- end: x -->\nz\n"
+    once = generated.replace_block(page, "x", "new")
+    assert once == "a\n<!-- generated: x -->\n\nnew\n\n<!-- end: x -->\nz\n"
+    assert generated.replace_block(once, "x", "new") == once
+    with pytest.raises(ValueError, match="generated: y"):
+        generated.replace_block(page, "y", "new")
+
+
+def test_the_reference_has_every_field_of_every_kind() -> None:
+    page = reference.reference()
+    for kind in KINDS:
+        assert f"## {kind.kind}\n" in page
+        for model in (kind.spec, kind.status):
+            for name, field in (model.model_fields if model else {}).items():
+                assert f"| `{field.alias or name}` |" in page
+        assert all(f"| {column.name} |" in page for column in kind.columns)
+
+
+def test_every_link_of_the_reference_has_a_heading() -> None:
+    page = reference.reference()
+    headings = {line.lstrip("# ").lower() for line in page.splitlines() if line.startswith("#")}
+    links = {part.partition(")")[0] for part in page.split("](#")[1:]}
+    assert links <= headings
+
+
+def test_no_row_of_the_reference_lacks_its_meaning() -> None:
+    rows = [line for line in reference.reference().splitlines() if line.startswith("| `")]
+    assert [row for row in rows if row.endswith("|  |")] == []
+
+
+def test_every_phase_and_its_transitions_are_in_the_table() -> None:
+    lines = glossary.transitions().splitlines()[2:]
+    assert len(lines) == len(Phase)
+    for line in lines:
+        name, _, after = (cell.strip() for cell in line.strip("|").split("|"))
+        wanted = {phase.value for phase in TRANSITIONS[Phase(name)]}
+        assert set(after.split(", ")) == (wanted or {"nothing: it is final"})
+
+
+def test_every_reason_is_in_one_table() -> None:
+    told = [value for _, value, _ in glossary.meanings(Reason)]
+    assert told == [reason.value for reason in Reason]
+    assert glossary.reasons().count("| because |") == 3
+
+
+class _Mute(StrEnum):
+    SILENT = "Silent"
+
+
+def test_a_member_without_a_meaning_is_refused() -> None:
+    with pytest.raises(ValueError, match="Silent has no comment"):
+        glossary.meanings(_Mute)

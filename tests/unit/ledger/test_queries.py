@@ -1,0 +1,49 @@
+"""One file of statements, and what its marks mean."""
+
+from __future__ import annotations
+
+import pytest
+
+from perdure.ledger.queries import SQL, parse
+
+FILE = """-- What this file is about.
+
+-- name: one
+select 1
+
+
+-- name: two
+-- $1 a number
+select 2
+-- with more
+    , 3
+-- end
+from things
+    -- with more
+    join others
+    -- end
+    -- with less
+    limit 1
+    -- end
+"""
+
+
+def test_statements_and_their_variants() -> None:
+    assert dict(parse(FILE)) == {
+        "one": "select 1",
+        "two": "-- $1 a number\nselect 2\nfrom things",
+        "two_more": "-- $1 a number\nselect 2\n    , 3\nfrom things\n    join others",
+        "two_less": "-- $1 a number\nselect 2\nfrom things\n    limit 1",
+    }
+
+
+@pytest.mark.parametrize("name", ["one", "two", "two_more"])
+def test_a_name_is_given_once(name: str) -> None:
+    with pytest.raises(ValueError, match="twice"):
+        parse(f"{FILE}\n-- name: {name}\nselect 4\n")
+
+
+def test_only_a_commit_with_results_touches_the_cache() -> None:
+    assert "perdure.cache" not in SQL["commit"]
+    assert "perdure.cache" in SQL["commit_results"]
+    assert "-- with" not in SQL["commit_results"] + SQL["commit"]
