@@ -72,6 +72,18 @@ test-cluster: venv ## Test on a real cluster: the chart installed, pods and proc
 test-scale: venv ## Run a forEach of ITEMS (10000) items on simulated nodes; what must stay small stays small.
 	PERDURE_SCALE_ITEMS=$(ITEMS) $(PYTEST) tests/scale
 
+.PHONY: test-faults
+test-faults: venv ## Disturb a run of FAULT_ITEMS (50) agents in every way there is, REPEAT (1) times each; FAULTS=names for some.
+	FAULTS=$${FAULTS:-all} FAULT_ITEMS=$${FAULT_ITEMS:-50} REPEAT=$${REPEAT:-1} $(PYTEST) tests/cluster/faults -v
+
+.PHONY: test-kills
+test-kills: venv ## Kill the operator KILLS (100) times at random moments of 100 runs on simulated nodes; SEED=n for the same ones.
+	KILLS=$${KILLS:-100} $(PYTEST) tests/integration/kills -s
+
+.PHONY: test-checkpoints
+test-checkpoints: venv tools-light ## Save COUNT (20000) checkpoints while every process is killed in turn; none may be lost.
+	COUNT=$${COUNT:-20000} $(PYTEST) tests/integration/operator/test_acknowledged.py -s
+
 .PHONY: test
 test: lint test-unit test-simulated test-integration test-cluster ## Run every tier. Needs nothing prepared; builds Kubernetes once (about 10 minutes).
 

@@ -176,6 +176,30 @@ class PostgresServer:
             self._template = template
         return self.url(await self._create(self._template))
 
+    async def dump(self, url: str) -> bytes:
+        """A backup of a database as `pg_dump` makes it, while it is in use."""
+        return await self._pipe("pg_dump", "--format=custom", f"--dbname={url}")
+
+    async def restore(self, dump: bytes) -> str:
+        """The URL of a new database with what is in the backup."""
+        url = await self.create_database()
+        await self._pipe("pg_restore", "--exit-on-error", f"--dbname={url}", given=dump)
+        return url
+
+    async def _pipe(self, program: str, *arguments: str, given: bytes | None = None) -> bytes:
+        process = await asyncio.create_subprocess_exec(
+            str(self._binaries / program),
+            *arguments,
+            stdin=subprocess.DEVNULL if given is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        async with asyncio.timeout(_DEADLINE * 2):
+            output, error = await process.communicate(given)
+        if process.returncode:
+            raise RuntimeError(f"{program} failed: {error.decode(errors='replace')}")
+        return output
+
     async def drop_database(self, url: str) -> None:
         name = url.partition("@/")[2].partition("?")[0]
         await self._execute(f'drop database if exists "{name}" with (force)')

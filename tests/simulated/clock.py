@@ -64,11 +64,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
     """Time starts at 0 and is never that of a clock on the wall. There is no input and no output."""
 
     _ready: Any
-    _scheduled: Any
 
     def __init__(self) -> None:
         super().__init__()
         self._seconds = 0.0
+        #: When, in which order they were set, and the timers.
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._count = 0
         self._processes: list[Process] = []
 
     def note_process(self, process: Process) -> None:
@@ -82,6 +84,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def time(self) -> float:
         return self._seconds
+
+    def call_at(
+        self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        self._count += 1
+        heapq.heappush(self._timers, (when, self._count, timer))
+        return timer
 
     def run_soon(self, handles: list[asyncio.Handle]) -> None:
         self._ready.extend(handles)
@@ -107,16 +117,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
             handle._run()
 
     def _let_time_pass(self) -> None:
-        timers = self._scheduled
-        while timers and timers[0]._cancelled:
-            heapq.heappop(timers)._scheduled = False
+        timers = self._timers
+        while timers and timers[0][2]._cancelled:
+            heapq.heappop(timers)
         if not timers:
             raise Deadlock("all tasks wait for each other")
-        self._seconds = max(self._seconds, timers[0]._when)
-        while timers and timers[0]._when <= self._seconds:
-            timer = heapq.heappop(timers)
-            timer._scheduled = False
-            self._ready.append(timer)
+        seconds = self._seconds = max(self._seconds, timers[0][0])
+        while timers and timers[0][0] <= seconds:
+            self._ready.append(heapq.heappop(timers)[2])
 
 
 def now() -> datetime:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from perdure.control.ports import News
@@ -28,7 +28,20 @@ from perdure.domain.records import (
     VersionConflict,
     Vitals,
 )
+from perdure.ledger.types import CHECKPOINTS_PER_TASK, Overtaken
 from tests.simulated.chance import Chance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedCheckpoint:
+    """One that is kept."""
+
+    sequence: int
+    attempt: int
+    data: bytes
+    label: str | None
+    recoverable: bool
+    order: int | None
 
 
 class SimulatedLedger:
@@ -46,6 +59,11 @@ class SimulatedLedger:
         #: By namespace and key: the task that left the result, and the run's name.
         self.cache: dict[tuple[str, str], tuple[TaskRecord, str]] = {}
         self.vitals: dict[str, dict[TaskKey, Vitals]] = defaultdict(dict)
+        self.checkpoints: dict[str, dict[TaskKey, list[SimulatedCheckpoint]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
+        #: By run and task: the newest order of a checkpoint, and the attempt that it is of.
+        self.orders: dict[tuple[str, TaskKey], tuple[int, int]] = {}
         self.violations: list[AssertionError] = []
         self._wakes: list[asyncio.Queue[str | None]] = []
 
@@ -189,7 +207,69 @@ class SimulatedLedger:
         attempt = self.attempts[uid].get((key, number))
         if attempt is None or attempt.closed_at is not None:
             raise Superseded(f"{key} attempt {number}")
-        self.vitals[uid][key] = Vitals(key=key, attempt=number, changed_at=at)
+        known = self.vitals[uid].get(key) or Vitals(key=key, attempt=number, changed_at=at)
+        self.vitals[uid][key] = replace(known, attempt=number, changed_at=at)
+
+    def save_checkpoint(
+        self,
+        uid: str,
+        key: TaskKey,
+        number: int,
+        data: bytes,
+        *,
+        label: str | None = None,
+        recoverable: bool = True,
+        order: int | None = None,
+        keep: int = CHECKPOINTS_PER_TASK,
+        at: datetime,
+    ) -> int:
+        """What the gateway does with a checkpoint. Raises Superseded, Overtaken, LedgerUnavailable."""
+        if self.outage:
+            raise LedgerUnavailable("outage")
+        attempt = self.attempts[uid].get((key, number))
+        if attempt is None or attempt.closed_at is not None or self.tasks[uid][key].attempt != number:
+            raise Superseded(f"{key} attempt {number}")
+        kept = self.checkpoints[uid][key]
+        newest, attempt_of_order = self.orders.get((uid, key), (0, 0))
+        if order is not None and attempt_of_order == number and order <= newest:
+            for known in kept:
+                if (known.attempt, known.order, known.data) == (number, order, data):
+                    return known.sequence
+            raise Overtaken(f"order {order}")
+        if order is not None:
+            self.orders[uid, key] = order, number
+        before = self.vitals[uid].get(key)
+        sequence = ((before.checkpoint_sequence if before else None) or 0) + 1
+        kept.append(
+            SimulatedCheckpoint(
+                sequence=sequence,
+                attempt=number,
+                data=data,
+                label=label,
+                recoverable=recoverable,
+                order=order,
+            )
+        )
+        current = self.latest_checkpoint(uid, key)
+        self.checkpoints[uid][key] = [
+            found for found in kept if found.sequence > sequence - keep or found is current
+        ]
+        self.vitals[uid][key] = Vitals(
+            key=key,
+            attempt=number,
+            changed_at=at,
+            checkpoint_sequence=sequence,
+            checkpoint_label=label,
+            checkpoint_at=at,
+        )
+        return sequence
+
+    def latest_checkpoint(
+        self, uid: str, key: TaskKey, label: str | None = None
+    ) -> SimulatedCheckpoint | None:
+        """What an attempt goes on from."""
+        fitting = (found for found in reversed(self.checkpoints[uid][key]) if found.recoverable)
+        return next((found for found in fitting if label in (None, found.label)), None)
 
     def wake(self, uid: str | None) -> None:
         for queue in self._wakes:

@@ -140,6 +140,10 @@ class Reconciler:
             return None
         if root.finished:
             if live is not None:
+                if not live.view.run.phase.terminal:
+                    # A ledger that was restored is older than the cluster. What has ended stays ended.
+                    _log.warning("ended in the cluster, live in the ledger: ended there, too", run=key)
+                    await self._end_deleted(live)
                 self._drop(live)
             return await self._tidier.after_end(key, self._clock())
         if live is None:
@@ -355,11 +359,20 @@ class Reconciler:
                     self._store.apply(live.key.kind, there)
                     if there["metadata"]["uid"] == live.uid:
                         return
-            decision = decide(live.view, Observed(deleted=True), self._clock())
-            if decision.commit is not None and live.view.run.version:
-                await self._ledger.commit(decision.commit, epoch=self.epoch)
-                self._wake_family(live)
+            await self._end_deleted(live)
         self._drop(live)
+
+    async def _end_deleted(self, live: LiveRun) -> None:
+        decision = decide(live.view, Observed(deleted=True), self._clock())
+        if decision.commit is None or not live.view.run.version:
+            return
+        try:
+            await self._ledger.commit(decision.commit, epoch=self.epoch)
+        except (VersionConflict, LedgerUnavailable):
+            # An agent was faster, or it may have been written: the next pass must not go by what we know.
+            live.stale = True
+            raise
+        self._wake_family(live)
 
     def _drop(self, live: LiveRun) -> None:
         self.live.pop(live.uid, None)

@@ -105,10 +105,13 @@ class Tidier:
 
         What the API server refuses is tried again later, and stops nobody.
         """
+        pods, next_due = self._pods_to_delete(live, now)
+        if live.view.run.phase.terminal and pods:
+            # It may be let go of before the last of them is deleted.
+            self._leaving.setdefault(live.key, {}).update({pod.name: pod for pod in pods})
         again = self._refused.get(live.uid)
         if again is not None and again > now:
             return (again - now).total_seconds()
-        pods, next_due = self._pods_to_delete(live, now)
         now_due = pods[:AT_ONCE]
         tasks = self._tasks_to_delete(live)[: AT_ONCE - len(now_due)]
         doomed = now_due + [doomed for _, doomed in tasks]
@@ -118,6 +121,8 @@ class Tidier:
             return RETRY.total_seconds()
         self._refused.pop(live.uid, None)
         live.lingering -= {pod.name for pod in now_due}
+        for pod in now_due:
+            self._leaving.get(live.key, {}).pop(pod.name, None)
         for key, task in tasks:
             self._forget_task(live, key, task)
         if len(pods) > len(now_due) or self._count_excess(live) > 0:
@@ -291,9 +296,11 @@ class Tidier:
         if len(objects) == 1:
             await work()
         elif objects:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(CONCURRENCY, len(objects))):
-                    group.create_task(work())
+            # No group: what is raised has to arrive as it is, above all that another leads by now.
+            workers = (work() for _ in range(min(CONCURRENCY, len(objects))))
+            for result in await asyncio.gather(*workers, return_exceptions=True):
+                if isinstance(result, BaseException):
+                    raise result
         return deleted
 
 

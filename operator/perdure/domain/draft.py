@@ -193,11 +193,11 @@ class Draft:
 
     def ready(self) -> Iterator[TaskRecord]:
         """Tasks that have not ended, have no open attempt, and wait for no time."""
-        for key in self.view.ready | self._tasks.keys():
-            task = self.task(key)
-            if task is None or task.phase.terminal or task.retry_at is not None:
-                continue
-            if self.open_attempt(key) is None:
+        for key in self.view.ready:
+            if key not in self._tasks:
+                yield self.view.tasks[key]
+        for key, task in self._tasks.items():
+            if not task.phase.terminal and task.retry_at is None and self.open_attempt(key) is None:
                 yield task
 
     def overdue(self) -> list[TaskKey]:

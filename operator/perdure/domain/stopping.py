@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
+from operator import attrgetter
 
 from perdure.domain.attempts import close_attempt, end_task, let_start, stop_task
 from perdure.domain.draft import Draft
@@ -20,7 +21,7 @@ def is_cancelled(run: RunRecord) -> bool:
 
 
 def heed_cancel(draft: Draft) -> None:
-    """Cancel the run if that is wanted. One that is paused goes on, so that its finally steps can run.
+    """Cancel the run if that is wanted. One that is paused is so no longer: its finally steps are to run.
 
     If only those are left they are not stopped, and what they see of the run does not change under them:
     `stop` stays as it is, and the run remembers how it is to end by its reason.
@@ -28,7 +29,7 @@ def heed_cancel(draft: Draft) -> None:
     if draft.observed.desired != "Cancelled" or is_cancelled(draft.run):
         return
     if draft.paused:
-        _resume(draft)
+        _end_pause(draft)
     if main_ended(draft):
         message = "cancelled; the finally steps that run are let finish"
         draft.replace_run(reason=Reason.CANCELLED, message=message)
@@ -54,7 +55,8 @@ def heed_pause(draft: Draft) -> None:
     if draft.observed.desired == "Paused" and not draft.paused:
         _pause(draft)
     elif draft.observed.desired == "Running" and draft.paused:
-        _resume(draft)
+        lost = _end_pause(draft)
+        draft.event("workflow.resumed", pausedSeconds=round(lost.total_seconds(), 3))
 
 
 def stop_rest(draft: Draft) -> None:
@@ -75,9 +77,9 @@ def stop_rest(draft: Draft) -> None:
 
 def _skip_waiting(draft: Draft) -> None:
     """Skip tasks that never had an attempt, and wait for a slot that they are not to take any more."""
-    for task in sorted(draft.ready(), key=lambda task: task.key):
+    for task in sorted((task for task in draft.ready() if not task.attempt), key=attrgetter("key")):
         step, record = draft.plan.steps[task.key.step], draft.step(task.key.step)
-        if task.attempt or record is None or not is_cut(draft, step, record):
+        if record is None or not is_cut(draft, step, record):
             continue
         if starts_nothing(draft, step):
             message = "the run failed before this task could start"
@@ -119,8 +121,11 @@ def _pause(draft: Draft) -> None:
             draft.put_attempt(replace(attempt, stopping=Reason.PAUSED))
 
 
-def _resume(draft: Draft) -> None:
-    """Go on where the run was. Every timer has as much left as it had when the pause began."""
+def _end_pause(draft: Draft) -> timedelta:
+    """Let the run go on where it was. Every timer has as much left as it had when the pause began.
+
+    Returns how long that lasted.
+    """
     run = draft.run
     assert run.paused_at is not None
     lost = draft.now - run.paused_at
@@ -131,7 +136,6 @@ def _resume(draft: Draft) -> None:
         reason=None,
         message="",
     )
-    draft.event("workflow.resumed", pausedSeconds=round(lost.total_seconds(), 3))
     for task in draft.live_tasks():
         attempt = draft.open_attempt(task.key)
         if attempt is not None and draft.plan.steps[task.key.step].kind == "workflow":
@@ -141,6 +145,7 @@ def _resume(draft: Draft) -> None:
                 draft.put_attempt(replace(attempt, started_at=attempt.started_at + stood))
         elif task.phase is Phase.PAUSED:
             _resume_task(draft, task, lost)
+    return lost
 
 
 def _resume_task(draft: Draft, task: TaskRecord, lost: timedelta) -> None:

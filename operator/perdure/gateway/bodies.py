@@ -213,4 +213,8 @@ class Body:
 
     @staticmethod
     def _too_large(limit: int, what: str) -> Problem:
-        return Problem(Kind.TOO_LARGE, f"{what}: at most {limit} bytes; send less", members={"limit": limit})
+        return Problem(
+            Kind.TOO_LARGE,
+            f"{what}: at most {limit} bytes; send less, or a reference to it",
+            members={"limit": limit},
+        )

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import asyncpg
 
 from perdure.domain.records import RunState
 from perdure.ledger import Ledger
-from perdure_agent import Options, connect
+from perdure_agent import Options, connect, supervise
 from tests.integration.gateway.conftest import KEY, AgentOf, GatewayProcess
-from tests.integration.ledger.samples import session_of
+from tests.integration.ledger.samples import session_of, superseded
 from tests.integration.postgres import PostgresServer
 
 
@@ -141,3 +142,63 @@ async def test_postgres_dies_and_comes_back(
         assert saved.data == b"during"
         await agent.result("done")
     assert (await ledger.news(run.run.uid, since=None)).reports[KEY][1].output == "done"
+
+
+async def test_an_agent_that_finishes_while_the_gateway_is_away_waits(
+    ledger: Ledger, run: RunState, gateway_process: GatewayProcess, agent_of: AgentOf, options: Options
+) -> None:
+    environment = agent_of(gateway_process.url, run.attempts[KEY].pod_uid)
+
+    async def main() -> None:
+        async with connect(environment, options=options) as agent:
+            await agent.checkpoint(b"before")
+            await gateway_process.kill()
+            # The work goes on without it; only the newest state waits to be sent.
+            for number in range(3):
+                await agent.checkpoint_soon(number)
+            saving = asyncio.create_task(agent.flush())
+            reporting = asyncio.create_task(agent.result("x" * 5000))
+            done, _ = await asyncio.wait({saving, reporting}, timeout=0.1)
+            assert not done
+            await gateway_process.start()
+            await reporting
+            await saving
+
+    assert await supervise(main) == 0
+    number, report = (await ledger.news(run.run.uid, since=None)).reports[KEY]
+    assert (number, report.outcome, report.output) == (1, "Succeeded", "x" * 5000)
+
+
+async def test_a_result_that_reached_nobody_is_brought_by_the_next_attempt(
+    ledger: Ledger,
+    run: RunState,
+    epoch: int,
+    gateway_process: GatewayProcess,
+    agent_of: AgentOf,
+    options: Options,
+) -> None:
+    impatient = replace(options, retries=replace(options.retries, patience=0.1))
+    old = agent_of(gateway_process.url, run.attempts[KEY].pod_uid)
+    await gateway_process.ready()
+
+    async def finishes_alone() -> None:
+        async with connect(old, options=impatient) as agent:
+            await agent.checkpoint({"found": "x" * 5000})
+            await gateway_process.kill()
+            await agent.result({"found": "x" * 5000})
+
+    # Too long for the termination message, which stays empty: nothing could be taken for it.
+    assert await supervise(finishes_alone) == 75
+    assert old.termination_log.read_text() == ""
+    assert not (await ledger.news(run.run.uid, since=None)).reports
+    new = await superseded(ledger, run, epoch)
+    await gateway_process.start()
+
+    async def goes_on() -> None:
+        async with connect(agent_of(gateway_process.url, new.pod_uid), options=options) as agent:
+            saved = await agent.restore()
+            assert saved is not None
+            await agent.result(saved.json())
+
+    assert await supervise(goes_on) == 0
+    assert (await ledger.news(run.run.uid, since=None)).reports[KEY][1].output == {"found": "x" * 5000}

@@ -35,7 +35,7 @@ WRITERS = max(10, -(-COUNT // KEPT))
 #: Seconds without any acknowledgement after which something is wrong.
 STANDSTILL = 120.0
 #: Acknowledged ones between two kills, at least.
-BETWEEN_KILLS = max(40, COUNT // 100)
+BETWEEN_KILLS = min(COUNT // 7, 600)
 OPTIONS = Options(retries=Retries(patience=600, first_delay=0.05, longest_delay=0.5))
 
 

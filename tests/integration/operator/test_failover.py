@@ -27,7 +27,7 @@ LEASE = {"LEASE_DURATION": "4", "LEASE_RENEW_DEADLINE": "3", "LEASE_RETRY": "0.5
 #: One that nobody waits for the end of.
 LONG_LEASE = {"LEASE_DURATION": "600", "LEASE_RENEW_DEADLINE": "500", "LEASE_RETRY": "0.5"}
 #: How often the leader is killed.
-FAILOVERS = int(os.environ.get("FAILOVERS", "3"))
+FAILOVERS = int(os.environ.get("FAILOVERS", "2"))
 AGENT = {"image": "agent"}
 WITHIN = 120.0
 

@@ -285,6 +285,20 @@ def test_watched_namespaces_get_roles_instead_of_a_cluster_role():
     assert environment(container)["PERDURE_WATCH_NAMESPACES"]["value"] == "team-a,team-b"
 
 
+def test_two_operators_share_a_lease_of_the_length_that_is_asked_for():
+    lease = ("operator.lease.duration=4", "operator.lease.renewDeadline=3", "operator.lease.retry=0.5")
+    deployment = one(render(*EXTERNAL, "operator.replicas=2", *lease), "Deployment", "perdure-operator")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    env = environment(container)
+    assert deployment["spec"]["replicas"] == 2
+    assert env["PERDURE_LEASE_NAME"]["value"] == "perdure-operator"
+    assert [env[f"PERDURE_LEASE_{name}"]["value"] for name in ("DURATION", "RENEW_DEADLINE", "RETRY")] == [
+        "4",
+        "3",
+        "0.5",
+    ]
+
+
 def test_gateway_may_read_the_clusters_keys_and_nothing_else(external):
     assert one(external, "ClusterRole", "perdure-gateway")["rules"] == [
         {"nonResourceURLs": ["/.well-known/openid-configuration", "/openid/v1/jwks"], "verbs": ["get"]}

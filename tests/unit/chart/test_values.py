@@ -53,6 +53,7 @@ def test_evaluation_and_a_store_of_ones_own_exclude_each_other(given):
         ("operator.replica=2", "'/operator'", "'replica' not allowed"),
         ("operator.replicas=two", "'/operator/replicas'", "want integer"),
         ("operator.workers=1000", "'/operator/workers'", "maximum"),
+        ("operator.lease.retry=0", "'/operator/lease/retry'", "exclusiveMinimum"),
         ("image.pullPolicy=Sometimes", "'/image/pullPolicy'", "'Always', 'IfNotPresent', 'Never'"),
         ("image.digest=abc", "'/image/digest'", "pattern"),
         ("logging.level=loud", "'/logging/level'", "'debug', 'info', 'warning', 'error'"),

@@ -172,7 +172,11 @@ def test_a_run_waits_for_its_template_and_then_for_those_that_it_names() -> None
     ("inputs", "template", "problems"),
     [
         ({"n": "x"}, TEMPLATE, ['spec.inputs.n: must be a whole number; it is text "x"']),
-        ({"n": 1}, {"stepz": TEMPLATE["steps"]}, ["WorkflowTemplate audit: spec.stepz: unknown field; did you mean steps?"]),
+        (
+            {"n": 1},
+            {"stepz": TEMPLATE["steps"]},
+            ["WorkflowTemplate audit: spec.stepz: unknown field; did you mean steps?"],
+        ),
         (
             {"n": 1},
             {**TEMPLATE, "parameters": {"type": "array"}},

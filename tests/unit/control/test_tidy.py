@@ -17,7 +17,7 @@ from perdure.control.store import POD, Store
 from perdure.control.tidy import AT_ONCE, BATCH, LINGER, Tidier, due, surplus
 from perdure.domain.observed import Observed
 from perdure.domain.phases import Phase
-from perdure.domain.records import AGENT_TASK, WORKFLOW, Report, TaskKey, TaskRecord
+from perdure.domain.records import AGENT_TASK, WORKFLOW, Deposed, Report, TaskKey, TaskRecord
 from perdure.kube.errors import ApiError
 
 A = TaskKey("a")
@@ -376,6 +376,18 @@ def test_what_is_refused_is_tried_again_later_and_stops_nobody() -> None:
     assert place.tidy(now=at(5)) is None
     assert first in place.kube.names()
     assert not place.tidier.behind(place.live)
+
+
+def test_a_deposed_leader_learns_that_it_is_one() -> None:
+    place = wide(20)
+    place.end_tasks(SUCCESS, *(TaskKey("a", index) for index in range(20)))
+
+    async def deposed(*_: Any, **__: Any) -> None:
+        raise Deposed("another leads")
+
+    place.kube.delete = deposed  # type: ignore[method-assign]
+    with pytest.raises(Deposed):
+        place.tidy()
 
 
 # --- after the end

@@ -9,18 +9,20 @@ from hypothesis import strategies as st
 from tests.unit.domain.pods import condition, ended, pod, waiting
 
 from perdure.domain.facts import read_pod
+from perdure.domain.observed import ChildRun
 from perdure.domain.outcome import (
     LOST_AFTER,
     MAX_MESSAGE,
     Kind,
     Outcome,
+    outcome_of_child,
     outcome_of_gone,
     outcome_of_pod,
     outcome_of_report,
     read_output,
     shorten,
 )
-from perdure.domain.phases import Reason
+from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import Report
 
 NOW = datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
@@ -197,6 +199,68 @@ def test_a_report_of_failure(retryable: bool) -> None:
 def test_a_report_of_success() -> None:
     result = outcome_of_report(Report(outcome="Succeeded", output={"a": None}, at=NOW))
     assert (result.kind, result.reason, result.output, result.exit_code) == (S, None, {"a": None}, 0)
+
+
+# --- results that are required (25)
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind", "reason"),
+    [
+        (pod(phase="Succeeded", state=ended(0)), F, Reason.NO_RESULT),
+        (pod(phase="Succeeded"), F, Reason.NO_RESULT),
+        (pod(phase="Succeeded", state=ended(0, message="")), F, Reason.NO_RESULT),
+        (pod(phase="Succeeded", state=ended(0, message="null")), S, None),
+        (pod(phase="Succeeded", state=ended(0, message="done")), S, None),
+        (pod(phase="Failed", state=ended(1)), F, Reason.EXIT_CODE),
+        (pod(phase="Failed", state=ended(75)), D, Reason.INTERRUPTED),
+        (pod(phase="Succeeded", state=ended(0), deletion=GRACE_RUNS), D, Reason.DISRUPTED),
+    ],
+)
+def test_a_container_that_ends_well_without_a_result(
+    raw: dict[str, Any], kind: Kind, reason: Reason | None
+) -> None:
+    result = outcome_of_pod(read_pod(raw), NOW, result_required=True)
+    assert result is not None
+    assert (result.kind, result.reason) == (kind, reason)
+    if reason is Reason.NO_RESULT:
+        assert result.retryable
+        assert "write a termination message" in result.message
+
+
+def test_one_that_still_runs_needs_no_result_yet() -> None:
+    assert outcome_of_pod(read_pod(pod(state={"running": {}})), NOW, result_required=True) is None
+
+
+# --- children (20)
+
+
+@pytest.mark.parametrize("phase", [Phase.PENDING, Phase.RUNNING, Phase.PAUSED])
+def test_a_child_that_goes_on(phase: Phase) -> None:
+    assert outcome_of_child(ChildRun(uid="u", phase=phase), "child") is None
+
+
+def test_a_child_that_succeeded_gives_its_outputs() -> None:
+    result = outcome_of_child(ChildRun(uid="u", phase=Phase.SUCCEEDED, outputs={"n": None}), "child")
+    assert result == Outcome(kind=S, output={"n": None})
+
+
+def test_a_child_that_failed_says_why_at_no_great_length() -> None:
+    child = ChildRun(uid="u", phase=Phase.FAILED, reason=Reason.TIMEOUT, message="x" * 5000)
+    result = outcome_of_child(child, "child")
+    assert result is not None
+    assert (result.kind, result.reason, result.retryable) == (F, Reason.CHILD_FAILED, True)
+    assert result.message.startswith("child workflow child ended as Failed (Timeout): xxx")
+    assert len(result.message) == MAX_MESSAGE
+
+
+def test_a_child_that_is_gone_has_failed_and_one_that_was_cancelled_is_not_tried_again() -> None:
+    gone = outcome_of_gone("child")
+    assert (gone.kind, gone.reason, gone.retryable) == (F, Reason.CHILD_FAILED, True)
+    assert gone.message == "child workflow child was deleted"
+    cancelled = outcome_of_child(ChildRun(uid="u", phase=Phase.CANCELLED), "child")
+    assert cancelled is not None
+    assert not cancelled.retryable
 
 
 # --- termination messages (20)

@@ -1,4 +1,4 @@
-"""Strings with `${}`: parts, types, interpolation, and what the kubelet makes of a rendered argument."""
+"""Strings with `${}` (18): parts, types, interpolation, and what the kubelet makes of a rendered argument."""
 
 from itertools import pairwise
 from typing import Any
