@@ -105,8 +105,9 @@ def test_a_changed_spec_is_refused(perdure: Installation, finished: Run) -> None
     changed["spec"]["steps"][0]["forEach"] = ["ann", "bob", "cid"]
     said = perdure.apply(finished.namespace, changed)
     assert said.code != 0
-    assert "spec: Invalid value" in said.error
-    assert "cannot be changed once it is applied: apply it under a new name, or delete this" in said.error
+    assert "Invalid value" in said.error
+    assert "nothing but desiredState can be changed once it is applied" in said.error
+    assert "apply it under a new name, or delete" in said.error
     assert len(finished.tasks("greet")) == 2
 
 

@@ -62,6 +62,8 @@ class SimulatedLedger:
         self.checkpoints: dict[str, dict[TaskKey, list[SimulatedCheckpoint]]] = defaultdict(
             lambda: defaultdict(list)
         )
+        #: By run and task: the number of the newest checkpoint.
+        self.sequences: dict[tuple[str, TaskKey], int] = {}
         #: By run and task: the newest order of a checkpoint, and the attempt that it is of.
         self.orders: dict[tuple[str, TaskKey], tuple[int, int]] = {}
         self.violations: list[AssertionError] = []
@@ -238,8 +240,7 @@ class SimulatedLedger:
             raise Overtaken(f"order {order}")
         if order is not None:
             self.orders[uid, key] = order, number
-        before = self.vitals[uid].get(key)
-        sequence = ((before.checkpoint_sequence if before else None) or 0) + 1
+        sequence = self.sequences[uid, key] = self.sequences.get((uid, key), 0) + 1
         kept.append(
             SimulatedCheckpoint(
                 sequence=sequence,
@@ -254,14 +255,15 @@ class SimulatedLedger:
         self.checkpoints[uid][key] = [
             found for found in kept if found.sequence > sequence - keep or found is current
         ]
-        self.vitals[uid][key] = Vitals(
-            key=key,
-            attempt=number,
-            changed_at=at,
-            checkpoint_sequence=sequence,
-            checkpoint_label=label,
-            checkpoint_at=at,
-        )
+        known = self.vitals[uid].get(key) or Vitals(key=key, attempt=number, changed_at=at)
+        self.vitals[uid][key] = replace(known, attempt=number, changed_at=at)
+        if recoverable:
+            self.vitals[uid][key] = replace(
+                self.vitals[uid][key],
+                checkpoint_sequence=sequence,
+                checkpoint_label=label,
+                checkpoint_at=at,
+            )
         return sequence
 
     def latest_checkpoint(

@@ -120,6 +120,13 @@ class Reconciler:
         """After a gap in what was seen: everything may have changed. Returns all live runs."""
         for live in self.live.values():
             live.look_at_all = live.ask_ledger = live.ask_children = True
+            objects = self._store.of(live.key).tasks
+            # The object of a task may have been unknown here when there was something to write about it.
+            live.unshown.update(
+                task.key
+                for task in live.view.tasks.values()
+                if task.name in objects and objects[task.name].shown_phase != task.phase.value
+            )
         return list(self._live_of)
 
     async def reconcile(self, key: RunKey) -> float | None:

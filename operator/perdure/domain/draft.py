@@ -95,13 +95,13 @@ class Draft:
     def remember(self, step: PlannedStep) -> Evaluated:
         """Where to keep what was evaluated for a step.
 
-        That is the view only if all that it sees has ended there: ends that this decision brings about may
-        never be committed, and the next decision may see others. A finally step sees all main steps, since
-        it sees how the run goes.
+        That is the view only if it cannot change any more: ends that this decision brings about may never be
+        committed, and the next decision may see others. A finally step sees how the run goes, which is
+        settled once the first look at the step is committed.
         """
-        names = (*step.sees, *self.plan.order) if step.is_finally else step.sees
-        before = (self.view.steps.get(name) for name in names)
+        before = (self.view.steps.get(name) for name in step.sees)
         settled = all(record is not None and record.phase.terminal for record in before)
+        settled = settled and (not step.is_finally or step.name in self.view.steps)
         return self.view.evaluated if settled else self._evaluated
 
     def put_run(self, run: RunRecord) -> None:
@@ -202,13 +202,16 @@ class Draft:
 
     def overdue(self) -> list[TaskKey]:
         """Tasks whose attempts time alone ends now, as they were before this decision."""
-        silent_since = {
-            name: self.now - step.idle_timeout
-            for name, step in self.plan.steps.items()
-            if step.idle_timeout is not None
-        }
-        silent = [key for key, at in self._last_signs().items() if at <= silent_since[key.step]]
-        return [*self.view.deadlines.due(self.now), *silent]
+        found = self.view.deadlines.due(self.now)
+        silent_since: dict[str, datetime] = {}
+        for key, at in self._last_signs().items():
+            if key.step not in silent_since:
+                limit = self.plan.steps[key.step].idle_timeout
+                assert limit is not None
+                silent_since[key.step] = self.now - limit
+            if at <= silent_since[key.step]:
+                found.append(key)
+        return found
 
     def next_deadline(self) -> datetime | None:
         """When time alone ends the next attempt."""

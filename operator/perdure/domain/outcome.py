@@ -26,6 +26,17 @@ EXIT_SUPERSEDED = 76
 LOST_AFTER = timedelta(seconds=30)
 #: Kubelet reasons for which waiting is useless: the manifest itself is at fault.
 _NEVER_STARTS = frozenset({"InvalidImageName"})
+#: Kubelet reasons of a container whose program was never begun,
+_NOT_STARTED = frozenset({"StartError", "ContainerCannotRun"})
+#: and what its runtime says if that was the runtime's fault: it, or the kubelet, was just being restarted.
+_RUNTIME_FAULTS = (
+    "context canceled",
+    "context deadline exceeded",
+    "code = unavailable",
+    "ttrpc: closed",
+    "transport is closing",
+    "error reading from server",
+)
 MAX_MESSAGE = 1024
 #: Characters of a failed container's own message that are kept.
 MAX_LAST_WORDS = 512
@@ -135,6 +146,8 @@ def _outcome_of_exit(pod: PodFacts, disruption: str | None) -> Outcome:
     code, message = pod.exit.code, pod.exit.message
     if pod.exit.reason == "ContainerStatusUnknown":
         return _disrupted("the node lost track of the container")
+    if pod.exit.reason in _NOT_STARTED and any(fault in message.lower() for fault in _RUNTIME_FAULTS):
+        return _disrupted(f"the node could not start the container: {_on_one_line(message)}", code)
     if code == 0 and (message or disruption is None):
         return Outcome(kind=Kind.SUCCEEDED, exit_code=0, output=read_output(message))
     if disruption is not None:

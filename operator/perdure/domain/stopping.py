@@ -23,14 +23,14 @@ def is_cancelled(run: RunRecord) -> bool:
 def heed_cancel(draft: Draft) -> None:
     """Cancel the run if that is wanted. One that is paused is so no longer: its finally steps are to run.
 
-    If only those are left they are not stopped, and what they see of the run does not change under them:
-    `stop` stays as it is, and the run remembers how it is to end by its reason.
+    Once one of those was looked at they are not stopped, and what they see of the run does not change under
+    them: `stop` stays as it is, and the run remembers how it is to end by its reason.
     """
     if draft.observed.desired != "Cancelled" or is_cancelled(draft.run):
         return
     if draft.paused:
         _end_pause(draft)
-    if main_ended(draft):
+    if any(draft.step(name) is not None for name in draft.plan.finally_order):
         message = "cancelled; the finally steps that run are let finish"
         draft.replace_run(reason=Reason.CANCELLED, message=message)
     else:

@@ -196,12 +196,20 @@ select
     (
         select json_agg(
             json_build_array(
-                t.step, t.index, t.vitals_attempt, t.vitals_at, t.checkpoint_sequence, t.checkpoint_label,
-                t.checkpoint_at, t.percent, t.progress_message
+                t.step, t.index, t.vitals_attempt, t.vitals_at, c.sequence, c.label, c.created_at, t.percent,
+                t.progress_message
             )
             order by t.step, t.index
         )
         from perdure.task t
+        -- Where a new attempt would go on, which is not always the newest.
+        left join lateral (
+            select k.sequence, k.label, k.created_at
+            from perdure.checkpoint k
+            where k.workflow_uid = t.workflow_uid and k.step = t.step and k.index = t.index and k.recoverable
+            order by k.sequence desc
+            limit 1
+        ) c on true
         where t.workflow_uid = w.uid and t.vitals_at is not null
             and ($2::timestamptz is null or t.vitals_at > $2)
     ) as vitals

@@ -82,7 +82,7 @@ async def test_events_are_whole_and_paged(ledger: Ledger, epoch: int) -> None:
         None,
         None,
     )
-    assert checkpointed.data == {"sequence": 1, "label": "half", "size": 5000}
+    assert checkpointed.data == {"sequence": 1, "label": "half", "size": 5000, "recoverable": True}
     assert (checkpointed.type, checkpointed.time) == ("task.checkpointed", at(1))
     assert (checkpointed.task, checkpointed.attempt) == (session.task_name, 1)
     assert (progress.type, progress.data) == ("task.progress", {"percent": 50.5, "message": "reading"})

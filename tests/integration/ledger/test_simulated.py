@@ -77,6 +77,10 @@ async def test_the_same_checkpoints_leave_the_same(ledger: Ledger, epoch: int, s
             for found in reversed(simulated.checkpoints[uid][KEY])
         ]
         assert mine == kept, moment
+        real_vitals = (await ledger.news(uid, since=None)).vitals
+        assert [found.checkpoint_sequence for found in real_vitals] == [
+            found.checkpoint_sequence for found in simulated.vitals[uid].values()
+        ]
         for label in (None, "x", "y"):
             opened = await ledger.open_latest(sessions[-1], label)
             current = simulated.latest_checkpoint(uid, KEY, label)

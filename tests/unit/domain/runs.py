@@ -108,7 +108,10 @@ class Run:
                 self.asked.append(dict(decision.questions))
             answers = {key: self.cache.get(cache_key) for key, cache_key in decision.questions.items()}
             decision = self.decide(Observed(cached=answers))
+        due = decision.requeue_at
+        leaves = observed is not None and any(pod.deletion is not None for pod in observed.pods.values())
         assert self.decide().commit is None, "nothing is new, so nothing is to be decided"
+        assert leaves or self.requeue_at == due, "a decision knows the times that it sets"
 
     def standing(self, observed: Observed) -> Observed:
         """What is observed, and what is so in every decision."""

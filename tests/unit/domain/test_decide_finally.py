@@ -229,6 +229,18 @@ def test_a_cancel_of_a_run_that_is_paused_in_its_finally_steps_lets_them_finish(
     assert run.tasks[G].disruptions == 0
 
 
+def test_a_cancel_before_any_of_them_was_looked_at_is_what_they_see() -> None:
+    """11: the phase as it will be."""
+    run = begun(step("a"), finally_=(closing(),))
+    run.want("Paused")
+    run.reported(A, SUCCESS)
+    assert run.phases() == {"a": "Succeeded"}
+    run.want("Cancelled")
+    assert run.tasks[F].input["phase"] == "Cancelled"
+    run.reported(F, SUCCESS)
+    assert end_of(run) == ("Cancelled", "Cancelled")
+
+
 def test_items_stay_what_they_were_when_a_cancel_comes() -> None:
     """An operator that starts anew in the middle finds the same items under the same numbers."""
     last = closing(

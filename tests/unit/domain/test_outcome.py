@@ -313,3 +313,35 @@ def test_a_cut_is_marked(text: str, limit: int) -> None:
     cut = shorten(text, limit)
     assert len(cut) <= limit
     assert cut == text if len(text) <= limit else cut == text[: limit - 1] + "…"
+
+
+_OCI = "failed to create containerd task: failed to create shim task: "
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        (_OCI + "context canceled: unknown", D),  # as seen when a kubelet was killed
+        (_OCI + "context deadline exceeded: unknown", D),
+        ("rpc error: code = Unavailable desc = error reading from server: EOF", D),
+        (_OCI + "ttrpc: closed: unknown", D),
+        (
+            _OCI + 'OCI runtime create failed: exec: "nonsense": executable file not found in $PATH: unknown',
+            F,
+        ),
+        (_OCI + "OCI runtime create failed: permission denied: unknown", F),
+        ("", F),
+    ],
+)
+@pytest.mark.parametrize("reason", ["StartError", "ContainerCannotRun"])
+def test_who_is_to_blame_for_a_container_that_did_not_start(reason: str, message: str, kind: Kind) -> None:
+    found = outcome(pod(phase="Failed", state=ended(128, reason=reason, message=message)))
+    assert found is not None
+    assert (found.kind, found.exit_code) == (kind, 128)
+    assert found.reason is (Reason.DISRUPTED if kind is D else Reason.EXIT_CODE)
+
+
+def test_a_program_that_ran_is_judged_by_its_code_whatever_it_says() -> None:
+    found = outcome(pod(phase="Failed", state=ended(128, message="context canceled")))
+    assert found is not None
+    assert found.kind is F

@@ -133,8 +133,10 @@ class World:
         self.settle(observed)
 
     def observe_in_vain(self) -> None:
-        """A decision that is never committed."""
-        decide(self.run.view, self.run.standing(self.observation()), self.run.now)
+        """A decision that is never committed, on a wish that was taken back."""
+        observed = self.run.standing(self.observation())
+        desired = self.choose([self.run.desired, self.run.desired, "Running", "Paused", "Cancelled"])
+        decide(self.run.view, replace(observed, desired=desired), self.run.now)
 
     def wait(self) -> None:
         self.settle(seconds=self.choose(SECONDS))
