@@ -32,7 +32,7 @@ BY_APPLY = {
         workflow("refused", *(_step(f"s{number}") for number in range(501))),
         "spec.steps: Too many: 501: must have at most 500 items",
     ),
-    "twice": (workflow("refused", _step("a"), _step("a")), 'spec.steps[1]: Duplicate value: {"name":"a"}'),
+    "twice": (workflow("refused", _step("a"), _step("a")), "two steps have the same name: give each its own"),
     "no-image": (
         workflow("refused", {"name": "a", "agent": {"args": ["x"]}}),
         "every step needs agent.image or agent.templateRef",
