@@ -60,13 +60,19 @@ test-unit: venv ## Test the pure parts (milliseconds each).
 test-simulated: venv ## Test the control loop on a virtual clock, with faults.
 	$(PYTEST) tests/simulated
 
+simulate: SEEDS ?= 1000
+simulate: JOBS ?= 2
+.PHONY: simulate
+simulate: venv ## Try SEEDS (1000) worlds in which everything goes wrong; SEED=123 replays one, TELL=1 tells of it.
+	@$(PYTHON) -m tests.simulated.storm $(if $(SEED),--seed $(SEED) $(if $(TELL),--tell),--seeds $(SEEDS) --jobs $(JOBS))
+
 .PHONY: test-integration
 test-integration: venv tools-light ## Test against real Postgres, NATS and kube-apiserver.
 	$(PYTEST) tests/integration
 
 .PHONY: test-cluster
 test-cluster: venv ## Test on a real cluster: the chart installed, pods and processes killed.
-	$(PYTEST) tests/cluster
+	$(PYTEST) tests/cluster --ignore tests/cluster/faults
 
 .PHONY: test-scale
 test-scale: venv ## Run a forEach of ITEMS (10000) items on simulated nodes; what must stay small stays small.

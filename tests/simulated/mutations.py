@@ -1,0 +1,344 @@
+"""Guarantees broken on purpose: each of these must make the simulation fail, or it would prove nothing.
+
+A mutation is put in place of the code for as long as its context lasts. `python -m tests.simulated.mutations`
+tells how many seeds each needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final
+from unittest.mock import patch
+
+from perdure.control import actor, leader, store
+from perdure.control.actor import Actor
+from perdure.control.attemptpods import AttemptPods
+from perdure.control.guard import GuardedKube
+from perdure.control.live import LiveRun
+from perdure.control.observer import Observer
+from perdure.control.reconciler import Reconciler
+from perdure.control.slots import Slots
+from perdure.control.tidy import Tidier
+from perdure.domain import attempts, outcome, stopping
+from perdure.domain.draft import Draft
+from perdure.domain.records import (
+    Commit,
+    Committed,
+    LedgerError,
+    LedgerUnavailable,
+    Report,
+    RunState,
+    TaskKey,
+)
+from perdure.domain.view import RunView
+from tests.simulated.storm.__main__ import in_order
+from tests.simulated.storm.database import Database, Rows
+from tests.simulated.storm.gateway import Client, Unavailable
+from tests.simulated.storm.operators import LedgerClient
+from tests.simulated.storm.scenario import simulate
+
+#: Seeds within which each must be found.
+WITHIN: Final = 500
+
+Mutation = Callable[[], AbstractContextManager[Any]]
+
+
+def _drop_the_agents_fence() -> AbstractContextManager[Any]:
+    return patch.object(Database, "is_open", lambda self, rows, key, number: (key, number) in rows.attempts)
+
+
+def _drop_the_epoch() -> AbstractContextManager[Any]:
+    return patch.object(Database, "check_epoch", lambda self, epoch: None)
+
+
+def _forget_the_version() -> AbstractContextManager[Any]:
+    return patch.object(Database, "check_version", lambda self, rows, commit: None)
+
+
+def _let_reports_leave_the_version() -> AbstractContextManager[Any]:
+    report = Database.report
+
+    def mutated(self: Database, session: Any, pod_uid: str, report_: Report) -> None:
+        report(self, session, pod_uid, report_)
+        rows = self.rows[session.workflow_uid]
+        mirror = self._guarantees.runs[session.workflow_uid]
+        rows.run = replace(rows.run, version=rows.run.version - 1)
+        mirror.run = replace(mirror.run, version=rows.run.version)
+
+    return patch.object(Database, "report", mutated)
+
+
+def _publish_before_the_commit() -> AbstractContextManager[Any]:
+    commit = Database.commit
+
+    def mutated(self: Database, commit_: Commit, *, epoch: int) -> Committed:
+        rows = self.rows.get(commit_.run.uid)
+        last = 0 if rows is None else rows.run.last_sequence
+        self.outbox += [(commit_.run.uid, last + 1 + number) for number in range(len(commit_.events))]
+        return commit(self, commit_, epoch=epoch)
+
+    return patch.object(Database, "commit", mutated)
+
+
+def _commit_without_events() -> AbstractContextManager[Any]:
+    write = Database.write_event
+
+    def mutated(self: Database, rows: Rows, type: str, task: str | None, at: Any) -> None:
+        if type == "task.succeeded":
+            rows.run = replace(rows.run, last_sequence=rows.run.last_sequence + 1)
+        else:
+            write(self, rows, type, task, at)
+
+    return patch.object(Database, "write_event", mutated)
+
+
+def _decide_without_saying() -> AbstractContextManager[Any]:
+    event = Draft.event
+
+    def mutated(self: Draft, type: str, **facts: Any) -> None:
+        if type != "task.disrupted" and type != "task.cancelled":
+            event(self, type, **facts)
+
+    return patch.object(Draft, "event", mutated)
+
+
+def _act_before_the_commit() -> AbstractContextManager[Any]:
+    take = Reconciler._decide_and_act
+
+    class Hasty:
+        """Makes the pods of a decision, and then commits it."""
+
+        def __init__(self, ledger: Any, actor_: Actor, live: LiveRun) -> None:
+            self._ledger, self._actor, self._live = ledger, actor_, live
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._ledger, name)
+
+        async def commit(self, commit: Commit, *, epoch: int) -> Committed:
+            view = self._live.view
+            state = RunState(run=view.run, steps=view.steps, tasks=view.tasks, attempts=view.attempts)
+            guess = RunView(view.plan, state)
+            guess.apply(commit, Committed(version=view.run.version + 1, last_sequence=0))
+            hasty = LiveRun(key=self._live.key, view=guess, generation=1)
+            keys = [attempt.key for attempt in commit.attempts]
+            with contextlib.suppress(LedgerError):
+                await self._actor.ensure(hasty, keys, epoch=epoch)
+            committed: Committed = await self._ledger.commit(commit, epoch=epoch)
+            return committed
+
+    async def mutated(self: Reconciler, live: LiveRun, root: Any) -> Any:
+        ledger = self._ledger
+        if not isinstance(ledger, Hasty):
+            self._ledger = Hasty(ledger, self._actor, live)
+        try:
+            return await take(self, live, root)
+        finally:
+            self._ledger = ledger
+
+    return patch.object(Reconciler, "_decide_and_act", mutated)
+
+
+def _take_silence_for_a_commit() -> AbstractContextManager[Any]:
+    commit = LedgerClient.commit
+
+    async def mutated(self: LedgerClient, commit_: Commit, *, epoch: int) -> Committed:
+        try:
+            return await commit(self, commit_, epoch=epoch)
+        except LedgerUnavailable:
+            sequence = commit_.run.last_sequence + len(commit_.events)
+            return Committed(version=commit_.run.version + 1, last_sequence=sequence)
+
+    return patch.object(LedgerClient, "commit", mutated)
+
+
+def _trust_the_cache() -> AbstractContextManager[Any]:
+    async def mutated(self: AttemptPods, live: LiveRun, attempt: Any) -> None:
+        """Does not ask whether a pod that is not in the store is really no more."""
+
+    return patch.multiple(AttemptPods, _get_pod=mutated, _list_pods=mutated)
+
+
+def _overlook_reports() -> AbstractContextManager[Any]:
+    reports = Observer._reports
+
+    async def mutated(self: Observer, live: LiveRun, *, ending: bool) -> Mapping[TaskKey, Any]:
+        found = await reports(self, live, ending=ending)
+        return {} if ending else found
+
+    return patch.object(Observer, "_reports", mutated)
+
+
+def _adopt_what_is_there() -> AbstractContextManager[Any]:
+    return patch.object(actor, "_check_owner", lambda obj, uid, name, what: None)
+
+
+def _mistake_a_namesake() -> AbstractContextManager[Any]:
+    root = store._root
+    uids: dict[Any, str] = {}
+
+    def mutated(key: Any, obj: Mapping[str, Any], version: int) -> Any:
+        if version < 3:
+            uids.clear()  # another world
+        uid = uids.setdefault(key, obj["metadata"]["uid"])
+        return root(key, {**obj, "metadata": {**obj["metadata"], "uid": uid}}, version)
+
+    return patch.object(store, "_root", mutated)
+
+
+def _leave_the_old_attempt_open() -> AbstractContextManager[Any]:
+    commit = Draft.commit
+
+    def mutated(self: Draft) -> Commit | None:
+        made = commit(self)
+        if made is None:
+            return None
+        opened = {attempt.key for attempt in made.attempts if attempt.closed_at is None}
+        kept = tuple(
+            replace(attempt, closed_at=None, outcome=None) if attempt.key in opened else attempt
+            for attempt in made.attempts
+        )
+        return replace(made, attempts=kept)
+
+    return patch.object(Draft, "commit", mutated)
+
+
+def _count_disruptions_as_retries() -> AbstractContextManager[Any]:
+    return patch.object(attempts, "_after_disruption", attempts._after_failure)
+
+
+def _take_interruptions_for_failures() -> AbstractContextManager[Any]:
+    return patch.object(outcome, "EXIT_INTERRUPTED", -1)
+
+
+def _go_on_when_deposed() -> AbstractContextManager[Any]:
+    return patch.object(GuardedKube, "_check", lambda self: None)
+
+
+def _reset_timers_on_pause() -> AbstractContextManager[Any]:
+    resume = stopping._resume_task
+    return patch.object(stopping, "_resume_task", lambda draft, task, lost: resume(draft, task, timedelta(0)))
+
+
+def _start_while_paused() -> AbstractContextManager[Any]:
+    return patch.object(Draft, "paused", property(lambda self: False))
+
+
+def _neither_wakes_nor_sweeps() -> AbstractContextManager[Any]:
+    @contextlib.contextmanager
+    def both() -> Iterator[None]:
+        async def never(self: leader.Leader) -> None:
+            """Looks at nothing by itself."""
+
+        with (
+            patch.object(Database, "wake", lambda self, uid: None),
+            patch.object(leader.Leader, "_sweep", never),
+        ):
+            yield
+
+    return both()
+
+
+def _prune_too_early() -> AbstractContextManager[Any]:
+    def mutated(self: Database, rows: Rows, key: TaskKey) -> None:
+        rows.checkpoints[key] = rows.checkpoints[key][-rows.kept :]
+
+    return patch.object(Database, "prune", mutated)
+
+
+def _acknowledge_at_once() -> AbstractContextManager[Any]:
+    checkpoint = Client.checkpoint
+
+    async def mutated(self: Client, part: int | None, text: str, *, order: int) -> int:
+        with contextlib.suppress(Unavailable):
+            return await checkpoint(self, part, text, order=order)
+        return order
+
+    return patch.object(Client, "checkpoint", mutated)
+
+
+def _exceed_the_limit() -> AbstractContextManager[Any]:
+    return patch.object(Slots, "grant", lambda self, uid, namespace, priority, order: None)
+
+
+def _leave_pods_behind() -> AbstractContextManager[Any]:
+    async def tidy(self: Tidier, live: LiveRun, now: Any) -> None:
+        """Deletes nothing while a run is live."""
+
+    async def after_end(self: Tidier, key: Any, now: Any) -> None:
+        """Nor after it has ended."""
+
+    return patch.multiple(Tidier, tidy=tidy, after_end=after_end)
+
+
+#: What is broken, and a seed that noticed it when this was last looked at: it is tried first.
+MUTATIONS: Final[dict[Mutation, int]] = {
+    _drop_the_agents_fence: 0,
+    _drop_the_epoch: 0,
+    _forget_the_version: 4,
+    _let_reports_leave_the_version: 187,
+    _publish_before_the_commit: 0,
+    _commit_without_events: 0,
+    _decide_without_saying: 4,
+    _act_before_the_commit: 0,
+    _take_silence_for_a_commit: 39,
+    _trust_the_cache: 200,
+    _overlook_reports: 6,
+    _adopt_what_is_there: 196,
+    _mistake_a_namesake: 29,
+    _leave_the_old_attempt_open: 0,
+    _count_disruptions_as_retries: 0,
+    _take_interruptions_for_failures: 0,
+    _go_on_when_deposed: 71,
+    _reset_timers_on_pause: 16,
+    _start_while_paused: 2,
+    _neither_wakes_nor_sweeps: 141,
+    _prune_too_early: 101,
+    _acknowledge_at_once: 0,
+    _exceed_the_limit: 10,
+    _leave_pods_behind: 3,
+}
+
+
+def name_of(mutation: Mutation) -> str:
+    """What a mutation does, in words."""
+    return mutation.__name__.strip("_").replace("_", " ")
+
+
+def find(mutation: Mutation, seeds: Iterable[int]) -> tuple[int, str] | None:
+    """The first of these seeds that notices a mutation, and what it says; None if none does."""
+    with mutation():
+        for seed in seeds:
+            violation = simulate(seed).violation
+            if violation is not None:
+                return seed, violation
+    return None
+
+
+def main() -> int:
+    """Exit code 1 if a mutation is not found."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulated.mutations")
+    parser.add_argument("names", nargs="*", help="words of the mutations to try; all if there are none")
+    parser.add_argument("--within", type=int, default=WITHIN, help="seeds to try of each")
+    parser.add_argument("--quick", action="store_true", help="begin with the seeds that are known to notice")
+    arguments = parser.parse_args()
+    in_order("tests.simulated.mutations")
+    missed = 0
+    for mutation, known in MUTATIONS.items():
+        name = name_of(mutation)
+        if arguments.names and not any(word in name for word in arguments.names):
+            continue
+        seeds = range(arguments.within)
+        found = find(mutation, [known, *seeds] if arguments.quick else seeds)
+        missed += found is None
+        print(f"{name}: {'not found' if found is None else f'seed {found[0]}: {found[1]}'}", flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

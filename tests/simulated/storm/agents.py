@@ -1,0 +1,212 @@
+"""Agents: what runs in the pods, and every way in which it can end.
+
+An agent's work has parts. Each is done once and saved, and whoever comes after goes on with the next one. Its
+output follows from its place in the run alone, so that a run has the same outputs whatever befell it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import zlib
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import orjson
+
+from perdure.domain.names import LABEL_ATTEMPT, LABEL_INDEX, LABEL_STEP, LABEL_TASK
+from perdure.domain.records import Report, Superseded
+from perdure.ledger.types import Overtaken
+from tests.simulated.clock import Process, now
+from tests.simulated.storm.gateway import Client, Unavailable
+from tests.simulated.storm.mirror import Fate
+from tests.simulated.storm.weather import Weather
+
+Result = TypeVar("Result")
+
+#: Exit codes: done, failed, interrupted, superseded.
+DONE, FAILED, INTERRUPTED, SUPERSEDED = 0, 1, 75, 76
+#: Seconds between signs of life.
+HEARTBEAT: Final = 8.0
+#: How often a result is sent before it is left to the termination message.
+REPORTS: Final = 6
+#: Longer than any world lasts.
+FOR_EVER: Final = 1e6
+
+
+def parts_of(place: str) -> int:
+    """How many parts the work of a task has: 1 to 3, by its place in the run."""
+    return 1 + zlib.crc32(place.encode()) % 3
+
+
+def output_of(step: str, index: str | None) -> dict[str, Any]:
+    """What a task gives, whoever worked at it."""
+    place = step if index is None else f"{step}/{index}"
+    return {"at": place, "parts": parts_of(place)}
+
+
+class Agent:
+    """The agent in one pod."""
+
+    def __init__(
+        self, pod: dict[str, Any], fate: Fate, client: Client, weather: Weather, work: tuple[float, float]
+    ) -> None:
+        labels = pod["metadata"]["labels"]
+        self.task: str = labels[LABEL_TASK]
+        self.attempt = int(labels[LABEL_ATTEMPT])
+        self.output = output_of(labels.get(LABEL_STEP, ""), labels.get(LABEL_INDEX))
+        self.process = Process(f"agent {pod['metadata']['name']}")
+        self.fate = fate
+        self._client = client
+        self._weather = weather
+        self._work = work
+        #: Knows no gateway: it starts afresh each time, and its end is told by its exit.
+        self.plain = weather.chance(0.3)
+        #: Has no ear for SIGTERM.
+        self.deaf = weather.happens("agent deaf")
+        #: Parts that are done; None until it is known where to go on.
+        self._done: int | None = None
+        self._order = 0
+        #: The checkpoint that is being saved: part, text and order.
+        self._saving: tuple[int | None, str, int] | None = None
+        self._task: asyncio.Task[tuple[int, str]] | None = None
+
+    def start(self, ended: Callable[[int, str], None]) -> None:
+        """Begin to work; `ended` is told the exit code and the termination message."""
+
+        def note(task: asyncio.Task[tuple[int, str]]) -> None:
+            if not task.cancelled():
+                ended(*task.result())
+
+        self._task = self.process.start(self._run())
+        self._task.add_done_callback(note, context=self.process.context)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        if self._task is not None and not self.deaf:
+            self._task.cancel()
+
+    async def _run(self) -> tuple[int, str]:
+        beats: asyncio.Task[None] | None = None
+        try:
+            if self.plain:
+                return await self._work_alone()
+            beats = asyncio.get_running_loop().create_task(self._beat())
+            return await self._work_on()
+        except Superseded:
+            return SUPERSEDED, ""
+        except asyncio.CancelledError:
+            return await self._interrupted()
+        finally:
+            if beats is not None:
+                beats.cancel()
+
+    async def _work_alone(self) -> tuple[int, str]:
+        for _ in range(self.output["parts"]):
+            await self._part()
+            code = self._ill_fate()
+            if code is not None:
+                return await code
+        self.fate.worked = True
+        return DONE, orjson.dumps(self.output).decode()
+
+    async def _work_on(self) -> tuple[int, str]:
+        done = self._done = await self._patiently(self._client.restore)
+        while done < self.output["parts"]:
+            if self._weather.chance(0.25):
+                await self._save(None, "nobody goes on from this")
+            await self._part()
+            code = self._ill_fate()
+            if code is not None:
+                return await code
+            done += 1
+            await self._save(done, "part")
+            self._done = done
+        self.fate.worked = True
+        return await self._report(Report(outcome="Succeeded", output=self.output, at=now()))
+
+    async def _part(self) -> None:
+        await asyncio.sleep(self._weather.between(*self._work))
+
+    def _ill_fate(self) -> Awaitable[tuple[int, str]] | None:
+        weather = self._weather
+        if weather.happens("agent fails"):
+            return _exits(weather.choice([FAILED, 2, 137]), "bad luck")
+        if weather.happens("agent interrupts"):
+            return _exits(weather.choice([INTERRUPTED, INTERRUPTED, SUPERSEDED]), "")
+        if weather.happens("agent reports failure") and not self.plain:
+            return self._report(Report(outcome="Failed", message="no luck", at=now()))
+        if weather.happens("agent ends early"):
+            return _exits(DONE, "")
+        if weather.happens("agent hangs"):
+            return self._hang()
+        return None
+
+    async def _hang(self) -> tuple[int, str]:
+        await asyncio.sleep(self._weather.between(10.0, 400.0))
+        return FAILED, "hung"
+
+    async def _interrupted(self) -> tuple[int, str]:
+        """SIGTERM came: save what there is, and ask for another attempt; or finish, if that is near."""
+        if self.plain or self._done is None:
+            return INTERRUPTED, ""
+        try:
+            if self.fate.worked or self._weather.chance(0.2):
+                self.fate.worked = True
+                return await self._report(Report(outcome="Succeeded", output=self.output, at=now()))
+            if self._saving is not None:
+                await self._send(*self._saving)
+            else:
+                await self._save(self._done, "interrupted")
+        except Superseded:
+            return SUPERSEDED, ""
+        return INTERRUPTED, ""
+
+    async def _report(self, report: Report) -> tuple[int, str]:
+        succeeded = report.outcome == "Succeeded"
+        message = orjson.dumps(self.output).decode() if succeeded else report.message
+        code = DONE if succeeded else FAILED
+        for _ in range(REPORTS):
+            try:
+                await self._client.report(report)
+            except Unavailable:
+                await asyncio.sleep(self._weather.between(0.5, 3.0))
+            else:
+                # It is said already, and some say nothing twice.
+                message = self._weather.choice(["", message])
+                break
+        await asyncio.sleep(self._weather.choice([0.0, 0.0, 0.2, 1.0]))
+        return code, message
+
+    async def _save(self, part: int | None, text: str) -> None:
+        self._order += 1
+        await self._send(part, text, self._order)
+
+    async def _send(self, part: int | None, text: str, order: int) -> None:
+        # What is under way when SIGTERM comes is sent again, for nobody knows whether it arrived.
+        self._saving = part, text, order
+        # Overtaken: one that was given up came through after all.
+        with contextlib.suppress(Overtaken):
+            await self._patiently(lambda: self._client.checkpoint(part, text, order=order))
+        self._saving = None
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT)
+            try:
+                await self._client.heartbeat()
+            except Unavailable:
+                continue
+            except Superseded:
+                return
+
+    async def _patiently(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        while True:
+            try:
+                return await call()
+            except Unavailable:
+                await asyncio.sleep(self._weather.between(0.5, 3.0))
+
+
+async def _exits(code: int, message: str) -> tuple[int, str]:
+    return code, message

@@ -1,0 +1,316 @@
+"""The API server in memory: objects with versions, watches that misbehave, and the garbage collector.
+
+Objects are never changed in place, so that everybody may hold the same one and the past can be served again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any, Final
+
+from perdure.kube.errors import ApiError
+from tests.simulated.clock import Process, now
+from tests.simulated.storm.weather import Weather
+from tests.simulated.storm.wire import OUTSIDE, Server
+
+Object = dict[str, Any]
+Place = tuple[str, str, str]
+NAMESPACE: Final = "default"
+#: Seconds of grace that a deleted pod has.
+GRACE: Final = 30
+#: Seconds back in time from which a stale list may be.
+STALE: Final = 20.0
+
+
+def unreachable(text: str) -> ApiError:
+    return ApiError(0, "", text)
+
+
+class Watch:
+    """What one operator hears of the cluster: not everything, not in order, and not once."""
+
+    def __init__(
+        self,
+        api: ApiServer,
+        process: Process,
+        hear: Callable[[str, Mapping[str, Any], bool], None],
+        gap: Callable[[], None],
+    ) -> None:
+        self._api = api
+        self._process = process
+        self._hear = hear
+        self._gap = gap
+        self.broken = False
+        #: What a cache that lags behind has not told yet.
+        self._held: list[tuple[str, Object, bool]] = []
+
+    def push(self, kind: str, obj: Object, deleted: bool) -> None:
+        weather = self._api.weather
+        if self.broken or self._api.away or weather.happens("event lost"):
+            self.broken |= self._api.away
+            return
+        if self._api.lags_since is not None:
+            self._held.append((kind, obj, deleted))
+            return
+        loop = asyncio.get_running_loop()
+        delay = weather.between(0.0005, 0.01)
+        if weather.happens("event late"):
+            delay = weather.between(0.5, 20.0)
+        loop.call_later(delay, self._hear, kind, obj, deleted, context=self._process.context)
+        if weather.happens("event twice"):
+            delay = weather.between(0.5, 20.0)
+            loop.call_later(delay, self._hear, kind, obj, deleted, context=self._process.context)
+
+    def catch_up(self) -> None:
+        """The cache is up to date again."""
+        held, self._held = self._held, []
+        for kind, obj, deleted in held:
+            self.push(kind, obj, deleted)
+
+    def mend(self) -> None:
+        """Start anew with a list, which hides what was deleted meanwhile."""
+        self.broken = False
+        delay = self._api.weather.between(0.001, 0.1)
+        asyncio.get_running_loop().call_later(delay, self._relist, context=self._process.context)
+
+    def _relist(self) -> None:
+        for (kind, _, _), obj in self._api.listed()[0].items():
+            self._hear(kind, obj, False)
+        self._gap()
+
+
+class ApiServer(Server):
+    """The verbs, each carried out at one moment. Raises ApiError."""
+
+    def __init__(self, weather: Weather) -> None:
+        super().__init__("api", weather, unreachable)
+        self.objects: dict[Place, Object] = {}
+        #: Every change: when, version, what, and what was there before.
+        self._changes: list[tuple[float, Place, Object | None]] = []
+        self._version = 0
+        self._uids = 0
+        self.watches: list[Watch] = []
+        #: Since when lists and watches are served from a cache that lags behind; None if they are not.
+        self.lags_since: float | None = None
+        self.quota_used_up = False
+        #: Told in words of every change, for people.
+        self.tell: Callable[[str], None] = lambda text: None
+        #: Told of what comes, of pods that are to leave, of those that are gone, and of what loses its owner.
+        self.on_made: Callable[[str, Object], None] = lambda kind, obj: None
+        self.on_terminating: Callable[[Object], None] = lambda obj: None
+        self.on_removed: Callable[[Object], None] = lambda obj: None
+        self.on_collected: Callable[[Object], None] = lambda obj: None
+
+    # --- the verbs
+
+    def get(self, kind: str, namespace: str, name: str) -> Object:
+        found = self.objects.get((kind, namespace, name))
+        if found is None:
+            raise ApiError(404, "NotFound", f"{kind} {name}")
+        return found
+
+    def listing(
+        self, kind: str, namespace: str | None, label_selector: str | None
+    ) -> tuple[list[Object], str]:
+        # Only what was asked for the sake of one run is answered from the truth: such a list is a question.
+        objects, version = self.listed() if namespace is None else (self.objects, self._version)
+        found = [
+            obj
+            for place, obj in objects.items()
+            if place[0] == kind and namespace in (None, place[1]) and _is_selected(obj, label_selector)
+        ]
+        return found, str(version)
+
+    def create(self, kind: str, namespace: str, body: Object) -> Object:
+        name = body["metadata"]["name"]
+        if (kind, namespace, name) in self.objects:
+            raise ApiError(409, "AlreadyExists", f"{kind} {name}")
+        if kind in ("Pod", "Job") and self.quota_used_up and not self.weather.calm:
+            raise ApiError(403, "Forbidden", "exceeded quota: pods")
+        self._uids += 1
+        metadata = {
+            **body["metadata"],
+            "namespace": namespace,
+            "uid": f"{self._uids:08x}-0000-4000-8000-{self._uids:012x}",
+            "generation": 1,
+            "creationTimestamp": now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+        made = self._put((kind, namespace, name), {**body, "metadata": metadata})
+        self.on_made(kind, made)
+        for owner in metadata.get("ownerReferences") or ():
+            if not any(obj["metadata"]["uid"] == owner["uid"] for obj in self.objects.values()):
+                self._collect_soon(owner["uid"])
+        return made
+
+    def replace(self, kind: str, namespace: str, name: str, body: Object) -> Object:
+        there = self.get(kind, namespace, name)
+        if body["metadata"].get("resourceVersion") not in (None, there["metadata"]["resourceVersion"]):
+            raise ApiError(409, "Conflict", f"{kind} {name} has changed")
+        return self._put((kind, namespace, name), {**body, "metadata": dict(there["metadata"])})
+
+    def patch_status(self, kind: str, namespace: str, name: str, body: list[Object]) -> Object:
+        obj = dict(self.get(kind, namespace, name))
+        for change in body:
+            _apply(obj, change)
+        return self._put((kind, namespace, name), obj)
+
+    def delete(self, kind: str, namespace: str, name: str, uid: str | None) -> None:
+        obj = self.objects.get((kind, namespace, name))
+        if obj is None or uid not in (None, obj["metadata"]["uid"]):
+            return
+        if kind == "Pod" and _is_bound(obj):
+            if "deletionTimestamp" not in obj["metadata"]:
+                end = (now() + timedelta(seconds=GRACE)).strftime("%Y-%m-%dT%H:%M:%SZ")
+                metadata = {**obj["metadata"], "deletionTimestamp": end}
+                self.on_terminating(self._put((kind, namespace, name), {**obj, "metadata": metadata}))
+            return
+        self.remove(kind, namespace, name)
+
+    # --- what others do
+
+    def change(self, obj: Object, kind: str, **fields: Any) -> bool:
+        """Write top-level fields of an object, if it is still there. Returns whether it was."""
+        metadata = obj["metadata"]
+        place = kind, metadata["namespace"], metadata["name"]
+        there = self.objects.get(place)
+        if there is None or there["metadata"]["uid"] != metadata["uid"]:
+            return False
+        self._put(place, {**there, **fields})
+        return True
+
+    def desire(self, kind: str, name: str, state: str) -> None:
+        """What `kubectl patch` does to `spec.desiredState`."""
+        there = self.objects.get((kind, NAMESPACE, name))
+        if there is not None and there["spec"].get("desiredState") != "Cancelled":
+            metadata = {**there["metadata"], "generation": there["metadata"]["generation"] + 1}
+            spec = {**there["spec"], "desiredState": state}
+            self._put((kind, NAMESPACE, name), {**there, "metadata": metadata, "spec": spec})
+
+    def remove(self, kind: str, namespace: str, name: str, *, uid: str | None = None) -> None:
+        """Take an object out at once, and after a while what it owns."""
+        place = kind, namespace, name
+        obj = self.objects.get(place)
+        if obj is None or uid not in (None, obj["metadata"]["uid"]):
+            return
+        del self.objects[place]
+        self.tell(f"{kind} {name} {obj['metadata']['uid'][:8]} is gone")
+        self._version += 1
+        self._note(place, obj)
+        gone = {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(self._version)}}
+        for watch in self.watches:
+            watch.push(kind, gone, True)
+        self._collect_soon(obj["metadata"]["uid"])
+        if kind == "Pod":
+            self.on_removed(obj)
+
+    def all(self, kind: str) -> list[Object]:
+        return [obj for place, obj in self.objects.items() if place[0] == kind]
+
+    def listed(self) -> tuple[Mapping[Place, Object], int]:
+        """The objects as a list has them, and its version: as they are, or as a stale cache has them."""
+        since = self.lags_since
+        if since is None and self.weather.happens("list stale"):
+            since = asyncio.get_running_loop().time() - self.weather.between(0.0, STALE)
+        if since is None:
+            return self.objects, self._version
+        objects, version = dict(self.objects), self._version
+        for at, place, before in reversed(self._changes):
+            if at <= since:
+                break
+            version -= 1
+            objects.pop(place, None)
+            if before is not None:
+                objects[place] = before
+        return objects, version
+
+    def lag(self) -> None:
+        """From now on lists and watches tell of the past."""
+        if self.lags_since is None:
+            self.lags_since = asyncio.get_running_loop().time()
+
+    def catch_up(self) -> None:
+        self.lags_since = None
+        for watch in self.watches:
+            watch.catch_up()
+
+    def come_back(self) -> None:
+        super().come_back()
+        for watch in self.watches:
+            if watch.broken:
+                watch.mend()
+
+    # --- underneath
+
+    def _put(self, place: Place, obj: Object) -> Object:
+        self._version += 1
+        obj["metadata"] = {**obj["metadata"], "resourceVersion": str(self._version)}
+        self._note(place, self.objects.get(place))
+        if place[0] != "Lease":
+            self.tell(f"{place[0]} {place[2]} {obj['metadata']['uid'][:8]}: {_summary(obj)}")
+        self.objects[place] = obj
+        for watch in self.watches:
+            watch.push(place[0], obj, False)
+        return obj
+
+    def _note(self, place: Place, before: Object | None) -> None:
+        self._changes.append((asyncio.get_running_loop().time(), place, before))
+
+    def _collect_soon(self, owner_uid: str) -> None:
+        most = 60.0 if self.weather.happens("late garbage") else 1.0
+        loop = asyncio.get_running_loop()
+        loop.call_later(self.weather.between(0.01, most), self._collect, owner_uid, context=OUTSIDE)
+
+    def _collect(self, owner_uid: str) -> None:
+        if self.away:
+            self._collect_soon(owner_uid)
+            return
+        for (kind, namespace, name), obj in list(self.objects.items()):
+            owners = obj["metadata"].get("ownerReferences") or ()
+            if any(owner["uid"] == owner_uid for owner in owners):
+                self.on_collected(obj)
+                self.delete(kind, namespace, name, obj["metadata"]["uid"])
+
+
+def _summary(obj: Object) -> str:
+    status = obj.get("status") or {}
+    states = [container["state"] for container in status.get("containerStatuses") or ()]
+    deletion = obj["metadata"].get("deletionTimestamp", "")
+    desired = (obj.get("spec") or {}).get("desiredState", "")
+    return f"{status.get('phase', 'new')} {states or ''} {deletion} {desired}"
+
+
+def _is_bound(pod: Object) -> bool:
+    """Whether a kubelet has a word in the end of a pod."""
+    return "nodeName" in (pod.get("spec") or {}) and (pod.get("status") or {}).get("phase") not in (
+        "Succeeded",
+        "Failed",
+    )
+
+
+def _is_selected(obj: Object, selector: str | None) -> bool:
+    if not selector:
+        return True
+    labels = obj["metadata"].get("labels") or {}
+    return all(labels.get(term.partition("=")[0]) == term.partition("=")[2] for term in selector.split(","))
+
+
+def _apply(obj: Object, change: Mapping[str, Any]) -> None:
+    """One operation of a JSON patch, as far as statuses need it."""
+    parts = [part for part in change["path"].split("/") if part]
+    target = obj
+    for part in parts[:-1]:
+        if part not in target:
+            raise ApiError(422, "Invalid", f"no path {change['path']}")
+        target[part] = dict(target[part])
+        target = target[part]
+    if change["op"] == "test":
+        if target.get(parts[-1]) != change["value"]:
+            raise ApiError(422, "Invalid", "the test failed")
+    elif change["op"] == "add":
+        target[parts[-1]] = change["value"]
+    elif parts[-1] in target:
+        del target[parts[-1]]
+    else:
+        raise ApiError(422, "Invalid", f"no path {change['path']}")

@@ -1,0 +1,139 @@
+"""The runs that are tried, and what each gives when nothing is in its way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tests.simulated.storm.agents import output_of
+
+Spec = dict[str, Any]
+
+AGENT: Final[Spec] = {"image": "agent", "result": "Required"}
+JOB: Final[Spec] = {**AGENT, "executor": "Job"}
+#: Limits that no storm reaches.
+PATIENT: Final[Spec] = {
+    "retry": {"limit": 1000, "backoff": {"initial": "500ms", "max": "4s"}},
+    "disruptions": {"limit": 1000},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A run to try."""
+
+    kind: str = "Workflow"
+    spec: Spec
+    #: Its outputs, or a task's; None if it may also fail by the rules.
+    outputs: Any = None
+
+
+def _workflow(steps: list[Spec], outputs: Spec, expected: Any, **fields: Any) -> Entry:
+    spec = {"defaults": PATIENT, "steps": steps, "outputs": outputs, **fields}
+    return Entry(spec=spec, outputs=expected)
+
+
+def _of(*steps: str) -> Spec:
+    return {step: output_of(step, None) for step in steps}
+
+
+def _each(step: str, number: int) -> list[Spec]:
+    return [output_of(step, str(index)) for index in range(number)]
+
+
+CHAIN: Final = _workflow(
+    [
+        {"name": "a", "agent": AGENT},
+        {"name": "b", "agent": AGENT, "input": "${steps.a.output}"},
+        {"name": "c", "agent": AGENT, "dependsOn": ["b"]},
+    ],
+    {name: f"${{steps.{name}.output}}" for name in ("a", "b", "c")},
+    _of("a", "b", "c"),
+    retention={"checkpointsPerTask": 1},
+)
+FAN: Final = _workflow(
+    [
+        {"name": "each", "forEach": [1, 2, 3, 4], "agent": AGENT},
+        {"name": "join", "agent": AGENT, "input": "${steps.each.outputs}"},
+    ],
+    {"each": "${steps.each.outputs}", "join": "${steps.join.output}"},
+    {"each": _each("each", 4), **_of("join")},
+    parallelism=2,
+    retention={"checkpointsPerTask": 1},
+)
+JOBS: Final = _workflow(
+    [
+        {"name": "a", "agent": JOB},
+        {"name": "each", "forEach": [1, 2], "agent": JOB, "dependsOn": ["a"]},
+    ],
+    {"a": "${steps.a.output}", "each": "${steps.each.outputs}"},
+    {**_of("a"), "each": _each("each", 2)},
+)
+TIMERS: Final = _workflow(
+    [
+        {"name": "nap", "wait": {"duration": "25s"}},
+        {"name": "a", "agent": AGENT, "timeout": "45s", "pendingTimeout": "90s"},
+        {"name": "b", "agent": AGENT, "timeout": "60s", "idleTimeout": "25s", "dependsOn": ["nap"]},
+    ],
+    {name: f"${{steps.{name}.output}}" for name in ("a", "b")},
+    _of("a", "b"),
+)
+FAMILY: Final = _workflow(
+    [
+        {
+            "name": "sub",
+            "retry": {"limit": 50},
+            "workflow": {
+                "spec": {
+                    "defaults": PATIENT,
+                    "steps": [
+                        {"name": "x", "agent": AGENT},
+                        {"name": "y", "agent": AGENT, "dependsOn": ["x"]},
+                    ],
+                    "outputs": {"x": "${steps.x.output}", "y": "${steps.y.output}"},
+                }
+            },
+        },
+        {"name": "a", "agent": AGENT, "input": "${steps.sub.output}"},
+    ],
+    {"sub": "${steps.sub.output}", "a": "${steps.a.output}"},
+    {"sub": _of("x", "y"), **_of("a")},
+)
+LOOP: Final = _workflow(
+    [{"name": "r", "agent": AGENT, "repeat": {"until": "${index == 1}", "maxIterations": 3}}],
+    {"r": "${steps.r.output}"},
+    {"r": output_of("r", "1")},
+    **{"finally": [{"name": "last", "agent": AGENT}]},
+)
+ALONE: Final = Entry(kind="AgentTask", spec={"agent": AGENT, **PATIENT}, outputs=output_of("", None))
+#: These may fail: their limits are low, or their time is short.
+STRICT: Final = Entry(
+    spec={
+        "defaults": {"retry": {"limit": 1}, "disruptions": {"limit": 1}},
+        "failurePolicy": "CancelRunning",
+        "steps": [
+            {"name": "a", "agent": {"image": "agent"}},
+            {"name": "each", "forEach": [1, 2], "agent": {"image": "agent"}},
+        ],
+        "finally": [{"name": "last", "agent": {"image": "agent"}}],
+    }
+)
+SHORT: Final = Entry(
+    spec={
+        "timeout": "40s",
+        "defaults": PATIENT,
+        "steps": [{"name": "a", "agent": AGENT}, {"name": "b", "agent": JOB, "dependsOn": ["a"]}],
+        "retention": {"ttlAfterFinished": "60s", "pods": "Never"},
+    }
+)
+CACHED: Final = _workflow(
+    [
+        {"name": "a", "agent": AGENT, "cache": {"key": "the one", "ttl": "1h"}},
+        {"name": "b", "agent": AGENT, "dependsOn": ["a"]},
+    ],
+    {"a": "${steps.a.output}", "b": "${steps.b.output}"},
+    _of("a", "b"),
+    retention={"pods": "OnFailure"},
+)
+
+ENTRIES: Final = (CHAIN, FAN, JOBS, TIMERS, TIMERS, FAMILY, LOOP, ALONE, ALONE, STRICT, SHORT, CACHED)

@@ -1,0 +1,218 @@
+"""What goes wrong every now and then, and what people do meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from tests.simulated.storm.apiserver import NAMESPACE
+from tests.simulated.storm.nodes import Pod
+from tests.simulated.storm.wire import Server
+from tests.simulated.storm.world import World
+
+
+class Chaos:
+    """Plays the sudden faults of a seed's climate, one after the other, several at once."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._weather = world.weather
+        self._actions: dict[str, Callable[[], None]] = {
+            "kill operator": self._kill_operator,
+            "freeze operator": self._freeze_operator,
+            "second leader": self._second_leader,
+            "api away": lambda: self._away(world.api),
+            "api storm": lambda: self._storm("api"),
+            "ledger away": lambda: self._away(world.database),
+            "ledger storm": lambda: self._storm("ledger"),
+            "gateway away": lambda: self._storm("gateway"),
+            "kill gateway": lambda: self._soon(self._kill_gateway()),
+            "freeze gateway": lambda: self._soon(self._freeze_gateway()),
+            "api lags": lambda: self._soon(self._lag()),
+            "watch gap": lambda: self._soon(self._watch_gap()),
+            "freeze agent": lambda: self._soon(self._freeze_agent()),
+            "kill agent": self._kill_agent,
+            "delete pod": lambda: self._delete_pod(force=False),
+            "force-delete pod": lambda: self._delete_pod(force=True),
+            "evict pod": self._evict_pod,
+            "lose node": world.nodes.lose_node,
+            "quota": lambda: self._soon(self._quota()),
+            "pause": lambda: self._soon(self._pause()),
+            "cancel": self._cancel,
+            "delete run": lambda: self._soon(self._delete_run()),
+        }
+
+    async def run(self, seconds: float) -> None:
+        """Go on for so long."""
+        end = asyncio.get_running_loop().time() + seconds
+        while True:
+            pause = self._weather.random.expovariate(1 / self._weather.pace)
+            await asyncio.sleep(min(pause, 60.0))
+            if asyncio.get_running_loop().time() >= end or self._world.guarantees.violation:
+                return
+            if not self._world.unfinished() and self._weather.chance(0.3):
+                return  # there is little left to disturb
+            name = self._weather.next_sudden()
+            if name is not None:
+                self._world.guarantees.counts[name] += 1
+                self._world.guarantees.note(f"*** {name}")
+                self._actions[name]()
+
+    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
+        self._world.nodes.start(work)
+
+    # --- processes
+
+    def _kill_operator(self) -> None:
+        """Between any two awaits of it; it is started again after a while."""
+        world = self._world
+        operator = self._weather.choice(world.operators)
+
+        def die() -> None:
+            operator.kill()
+            self._soon(world.restart(operator, self._weather.between(0.0, 10.0)))
+
+        operator.process.burnt = die
+        operator.process.fuse = int(self._weather.between(0.0, 1.0) ** 2 * 300)
+
+    def _freeze_operator(self) -> None:
+        operator = self._world.leader() if self._weather.chance(0.7) else None
+        if operator is None:
+            operator = self._weather.choice(self._world.operators)
+        seconds = self._weather.choice([2.0, 18.0, 40.0]) * self._weather.between(0.5, 1.5)
+
+        def freeze() -> None:
+            if operator.process.running:
+                operator.process.stop()
+                loop = asyncio.get_running_loop()
+                loop.call_later(seconds, self._thaw_operator, operator)
+
+        operator.process.burnt = freeze
+        operator.process.fuse = int(self._weather.between(0.0, 1.0) ** 2 * 300)
+
+    def _thaw_operator(self, operator: Any) -> None:
+        if operator in self._world.operators:
+            operator.process.go_on()
+
+    def _second_leader(self) -> None:
+        """Somebody starts another operator beside the one there is."""
+        if len(self._world.operators) < 3:
+            self._world.start_operator()
+
+    async def _kill_gateway(self) -> None:
+        gateway = self._weather.choice(self._world.gateways)
+        gateway.kill()
+        await asyncio.sleep(self._weather.between(0.1, 20.0))
+        gateway.restart()
+
+    async def _freeze_gateway(self) -> None:
+        gateway = self._weather.choice(self._world.gateways)
+        process = gateway.process
+        process.stop()
+        await asyncio.sleep(self._weather.between(1.0, 30.0))
+        if gateway.process is process:
+            process.go_on()
+
+    # --- servers
+
+    def _away(self, server: Server) -> None:
+        async def away() -> None:
+            if not server.away:
+                server.leave(hanging=self._weather.chance(0.3))
+                longest = self._weather.choice([5.0, 30.0, 180.0])
+                await asyncio.sleep(self._weather.between(1.0, longest))
+                server.come_back()
+
+        self._soon(away())
+
+    def _storm(self, name: str) -> None:
+        async def storm() -> None:
+            self._weather.storms[name] += 1
+            await asyncio.sleep(self._weather.between(2.0, 30.0))
+            self._weather.storms[name] -= 1
+
+        self._soon(storm())
+
+    async def _lag(self) -> None:
+        self._world.api.lag()
+        await asyncio.sleep(self._weather.between(2.0, 60.0))
+        self._world.api.catch_up()
+
+    async def _watch_gap(self) -> None:
+        watch = self._weather.choice(self._world.operators).watch
+        watch.broken = True
+        await asyncio.sleep(self._weather.between(0.5, 60.0))
+        watch.mend()
+
+    async def _quota(self) -> None:
+        self._world.api.quota_used_up = True
+        await asyncio.sleep(self._weather.between(1.0, 30.0))
+        self._world.api.quota_used_up = False
+
+    # --- pods
+
+    def _some_pod(self) -> Pod | None:
+        pods = self._world.nodes.running()
+        return self._weather.choice(pods) if pods else None
+
+    async def _freeze_agent(self) -> None:
+        """SIGSTOP; the agent goes on long after it may have been given up."""
+        pod = self._some_pod()
+        if pod is None or pod.dead or not pod.agent.process.running:
+            return
+        pod.agent.process.stop()
+        await asyncio.sleep(self._weather.between(2.0, 90.0))
+        pod.thaw()
+
+    def _kill_agent(self) -> None:
+        pod = self._some_pod()
+        if pod is not None and not pod.dead:
+            pod.crash(self._weather.choice(["Error", "OOMKilled"]))
+
+    def _delete_pod(self, *, force: bool) -> None:
+        pod = self._some_pod()
+        if pod is not None and not self._world.api.away:
+            self._world.nodes.delete(pod, force=force)
+
+    def _evict_pod(self) -> None:
+        pod = self._some_pod()
+        if pod is not None and not self._world.api.away and pod.node.reachable.is_set():
+            self._world.nodes.evict(pod)
+
+    # --- people
+
+    async def _pause(self) -> None:
+        world = self._world
+        run = self._weather.choice(world.applied)
+        await world.api.back.wait()
+        if self._weather.calm:
+            return
+        world.api.desire(run.entry.kind, run.name, "Paused")
+        await asyncio.sleep(self._weather.between(0.1, 60.0))
+        await world.api.back.wait()
+        # Some stay as they are, until somebody remembers them in the end.
+        if self._weather.chance(0.7) and not self._weather.calm:
+            world.api.desire(run.entry.kind, run.name, "Running")
+
+    def _cancel(self) -> None:
+        run = self._weather.choice(self._world.applied)
+        if not self._world.api.away:
+            for other in self._world.applied:
+                other.disturbed |= other.name == run.name
+            self._world.api.desire(run.entry.kind, run.name, "Cancelled")
+
+    async def _delete_run(self) -> None:
+        """Somebody deletes a run, and perhaps applies it again under its name."""
+        world = self._world
+        run = self._weather.choice(world.applied)
+        await world.api.back.wait()
+        if run.deleted or self._weather.calm:
+            return
+        run.disturbed = run.deleted = True
+        world.api.remove(run.entry.kind, NAMESPACE, run.name)
+        if self._weather.chance(0.7):
+            await asyncio.sleep(self._weather.choice([0.0, 0.0, 1.0, 10.0]))
+            await world.api.back.wait()
+            if not self._weather.calm:
+                world.apply(run.name, run.entry)

@@ -1,0 +1,350 @@
+"""The ledger in memory: what each SQL statement does, done at one moment, with the same refusals.
+
+Columns that others write than the one who decides are kept as the statements keep them, and so are the
+fences; see `perdure/ledger/queries.sql`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from perdure.control.ports import News
+from perdure.domain.names import shard_of
+from perdure.domain.phases import Phase, Reason
+from perdure.domain.records import (
+    AttemptRecord,
+    CachedResult,
+    Commit,
+    Committed,
+    Deposed,
+    Report,
+    RunRecord,
+    RunState,
+    StepRecord,
+    Superseded,
+    TaskKey,
+    TaskRecord,
+    VersionConflict,
+    Vitals,
+)
+from perdure.ledger.types import AgentSession, Overtaken
+from tests.simulated.storm.guarantees import Guarantees
+from tests.simulated.storm.weather import Weather
+from tests.simulated.storm.wire import OUTSIDE, Server, no_connection
+
+
+@dataclass(slots=True, eq=False)
+class Saved:
+    """A row of `checkpoint`."""
+
+    sequence: int
+    attempt: int
+    order: int
+    #: How far the work was; None for one that nobody can go on from.
+    part: int | None
+    text: str
+
+
+@dataclass(slots=True, eq=False)
+class Rows:
+    """All rows of one run."""
+
+    run: RunRecord
+    steps: dict[str, StepRecord] = field(default_factory=dict)
+    tasks: dict[TaskKey, TaskRecord] = field(default_factory=dict)
+    attempts: dict[tuple[TaskKey, int], AttemptRecord] = field(default_factory=dict)
+    checkpoints: dict[TaskKey, list[Saved]] = field(default_factory=dict)
+    #: How many checkpoints each task ever had, and the newest order of the attempt that wrote last.
+    numbers: dict[TaskKey, int] = field(default_factory=dict)
+    orders: dict[TaskKey, tuple[int, int]] = field(default_factory=dict)
+    vitals: dict[TaskKey, Vitals] = field(default_factory=dict)
+    #: Types and times of its events.
+    events: list[tuple[str, str | None, datetime]] = field(default_factory=list)
+
+    @property
+    def kept(self) -> int:
+        retention: Any = self.run.spec.get("retention") or {}
+        return int(retention.get("checkpointsPerTask", 10))
+
+
+class Database(Server):
+    """Every method is one statement."""
+
+    def __init__(
+        self, weather: Weather, guarantees: Guarantees, maker_of: Callable[[str], str | None]
+    ) -> None:
+        """`maker_of` tells the uid of the run that made an object, by the object's uid."""
+        super().__init__("ledger", weather, no_connection)
+        self._guarantees = guarantees
+        self._maker_of = maker_of
+        self.epoch = 0
+        self.rows: dict[str, Rows] = {}
+        self.forgotten: set[str] = set()
+        self.outbox: list[tuple[str, int]] = []
+        self.cache: dict[tuple[str, str], tuple[TaskRecord, RunRecord]] = {}
+        self.listeners: list[Callable[[str | None], None]] = []
+        self._by_pod: dict[str, tuple[str, TaskKey, int]] = {}
+
+    # --- the operator's side
+
+    def take_epoch(self) -> int:
+        self.epoch += 1
+        self._guarantees.epoch_taken(self.epoch)
+        return self.epoch
+
+    def load_live(self) -> list[RunState]:
+        return [_state(rows) for rows in self.rows.values() if not rows.run.phase.terminal]
+
+    def load(self, uid: str) -> RunState | None:
+        return _state(self.rows[uid]) if uid in self.rows else None
+
+    def outcomes(self, uids: Sequence[str]) -> dict[str, RunRecord]:
+        return {uid: replace(self.rows[uid].run, spec={}) for uid in uids if uid in self.rows}
+
+    def commit(self, commit: Commit, *, epoch: int) -> Committed:
+        self.check_epoch(epoch)
+        uid = commit.run.uid
+        rows = self.rows.get(uid)
+        self.check_version(rows, commit)
+        self._guarantees.committed(commit, epoch=epoch)
+        if rows is None:
+            rows = self.rows[uid] = Rows(replace(commit.run, version=0, last_sequence=0))
+        version = rows.run.version + 1
+        run = replace(commit.run, spec=rows.run.spec, version=version, last_sequence=rows.run.last_sequence)
+        rows.run = run
+        for step in commit.steps:
+            rows.steps[step.name] = step
+        for task in commit.tasks:
+            rows.tasks[task.key] = task
+            self._remember(run, task)
+        for attempt in commit.attempts:
+            known = rows.attempts.get((attempt.key, attempt.number))
+            if known is not None:
+                attempt = replace(
+                    attempt, pod_uid=attempt.pod_uid or known.pod_uid, report=known.report or attempt.report
+                )
+            rows.attempts[attempt.key, attempt.number] = attempt
+        for event in commit.events:
+            self.write_event(rows, event.type, event.task, event.time)
+        self._guarantees.sequence_given(uid, rows.run.last_sequence)
+        return Committed(version=version, last_sequence=rows.run.last_sequence)
+
+    def check_epoch(self, epoch: int) -> None:
+        if epoch != self.epoch:
+            raise Deposed(f"epoch {epoch} is over")
+
+    def check_version(self, rows: Rows | None, commit: Commit) -> None:
+        if (0 if rows is None else rows.run.version) != commit.run.version:
+            raise VersionConflict(commit.run.uid)
+
+    def write_event(self, rows: Rows, type: str, task: str | None, at: datetime) -> None:
+        sequence = rows.run.last_sequence + 1
+        rows.run = replace(rows.run, last_sequence=sequence)
+        rows.events.append((type, task, at))
+        self._guarantees.event_written(rows.run.uid, sequence)
+        self.outbox.append((rows.run.uid, sequence))
+
+    def record_pod(self, uid: str, attempt: AttemptRecord, *, pod_uid: str, epoch: int) -> None:
+        self.check_epoch(epoch)
+        rows = self.rows[uid]
+        place = attempt.key, attempt.number
+        known = rows.attempts.get(place)
+        if known is None or known.closed_at is not None:
+            raise VersionConflict(f"no open attempt {place}")
+        rows.attempts[place] = replace(known, pod_uid=pod_uid)
+        self._by_pod[pod_uid] = uid, *place
+        self._guarantees.pod_recorded(uid, *place, pod_uid, owner=self._maker_of(pod_uid))
+
+    def news(self, uid: str, *, since: datetime | None) -> News:
+        rows = self.rows.get(uid)
+        if rows is None:
+            return News(version=0, reports={}, vitals=())
+        reports = {
+            key: (number, attempt.report)
+            for (key, number), attempt in rows.attempts.items()
+            if attempt.closed_at is None and attempt.report is not None
+        }
+        vitals = tuple(found for found in rows.vitals.values() if since is None or found.changed_at > since)
+        return News(version=rows.run.version, reports=reports, vitals=vitals)
+
+    def expired(self, now: datetime, *, limit: int) -> list[tuple[str, str, str, str]]:
+        return [
+            (rows.run.uid, str(rows.run.kind), rows.run.namespace, rows.run.name)
+            for rows in self.rows.values()
+            if rows.run.phase.terminal and rows.run.expires_at is not None and rows.run.expires_at <= now
+        ][:limit]
+
+    def forget(self, uids: Sequence[str], *, epoch: int) -> None:
+        self.check_epoch(epoch)
+        for uid in uids:
+            if uid in self.rows and self.rows[uid].run.phase.terminal:
+                self._guarantees.history_forgotten(uid)
+                del self.rows[uid]
+                self.forgotten.add(uid)
+
+    def cached(self, namespace: str, keys: Sequence[str], now: datetime) -> dict[str, CachedResult]:
+        found = ((key, self.cache.get((namespace, key))) for key in keys)
+        return {
+            key: CachedResult(output=kept[0].output, workflow=kept[1].name, task=kept[0].name)
+            for key, kept in found
+            if kept is not None and kept[0].cache_until is not None and kept[0].cache_until > now
+        }
+
+    def forget_cache(self, now: datetime, *, limit: int, epoch: int) -> int:
+        self.check_epoch(epoch)
+        old = [
+            place for place, (task, _) in self.cache.items() if task.cache_until and task.cache_until <= now
+        ]
+        for place in old[:limit]:
+            del self.cache[place]
+        return len(old[:limit])
+
+    # --- the agents' side
+
+    def attempt_for_pod(self, namespace: str, pod_uid: str) -> AgentSession | None:
+        place = self._by_pod.get(pod_uid)
+        if place is None or place[0] not in self.rows:
+            return None
+        uid, key, number = place
+        rows = self.rows[uid]
+        attempt = rows.attempts[key, number]
+        if attempt.pod_uid != pod_uid or rows.run.namespace != namespace:
+            return None
+        task = rows.tasks[key]
+        newest = self._newest(rows, key)
+        return AgentSession(
+            workflow_uid=uid,
+            kind=rows.run.kind,
+            namespace=namespace,
+            run_name=rows.run.name,
+            shard=shard_of(uid),
+            key=key,
+            task_name=task.name,
+            attempt=number,
+            pod_name=attempt.pod_name,
+            open=self.is_open(rows, key, number),
+            input=task.input,
+            checkpoint_sequence=None if newest is None else newest.sequence,
+            checkpoints_per_task=rows.kept,
+        )
+
+    def write_checkpoint(
+        self, session: AgentSession, pod_uid: str, part: int | None, text: str, *, order: int, now: datetime
+    ) -> int:
+        rows, key = self._fenced(session)
+        attempt, newest = rows.orders.get(key, (0, 0))
+        if attempt == session.attempt and newest >= order:
+            for saved in rows.checkpoints.get(key, ()):
+                if (saved.attempt, saved.order, saved.text) == (session.attempt, order, text):
+                    return saved.sequence
+            raise Overtaken(f"a newer checkpoint than {order}")
+        self._guarantees.agent_wrote("checkpoint", rows.run.uid, key, session.attempt, pod_uid)
+        if part is not None and text == "part":
+            self._guarantees.saved(rows.run.uid, key, part)
+        sequence = rows.numbers[key] = rows.numbers.get(key, 0) + 1
+        rows.orders[key] = session.attempt, order
+        kept = rows.checkpoints.setdefault(key, [])
+        kept.append(Saved(sequence, session.attempt, order, part, text))
+        self.prune(rows, key)
+        rows.vitals[key] = Vitals(
+            key=key, attempt=session.attempt, changed_at=now, checkpoint_sequence=sequence, checkpoint_at=now
+        )
+        self.write_event(rows, "task.checkpointed", session.task_name, now)
+        self.wake(rows.run.uid)
+        return sequence
+
+    def prune(self, rows: Rows, key: TaskKey) -> None:
+        """Keep the newest few checkpoints, and always the newest that a task can go on from."""
+        kept, newest = rows.checkpoints[key], self._newest(rows, key)
+        rows.checkpoints[key] = [
+            saved for saved in kept if saved.sequence > rows.numbers[key] - rows.kept or saved is newest
+        ]
+
+    def open_latest(self, session: AgentSession) -> int:
+        """How far the work was saved; 0 if nothing was."""
+        rows = self.rows.get(session.workflow_uid)
+        if rows is None:
+            return 0
+        newest = self._newest(rows, session.key)
+        part = 0 if newest is None or newest.part is None else newest.part
+        self._guarantees.restored(rows.run.uid, session.key, part)
+        return part
+
+    def heartbeat(self, session: AgentSession, pod_uid: str, now: datetime) -> None:
+        rows, key = self._fenced(session)
+        self._guarantees.agent_wrote("heartbeat", rows.run.uid, key, session.attempt, pod_uid)
+        known = rows.vitals.get(key)
+        vitals = Vitals(key=key, attempt=session.attempt, changed_at=now)
+        if known is not None and known.attempt == session.attempt:
+            vitals = replace(known, changed_at=now)
+        rows.vitals[key] = vitals
+
+    def report(self, session: AgentSession, pod_uid: str, report: Report) -> None:
+        rows = self.rows.get(session.workflow_uid)
+        place = session.key, session.attempt
+        if rows is not None and place in rows.attempts and rows.attempts[place].report is not None:
+            return  # the answer to the first one was lost
+        rows, key = self._fenced(session)
+        self._guarantees.agent_wrote("report", rows.run.uid, key, session.attempt, pod_uid)
+        self._guarantees.reported(rows.run.uid, *place, report)
+        rows.attempts[place] = replace(rows.attempts[place], report=report)
+        rows.run = replace(rows.run, version=rows.run.version + 1)
+        self.wake(rows.run.uid)
+
+    def is_open(self, rows: Rows, key: TaskKey, number: int) -> bool:
+        """The agents' fence."""
+        attempt = rows.attempts.get((key, number))
+        return attempt is not None and attempt.closed_at is None and rows.tasks[key].attempt == number
+
+    def _fenced(self, session: AgentSession) -> tuple[Rows, TaskKey]:
+        rows = self.rows.get(session.workflow_uid)
+        if rows is None or not self.is_open(rows, session.key, session.attempt):
+            raise Superseded(f"attempt {session.attempt} of {session.task_name} is over")
+        return rows, session.key
+
+    # --- events and wakes
+
+    def outbox_batch(self) -> list[tuple[str, int]]:
+        return self.outbox[:20]
+
+    def outbox_done(self, rows: Sequence[tuple[str, int]]) -> None:
+        done = set(rows)
+        self.outbox = [row for row in self.outbox if row not in done]
+
+    def wake(self, uid: str | None) -> None:
+        """Tell those who listen; lost connections lose what was said."""
+        loop = asyncio.get_running_loop()
+        for listener in self.listeners:
+            if not (self.away or self.weather.happens("wake lost")):
+                loop.call_later(self.weather.between(0.0005, 0.01), listener, uid, context=OUTSIDE)
+
+    def come_back(self) -> None:
+        super().come_back()
+        # Those who listen connect again, and know that they may have missed something.
+        for listener in self.listeners:
+            asyncio.get_running_loop().call_later(0.1, listener, None, context=OUTSIDE)
+
+    # --- underneath
+
+    def _newest(self, rows: Rows, key: TaskKey) -> Saved | None:
+        return next(
+            (saved for saved in reversed(rows.checkpoints.get(key, ())) if saved.part is not None), None
+        )
+
+    def _remember(self, run: RunRecord, task: TaskRecord) -> None:
+        if task.cache_key is None or task.cache_until is None or task.finished_at is None:
+            return
+        if task.phase is Phase.SUCCEEDED and task.reason is not Reason.CACHED:
+            self.cache[run.namespace, task.cache_key] = task, run
+
+
+def _state(rows: Rows) -> RunState:
+    newest: dict[TaskKey, AttemptRecord] = {}
+    for (key, number), attempt in rows.attempts.items():
+        if key not in newest or newest[key].number < number:
+            newest[key] = attempt
+    return RunState(run=rows.run, steps=dict(rows.steps), tasks=dict(rows.tasks), attempts=newest)

@@ -1,0 +1,347 @@
+"""Nodes with their kubelets, and the controllers that stand between an object and a running pod."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from perdure.domain.names import LABEL_ATTEMPT, LABEL_TASK
+from tests.simulated.clock import now
+from tests.simulated.storm.agents import Agent
+from tests.simulated.storm.apiserver import NAMESPACE, ApiServer, Object
+from tests.simulated.storm.guarantees import Guarantees
+from tests.simulated.storm.mirror import Fate
+from tests.simulated.storm.weather import Weather
+from tests.simulated.storm.wire import OUTSIDE
+
+#: Seconds between a node's silence and the eviction of its pods, and until its objects are taken away.
+SILENCE: Final = (5.0, 40.0)
+BURIAL: Final = (30.0, 120.0)
+KILLED: Final = 137
+
+
+class Node:
+    """A machine. Cut off, its pods run on and nobody hears of them; crashed, they do not run."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.reachable = asyncio.Event()
+        self.reachable.set()
+        self.crashed = False
+
+
+class Pod:
+    """One pod on its node, from its binding to its end."""
+
+    def __init__(self, obj: Object, node: Node, agent: Agent, fate: Fate) -> None:
+        self.obj = obj
+        self.node = node
+        self.agent = agent
+        self.fate = fate
+        self.started = False
+        #: Nothing of it will ever run again, whether anybody has been told or not.
+        self.dead = False
+        self.ended: asyncio.Future[tuple[int, str, str]] = asyncio.get_running_loop().create_future()
+
+    def start(self) -> None:
+        self.started = True
+        self.fate.started_at = now()
+        self.agent.start(self._exited)
+
+    def _exited(self, code: int, message: str) -> None:
+        if not self.ended.done():
+            self.fate.code = code
+            self.ended.set_result((code, message, "Completed" if code == 0 else "Error"))
+
+    def kill(self, code: int = KILLED, reason: str = "Error") -> None:
+        """SIGKILL."""
+        self.die()
+        if not self.ended.done():
+            self.ended.set_result((code, "", reason))
+
+    def crash(self, reason: str) -> None:
+        """The agent is killed by nobody who would count as outside."""
+        self.die()
+        if not self.ended.done():
+            self.fate.code = KILLED
+            self.ended.set_result((KILLED, "", reason))
+
+    def thaw(self) -> None:
+        """SIGCONT, for an agent that is not dead."""
+        if not self.dead:
+            self.agent.process.go_on()
+
+    def die(self) -> None:
+        """End at once, with nobody there to see it."""
+        self.dead = True
+        self.agent.process.stop()
+
+    async def leave(self, grace: float) -> None:
+        """SIGTERM, and SIGKILL when the grace is over."""
+        if self.started:
+            self.agent.terminate()
+            await asyncio.wait({self.ended}, timeout=grace)
+        self.kill()
+
+
+class Nodes:
+    """Scheduler, kubelets, the Job controller, and what takes lost nodes' pods away."""
+
+    def __init__(
+        self,
+        api: ApiServer,
+        weather: Weather,
+        guarantees: Guarantees,
+        agent: Callable[[Object, Fate], Agent],
+    ) -> None:
+        self._api = api
+        self._weather = weather
+        self._guarantees = guarantees
+        self._agent = agent
+        self._nodes = [Node(f"node-{number}") for number in range(3)]
+        self._jobs = 0
+        #: Pods that may still run, by uid.
+        self.pods: dict[str, Pod] = {}
+        #: The run that an object belongs to, by the object's uid; and the run that made it, for children.
+        self.run_of: dict[str, str] = {}
+        self.maker_of: dict[str, str] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+        api.on_made = self._made
+        api.on_terminating = self._terminating
+        api.on_removed = self._removed
+        api.on_collected = self._collected
+
+    def start(self, work: Any) -> None:
+        """Run something beside, outside of all processes."""
+        task = asyncio.get_running_loop().create_task(work, context=OUTSIDE)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard, context=OUTSIDE)
+
+    # --- what the control plane does
+
+    def _made(self, kind: str, obj: Object) -> None:
+        metadata = obj["metadata"]
+        owners = metadata.get("ownerReferences") or ()
+        owner = next((ref["uid"] for ref in owners if ref.get("controller")), "")
+        alone = kind in ("Workflow", "AgentTask") and owner not in self.run_of
+        self.maker_of[metadata["uid"]] = self.run_of.get(owner, "")
+        own = alone or kind == "Workflow"
+        self.run_of[metadata["uid"]] = metadata["uid"] if own else self.run_of.get(owner, "")
+        if kind == "Pod" and LABEL_TASK in (metadata.get("labels") or {}):
+            self.start(self._run_pod(self._place(obj)))
+        elif kind == "Job":
+            self.start(self._run_job(obj))
+
+    def _terminating(self, obj: Object) -> None:
+        pod = self.pods.get(obj["metadata"]["uid"])
+        if pod is not None:
+            self.start(self._leave(pod))
+
+    def _removed(self, obj: Object) -> None:
+        """An object was taken away without waiting for its kubelet."""
+        pod = self.pods.get(obj["metadata"]["uid"])
+        if pod is not None:
+            pod.fate.outside = True
+            self.start(self._leave(pod))
+        for owner in obj["metadata"].get("ownerReferences") or ():
+            if owner["kind"] == "Job":
+                self.start(self._end_job(owner["name"], owner["uid"], obj))
+
+    def _collected(self, obj: Object) -> None:
+        """An object goes with its owner."""
+        pod = self.pods.get(obj["metadata"]["uid"])
+        if pod is not None:
+            pod.fate.outside = True
+
+    async def _leave(self, pod: Pod) -> None:
+        await self._heard(pod.node)
+        await asyncio.sleep(self._weather.between(0.001, 0.5))
+        await pod.leave(self._weather.choice([2.0, 30.0]))
+
+    async def _heard(self, node: Node) -> None:
+        """Until node and API server can speak with each other."""
+        while self._api.away or not node.reachable.is_set():
+            await self._api.back.wait()
+            await node.reachable.wait()
+
+    async def _run_job(self, job: Object) -> None:
+        metadata, template = job["metadata"], job["spec"]["template"]
+        await asyncio.sleep(self._weather.between(0.01, 1.0))
+        await self._api.back.wait()
+        if self._api.objects.get(("Job", NAMESPACE, metadata["name"])) is None:
+            return
+        self._jobs += 1
+        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
+        name = f"{metadata['name']}-{self._jobs:05x}"
+        body = {
+            "metadata": {
+                **template["metadata"],
+                "name": name,
+                "ownerReferences": [{**owner, "controller": True}],
+            },
+            "spec": template["spec"],
+        }
+        quota, self._api.quota_used_up = self._api.quota_used_up, False
+        self._api.create("Pod", NAMESPACE, body)
+        self._api.quota_used_up = quota
+
+    async def _end_job(self, name: str, uid: str, pod: Object) -> None:
+        """A Job ends with its pod, and makes no other."""
+        await asyncio.sleep(self._weather.between(0.01, 1.0))
+        await self._api.back.wait()
+        job = self._api.objects.get(("Job", NAMESPACE, name))
+        if job is not None and job["metadata"]["uid"] == uid and "status" not in job:
+            succeeded = (pod.get("status") or {}).get("phase") == "Succeeded"
+            ended = {"type": "Complete" if succeeded else "Failed", "status": "True"}
+            self._api.change(job, "Job", status={"conditions": [ended]})
+
+    # --- what a kubelet does
+
+    def _place(self, obj: Object) -> Pod:
+        metadata = obj["metadata"]
+        labels = metadata["labels"]
+        fate = Fate(metadata["name"], metadata["uid"], labels[LABEL_TASK], int(labels[LABEL_ATTEMPT]))
+        self._guarantees.pod_made(fate, self.run_of[metadata["uid"]])
+        self._check_alone(fate, metadata)
+        pod = Pod(obj, self._weather.choice(self._nodes), self._agent(obj, fate), fate)
+        self.pods[metadata["uid"]] = pod
+        return pod
+
+    async def _run_pod(self, pod: Pod) -> None:
+        obj, metadata = pod.obj, pod.obj["metadata"]
+        slow = self._weather.happens("slow start")
+        await asyncio.sleep(self._weather.between(20.0, 100.0) if slow else self._weather.between(0.01, 1.0))
+        await self._heard(pod.node)
+        if not self._api.change(obj, "Pod", spec={**obj["spec"], "nodeName": pod.node.name}):
+            self.pods.pop(metadata["uid"], None)
+            return
+        await asyncio.sleep(self._weather.between(0.01, 0.5))
+        await self._heard(pod.node)
+        if pod.ended.done() or "deletionTimestamp" in self._there(pod)["metadata"]:
+            pod.kill()
+        else:
+            pod.start()
+            running = {"running": {"startedAt": _seconds()}}
+            self._show(pod, "Running", running)
+        code, message, reason = await pod.ended
+        await asyncio.sleep(self._weather.between(0.01, 0.5))
+        await self._heard(pod.node)
+        exited: Object = {"exitCode": code, "reason": reason, "message": message}
+        if pod.fate.started_at is not None:
+            exited["startedAt"] = pod.fate.started_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+        self._show(pod, "Succeeded" if code == 0 else "Failed", {"terminated": exited})
+        self.pods.pop(metadata["uid"], None)
+        if "deletionTimestamp" in self._there(pod)["metadata"]:
+            await asyncio.sleep(self._weather.between(0.01, 0.5))
+            await self._heard(pod.node)
+            self._api.remove("Pod", NAMESPACE, metadata["name"], uid=metadata["uid"])
+        elif _job_of(obj) is not None:
+            job = _job_of(obj)
+            assert job is not None
+            self.start(self._end_job(job["name"], job["uid"], self._there(pod)))
+
+    def _there(self, pod: Pod) -> Object:
+        """The pod's object as it is; as it was, if it is no more."""
+        found = self._api.objects.get(("Pod", NAMESPACE, pod.obj["metadata"]["name"]))
+        same = found is not None and found["metadata"]["uid"] == pod.obj["metadata"]["uid"]
+        return found if same and found is not None else {**pod.obj, "status": {"phase": "Failed"}}
+
+    def _show(self, pod: Pod, phase: str, state: Object) -> None:
+        status: Object = dict(self._there(pod).get("status") or {})
+        status |= {"phase": phase, "containerStatuses": [{"name": "agent", "state": state}]}
+        self._api.change(pod.obj, "Pod", status=status)
+
+    def _check_alone(self, fate: Fate, metadata: Object) -> None:
+        owner = metadata["ownerReferences"][0]
+        for other in self._api.all("Pod"):
+            theirs = other["metadata"]
+            if theirs["uid"] == fate.uid or (other.get("status") or {}).get("phase") in (
+                "Succeeded",
+                "Failed",
+            ):
+                continue
+            self._guarantees.demand(
+                theirs.get("ownerReferences", [{}])[0].get("uid") != owner["uid"]
+                or theirs["labels"][LABEL_ATTEMPT] != str(fate.attempt),
+                f"{fate.pod} and {theirs['name']} live at once for one attempt",
+            )
+
+    # --- what goes wrong
+
+    def running(self) -> list[Pod]:
+        return [pod for pod in self.pods.values() if pod.started and not pod.ended.done()]
+
+    def delete(self, pod: Pod, *, force: bool) -> None:
+        """Somebody deletes a pod; with force, without waiting for its kubelet."""
+        metadata = pod.obj["metadata"]
+        pod.fate.outside = True
+        if force:
+            self._api.remove("Pod", NAMESPACE, metadata["name"], uid=metadata["uid"])
+        else:
+            self._api.delete("Pod", NAMESPACE, metadata["name"], metadata["uid"])
+
+    def evict(self, pod: Pod) -> None:
+        """The node wants for memory: its kubelet kills the pod, whose object stays."""
+        if pod.ended.done():
+            return
+        pod.fate.outside = True
+        self._target(pod, "TerminationByKubelet", reason="Evicted")
+        self.start(pod.leave(self._weather.choice([0.0, 5.0])))
+
+    def _target(self, pod: Pod, cause: str, **fields: Any) -> None:
+        status = dict(self._there(pod).get("status") or {})
+        status["conditions"] = [{"type": "DisruptionTarget", "status": "True", "reason": cause}]
+        self._api.change(pod.obj, "Pod", status=status | fields)
+
+    def lose_node(self) -> None:
+        """A node falls silent. Its pods may run on; they are deleted after a while, and it may come back."""
+        nodes = [node for node in self._nodes if node.reachable.is_set()]
+        if len(nodes) > 1:
+            self.start(self._lose(self._weather.choice(nodes), crashed=self._weather.chance(0.5)))
+
+    async def _lose(self, node: Node, *, crashed: bool) -> None:
+        weather = self._weather
+        node.reachable.clear()
+        node.crashed = crashed
+        if crashed:
+            for pod in self._on(node):
+                pod.fate.outside = True
+                pod.die()
+        await asyncio.sleep(weather.between(*SILENCE))
+        await self._api.back.wait()
+        for pod in self._on(node):
+            pod.fate.outside = True
+            self._target(pod, "DeletionByTaintManager")
+            metadata = pod.obj["metadata"]
+            self._api.delete("Pod", NAMESPACE, metadata["name"], metadata["uid"])
+        if weather.chance(0.5):
+            await asyncio.sleep(weather.between(*BURIAL))
+            await self._api.back.wait()
+            for pod in self._on(node):
+                metadata = pod.obj["metadata"]
+                self._api.remove("Pod", NAMESPACE, metadata["name"], uid=metadata["uid"])
+        await asyncio.sleep(weather.between(1.0, 60.0))
+        for pod in self._on(node) if crashed else ():
+            pod.fate.outside = True
+            pod.kill(KILLED, "ContainerStatusUnknown")
+        node.crashed = False
+        node.reachable.set()
+
+    def _on(self, node: Node) -> list[Pod]:
+        return [pod for pod in self.pods.values() if pod.node is node]
+
+    def heal(self) -> None:
+        """All nodes come back, and all agents go on that were only frozen."""
+        for node in self._nodes:
+            if not node.crashed:
+                node.reachable.set()
+
+
+def _job_of(obj: Object) -> Object | None:
+    owners = obj["metadata"].get("ownerReferences") or ()
+    return next((owner for owner in owners if owner["kind"] == "Job"), None)
+
+
+def _seconds() -> str:
+    return now().strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,319 @@
+"""Operator processes: the real control loop over wires that fail, with and without a Lease."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any, Final, NoReturn, TypeVar
+
+from perdure.control.actor import Actor
+from perdure.control.announcer import Announcer
+from perdure.control.elector import Elector
+from perdure.control.guard import GuardedKube
+from perdure.control.leader import Leader
+from perdure.control.ports import KubePort, News
+from perdure.control.reconciler import Reconciler
+from perdure.control.scheduler import Scheduler
+from perdure.control.slots import Slots
+from perdure.control.store import AGENT_TEMPLATE, WORKFLOW_TEMPLATE, Store
+from perdure.control.workqueue import WorkQueue
+from perdure.domain.records import (
+    AttemptRecord,
+    CachedResult,
+    Commit,
+    Committed,
+    LedgerUnavailable,
+    RunRecord,
+    RunState,
+)
+from perdure.kube.errors import ApiError
+from perdure.kube.recorder import EventRecorder
+from tests.simulated.clock import Process, now
+from tests.simulated.storm.apiserver import NAMESPACE, ApiServer, Watch
+from tests.simulated.storm.database import Database
+from tests.simulated.storm.guarantees import Guarantees
+from tests.simulated.storm.weather import Weather
+
+Result = TypeVar("Result")
+
+LEASE: Final = "perdure-operator"
+#: Seconds, all longer than by default: fewer requests, and the same algorithm.
+DURATION, DEADLINE, RETRY = 16.0, 12.0, 4.0
+SWEEP_INTERVAL: Final = 40.0
+STATUS_INTERVAL: Final = 1.0
+GAP_SECONDS: Final = 5.0
+#: Seconds between looks at the outbox.
+RELAY_POLL: Final = 3.0
+
+
+class KubeClient:
+    """Implements KubePort over a wire."""
+
+    def __init__(self, api: ApiServer, sending: Callable[[str, str, str], None]) -> None:
+        """`sending` is told of each write before it is sent: verb, kind and name."""
+        self._api = api
+        self._sending = sending
+
+    async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
+        return await self._api.call(lambda: self._api.get(kind, namespace, name))
+
+    async def list(
+        self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
+    ) -> tuple[list[dict[str, Any]], str]:
+        return await self._sent(lambda: self._api.listing(kind, namespace, label_selector))
+
+    async def create(self, kind: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
+        self._sending("create", kind, body["metadata"]["name"])
+        return await self._sent(lambda: self._api.create(kind, namespace, body))
+
+    async def replace(self, kind: str, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        self._sending("replace", kind, name)
+        return await self._sent(lambda: self._api.replace(kind, namespace, name, body))
+
+    async def patch(self, kind: str, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        raise NotImplementedError("nothing that is simulated here patches objects")
+
+    async def patch_status(
+        self, kind: str, namespace: str, name: str, body: dict[str, Any] | builtins.list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        assert isinstance(body, builtins.list), "statuses are written as JSON patches"
+        self._sending("patch_status", kind, name)
+        # A status that comes late is wrong until the next one is written; nothing is ever read back from it.
+        return await self._sent(
+            lambda: self._api.patch_status(kind, namespace, name, body), may_be_late=False
+        )
+
+    async def delete(
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        *,
+        uid: str | None = None,
+        grace_seconds: int | None = None,
+    ) -> None:
+        self._sending("delete", kind, name)
+        await self._sent(lambda: self._api.delete(kind, namespace, name, uid))
+
+    async def _sent(self, effect: Callable[[], Result], *, may_be_late: bool = True) -> Result:
+        try:
+            return await self._api.call(effect, may_be_late=may_be_late)
+        except ApiError as error:
+            if error.message == "fault":
+                status = self._api.weather.choice([0, 409, 410, 429, 500, 503])
+                raise ApiError(status, "Fault", "fault") from None
+            raise
+
+
+class LedgerClient:
+    """Implements LedgerPort over a wire."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def take_epoch(self, holder: str) -> int:
+        return await self._database.call(self._database.take_epoch)
+
+    async def load_live(self) -> list[RunState]:
+        return await self._database.call(self._database.load_live)
+
+    async def load(self, uid: str) -> RunState | None:
+        return await self._database.call(lambda: self._database.load(uid))
+
+    async def outcomes(self, uids: Sequence[str]) -> dict[str, RunRecord]:
+        return await self._database.call(lambda: self._database.outcomes(uids))
+
+    async def commit(self, commit: Commit, *, epoch: int) -> Committed:
+        return await self._database.call(lambda: self._database.commit(commit, epoch=epoch))
+
+    async def record_pod(self, uid: str, attempt: AttemptRecord, *, pod_uid: str, epoch: int) -> None:
+        await self._database.call(
+            lambda: self._database.record_pod(uid, attempt, pod_uid=pod_uid, epoch=epoch)
+        )
+
+    async def news(self, uid: str, *, since: datetime | None) -> News:
+        return await self._database.call(lambda: self._database.news(uid, since=since))
+
+    async def expired(self, now: datetime, *, limit: int) -> list[tuple[str, str, str, str]]:
+        return await self._database.call(lambda: self._database.expired(now, limit=limit))
+
+    async def forget(self, uids: Sequence[str], *, epoch: int) -> None:
+        await self._database.call(lambda: self._database.forget(uids, epoch=epoch))
+
+    async def cached(self, namespace: str, keys: Sequence[str], now: datetime) -> dict[str, CachedResult]:
+        return await self._database.call(lambda: self._database.cached(namespace, keys, now))
+
+    async def forget_cache(self, now: datetime, *, limit: int, epoch: int) -> int:
+        return await self._database.call(lambda: self._database.forget_cache(now, limit=limit, epoch=epoch))
+
+    async def wakes(self) -> AsyncGenerator[str | None, None]:
+        queue: asyncio.Queue[str | None] = asyncio.Queue()
+        queue.put_nowait(None)
+        self._database.listeners.append(queue.put_nowait)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            self._database.listeners.remove(queue.put_nowait)
+
+
+class Operator:
+    """One life of an operator process."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        api: ApiServer,
+        database: Database,
+        weather: Weather,
+        guarantees: Guarantees,
+        leases: bool,
+        limit: int | None,
+    ) -> None:
+        self.name = name
+        self.process = Process(name)
+        self._api = api
+        self._database = database
+        self._weather = weather
+        self._guarantees = guarantees
+        self._leases = leases
+        self._stop = asyncio.Event()
+        self._gap_timer: asyncio.TimerHandle | None = None
+        self._store, self._queue = Store(), WorkQueue()
+        plain = KubeClient(api, self._sending)
+        self._elector = Elector(
+            kube=KubeClient(api, lambda verb, kind, name: None),
+            namespace=NAMESPACE,
+            name=LEASE,
+            identity=name,
+            duration=DURATION,
+            renew_deadline=DEADLINE,
+            retry=RETRY,
+            clock=now,
+            elapsed=asyncio.get_running_loop().time,
+            leave=self._leave,
+        )
+        kube: KubePort = GuardedKube(plain, self._elector.holds) if leases else plain
+        ledger = LedgerClient(database)
+        store, queue = self._store, self._queue
+        self.reconciler = Reconciler(
+            store=store,
+            kube=kube,
+            ledger=ledger,
+            actor=Actor(
+                store=store, kube=kube, ledger=ledger, gateway_url="http://gateway", audience="perdure"
+            ),
+            announcer=Announcer(EventRecorder(plain, instance=name, enabled=False)),
+            clock=now,
+            status_interval=STATUS_INTERVAL,
+            template_timeout=60.0,
+            slots=Slots(limit, None),
+            wake=queue.add,
+        )
+        self.leader = Leader(
+            store=store,
+            queue=queue,
+            kube=kube,
+            ledger=ledger,
+            reconciler=self.reconciler,
+            scheduler=Scheduler(store=store, kube=kube, clock=now, wake=queue.add),
+            identity=name,
+            namespaces=(),
+            workers=3,
+            sweep_interval=SWEEP_INTERVAL,
+            clock=now,
+            beside=lambda: Relay(database, guarantees),
+        )
+        self.watch = Watch(api, self.process, self._hear, self._note_gap)
+        self.task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._api.watches.append(self.watch)
+        self.watch.mend()
+        self.task = self.process.start(self._run())
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.stop()
+        if self.watch in self._api.watches:
+            self._api.watches.remove(self.watch)
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is still something to be killed."""
+        return self.task is not None and not self.task.done()
+
+    async def _run(self) -> None:
+        if self._leases:
+            await self._elector.run(self.leader.lead, self._stop)
+        else:
+            await self.leader.lead()
+
+    def _leave(self) -> NoReturn:
+        self.kill()
+        raise asyncio.CancelledError
+
+    # --- what it hears, as in `main`
+
+    def _hear(self, kind: str, obj: Mapping[str, Any], deleted: bool) -> None:
+        metadata = obj["metadata"]
+        place = kind, metadata["namespace"], metadata["name"]
+        if kind == "Job" or kind == "Lease":
+            return
+        store = self._store
+        key = store.remove(*place, uid=metadata["uid"]) if deleted else store.apply(kind, obj)
+        if not self.leader.working:
+            return
+        for stirred in store.take_stirred():
+            self._queue.add(stirred)
+        if kind in (AGENT_TEMPLATE, WORKFLOW_TEMPLATE):
+            for waiting in self.reconciler.note_template(metadata["namespace"], metadata["name"]):
+                self._queue.add(waiting)
+        elif key is not None:
+            self._queue.add(key)
+
+    def _note_gap(self) -> None:
+        if self.leader.working:
+            if self._gap_timer is not None:
+                self._gap_timer.cancel()
+            self._gap_timer = asyncio.get_running_loop().call_later(GAP_SECONDS, self.leader.sweep_soon)
+
+    # --- what is looked at
+
+    def _sending(self, verb: str, kind: str, name: str) -> None:
+        if not self._leases:
+            return
+        lease = self._api.objects.get(("Lease", NAMESPACE, LEASE))
+        holder = "" if lease is None else lease["spec"].get("holderIdentity")
+        self._guarantees.demand(
+            holder == self.name, f"{self.name} is deposed by {holder!r}, and sends {verb} {kind} {name}"
+        )
+
+
+class Relay:
+    """Publishes what is in the outbox, once it is awaited; the stream takes each event once, and in order."""
+
+    def __init__(self, database: Database, guarantees: Guarantees) -> None:
+        self._database = database
+        self._guarantees = guarantees
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._run().__await__()
+
+    async def _run(self) -> None:
+        database = self._database
+        while True:
+            try:
+                rows = await database.call(database.outbox_batch)
+                for uid, sequence in rows:
+                    self._guarantees.event_published(uid, sequence)
+                if rows:
+                    await database.call(partial(database.outbox_done, rows))
+                    continue
+            except LedgerUnavailable:
+                pass
+            await asyncio.sleep(RELAY_POLL)

@@ -1,0 +1,169 @@
+"""One seed from its beginning to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import random
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import structlog
+
+from tests.simulated.clock import VirtualLoop
+from tests.simulated.storm.catalog import ENTRIES
+from tests.simulated.storm.chaos import Chaos
+from tests.simulated.storm.world import World
+
+#: Virtual seconds in which every run must have ended once the world is calm, and nothing be left over.
+PATIENCE: Final = 1800.0
+#: Virtual seconds until the pods of a paused run have left, and for which it is watched.
+TO_PAUSE: Final = 400.0
+REST: Final = 40.0
+#: Virtual seconds between two looks at that.
+LOOK: Final = 2.5
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a seed."""
+
+    seed: int
+    #: The first guarantee that was broken; None if all held.
+    violation: str | None = None
+    #: Of everything that was written, in its order.
+    digest: str = ""
+    #: How much was tried.
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def simulate(seed: int, tell: Callable[[str], None] | None = None) -> Outcome:
+    """Run a world. The same seed gives the same outcome, to the last event.
+
+    `tell` is told what happens, for people who look for a cause.
+    """
+    # Jitter in the code that is tested.
+    random.seed(seed)
+    loop = VirtualLoop()
+    outcome = Outcome(seed)
+    broken: list[str] = []
+    loop.set_exception_handler(lambda _, context: broken.append(_describe(context)))
+    logging_before = structlog.get_config()
+    structlog.configure(
+        processors=[_Listener(broken)], wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR)
+    )
+    asyncio.set_event_loop(loop)
+    with warnings.catch_warnings():
+        # Of coroutines that were killed before their first instruction.
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        try:
+            loop.run_until_complete(_live(seed, outcome, broken, tell))
+        finally:
+            _take_apart(loop)
+            structlog.configure(**logging_before)
+            asyncio.set_event_loop(None)
+    return outcome
+
+
+async def _live(seed: int, outcome: Outcome, broken: list[str], tell: Callable[[str], None] | None) -> None:
+    world = World(seed, tell=tell)
+    weather, guarantees = world.weather, world.guarantees
+    for _ in range(2 if world.leases else 1):
+        world.start_operator()
+    for number in range(weather.choice([1, 1, 2])):
+        world.apply(f"run-{number}", weather.choice(ENTRIES))
+    await Chaos(world).run(weather.between(15.0, 90.0))
+    guarantees.note("*** calm")
+    world.calm()
+    try:
+        await _come_to_rest(world, broken)
+    finally:
+        for operator in world.operators + world.buried:
+            task = operator.task
+            if task is not None and task.done() and not task.cancelled() and task.exception() is not None:
+                broken.append(f"{operator.name} ended with {task.exception()!r}")
+        if broken:
+            guarantees.broken(broken[0])
+        outcome.violation = guarantees.violation
+        outcome.counts = guarantees.counts
+        outcome.digest = _digest(world)
+
+
+async def _come_to_rest(world: World, broken: list[str]) -> None:
+    """All pauses are kept, then all runs end, and nothing is left over."""
+    guarantees = world.guarantees
+
+    async def until(done: Callable[[], bool], seconds: float) -> bool:
+        deadline = asyncio.get_running_loop().time() + seconds
+        while not done():
+            if guarantees.violation or broken or asyncio.get_running_loop().time() > deadline:
+                return False
+            await asyncio.sleep(LOOK)
+        return True
+
+    paused = world.paused()
+    resting = await until(lambda: all(world.rests(run) for run in paused), TO_PAUSE)
+    guarantees.demand(resting, "a paused run does not come to rest")
+    if paused:
+        made = sum(guarantees.runs[run.uid].sequence for run in paused)
+        await asyncio.sleep(REST)
+        after = sum(guarantees.runs[run.uid].sequence for run in paused)
+        rests = made == after and all(world.rests(run) for run in paused)
+        guarantees.demand(rests, "a paused run goes on")
+    guarantees.note("*** all are resumed")
+    for run in world.paused():
+        world.api.desire(run.entry.kind, run.name, "Running")
+    ended = await until(lambda: not world.unfinished(), PATIENCE)
+    guarantees.demand(ended, f"these do not end: {world.unfinished()}")
+    if ended:
+        world.check_results()
+        tidy = await until(lambda: not world.strays() and not world.database.outbox, PATIENCE)
+        guarantees.demand(
+            tidy, f"left over: {world.strays()}, {len(world.database.outbox)} events to publish"
+        )
+
+
+def _digest(world: World) -> str:
+    written = hashlib.sha256()
+    for uid, mirror in world.guarantees.runs.items():
+        rows = world.database.rows.get(uid)
+        events = [] if rows is None else rows.events
+        written.update(repr((uid, mirror.run, mirror.tasks, mirror.attempts, events)).encode())
+    written.update(repr(sorted(world.guarantees.counts.items())).encode())
+    return written.hexdigest()
+
+
+class _Listener:
+    """Takes note of what the operator logs as a fault of its own."""
+
+    def __init__(self, broken: list[str]) -> None:
+        self._broken = broken
+
+    def __call__(self, logger: Any, method: str, event: Any) -> Any:
+        if event.get("exc_info"):
+            self._broken.append(f"{event.get('event')}: {sys.exc_info()[1]!r}")
+        raise structlog.DropEvent
+
+
+def _describe(context: dict[str, Any]) -> str:
+    return f"{context.get('message')}: {context.get('exception')!r}"
+
+
+def _take_apart(loop: VirtualLoop) -> None:
+    """End every task, also those of processes that were killed, so that the next world starts afresh."""
+    loop.set_exception_handler(lambda _, context: None)
+    loop.forget_processes()
+    for _ in range(10):
+        tasks = asyncio.all_tasks(loop)
+        if not tasks:
+            break
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.wait(tasks, timeout=60.0))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()

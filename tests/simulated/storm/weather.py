@@ -1,0 +1,101 @@
+"""The one source of chance of a world, and how bad things are in it.
+
+Each seed has a climate of its own: some faults are common in it, others never happen. Were all of them always
+there, the rare orders of events that need one fault alone would drown in the noise of the others.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Final, TypeVar
+
+Item = TypeVar("Item")
+
+#: Faults of single calls and watch events: how likely each is at most, in a seed that has it.
+PER_CALL: Final = {
+    "refused": 0.06,
+    "answer lost": 0.05,
+    "late": 0.04,
+    "slow": 0.08,
+    "event lost": 0.12,
+    "event late": 0.12,
+    "event twice": 0.12,
+    "list stale": 0.4,
+    "wake lost": 0.4,
+}
+#: Faults that come every now and then: how often relative to each other, in a seed that has them.
+NOW_AND_THEN: Final = {
+    "kill operator": 4.0,
+    "freeze operator": 4.0,
+    "second leader": 2.0,
+    "api away": 1.0,
+    "api storm": 1.0,
+    "ledger away": 1.0,
+    "ledger storm": 1.0,
+    "gateway away": 1.0,
+    "kill gateway": 1.0,
+    "freeze gateway": 1.0,
+    "api lags": 2.0,
+    "watch gap": 2.0,
+    "freeze agent": 4.0,
+    "kill agent": 2.0,
+    "delete pod": 3.0,
+    "force-delete pod": 3.0,
+    "evict pod": 2.0,
+    "lose node": 1.0,
+    "quota": 1.0,
+    "pause": 4.0,
+    "cancel": 0.4,
+    "delete run": 1.0,
+}
+#: Traits of agents and clusters: how likely each is at most, in a seed that has it.
+TRAITS: Final = {
+    "agent fails": 0.25,
+    "agent interrupts": 0.15,
+    "agent hangs": 0.15,
+    "agent reports failure": 0.15,
+    "agent ends early": 0.15,
+    "agent deaf": 0.3,
+    "slow start": 0.3,
+    "late garbage": 0.5,
+}
+
+
+class Weather:
+    """Everything random in a world comes from here. Nothing goes wrong while it is `calm`."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.calm = False
+        #: While above 0, most calls to these fail.
+        self.storms: dict[str, int] = {"api": 0, "ledger": 0, "gateway": 0}
+        draw = self.random.random
+        #: How bad everything is in this seed.
+        force = 0.2 + 0.8 * draw()
+        self._odds = {
+            name: most * force * draw() if draw() < 0.6 else 0.0 for name, most in (PER_CALL | TRAITS).items()
+        }
+        self.sudden = {name: weight for name, weight in NOW_AND_THEN.items() if draw() < 0.5}
+        #: Seconds between sudden faults, on average.
+        self.pace = self.between(2.0, 20.0)
+
+    def happens(self, name: str) -> bool:
+        """Whether a fault or a trait is met now."""
+        odds = self._odds[name]
+        return odds > 0.0 and not self.calm and self.random.random() < odds
+
+    def chance(self, probability: float) -> bool:
+        return self.random.random() < probability
+
+    def between(self, low: float, high: float) -> float:
+        return low + (high - low) * self.random.random()
+
+    def choice(self, items: Sequence[Item]) -> Item:
+        return items[int(self.random.random() * len(items))]
+
+    def next_sudden(self) -> str | None:
+        """What happens next; None if this seed knows no sudden faults."""
+        if not self.sudden:
+            return None
+        return self.random.choices(list(self.sudden), list(self.sudden.values()))[0]

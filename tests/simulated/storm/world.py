@@ -1,0 +1,238 @@
+"""One world: a cluster, a ledger, gateways, operators, and the runs that people apply."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from perdure.api import API_VERSION
+from perdure.domain.phases import Phase
+from tests.simulated.clock import now
+from tests.simulated.storm.agents import Agent
+from tests.simulated.storm.apiserver import NAMESPACE, ApiServer, Object
+from tests.simulated.storm.catalog import Entry
+from tests.simulated.storm.database import Database
+from tests.simulated.storm.gateway import Client, Gateway
+from tests.simulated.storm.guarantees import Guarantees
+from tests.simulated.storm.mirror import Fate
+from tests.simulated.storm.nodes import Nodes
+from tests.simulated.storm.operators import Operator
+from tests.simulated.storm.weather import Weather
+
+
+@dataclass(slots=True, eq=False)
+class Applied:
+    """A run that somebody applied."""
+
+    name: str
+    uid: str
+    entry: Entry
+    #: It was cancelled or deleted: it need not succeed.
+    disturbed: bool = False
+    deleted: bool = False
+
+
+class World:
+    """What a seed decides about."""
+
+    def __init__(self, seed: int, *, tell: Callable[[str], None] | None = None) -> None:
+        """`tell` is told what happens, for people to read."""
+        self.weather = weather = Weather(seed)
+        self.guarantees = guarantees = Guarantees(now, tell)
+        self.api = ApiServer(weather)
+        if tell is not None:
+            self.api.tell = guarantees.note
+        self.nodes = Nodes(self.api, weather, guarantees, self._agent)
+        self.database = Database(weather, guarantees, self.nodes.maker_of.get)
+        self.gateways = [Gateway(self.database, weather) for _ in range(2)]
+        self.operators: list[Operator] = []
+        #: Those that were killed: nothing of them runs on.
+        self.buried: list[Operator] = []
+        self.applied: list[Applied] = []
+        #: Whether operators ask for a Lease before they work. Without, only the ledger keeps them apart.
+        self.leases = weather.chance(0.5)
+        if self.leases:
+            weather.sudden["freeze operator"] = 4.0  # nothing else has a leader wake up deposed
+        guarantees.limit = weather.choice([None, None, 2, 3])
+        self._work = weather.choice([(0.05, 1.0), (0.05, 6.0), (2.0, 12.0)])
+        self._started = 0
+
+    def start_operator(self) -> Operator:
+        self._started += 1
+        operator = Operator(
+            f"operator-{self._started}",
+            api=self.api,
+            database=self.database,
+            weather=self.weather,
+            guarantees=self.guarantees,
+            leases=self.leases,
+            limit=self.guarantees.limit,
+        )
+        self.operators.append(operator)
+        operator.start()
+        return operator
+
+    def leader(self) -> Operator | None:
+        """One that works, or takes itself for the one that does."""
+        return next((operator for operator in self.operators if operator.leader.working), None)
+
+    async def restart(self, operator: Operator, seconds: float) -> None:
+        """Start another operator in place of one that was killed."""
+        if operator in self.operators:
+            await asyncio.sleep(seconds)
+            if operator in self.operators:
+                self.bury(operator)
+                self.start_operator()
+
+    def bury(self, operator: Operator) -> None:
+        operator.kill()
+        self.operators.remove(operator)
+        self.buried.append(operator)
+
+    def apply(self, name: str, entry: Entry) -> None:
+        """What `kubectl apply` does with a new object."""
+        if (entry.kind, NAMESPACE, name) in self.api.objects:
+            return
+        body = {"apiVersion": API_VERSION, "kind": entry.kind, "metadata": {"name": name}, "spec": entry.spec}
+        made = self.api.create(entry.kind, NAMESPACE, body)
+        self.applied.append(Applied(name, made["metadata"]["uid"], entry))
+
+    def _agent(self, pod: Object, fate: Fate) -> Agent:
+        client = Client(self.gateways, self.database, self.weather, pod)
+        return Agent(pod, fate, client, self.weather, self._work)
+
+    # --- after the storm
+
+    def calm(self) -> None:
+        """From now on nothing goes wrong any more, and what was away comes back."""
+        weather = self.weather
+        weather.calm = True
+        weather.storms = dict.fromkeys(weather.storms, 0)
+        self.api.quota_used_up = False
+        self.api.catch_up()
+        self.api.come_back()
+        self.database.come_back()
+        for gateway in self.gateways:
+            if gateway.away:
+                gateway.restart()
+            gateway.process.go_on()
+        for pod in list(self.nodes.pods.values()):
+            pod.thaw()
+        self.nodes.heal()
+        self._see_to_operators()
+
+    def _see_to_operators(self) -> None:
+        """One operator works, whichever; those that were frozen go on."""
+        for operator in list(self.operators):
+            operator.process.fuse = None
+            if operator.watch in self.api.watches:
+                operator.process.go_on()
+                operator.watch.mend()
+            else:
+                self.bury(operator)
+        if self.leases and self.operators:
+            return
+        # Without a Lease nobody takes over by himself: the newest is the leader, and may have been killed.
+        for operator in list(self.operators):
+            if not operator.alive:
+                self.bury(operator)
+        self.start_operator()
+
+    def paused(self) -> list[Applied]:
+        """Runs of which somebody wants that they rest."""
+        return [
+            run
+            for run in self.applied
+            if (obj := self._object(run)) is not None and obj["spec"].get("desiredState") == "Paused"
+        ]
+
+    def rests(self, run: Applied) -> bool:
+        """Whether a run that is to be paused holds nothing in the cluster."""
+        mirror = self.guarantees.runs.get(run.uid)
+        still = mirror is not None and (mirror.run.phase is Phase.PAUSED or mirror.run.phase.terminal)
+        return still and not self.live_pods(run.uid)
+
+    def live_pods(self, run_uid: str | None = None) -> list[Object]:
+        """Pods that have not ended, of one run or of all."""
+        return [
+            pod
+            for pod in self.api.all("Pod")
+            if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
+            and run_uid in (None, self.nodes.run_of.get(pod["metadata"]["uid"]))
+        ]
+
+    def unfinished(self) -> list[str]:
+        """What is still to come to its end."""
+        found = [mirror.run.name for mirror in self.guarantees.runs.values() if not mirror.run.phase.terminal]
+        return found + [run.name for run in self.applied if not self._shown(run)]
+
+    def strays(self) -> list[str]:
+        """Objects that nobody wants any more."""
+        uids = {obj["metadata"]["uid"] for obj in self.api.objects.values()}
+        orphans = [
+            f"{kind} {name}"
+            for (kind, _, name), obj in self.api.objects.items()
+            if any(owner["uid"] not in uids for owner in obj["metadata"].get("ownerReferences") or ())
+        ]
+        kept_too_long = [pod for pod in self.api.all("Pod") if not self._may_stay(pod)]
+        return orphans + [f"Pod {pod['metadata']['name']}" for pod in self.live_pods() + kept_too_long]
+
+    def _may_stay(self, pod: Object) -> bool:
+        """Whether the retention of its run lets the pod of an ended attempt stay."""
+        counts = self.guarantees.counts
+        if counts["kill operator"] or counts["second leader"] or counts["freeze operator"]:
+            # A new operator does not look at runs that have ended: such pods go with their run.
+            return True
+        metadata = pod["metadata"]
+        mirror = self.guarantees.runs.get(self.nodes.run_of.get(metadata["uid"], ""))
+        if mirror is None or mirror.plan.pod_retention == "Always":
+            return True
+        outcomes = {
+            attempt.pod_uid: attempt.outcome for attempts in mirror.attempts.values() for attempt in attempts
+        }
+        succeeded = outcomes.get(metadata["uid"]) is Phase.SUCCEEDED
+        return mirror.plan.pod_retention == "OnFailure" and not succeeded
+
+    def _object(self, run: Applied) -> Object | None:
+        obj = self.api.objects.get((run.entry.kind, NAMESPACE, run.name))
+        return obj if obj is not None and obj["metadata"]["uid"] == run.uid else None
+
+    def _shown(self, run: Applied) -> bool:
+        """Whether the status of a run, and those of its tasks, say how it ended."""
+        obj = self._object(run)
+        if obj is None:
+            return True
+        mirror = self.guarantees.runs.get(run.uid)
+        if mirror is None or (obj.get("status") or {}).get("phase") != mirror.run.phase:
+            return False
+        if not self.leases:
+            return True  # a deposed leader may write the status of a task once more, and nobody looks again
+        phases = {task.name: task.phase for task in mirror.tasks.values()}
+        return all(
+            (task.get("status") or {}).get("phase") == phases.get(task["metadata"]["name"])
+            for task in self.api.all("AgentTask")
+            if self.nodes.run_of.get(task["metadata"]["uid"]) == run.uid
+            and task["metadata"]["name"] in phases
+        )
+
+    def check_results(self) -> None:
+        """What came out of every run is what comes out of it when nothing goes wrong."""
+        for run in self.applied:
+            mirror = self.guarantees.runs.get(run.uid)
+            if mirror is None:
+                continue
+            ended = mirror.run
+            if run.entry.outputs is None:
+                continue
+            self.guarantees.demand(
+                ended.phase is Phase.SUCCEEDED or run.disturbed,
+                f"{run.name} ended as {ended.phase}: {ended.reason} {ended.message}",
+            )
+            if ended.phase is Phase.SUCCEEDED:
+                outputs: Any = ended.outputs
+                if run.entry.kind == "AgentTask":
+                    (task,) = mirror.tasks.values()
+                    outputs = task.output
+                self.guarantees.demand(outputs == run.entry.outputs, f"{run.name} gave {outputs}")
