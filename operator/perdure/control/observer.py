@@ -18,7 +18,7 @@ from perdure.control.store import Store
 from perdure.domain.facts import PodFacts
 from perdure.domain.observed import ChildRun, Observed
 from perdure.domain.records import WORKFLOW, AttemptRecord, Report, RunRecord, TaskKey, VersionConflict
-from perdure.domain.timers import last_sign
+from perdure.domain.timers import deadlines
 from perdure.kube.errors import ApiError
 
 #: What is over this much later counts as over: the decision is made a little after the look.
@@ -133,14 +133,15 @@ class Observer:
 
 def _overdue(live: LiveRun, now: datetime) -> set[TaskKey]:
     """Tasks whose attempt time alone is about to end, as far as we know."""
-    view = live.view
-    if view.run.paused_at is not None:
+    run = live.view.run
+    if run.paused_at is not None or not live.view.timed:
         return set()
-    due = set(view.deadlines.due(now + SOON))
-    known = Observed(signs=_signs(live)) if view.idle else Observed()
-    for key in view.idle:
-        limit = view.plan.steps[key.step].idle_timeout
-        if limit is not None and last_sign(view.attempts[key], known) + limit <= now + SOON:
+    known = Observed(signs=_signs(live))
+    due: set[TaskKey] = set()
+    for key in live.view.timed:
+        attempt = live.view.attempts[key]
+        moments = deadlines(live.view.plan.steps[key.step], attempt, known)
+        if attempt.stopping is None and any(at <= now + SOON for at, _ in moments):
             due.add(key)
     return due
 
@@ -148,9 +149,9 @@ def _overdue(live: LiveRun, now: datetime) -> set[TaskKey]:
 def _signs(live: LiveRun) -> Signs:
     """The newest signs of life of attempts that need to give some."""
     found: Signs = {}
-    for key in live.view.idle:
+    for key in live.view.timed:
         vitals = live.vitals.get(key)
-        if vitals is not None:
+        if vitals is not None and live.view.plan.steps[key.step].idle_timeout is not None:
             found[key] = (vitals.attempt, vitals.changed_at)
     return found
 
