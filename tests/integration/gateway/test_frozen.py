@@ -20,7 +20,8 @@ from tests.integration.ledger.samples import at, superseded
 from tests.integration.waiting import until
 
 PROGRAM = """
-import asyncio, random
+import asyncio, os, random
+from pathlib import Path
 import perdure_agent
 
 async def main():
@@ -46,16 +47,21 @@ WORKS = {
             await asyncio.sleep(0.001)
 """.strip(),
     "a result that does not fit": """
-            await agent.checkpoint(b'x')
-            if agent.attempt == 1 and await agent.restore(sequence=5):
-                await agent.result('x' * 100_000)
-                return
+            for _ in range(3):
+                await agent.checkpoint(b'x')
+            while not Path(os.environ["REPLACED_FILE"]).exists():
+                await asyncio.sleep(0.01)
+            await agent.result('x' * 100_000)
+            return
 """.strip(),
 }
 
 
 @asynccontextmanager
-async def process_of(environment: Environment, work: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def process_of(
+    environment: Environment, work: str, *, replaced: Path
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """One agent doing `work`, which may look for the file `replaced`: the test has replaced it."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -66,6 +72,7 @@ async def process_of(environment: Environment, work: str) -> AsyncIterator[async
             "PERDURE_TOKEN_FILE": str(environment.token_file),
             "PERDURE_INPUT_FILE": str(environment.input_file),
             "PERDURE_TERMINATION_LOG": str(environment.termination_log),
+            "REPLACED_FILE": str(replaced),
         },
         stderr=asyncio.subprocess.DEVNULL,
     )
@@ -100,10 +107,17 @@ async def session_of_pod(ledger: Ledger, pod_uid: str | None) -> AgentSession:
 
 @pytest.mark.parametrize("name", WORKS)
 async def test_an_agent_that_thaws_after_it_was_replaced_changes_nothing(
-    ledger: Ledger, run: RunState, epoch: int, gateway: str, agent_of: AgentOf, name: str
+    ledger: Ledger,
+    run: RunState,
+    epoch: int,
+    gateway: str,
+    agent_of: AgentOf,
+    tmp_path: Path,
+    name: str,
 ) -> None:
     environment = agent_of(gateway, run.attempts[KEY].pod_uid)
-    async with process_of(environment, WORKS[name]) as process:
+    replaced = tmp_path / "replaced"
+    async with process_of(environment, WORKS[name], replaced=replaced) as process:
 
         async def at_work() -> bool:
             session = await session_of_pod(ledger, run.attempts[KEY].pod_uid)
@@ -117,6 +131,7 @@ async def test_an_agent_that_thaws_after_it_was_replaced_changes_nothing(
         sequence = await ledger.write_checkpoint(session, b"new", content_type="text/plain", now=at(61))
         before = await remains(ledger, run)
 
+        replaced.touch()
         process.send_signal(signal.SIGCONT)
         async with asyncio.timeout(30):
             assert await process.wait() == 76
@@ -129,11 +144,11 @@ async def test_an_agent_that_thaws_after_it_was_replaced_changes_nothing(
 
 
 async def test_an_agent_that_thaws_before_it_was_replaced_goes_on(
-    ledger: Ledger, run: RunState, gateway: str, agent_of: AgentOf
+    ledger: Ledger, run: RunState, gateway: str, agent_of: AgentOf, tmp_path: Path
 ) -> None:
     """Being still is no evidence that it died."""
     environment = agent_of(gateway, run.attempts[KEY].pod_uid)
-    async with process_of(environment, WORKS["small checkpoints"]) as process:
+    async with process_of(environment, WORKS["small checkpoints"], replaced=tmp_path / "never") as process:
 
         async def reached(least: int) -> int:
             found = (await session_of_pod(ledger, run.attempts[KEY].pod_uid)).checkpoint_sequence or 0
