@@ -6,13 +6,14 @@ import asyncio
 import copy
 import itertools
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
 from perdure.domain.names import LABEL_TASK
 from perdure.domain.outcome import EXIT_INTERRUPTED
 from perdure.kube.errors import ApiError
+from perdure.kube.page import Page
 from tests.simulated.chance import Chance
 from tests.simulated.clock import now
 
@@ -66,6 +67,14 @@ class SimulatedCluster:
         ]
         await self._after()
         return found, version
+
+    async def pages(
+        self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
+    ) -> AsyncGenerator[Page, None]:
+        items, version = await self.list(kind, namespace=namespace, label_selector=label_selector)
+        middle = len(items) // 2
+        yield Page(items[:middle], version, True)
+        yield Page(items[middle:], version, False)
 
     async def create(self, kind: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
         await self._before()

@@ -8,11 +8,12 @@ A write that was on its way already does no harm: names are deterministic, and d
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from perdure.control.ports import KubePort
 from perdure.domain.records import Deposed
+from perdure.kube.page import Page
 
 
 class GuardedKube:
@@ -29,6 +30,11 @@ class GuardedKube:
         self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
     ) -> tuple[list[dict[str, Any]], str]:
         return await self._kube.list(kind, namespace=namespace, label_selector=label_selector)
+
+    def pages(
+        self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
+    ) -> AsyncGenerator[Page, None]:
+        return self._kube.pages(kind, namespace=namespace, label_selector=label_selector)
 
     async def create(self, kind: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
         self._check()

@@ -57,6 +57,10 @@ class LiveRun:
     jobs: dict[TaskKey, MadeJob] = field(default_factory=dict)
     #: Tasks whose attempt was asked to leave and has not left.
     stopping: set[TaskKey] = field(default_factory=set)
+    #: More than 0 if the last decision would have started attempts, had there been slots for them.
+    wants: int = 0
+    #: The task whose status was written last, so that all have their turn.
+    shown_last: TaskKey | None = None
     #: Names of pods that may have outlived their closed attempts.
     lingering: set[str] = field(default_factory=set)
     #: Tasks whose AgentTask status is to be written.

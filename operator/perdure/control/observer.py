@@ -18,10 +18,10 @@ from perdure.control.store import Store
 from perdure.domain.facts import PodFacts
 from perdure.domain.observed import ChildRun, Observed
 from perdure.domain.records import WORKFLOW, AttemptRecord, Report, RunRecord, TaskKey, VersionConflict
-from perdure.domain.timers import deadlines
+from perdure.domain.timers import last_sign
 from perdure.kube.errors import ApiError
 
-#: What is over this much later counts as over: the decision is made a little after the look.
+#: What is over this much later is looked at as if it were over: a look costs less than a second pass.
 SOON = timedelta(seconds=1)
 
 Signs = dict[TaskKey, tuple[int, datetime]]
@@ -58,8 +58,9 @@ class Observer:
         live.look_at_all = False
         refusals, live.refusals = live.refusals, {}
         ending = overdue or gone or refusals or any(_is_ending(pod) for pod in pods.values())
-        reports = await self._reports(live, ending=bool(ending))
+        reports = await self._reports(live, ending=bool(ending), since=_since(live, overdue))
         return Observed(
+            looked_at=now,
             pods=pods,
             gone=frozenset(gone),
             reports=reports,
@@ -111,13 +112,18 @@ class Observer:
             raise
         return bool(there["metadata"]["uid"] == attempt.pod_uid)
 
-    async def _reports(self, live: LiveRun, *, ending: bool) -> Mapping[TaskKey, tuple[int, Report]]:
-        """Reports of open attempts, if any may have come or an end is about to be taken note of."""
+    async def _reports(
+        self, live: LiveRun, *, ending: bool, since: datetime | None
+    ) -> Mapping[TaskKey, tuple[int, Report]]:
+        """Reports of open attempts, if any may have come or an end is about to be taken note of.
+
+        Signs of life come along if they are newer than `since` (all, if it is None).
+        """
         if live.view.run.version == 0 or not (live.ask_ledger or ending):
             return {}
         # Before the call, not after: a wake that comes during it may be about what it no longer saw.
         live.ask_ledger = False
-        news = await self._ledger.news(live.uid, since=live.vitals_since)
+        news = await self._ledger.news(live.uid, since=since)
         for vitals in news.vitals:
             live.vitals[vitals.key] = vitals
             live.unshown.add(vitals.key)
@@ -133,25 +139,36 @@ class Observer:
 
 def _overdue(live: LiveRun, now: datetime) -> set[TaskKey]:
     """Tasks whose attempt time alone is about to end, as far as we know."""
-    run = live.view.run
-    if run.paused_at is not None or not live.view.timed:
+    view = live.view
+    if view.run.paused_at is not None:
         return set()
-    known = Observed(signs=_signs(live))
-    due: set[TaskKey] = set()
-    for key in live.view.timed:
-        attempt = live.view.attempts[key]
-        moments = deadlines(live.view.plan.steps[key.step], attempt, known)
-        if attempt.stopping is None and any(at <= now + SOON for at, _ in moments):
+    due = set(view.deadlines.due(now + SOON))
+    known = Observed(signs=_signs(live)) if view.idle else Observed()
+    for key in view.idle:
+        limit = view.plan.steps[key.step].idle_timeout
+        if limit is not None and last_sign(view.attempts[key], known) + limit <= now + SOON:
             due.add(key)
     return due
+
+
+def _since(live: LiveRun, overdue: set[TaskKey]) -> datetime | None:
+    """How far back to ask for signs of life.
+
+    Writes are not committed in the order of their times, and the clocks of two gateways differ: a sign may be
+    older than the newest we know and news to us. Nobody is taken for silent because of that.
+    """
+    if live.vitals_since is None or not (silent := overdue & live.view.idle):
+        return live.vitals_since
+    known = Observed(signs=_signs(live))
+    return min(live.vitals_since, *(last_sign(live.view.attempts[key], known) for key in silent))
 
 
 def _signs(live: LiveRun) -> Signs:
     """The newest signs of life of attempts that need to give some."""
     found: Signs = {}
-    for key in live.view.timed:
+    for key in live.view.idle:
         vitals = live.vitals.get(key)
-        if vitals is not None and live.view.plan.steps[key.step].idle_timeout is not None:
+        if vitals is not None:
             found[key] = (vitals.attempt, vitals.changed_at)
     return found
 

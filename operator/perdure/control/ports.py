@@ -20,6 +20,7 @@ from perdure.domain.records import (
     RunState,
 )
 from perdure.domain.records import News as News
+from perdure.kube.page import Page
 
 
 class LedgerPort(Protocol):
@@ -86,6 +87,12 @@ class KubePort(Protocol):
         self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
     ) -> tuple[list[dict[str, Any]], str]:
         """All objects (paged inside), and the list's resourceVersion."""
+        ...
+
+    def pages(
+        self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
+    ) -> AsyncGenerator[Page, None]:
+        """The same a page at a time, for lists that are too large to be held at once."""
         ...
 
     async def create(self, kind: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]: ...

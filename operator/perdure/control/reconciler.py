@@ -236,10 +236,10 @@ class Reconciler:
                 observed = await self._observer.observe(live, now)
             elif decision.questions:
                 observed = replace(_nothing_new(observed), cached=await self._answers(live, decision, now))
-            elif decision.more:
-                observed = _nothing_new(observed)
             else:
-                return decision.requeue_at, decision.wants
+                # What is left to start of a large fan-out has its own pass: what happens meanwhile is seen.
+                live.wants = decision.wants
+                return (self._clock() if decision.more else decision.requeue_at), decision.wants
 
     async def _answers(
         self, live: LiveRun, decision: Decision, now: datetime
@@ -407,7 +407,7 @@ class Reconciler:
             return [write_of_waiting(root, self._waiting[key][1].message, now)]
         return []
 
-    def written(self, key: RunKey) -> None:
+    def written(self, key: RunKey) -> bool:
         """The statuses are written. After a run's last one, nothing of it needs to be kept."""
         live = self._live_of.get(key)
         if live is not None and live.view.run.phase.terminal and not live.unshown:
@@ -415,11 +415,14 @@ class Reconciler:
             shown = live.shown.get((key.kind, key.name), {})
             if root is None or shown.get("phase") == live.view.run.phase.value:
                 self._drop(live)
+        return live is not None and bool(live.unshown) and not self._tidier.behind(live)
 
 
 def _nothing_new(observed: Observed) -> Observed:
     """For another decision in the same pass: what is still so, without what was taken note of."""
-    return replace(observed, pods={}, gone=frozenset(), reports={}, refusals={}, children={}, cached={})
+    # Pods that are being deleted stay: if their node is lost, time alone ends their attempts.
+    leaving = {key: pod for key, pod in observed.pods.items() if pod.deletion is not None}
+    return replace(observed, pods=leaving, gone=frozenset(), reports={}, refusals={}, children={}, cached={})
 
 
 #: A refused run has no plan.

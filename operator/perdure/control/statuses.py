@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
@@ -14,8 +15,10 @@ from perdure.control.projector import StatusWrite
 from perdure.control.store import Root, Store
 from perdure.domain.facts import PodFacts
 from perdure.domain.phases import Phase, Reason
-from perdure.domain.records import AGENT_TASK, NO_INDEX, WORKFLOW, TaskKey
+from perdure.domain.records import AGENT_TASK, NO_INDEX, WORKFLOW, TaskKey, TaskRecord
 
+#: Statuses of tasks that are computed at once.
+MAX_TASKS = 256
 STANDALONE = TaskKey("", NO_INDEX)
 _LEDGER_AWAY = "the ledger (Postgres) cannot be reached; nothing new starts, running agents go on"
 
@@ -26,14 +29,14 @@ def ignore() -> None:
 
 def writes_of_live(live: LiveRun, root: Root, store: Store, now: datetime) -> list[StatusWrite]:
     """The statuses of a run in memory, and of its tasks that changed."""
-    writes = []
+    writes: list[StatusWrite] = []
     if live.key.kind == WORKFLOW:
         # Marks are taken off before the writes, not after: what changes meanwhile is marked anew.
-        unshown, live.unshown = live.unshown, set()
-        for task_key in sorted(unshown):
-            write = _task_write(live, task_key, store, now)
-            if write is not None:
-                writes.append(write)
+        while live.unshown and len(writes) < MAX_TASKS:
+            found = (_task_write(live, task_key, store, now) for task_key in _take_unshown(live))
+            writes += [write for write in found if write is not None]
+        if live.unshown and live.view.run.phase.terminal:
+            return writes  # its last status comes after those of all its tasks
     else:
         live.unshown.discard(STANDALONE)
     before = live.shown.get((root.key.kind, root.key.name), {})
@@ -41,6 +44,18 @@ def writes_of_live(live: LiveRun, root: Root, store: Store, now: datetime) -> li
     shown = partial(live.shown.__setitem__, (root.key.kind, root.key.name), after)
     writes.append(_root_write(root, before, after, shown))
     return writes
+
+
+def _take_unshown(live: LiveRun) -> list[TaskKey]:
+    """The tasks whose turn it is to be shown: not more than are written soon, beginning after the last."""
+    last = live.shown_last
+    later = live.unshown if last is None else {key for key in live.unshown if key > last}
+    turn = heapq.nsmallest(MAX_TASKS, later)
+    if len(turn) < MAX_TASKS:
+        turn += heapq.nsmallest(MAX_TASKS - len(turn), live.unshown - later)
+    live.unshown.difference_update(turn)
+    live.shown_last = turn[-1] if turn else None
+    return turn
 
 
 def write_of_unavailable(root: Root, now: datetime) -> StatusWrite:
@@ -70,13 +85,22 @@ def _root_status(
         reason = run.reason or Reason.INVALID_CONFIG
         return refused_status(root.generation, reason, run.message, before, now, final=True)
     if root.key.kind == WORKFLOW:
-        children = {child.key.name: child.status or {} for child in store.owned_by(root.uid)}
-        return workflow_status(live, pods, before, now, children=children)
+        return workflow_status(
+            live, pods, before, now, children=_children(live, root, store), wants=live.wants
+        )
     if STANDALONE in live.view.tasks:
         attempt = live.view.attempts.get(STANDALONE)
         pod = None if attempt is None else pods.get(attempt.pod_name)
         return task_status(live, STANDALONE, pod, before, now)
     return _taskless_status(live, before, now)
+
+
+def _children(live: LiveRun, root: Root, store: Store) -> dict[str, Mapping[str, Any]]:
+    """The statuses of child Workflows, of which each is a step's only one: others are shown as numbers."""
+    steps = live.view.plan.steps.values()
+    if not any(step.kind == "workflow" and not step.is_for_each for step in steps):
+        return {}
+    return {child.key.name: child.status or {} for child in store.owned_by(root.uid)}
 
 
 def _taskless_status(live: LiveRun, before: Mapping[str, Any], now: datetime) -> dict[str, Any]:
@@ -125,6 +149,14 @@ def _task_write(live: LiveRun, key: TaskKey, store: Store, now: datetime) -> Sta
         uid=children.tasks[task.name].uid,
         before=before,
         after=after,
-        written=partial(live.shown.__setitem__, (AGENT_TASK, task.name), after),
+        written=partial(_note_shown, live, task, after),
         missed=partial(live.unshown.add, key),
     )
+
+
+def _note_shown(live: LiveRun, task: TaskRecord, status: dict[str, Any]) -> None:
+    place = (AGENT_TASK, task.name)
+    if task.phase.terminal:
+        live.shown.pop(place, None)  # nothing follows, and there may be thousands
+    else:
+        live.shown[place] = status

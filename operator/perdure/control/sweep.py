@@ -7,6 +7,7 @@ and from time to time after, everything is listed and what the store has beyond 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import aclosing
 
 from perdure.control.keys import RunKey
 from perdure.control.ports import KubePort
@@ -30,11 +31,17 @@ async def sweep(kube: KubePort, store: Store, namespaces: Sequence[str]) -> set[
                 for place in store.names(kind)
                 if namespace is None or place[0] == namespace
             }
-            objects, version = await kube.list(kind, namespace=namespace, label_selector=SELECTORS.get(kind))
-            for obj in objects:
-                before.pop((obj["metadata"]["namespace"], obj["metadata"]["name"]), None)
-                changed.add(key) if (key := store.apply(kind, obj)) is not None else None
-            for (place, name), seen in before.items():
+            missing: dict[tuple[str, str], int] = {}
+            version = "0"
+            pages = kube.pages(kind, namespace=namespace, label_selector=SELECTORS.get(kind))
+            async with aclosing(pages):
+                async for page in pages:
+                    if page.first:
+                        missing, version = dict(before), page.version
+                    for obj in page.items:
+                        missing.pop((obj["metadata"]["namespace"], obj["metadata"]["name"]), None)
+                        changed.add(key) if (key := store.apply(kind, obj)) is not None else None
+            for (place, name), seen in missing.items():
                 # What appeared after the list was made is newer than it, and not missing from it.
                 if seen <= int(version) and (key := store.remove(kind, place, name)) is not None:
                     changed.add(key)

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from perdure.domain.cel import ExpressionError
 from perdure.domain.draft import Draft
+from perdure.domain.facts import PodFacts
 from perdure.domain.names import pod_name
 from perdure.domain.observed import ChildRun, Observed
 from perdure.domain.outcome import (
@@ -24,7 +25,7 @@ from perdure.domain.records import AttemptRecord, TaskKey, TaskRecord
 from perdure.domain.retry import backoff, disruption_delay
 from perdure.domain.scope import evaluate_condition
 from perdure.domain.taskscope import names_of_task
-from perdure.domain.timers import overdue
+from perdure.domain.timers import overdue_outcome
 
 #: The kubelet's times are whole seconds, cut off.
 _KUBELET_SECOND = timedelta(seconds=1)
@@ -32,8 +33,12 @@ _KUBELET_SECOND = timedelta(seconds=1)
 LIMITED = "the limit of tasks that may run at once in the namespace or in all is used up"
 
 
-def observe_attempt(draft: Draft, key: TaskKey, observed: Observed) -> None:
-    """Take note of what became of a task's open attempt. The agent's own report comes before its pod."""
+def observe_attempt(draft: Draft, key: TaskKey, observed: Observed, *, overdue: bool) -> None:
+    """Take note of what became of a task's open attempt. The agent's own report comes before its pod.
+
+    `overdue`: its time was over by what was known before. One of which it is news that it has started has to
+    be looked at again first: nobody has asked for its signs of life yet.
+    """
     attempt = draft.open_attempt(key)
     task = draft.task(key)
     if attempt is None or task is None or task.phase.terminal:
@@ -53,6 +58,9 @@ def observe_attempt(draft: Draft, key: TaskKey, observed: Observed) -> None:
         draft.put_task(task)
         draft.event("task.started", task=task, pod=attempt.pod_name)
     outcome = _outcome(draft, step, attempt, observed, child)
+    if outcome is None and overdue and attempt.stopping is None and not draft.paused:
+        pod = _pod_of(attempt, observed)
+        outcome = overdue_outcome(step, attempt, pod, observed, draft.looked_at)
     if attempt.stopping is not None:
         _observe_stopping(draft, task, attempt, outcome)
     elif outcome is not None:
@@ -73,8 +81,8 @@ def _started_at(
     """
     if child is not None:
         return draft.now if child.started_at is not None or child.phase.terminal else None
-    pod = observed.pods.get(attempt.key)
-    if pod is not None and pod.attempt == attempt.number and pod.started_at is not None:
+    pod = _pod_of(attempt, observed)
+    if pod is not None and pod.started_at is not None:
         return max(attempt.created_at, min(draft.now, pod.started_at + _KUBELET_SECOND))
     return draft.now if attempt.report is not None else None
 
@@ -86,9 +94,7 @@ def _outcome(
     key = attempt.key
     if attempt.report is not None:
         return outcome_of_report(attempt.report)
-    pod = observed.pods.get(key)
-    if pod is not None and pod.attempt != attempt.number:
-        pod = None
+    pod = _pod_of(attempt, observed)
     outcome: Outcome | None = None
     refusal = observed.refusals.get(key)
     if child is not None:
@@ -99,9 +105,12 @@ def _outcome(
         outcome = outcome_of_gone(attempt.pod_name if step.kind == "workflow" else None)
     elif refusal is not None and refusal.attempt == attempt.number:
         outcome = Outcome(kind=Kind.FAILED, reason=refusal.reason, message=refusal.message, retryable=False)
-    if outcome is None and attempt.stopping is None and not draft.paused:
-        outcome = overdue(step, attempt, pod, observed, draft.now)
     return outcome
+
+
+def _pod_of(attempt: AttemptRecord, observed: Observed) -> PodFacts | None:
+    pod = observed.pods.get(attempt.key)
+    return pod if pod is not None and pod.attempt == attempt.number else None
 
 
 def _observe_stopping(

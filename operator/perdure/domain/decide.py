@@ -80,9 +80,9 @@ def _observe(draft: Draft) -> None:
         | observed.refusals.keys()
         | observed.children.keys()
     )
-    overdue = () if draft.paused else draft.overdue()
-    for key in sorted({*seen, *overdue}):
-        observe_attempt(draft, key, observed)
+    overdue = frozenset() if draft.paused else frozenset(draft.overdue())
+    for key in sorted(overdue.union(seen)):
+        observe_attempt(draft, key, observed, overdue=key in overdue)
 
 
 def _start_what_is_due(draft: Draft) -> None:

@@ -200,15 +200,21 @@ class Draft:
             if not task.phase.terminal and task.retry_at is None and self.open_attempt(key) is None:
                 yield task
 
+    @property
+    def looked_at(self) -> datetime:
+        """The moment up to which it is known what attempts did."""
+        looked_at = self.observed.looked_at
+        return self.now if looked_at is None else min(self.now, looked_at)
+
     def overdue(self) -> list[TaskKey]:
         """Tasks whose attempts time alone ends now, as they were before this decision."""
-        found = self.view.deadlines.due(self.now)
+        found = self.view.deadlines.due(self.looked_at)
         silent_since: dict[str, datetime] = {}
         for key, at in self._last_signs().items():
             if key.step not in silent_since:
                 limit = self.plan.steps[key.step].idle_timeout
                 assert limit is not None
-                silent_since[key.step] = self.now - limit
+                silent_since[key.step] = self.looked_at - limit
             if at <= silent_since[key.step]:
                 found.append(key)
         return found

@@ -37,6 +37,9 @@ class ChildRun:
 class Observed:
     """What was seen of a run's open attempts. A task that is not mentioned has nothing new."""
 
+    #: When the look began, None for now. No attempt's time is over after it: since then it may have started,
+    #: ended or given a sign of life.
+    looked_at: datetime | None = None
     pods: Mapping[TaskKey, PodFacts] = field(default_factory=dict)
     #: Tasks whose pod was made, and of which the API server itself says that it is no more.
     gone: frozenset[TaskKey] = frozenset()

@@ -18,8 +18,9 @@ from perdure.domain.scope import evaluate_condition
 from perdure.domain.taskscope import items_of, names_of_step
 from perdure.domain.view import task_keys
 
-#: Tasks made by one decision. A larger fan-out takes several, so that no commit grows without bound.
-MAX_NEW_TASKS = 250
+#: Tasks made by one decision. A larger fan-out takes several passes: each is short, so that what happens
+#: meanwhile is soon seen.
+MAX_NEW_TASKS = 50
 
 #: Why tasks and steps are cancelled when a run is stopped for a reason of its own.
 STOPPED = {

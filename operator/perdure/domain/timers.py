@@ -43,7 +43,7 @@ def last_sign(attempt: AttemptRecord, observed: Observed) -> datetime:
     return sign[1]
 
 
-def overdue(
+def overdue_outcome(
     step: PlannedStep, attempt: AttemptRecord, pod: PodFacts | None, observed: Observed, now: datetime
 ) -> Outcome | None:
     """The end of an attempt whose time is over; None if it is not."""

@@ -11,7 +11,7 @@ import builtins
 import random
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -24,6 +24,7 @@ from perdure import __version__
 from perdure.kube.connection import Connection, ConnectionConfigError, load_connection
 from perdure.kube.errors import ApiError
 from perdure.kube.kinds import Kind, collection_path, kind_of, object_path
+from perdure.kube.page import Page
 
 PAGE_SIZE = 500
 TRIES = 4
@@ -128,16 +129,30 @@ class KubeClient:
     async def list(
         self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
     ) -> tuple[list[dict[str, Any]], str]:
-        """All objects, in all namespaces if it is None, and the resourceVersion of the whole list.
+        """All objects, in all namespaces if it is None, and the resourceVersion of the whole list."""
+        items: list[dict[str, Any]] = []
+        version = ""
+        async for page in self.pages(kind, namespace=namespace, label_selector=label_selector):
+            if page.first:
+                items = []
+            items += page.items
+            version = page.version
+        return items, version
+
+    async def pages(
+        self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
+    ) -> AsyncGenerator[Page, None]:
+        """All objects as `list` gives them, a page at a time: ten thousand pods take hundreds of megabytes.
 
         Read in pages of one consistent snapshot, and from the store, not from a cache that lags behind it.
+        A page that is `first` again begins anew: what came before it no longer counts.
         """
         of = kind_of(kind)
         path = collection_path(of, namespace)
         selector = "" if label_selector is None else "labelSelector=" + quote(label_selector, safe="")
         paging = f"limit={PAGE_SIZE}"
-        items: list[dict[str, Any]] = []
         token = ""
+        first = True
         while True:
             query = "&".join(part for part in (selector, paging, token) if part)
             try:
@@ -147,12 +162,13 @@ class KubeClient:
                     raise
                 # The snapshot was compacted away between two pages. Start again, in one piece: a list that
                 # is slower than compaction would expire every time.
-                items, token, paging = [], "", ""
+                token, paging, first = "", "", True
                 continue
-            items.extend(_with_type(page.get("items") or (), of))
             metadata = page["metadata"]
+            yield Page(list(_with_type(page.get("items") or (), of)), metadata["resourceVersion"], first)
+            first = False
             if not metadata.get("continue"):
-                return items, metadata["resourceVersion"]
+                return
             token = "continue=" + quote(metadata["continue"], safe="")
 
     async def create(self, kind: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]:

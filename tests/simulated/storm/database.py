@@ -242,7 +242,7 @@ class Database(Server):
                 if (saved.attempt, saved.order, saved.text) == (session.attempt, order, text):
                     return saved.sequence
             raise Overtaken(f"a newer checkpoint than {order}")
-        self._guarantees.agent_wrote("checkpoint", rows.run.uid, key, session.attempt, pod_uid)
+        self._guarantees.agent_wrote("checkpoint", rows.run.uid, key, session.attempt, pod_uid, at=now)
         if part is not None and text == "part":
             self._guarantees.saved(rows.run.uid, key, part)
         sequence = rows.numbers[key] = rows.numbers.get(key, 0) + 1
@@ -276,7 +276,7 @@ class Database(Server):
 
     def heartbeat(self, session: AgentSession, pod_uid: str, now: datetime) -> None:
         rows, key = self._fenced(session)
-        self._guarantees.agent_wrote("heartbeat", rows.run.uid, key, session.attempt, pod_uid)
+        self._guarantees.agent_wrote("heartbeat", rows.run.uid, key, session.attempt, pod_uid, at=now)
         known = rows.vitals.get(key)
         vitals = Vitals(key=key, attempt=session.attempt, changed_at=now)
         if known is not None and known.attempt == session.attempt:
@@ -289,7 +289,7 @@ class Database(Server):
         if rows is not None and place in rows.attempts and rows.attempts[place].report is not None:
             return  # the answer to the first one was lost
         rows, key = self._fenced(session)
-        self._guarantees.agent_wrote("report", rows.run.uid, key, session.attempt, pod_uid)
+        self._guarantees.agent_wrote("report", rows.run.uid, key, session.attempt, pod_uid, at=report.at)
         self._guarantees.reported(rows.run.uid, *place, report)
         rows.attempts[place] = replace(rows.attempts[place], report=report)
         rows.run = replace(rows.run, version=rows.run.version + 1)

@@ -352,8 +352,10 @@ class Guarantees:
 
     # --- what agents write
 
-    def agent_wrote(self, what: str, uid: str, key: TaskKey, number: int, pod_uid: str) -> None:
-        """The ledger has taken something from the agent in a pod."""
+    def agent_wrote(
+        self, what: str, uid: str, key: TaskKey, number: int, pod_uid: str, *, at: datetime
+    ) -> None:
+        """The ledger has taken something from the agent in a pod, which came to a gateway `at` a time."""
         self.counts[what] += 1
         mirror = self.runs[uid]
         self.note(f"{what} of {key} attempt {number} by {pod_uid}")
@@ -366,7 +368,7 @@ class Guarantees:
         self.demand(
             fate is not None and fate.attempt == number, f"pod {pod_uid} wrote a {what} for attempt {number}"
         )
-        mirror.signs[key, number] = self._clock()
+        mirror.signs[key, number] = max(at, mirror.signs.get((key, number), at))
 
     def reported(self, uid: str, key: TaskKey, number: int, report: Report) -> None:
         mirror = self.runs[uid]

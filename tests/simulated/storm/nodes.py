@@ -140,9 +140,9 @@ class Nodes:
 
     def _removed(self, obj: Object) -> None:
         """An object was taken away without waiting for its kubelet."""
+        self._taken(obj)
         pod = self.pods.get(obj["metadata"]["uid"])
         if pod is not None:
-            pod.fate.outside = True
             self.start(self._leave(pod))
         for owner in obj["metadata"].get("ownerReferences") or ():
             if owner["kind"] == "Job":
@@ -150,9 +150,13 @@ class Nodes:
 
     def _collected(self, obj: Object) -> None:
         """An object goes with its owner."""
-        pod = self.pods.get(obj["metadata"]["uid"])
-        if pod is not None:
-            pod.fate.outside = True
+        self._taken(obj)
+
+    def _taken(self, obj: Object) -> None:
+        """Nobody can see any more how the pod ended, even if it did so by itself."""
+        fate = self._guarantees.fates.get(obj["metadata"]["uid"])
+        if fate is not None:
+            fate.outside = True
 
     async def _leave(self, pod: Pod) -> None:
         await self._heard(pod.node)

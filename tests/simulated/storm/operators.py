@@ -30,6 +30,7 @@ from perdure.domain.records import (
     RunState,
 )
 from perdure.kube.errors import ApiError
+from perdure.kube.page import Page
 from perdure.kube.recorder import EventRecorder
 from tests.simulated.clock import Process, now
 from tests.simulated.storm.apiserver import NAMESPACE, ApiServer, Watch
@@ -64,6 +65,19 @@ class KubeClient:
         self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
     ) -> tuple[list[dict[str, Any]], str]:
         return await self._sent(lambda: self._api.listing(kind, namespace, label_selector))
+
+    async def pages(
+        self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
+    ) -> AsyncGenerator[Page, None]:
+        items, version = await self.list(kind, namespace=namespace, label_selector=label_selector)
+        middle = len(items) // 2
+        yield Page(items[:middle], version, True)
+        if self._api.weather.happens("list expires"):
+            items, version = await self.list(kind, namespace=namespace, label_selector=label_selector)
+            yield Page(items, version, True)
+            return
+        await self._sent(lambda: None)  # what happens between two pages is in none of them
+        yield Page(items[middle:], version, False)
 
     async def create(self, kind: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
         self._sending("create", kind, body["metadata"]["name"])

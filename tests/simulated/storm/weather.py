@@ -23,6 +23,7 @@ PER_CALL: Final = {
     "event twice": 0.12,
     "list stale": 0.4,
     "wake lost": 0.4,
+    "list expires": 0.4,
 }
 #: Faults that come every now and then: how often relative to each other, in a seed that has them.
 NOW_AND_THEN: Final = {

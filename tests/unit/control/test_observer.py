@@ -208,6 +208,64 @@ def test_signs_of_life_are_read_before_a_silence_is_believed() -> None:
     played(scenario())
 
 
+def test_a_sign_that_came_to_light_late_is_read_before_a_silence_is_believed() -> None:
+    """Its write was slow: by then a newer one of another agent had been read."""
+
+    async def scenario() -> None:
+        stage = Stage({"name": "a", "idleTimeout": "60s"}, {"name": "b"})
+        await running(stage)
+        stage.ledger.vitals = (Vitals(key=TaskKey("b"), attempt=1, changed_at=at(30)),)
+        stage.live.ask_ledger = True
+        await stage.step()
+        assert stage.live.vitals_since == at(30)
+        stage.ledger.vitals += (Vitals(key=A, attempt=1, changed_at=at(29)),)
+        stage.now = at(62)
+        await stage.step()
+        assert stage.tasks[A].phase is Phase.RUNNING
+        stage.now = at(89)
+        await stage.step()
+        assert stage.tasks[A].reason is Reason.IDLE_TIMEOUT
+
+    played(scenario())
+
+
+@pytest.mark.parametrize("limit", ["timeout", "idleTimeout"])
+def test_a_start_that_is_news_after_its_time_is_over_is_looked_at_again_before_it_counts(limit: str) -> None:
+    """Nobody has asked for its signs of life: it was not known to run."""
+
+    async def scenario() -> None:
+        stage = Stage({"name": "a", limit: "60s"})
+        await stage.ensure()
+        stage.set_pod(stage.attempt().pod_name, RUNNING)
+        stage.ledger.vitals = (Vitals(key=A, attempt=1, changed_at=at(99)),)
+        stage.now = at(100)
+        await asyncio.sleep(A_WHILE)
+        decision = await stage.step()
+        assert stage.tasks[A].phase is Phase.RUNNING
+        assert decision.requeue_at is not None and decision.requeue_at <= stage.now
+        await stage.step()
+        assert stage.tasks[A].phase is (Phase.FAILED if limit == "timeout" else Phase.RUNNING)
+
+    played(scenario())
+
+
+def test_no_time_is_over_that_ran_out_while_others_were_asked() -> None:
+    """The decision came long after the look: what the agent did meanwhile nobody knows."""
+
+    async def scenario() -> None:
+        stage = Stage({"name": "a", "idleTimeout": "60s"})
+        await running(stage)
+        stage.now = at(58)
+        observed = await stage.look()
+        stage.now = at(70)
+        assert stage.decide(observed).requeue_at == at(60)
+        assert stage.tasks[A].phase is Phase.RUNNING
+        await stage.step()
+        assert stage.tasks[A].reason is Reason.IDLE_TIMEOUT
+
+    played(scenario())
+
+
 def test_no_time_is_over_in_a_pause() -> None:
     async def scenario() -> None:
         stage = Stage({"name": "a", "timeout": "60s"})
