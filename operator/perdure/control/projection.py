@@ -18,7 +18,8 @@ from perdure.domain.facts import PodFacts
 from perdure.domain.outcome import shorten
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.plan import PlannedStep
-from perdure.domain.records import StepRecord, TaskKey
+from perdure.domain.records import RunRecord, StepRecord, TaskKey
+from perdure.domain.stopping import is_cancelled
 from perdure.domain.templating import compact
 
 #: Compact JSON of outputs that a status may hold.
@@ -27,7 +28,6 @@ MAX_OUTPUT_BYTES = 8 * 1024
 MAX_STATUS_BYTES = 32 * 1024
 
 _ORDER = {Phase.FAILED: 0, Phase.RUNNING: 1, Phase.PAUSED: 1, Phase.PENDING: 2}
-_STOPPING = {Reason.CANCELLED: "is being cancelled", Reason.TIMEOUT: "its timeout is over"}
 
 
 def workflow_status(
@@ -209,9 +209,17 @@ def _activity(live: LiveRun) -> str:
     shown = ", ".join(running[:MAX_NAMES])
     if len(running) > MAX_NAMES:
         shown += f" and {len(running) - MAX_NAMES} more"
-    parts = [_STOPPING.get(view.run.stop, "") if view.run.stop and not view.run.phase.terminal else ""]
+    parts = [_stopping(view.run)]
     parts.append(f"running: {shown}" if shown else "")
     return "; ".join(part for part in parts if part)
+
+
+def _stopping(run: RunRecord) -> str:
+    if run.phase.terminal:
+        return ""
+    if is_cancelled(run):
+        return "is being cancelled"
+    return "its timeout is over" if run.stop is Reason.TIMEOUT else ""
 
 
 def _steps(live: LiveRun, sight: Sight) -> list[dict[str, Any]]:
