@@ -167,8 +167,8 @@ def _trust_the_cache() -> AbstractContextManager[Any]:
 def _overlook_reports() -> AbstractContextManager[Any]:
     reports = Observer._reports
 
-    async def mutated(self: Observer, live: LiveRun, *, ending: bool) -> Mapping[TaskKey, Any]:
-        found = await reports(self, live, ending=ending)
+    async def mutated(self: Observer, live: LiveRun, *, ending: bool, since: Any) -> Mapping[TaskKey, Any]:
+        found = await reports(self, live, ending=ending, since=since)
         return {} if ending else found
 
     return patch.object(Observer, "_reports", mutated)
@@ -278,30 +278,30 @@ def _leave_pods_behind() -> AbstractContextManager[Any]:
 
 #: What is broken, and a seed that noticed it when this was last looked at: it is tried first.
 MUTATIONS: Final[dict[Mutation, int]] = {
-    _drop_the_agents_fence: 0,
-    _drop_the_epoch: 0,
-    _forget_the_version: 4,
-    _let_reports_leave_the_version: 187,
-    _publish_before_the_commit: 0,
+    _drop_the_agents_fence: 1,
+    _drop_the_epoch: 2,
+    _forget_the_version: 15,
+    _let_reports_leave_the_version: 41,
+    _publish_before_the_commit: 2,
     _commit_without_events: 0,
-    _decide_without_saying: 4,
+    _decide_without_saying: 7,
     _act_before_the_commit: 0,
-    _take_silence_for_a_commit: 39,
-    _trust_the_cache: 200,
-    _overlook_reports: 6,
-    _adopt_what_is_there: 196,
-    _mistake_a_namesake: 29,
-    _leave_the_old_attempt_open: 0,
-    _count_disruptions_as_retries: 0,
-    _take_interruptions_for_failures: 0,
-    _go_on_when_deposed: 71,
-    _reset_timers_on_pause: 16,
-    _start_while_paused: 2,
-    _neither_wakes_nor_sweeps: 141,
-    _prune_too_early: 101,
-    _acknowledge_at_once: 0,
-    _exceed_the_limit: 10,
-    _leave_pods_behind: 3,
+    _take_silence_for_a_commit: 9,
+    _trust_the_cache: 94,
+    _overlook_reports: 3,
+    _adopt_what_is_there: 19,
+    _mistake_a_namesake: 7,
+    _leave_the_old_attempt_open: 1,
+    _count_disruptions_as_retries: 1,
+    _take_interruptions_for_failures: 6,
+    _go_on_when_deposed: 30,
+    _reset_timers_on_pause: 4,
+    _start_while_paused: 4,
+    _neither_wakes_nor_sweeps: 277,
+    _prune_too_early: 18,
+    _acknowledge_at_once: 17,
+    _exceed_the_limit: 38,
+    _leave_pods_behind: 29,
 }
 
 

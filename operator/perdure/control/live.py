@@ -65,6 +65,10 @@ class LiveRun:
     lingering: set[str] = field(default_factory=set)
     #: Tasks whose AgentTask status is to be written.
     unshown: set[TaskKey] = field(default_factory=set)
+    #: Tasks whose last status is written.
+    told: set[TaskKey] = field(default_factory=set)
+    #: The run has ended, and it is known which of its tasks are still to be told.
+    sought: bool = False
     #: The statuses last written, by kind and name.
     shown: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 

@@ -27,6 +27,7 @@ from perdure.control.slots import Slots
 from perdure.control.statuses import write_of_unavailable, write_of_waiting, writes_of_live
 from perdure.control.store import Root, Store
 from perdure.control.tidy import Tidier
+from perdure.control.untold import seek_untold
 from perdure.domain.accept import Refused
 from perdure.domain.decide import Decision, decide
 from perdure.domain.observed import Observed
@@ -160,6 +161,8 @@ class Reconciler:
         live.generation = root.generation
         try:
             delay = await self._advance(live, root)
+            if live.view.run.phase.terminal:
+                await seek_untold(live, store=self._store, kube=self._kube)
         except (VersionConflict, LedgerUnavailable):
             live.stale = True
             raise
@@ -399,7 +402,8 @@ class Reconciler:
         live = self.live.get(root.uid)
         if key in self.unavailable and (live is None or live.stale):
             return [write_of_unavailable(root, now)]
-        if live is not None and self._tidier.behind(live):
+        over = live is not None and live.view.run.phase.terminal
+        if live is not None and over and (not live.sought or self._tidier.behind(live)):
             return []  # once its end is written nobody looks at the run again
         if live is not None:
             return writes_of_live(live, root, self._store, now)

@@ -158,5 +158,6 @@ def _note_shown(live: LiveRun, task: TaskRecord, status: dict[str, Any]) -> None
     place = (AGENT_TASK, task.name)
     if task.phase.terminal:
         live.shown.pop(place, None)  # nothing follows, and there may be thousands
+        live.told.add(task.key)
     else:
         live.shown[place] = status

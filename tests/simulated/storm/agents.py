@@ -58,6 +58,8 @@ class Agent:
         self.process = Process(f"agent {pod['metadata']['name']}")
         self.fate = fate
         self._client = client
+        #: Told when a result is on its way.
+        self.on_report: Callable[[], None] = lambda: None
         self._weather = weather
         self._work = work
         #: Knows no gateway: it starts afresh each time, and its end is told by its exit.
@@ -167,6 +169,7 @@ class Agent:
         message = orjson.dumps(self.output).decode() if succeeded else report.message
         code = DONE if succeeded else FAILED
         for _ in range(REPORTS):
+            self.on_report()
             try:
                 await self._client.report(report)
             except Unavailable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from perdure.domain.names import LABEL_ATTEMPT, LABEL_TASK
@@ -210,7 +211,13 @@ class Nodes:
         self._check_alone(fate, metadata)
         pod = Pod(obj, self._weather.choice(self._nodes), self._agent(obj, fate), fate)
         self.pods[metadata["uid"]] = pod
+        pod.agent.on_report = partial(self._reports, pod)
         return pod
+
+    def _reports(self, pod: Pod) -> None:
+        """A result is on its way: somebody may delete the pod just then."""
+        if not self._api.away and self._weather.happens("deleted while reporting"):
+            self.delete(pod, force=True)
 
     async def _run_pod(self, pod: Pod) -> None:
         obj, metadata = pod.obj, pod.obj["metadata"]

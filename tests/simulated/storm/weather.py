@@ -18,10 +18,10 @@ PER_CALL: Final = {
     "answer lost": 0.05,
     "late": 0.04,
     "slow": 0.08,
-    "event lost": 0.12,
+    "event lost": 0.3,
     "event late": 0.12,
     "event twice": 0.12,
-    "list stale": 0.4,
+    "list stale": 0.8,
     "wake lost": 0.4,
     "list expires": 0.4,
 }
@@ -48,7 +48,7 @@ NOW_AND_THEN: Final = {
     "quota": 1.0,
     "pause": 4.0,
     "cancel": 0.4,
-    "delete run": 1.0,
+    "delete run": 2.0,
 }
 #: Traits of agents and clusters: how likely each is at most, in a seed that has it.
 TRAITS: Final = {
@@ -59,7 +59,8 @@ TRAITS: Final = {
     "agent ends early": 0.15,
     "agent deaf": 0.3,
     "slow start": 0.3,
-    "late garbage": 0.5,
+    "late garbage": 0.9,
+    "deleted while reporting": 0.6,
 }
 
 

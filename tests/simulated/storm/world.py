@@ -21,6 +21,9 @@ from tests.simulated.storm.nodes import Nodes
 from tests.simulated.storm.operators import Operator
 from tests.simulated.storm.weather import Weather
 
+#: Seconds until it is noticed that an operator has ended.
+KUBELET_LOOKS = 5.0
+
 
 @dataclass(slots=True, eq=False)
 class Applied:
@@ -139,6 +142,17 @@ class World:
             if not operator.alive:
                 self.bury(operator)
         self.start_operator()
+        self.nodes.start(self._keep_operator())
+
+    async def _keep_operator(self) -> None:
+        """What a kubelet does: an operator that was deposed ends, and is started again.
+
+        That comes to pass even in peace: the last request of one that was killed may have been on its way.
+        """
+        while True:
+            await asyncio.sleep(KUBELET_LOOKS)
+            if not any(operator.alive for operator in self.operators):
+                self.start_operator()
 
     def paused(self) -> list[Applied]:
         """Runs of which somebody wants that they rest."""
