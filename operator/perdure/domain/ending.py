@@ -18,10 +18,11 @@ def finish(draft: Draft) -> None:
     """End the run once all its steps have ended, the finally steps included."""
     if not (main_ended(draft) and finally_ended(draft)):
         return
-    if is_cancelled(draft.run):
+    stopped = not _ended_by_itself(draft)
+    if stopped and is_cancelled(draft.run):
         end_run(draft, Phase.CANCELLED, Reason.CANCELLED, f"the {draft.run.kind} was cancelled")
         return
-    if draft.run.stop is not None:
+    if stopped and draft.run.stop is not None:
         assert draft.plan.timeout is not None
         text = f"did not end within its timeout of {draft.plan.timeout.total_seconds():g}s"
         end_run(draft, Phase.FAILED, Reason.TIMEOUT, text)
@@ -41,6 +42,14 @@ def finish(draft: Draft) -> None:
         return
     draft.replace_run(outputs=outputs)
     end_run(draft, Phase.SUCCEEDED, None, "")
+
+
+def _ended_by_itself(draft: Draft) -> bool:
+    """True for an AgentTask whose agent was done before the stop reached it: it ends as its only task does."""
+    if draft.run.kind != AGENT_TASK:
+        return False
+    task = draft.task(TaskKey(draft.plan.order[0]))
+    return task is not None and task.phase in (Phase.SUCCEEDED, Phase.FAILED)
 
 
 def _failed(draft: Draft, names: Iterable[str]) -> list[StepRecord]:

@@ -16,6 +16,7 @@ from perdure.domain.observed import Observed
 from perdure.domain.phases import TRANSITIONS, Phase, Reason
 from perdure.domain.plan import PlannedStep
 from perdure.domain.records import (
+    AGENT_TASK,
     AttemptRecord,
     Commit,
     StepRecord,
@@ -312,8 +313,11 @@ def _check_run(before: Run, observed: Observed, commit: Commit, tasks: Tasks, st
         for name, step in steps.items()
         if step.phase is Phase.FAILED and not plan.steps[name].continue_on_failure
     }
+    alone = next(iter(tasks.values()), None) if run.kind == AGENT_TASK else None
     if observed.deleted:
         assert (run.phase, run.reason) == (Phase.CANCELLED, Reason.DELETED)
+    elif alone is not None and alone.phase is not Phase.CANCELLED:
+        assert run.phase is alone.phase, "what is said of an AgentTask is said of its run"
     elif before.desired == "Cancelled" or Reason.CANCELLED in (before.run.stop, before.run.reason):
         assert (run.phase, run.reason) == (Phase.CANCELLED, Reason.CANCELLED)
     elif run.stop is not None:

@@ -9,7 +9,7 @@ from tests.unit.domain.runs import SUCCESS, Run
 
 from perdure.domain.observed import Observed
 from perdure.domain.phases import Phase
-from perdure.domain.records import TaskKey
+from perdure.domain.records import Report, TaskKey
 
 
 def task_of(run: Run, key: TaskKey = A) -> tuple[str, str | None]:
@@ -151,3 +151,18 @@ def test_a_standalone_task_cancelled_before_its_start_says_so_once() -> None:
     run = begun_alone(desired="Cancelled")
     assert run.types() == ["task.cancelled"]
     assert end_of(run) == ("Cancelled", "Cancelled")
+
+
+@pytest.mark.parametrize(("report", "end"), [(SUCCESS, "Succeeded"), (failed(), "Failed")])
+def test_a_standalone_task_that_was_done_when_the_cancel_came_to_be_seen_ends_as_it_did(
+    report: Report, end: str
+) -> None:
+    """Its status is that of its task, and that of its run: they must not say different things."""
+    run = begun_alone()
+    run.started(ALONE)
+    run.desired = "Cancelled"
+    run.reported(ALONE, report)
+    assert (run.phase, run.tasks[ALONE].phase) == (end, end)
+    assert [type for type in run.types() if type.startswith("task.") and type != "task.started"][-1] == (
+        f"task.{end.lower()}"
+    )
