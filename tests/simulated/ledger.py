@@ -115,6 +115,13 @@ class SimulatedLedger:
             self.events[uid] += commit.events
             return Committed(version=version, last_sequence=sequence)
 
+    async def fence_commits(self, uid: str, *, epoch: int) -> None:
+        async with self._call():
+            if epoch != self.epoch:
+                raise Deposed(f"epoch {epoch} is over")
+            if uid in self.runs:
+                self.runs[uid] = replace(self.runs[uid], version=self.runs[uid].version + 1)
+
     async def record_pod(self, uid: str, attempt: AttemptRecord, *, pod_uid: str, epoch: int) -> None:
         async with self._call():
             if epoch != self.epoch:

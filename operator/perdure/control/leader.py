@@ -118,6 +118,7 @@ class Leader:
         self._store.take_stirred()
         return [
             *(key for key, root in self._store.roots.items() if not root.finished),
+            *self._store.left_behind(),
             *self._store.schedules,
         ]
 

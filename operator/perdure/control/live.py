@@ -36,6 +36,8 @@ class LiveRun:
     owner: RunKey | None = None
     #: What the ledger has is not what is here, or is not known: it is read again before anything else.
     stale: bool = False
+    #: The outcome of a commit is unknown: it may even take effect after the run was read again.
+    unsettled: bool = False
     #: Look at every live task at the next pass, not only at what changed.
     look_at_all: bool = True
     #: Ask the ledger at the next pass what agents wrote.

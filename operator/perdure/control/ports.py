@@ -49,6 +49,10 @@ class LedgerPort(Protocol):
         """
         ...
 
+    async def fence_commits(self, uid: str, *, epoch: int) -> None:
+        """Let no commit of a run that is still on its way take effect."""
+        ...
+
     async def record_pod(self, uid: str, attempt: AttemptRecord, *, pod_uid: str, epoch: int) -> None:
         """Note the uid of the pod made for an open attempt, which lets the pod in at the gateway."""
         ...

@@ -163,8 +163,9 @@ class Reconciler:
             delay = await self._advance(live, root)
             if live.view.run.phase.terminal:
                 await seek_untold(live, store=self._store, kube=self._kube)
-        except (VersionConflict, LedgerUnavailable):
+        except (VersionConflict, LedgerUnavailable) as error:
             live.stale = True
+            live.unsettled |= isinstance(error, LedgerUnavailable)
             raise
         except (ApiError, LedgerError):
             live.look_at_all = live.ask_ledger = live.ask_children = True
@@ -316,12 +317,22 @@ class Reconciler:
         return live, None
 
     async def _read_again(self, live: LiveRun) -> LiveRun | None:
-        """A run as the ledger has it; None if it has never come to be there."""
+        """A run as the ledger has it; None if it is there no more."""
+        if live.unsettled:
+            # Else what is not committed now might be later, and its slots be another run's by then.
+            await self._ledger.fence_commits(live.uid, epoch=self.epoch)
+            live.unsettled = False
         state = await self._ledger.load(live.uid)
-        if state is None:
+        if state is not None:
+            return self._keep(live.key, state)
+        if live.view.run.version > 0:
             self._drop(live)
             return None
-        return self._keep(live.key, state)
+        # It has not come to be there, and its first commit is repeated: of two only one takes effect. Until
+        # then it keeps its slots.
+        live.stale = False
+        live.look_at_all = live.ask_ledger = live.ask_children = True
+        return live
 
     async def _refuse(self, root: Root, reason: Reason, message: str) -> LiveRun:
         self._waiting.pop(root.key, None)
@@ -378,9 +389,10 @@ class Reconciler:
             return
         try:
             await self._ledger.commit(decision.commit, epoch=self.epoch)
-        except (VersionConflict, LedgerUnavailable):
+        except (VersionConflict, LedgerUnavailable) as error:
             # An agent was faster, or it may have been written: the next pass must not go by what we know.
             live.stale = True
+            live.unsettled |= isinstance(error, LedgerUnavailable)
             raise
         self._wake_family(live)
 

@@ -168,6 +168,14 @@ class Store:
         for pod in children.pods.values():
             self._entries.pop((POD, run.namespace, pod.pod_name), None)
 
+    def left_behind(self) -> list[RunKey]:
+        """Finished runs with pods: one may have been made by a request that came late."""
+        return [
+            key
+            for key, children in self.children.items()
+            if children.pods and key in self.roots and self.roots[key].finished
+        ]
+
     def owned_by(self, uid: str) -> list[Root]:
         """Workflows whose controlling owner has this uid."""
         return [self.roots[key] for key in sorted(self._owned.get(uid, ()))]

@@ -45,7 +45,7 @@ def finish(draft: Draft) -> None:
 
 
 def _ended_by_itself(draft: Draft) -> bool:
-    """True for an AgentTask whose agent was done before the stop reached it: it ends as its only task does."""
+    """True for an AgentTask whose agent was done before the stop reached it: it ends as its task does."""
     if draft.run.kind != AGENT_TASK:
         return False
     task = draft.task(TaskKey(draft.plan.order[0]))

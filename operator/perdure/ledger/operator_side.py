@@ -70,6 +70,15 @@ class OperatorSide(Side):
             self.outbox_written.set()
         return Committed(version=row["version"], last_sequence=row["last_sequence"])
 
+    async def fence_commits(self, uid: str, *, epoch: int) -> None:
+        """Let no commit of a run that is still on its way take effect: what is loaded after this holds.
+
+        For a commit of unknown outcome. One that makes the run is not fenced. Raises Deposed.
+        """
+        row = await self.database.fetchrow(SQL["fence_commits"], uid, shard_of(uid), epoch)
+        if not row["fenced"]:
+            raise Deposed(f"epoch {epoch} is over")
+
     async def record_pod(self, uid: str, attempt: AttemptRecord, *, pod_uid: str, epoch: int) -> None:
         """Note the uid of the pod made for an open attempt, which lets the pod in at the gateway.
 

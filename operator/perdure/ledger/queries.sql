@@ -168,6 +168,20 @@ select
     (select last_sequence from run) as last_sequence
 
 
+-- name: fence_commits
+-- $1 uid, $2 shard, $3 epoch. Waits for a commit that holds the run's row; one that comes after finds another
+-- version than it has seen.
+with fence as materialized (
+    select 1 from perdure.shard where id = $2 and epoch = $3 for share
+), changed as (
+    update perdure.workflow w set version = w.version + 1
+    from fence
+    where w.uid = $1::uuid
+    returning 1
+)
+select exists (select from fence) as fenced, exists (select from changed) as found
+
+
 -- name: record_pod
 -- $1 uid, $2 shard, $3 epoch, $4 step, $5 index, $6 number, $7 the pod's uid
 with fence as materialized (

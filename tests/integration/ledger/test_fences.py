@@ -44,6 +44,8 @@ async def test_a_deposed_operator_writes_nothing(ledger: Ledger, epoch: int) -> 
     with pytest.raises(Deposed):
         await ledger.record_pod(state.run.uid, state.attempts[KEY], pod_uid="other", epoch=epoch)
     with pytest.raises(Deposed):
+        await ledger.fence_commits(state.run.uid, epoch=epoch)
+    with pytest.raises(Deposed):
         await ledger.forget([finished.run.uid], epoch=epoch)
     with pytest.raises(Deposed):
         await ledger.forget_cache(START, limit=10, epoch=epoch)
@@ -96,6 +98,43 @@ async def test_a_statement_that_waited_for_the_new_epoch_is_deposed(
     finally:
         follower.terminate()
     assert await ledger.load(run.uid) == (None if new_run else state)
+
+
+async def test_a_commit_that_is_still_on_its_way_is_fenced(ledger: Ledger, epoch: int) -> None:
+    """Its answer was lost, and it has not begun."""
+    state = await samples.started(ledger, epoch)
+    await ledger.fence_commits(state.run.uid, epoch=epoch)
+    loaded = await ledger.load(state.run.uid)
+    assert loaded == replace(state, run=replace(state.run, version=state.run.version + 1))
+    with pytest.raises(VersionConflict):
+        await ledger.commit(Commit(run=state.run, tasks=(samples.task_record(),)), epoch=epoch)
+    assert await ledger.load(state.run.uid) == loaded
+
+
+async def test_a_commit_that_has_begun_is_waited_for(ledger: Ledger, epoch: int) -> None:
+    state = await samples.started(ledger, epoch)
+    other = await ledger.database.connect()
+    try:
+        transaction = other.transaction()
+        await transaction.start()
+        ended = replace(state.run, phase=Phase.SUCCEEDED)
+        await other.fetchrow(SQL["commit"], *rows.commit_arguments(Commit(run=ended), epoch))
+        fencing = asyncio.create_task(ledger.fence_commits(state.run.uid, epoch=epoch))
+        await until(lambda: blocked(ledger))
+        assert not fencing.done()
+        await transaction.commit()
+        await fencing
+    finally:
+        other.terminate()
+    loaded = await ledger.load(state.run.uid)
+    assert loaded is not None
+    assert (loaded.run.phase, loaded.run.version) == (Phase.SUCCEEDED, state.run.version + 2)
+
+
+async def test_there_is_nothing_to_fence_of_a_run_that_is_not_there(ledger: Ledger, epoch: int) -> None:
+    run = samples.run_record()
+    await ledger.fence_commits(run.uid, epoch=epoch)
+    assert await ledger.load(run.uid) is None
 
 
 Write = Callable[[Ledger, AgentSession], Awaitable[Any]]

@@ -148,6 +148,13 @@ class Database(Server):
         self._guarantees.event_written(rows.run.uid, sequence)
         self.outbox.append((rows.run.uid, sequence))
 
+    def fence_commits(self, uid: str, *, epoch: int) -> None:
+        self.check_epoch(epoch)
+        rows = self.rows.get(uid)
+        if rows is not None:
+            rows.run = replace(rows.run, version=rows.run.version + 1)
+            self._guarantees.commits_fenced(uid)
+
     def record_pod(self, uid: str, attempt: AttemptRecord, *, pod_uid: str, epoch: int) -> None:
         self.check_epoch(epoch)
         rows = self.rows[uid]

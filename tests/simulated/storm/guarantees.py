@@ -370,6 +370,11 @@ class Guarantees:
         )
         mirror.signs[key, number] = max(at, mirror.signs.get((key, number), at))
 
+    def commits_fenced(self, uid: str) -> None:
+        """A leader does not know what became of its commit."""
+        mirror = self.runs[uid]
+        mirror.run = replace(mirror.run, version=mirror.run.version + 1)
+
     def reported(self, uid: str, key: TaskKey, number: int, report: Report) -> None:
         mirror = self.runs[uid]
         self.demand((key, number) not in mirror.reports, f"attempt {number} of {key} reported twice")

@@ -143,6 +143,9 @@ class LedgerClient:
     async def commit(self, commit: Commit, *, epoch: int) -> Committed:
         return await self._database.call(lambda: self._database.commit(commit, epoch=epoch))
 
+    async def fence_commits(self, uid: str, *, epoch: int) -> None:
+        await self._database.call(lambda: self._database.fence_commits(uid, epoch=epoch))
+
     async def record_pod(self, uid: str, attempt: AttemptRecord, *, pod_uid: str, epoch: int) -> None:
         await self._database.call(
             lambda: self._database.record_pod(uid, attempt, pod_uid=pod_uid, epoch=epoch)

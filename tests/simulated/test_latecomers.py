@@ -1,0 +1,114 @@
+"""Requests whose sender has given them up, and which are carried out all the same."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from perdure.domain.phases import Phase
+from perdure.domain.records import Commit, Committed, LedgerError, LedgerUnavailable
+from tests.simulated.clock import run
+from tests.simulated.world import NAMESPACE, World, settled, world
+
+AGENT = {"image": "agent"}
+CHAIN = {"steps": [{"name": "a", "agent": AGENT}, {"name": "b", "dependsOn": ["a"], "agent": AGENT}]}
+
+
+def open_attempts(at: World) -> int:
+    return sum(
+        attempt.closed_at is None for attempts in at.ledger.attempts.values() for attempt in attempts.values()
+    )
+
+
+def commit_late(at: World, chosen: Callable[[Commit], bool], *, seconds: float) -> list[asyncio.Task[Any]]:
+    """Let the first chosen commit take effect long after its sender was told that it failed."""
+    commit = at.ledger.commit
+    late: list[asyncio.Task[Any]] = []
+
+    async def mutated(made: Commit, *, epoch: int) -> Committed:
+        if not late and chosen(made):
+
+            async def arrive() -> Committed | None:
+                await asyncio.sleep(seconds)
+                try:
+                    return await commit(made, epoch=epoch)
+                except LedgerError:
+                    return None
+
+            late.append(asyncio.create_task(arrive()))
+            raise LedgerUnavailable("no answer")
+        return await commit(made, epoch=epoch)
+
+    at.ledger.commit = mutated  # type: ignore[method-assign]
+    return late
+
+
+def makes_the_run(commit: Commit) -> bool:
+    return commit.run.version == 0
+
+
+def takes_its_turn(commit: Commit) -> bool:
+    """Nothing but this has to be committed: without a slot, the next decision changes nothing."""
+    return commit.run.version > 0 and all(attempt.closed_at is None for attempt in commit.attempts)
+
+
+@pytest.mark.parametrize("which", [makes_the_run, takes_its_turn])
+@pytest.mark.parametrize("seconds", [0.5, 2.0, 5.0, 20.0])
+def test_a_commit_that_comes_late_exceeds_no_limit(which: Callable[[Commit], bool], seconds: float) -> None:
+    """Its slots are not given to another run while it may still take them."""
+
+    async def scenario() -> None:
+        at = world(3)
+        at.limits = (1, None)
+        late = commit_late(
+            at,
+            lambda commit: any(attempt.pod_uid is None for attempt in commit.attempts) and which(commit),
+            seconds=seconds,
+        )
+        at.start_operator()
+        uids = [at.apply(name, CHAIN) for name in ("one", "two", "three")]
+        ended = asyncio.create_task(at.until_ended(uids))
+        most = 0
+        while not ended.done():
+            most = max(most, open_attempts(at))
+            await asyncio.sleep(0.01)
+        assert [record.phase for record in await ended] == [Phase.SUCCEEDED] * 3
+        assert most == 1
+        assert late
+        assert await late[0] is None, "the run was taken forward without it"
+        await settled(lambda: all(at.shown(name) for name in ("one", "two", "three")))
+        await at.close()
+
+    run(scenario())
+
+
+def test_a_pod_that_was_made_late_is_not_left_behind() -> None:
+    """Its attempt has ended, and so has its run: nobody is told, and a sweep finds it."""
+
+    async def scenario() -> None:
+        at = world(4)
+        at.start_operator()
+        uid = at.apply("chain", CHAIN)
+        (first,) = await until_there(at)
+        await at.until_ended([uid])
+        await settled(lambda: at.shown("chain"))
+        at.work = (1e6, 1e6)
+        await at.kill_operator()
+        name = first["metadata"]["name"]
+        at.cluster.remove("Pod", NAMESPACE, name)
+        fields = ("name", "labels", "ownerReferences")
+        metadata = {field: first["metadata"][field] for field in fields}
+        at.cluster.add("Pod", NAMESPACE, {**first, "metadata": metadata, "status": {}})
+        at.start_operator()
+        await settled(lambda: at.cluster.find("Pod", name) is None)
+        await at.close()
+
+    run(scenario())
+
+
+async def until_there(at: World) -> list[dict[str, Any]]:
+    await settled(lambda: bool(at.pods()))
+    return at.pods()
