@@ -13,7 +13,11 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, TextIO
 
 import orjson
-import structlog
+
+from perdure.imports import absent
+
+with absent("rich"):  # tracebacks are written as they are, or as JSON
+    import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from perdure.settings import Settings

@@ -31,11 +31,9 @@ from perdure.control.slots import Slots
 from perdure.control.store import AGENT_TEMPLATE, WORKFLOW_TEMPLATE, Store
 from perdure.control.workqueue import WorkQueue
 from perdure.ears import listen
-from perdure.gateway.server import serve
 from perdure.health import Health, serve_health
 from perdure.kube.client import KubeClient
 from perdure.kube.recorder import EventRecorder
-from perdure.kube.tokens import TokenVerifier
 from perdure.ledger import Ledger
 from perdure.settings import Settings
 
@@ -56,6 +54,10 @@ def utc_now() -> datetime:
 
 async def run_gateway(settings: Settings) -> None:
     """The gateway process, until SIGTERM."""
+    # A quarter of the time in which an operator starts, and it needs neither.
+    from perdure.gateway.server import serve
+    from perdure.kube.tokens import TokenVerifier
+
     with _Signals() as signals:
         ledger = Ledger(settings.database_url.get_secret_value(), pool_size=settings.database_pool_size)
         kube = KubeClient.from_config(settings.kubeconfig)
