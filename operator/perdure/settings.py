@@ -10,7 +10,7 @@ import os
 import socket
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -78,6 +78,17 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("lease_renew_deadline", "lease_retry")
+    @classmethod
+    def _check_lease(cls, value: float, info: ValidationInfo) -> float:
+        above = "lease_duration" if info.field_name == "lease_renew_deadline" else "lease_renew_deadline"
+        if above in info.data and value >= info.data[above]:
+            raise ValueError(
+                f"{value:g} s is not less than the {info.data[above]:g} s of PERDURE_{above.upper()}:"
+                " a leader renews its Lease before the renew deadline, and stops before the Lease ends"
+            )
         return value
 
 

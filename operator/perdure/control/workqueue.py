@@ -26,7 +26,8 @@ class WorkQueue:
         self._again: set[RunKey] = set()
         self._delayed: list[tuple[float, int, RunKey]] = []
         self._due: dict[RunKey, float] = {}
-        self._failures: dict[RunKey, int] = {}
+        #: Failures in a row, and until when to wait after the last one.
+        self._failures: dict[RunKey, tuple[int, float]] = {}
         self._count = 0
         self._timer: asyncio.TimerHandle | None = None
         self._workers: deque[asyncio.Future[None]] = deque()
@@ -57,10 +58,17 @@ class WorkQueue:
             self._set_timer()
 
     def add_failed(self, key: RunKey) -> float:
-        """Look again after a failure: 0.1 s, doubled each time up to a minute. Returns the delay."""
-        failures = self._failures.get(key, 0)
-        self._failures[key] = failures + 1
-        delay = min(MAX_DELAY, FIRST_DELAY * 2.0 ** min(failures, 16))
+        """Look again after a failure: 0.1 s, doubled each time up to a minute. Returns the delay.
+
+        A key that was looked at sooner, because of news, waits out the rest: many events are not many
+        failures.
+        """
+        now = asyncio.get_running_loop().time()
+        failures, until = self._failures.get(key, (0, now))
+        delay = until - now
+        if delay < FIRST_DELAY / 2:  # timers are not exact
+            delay = min(MAX_DELAY, FIRST_DELAY * 2.0 ** min(failures, 16))
+            self._failures[key] = (failures + 1, now + delay)
         self.add_after(key, delay)
         return delay
 

@@ -27,6 +27,8 @@ from perdure.kube.kinds import Kind, collection_path, kind_of, object_path
 from perdure.kube.page import Page
 
 PAGE_SIZE = 500
+#: Kinds with fields that people wrote: one that the API server does not know is refused, not dropped.
+_STRICT = frozenset({"Pod", "Job"})
 TRIES = 4
 #: Seconds before the second try; doubled for each one after it.
 FIRST_PAUSE = 0.1
@@ -174,6 +176,8 @@ class KubeClient:
     async def create(self, kind: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
         """The object as created. One of that name exists: ApiError with `conflict`."""
         path = collection_path(kind_of(kind), namespace)
+        if kind in _STRICT:
+            path += "?fieldValidation=Strict"
         created: dict[str, Any] = await self._call("create", kind, "POST", path, body)
         return created
 

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import pytest
 from tests.integration.apiserver import eventually
 from tests.integration.kube.test_agents import agent_task, leaves
 
 from perdure.domain.facts import PodFacts, read_pod
 from perdure.kube.client import KubeClient
+from perdure.kube.errors import ApiError
 from perdure.kube.jobs import build_job
 from perdure.kube.pods import PodEnvironment, build_pod
 
@@ -68,6 +70,16 @@ async def test_the_api_server_takes_shaped_pods_as_they_are(kube: KubeClient, na
     made = await kube.create("Pod", namespace, wanted)
     assert set(leaves(wanted["spec"])) <= set(leaves(made["spec"]))
     assert set(leaves(wanted["metadata"])) <= set(leaves(made["metadata"]))
+
+
+@pytest.mark.parametrize("kind", ["Pod", "Job"])
+async def test_a_misspelt_field_is_told_and_not_dropped(kube: KubeClient, namespace: str, kind: str) -> None:
+    wanted = pod_of(await agent_task(kube, namespace))
+    wanted["spec"]["tolerationz"] = []
+    with pytest.raises(ApiError) as refused:
+        await kube.create(kind, namespace, wanted if kind == "Pod" else build_job(wanted))
+    assert refused.value.status == 400
+    assert "tolerationz" in refused.value.message
 
 
 async def test_a_job_makes_one_pod_that_goes_by_its_name(kube: KubeClient, namespace: str) -> None:

@@ -168,6 +168,26 @@ def test_failures_back_off_up_to_a_minute_and_a_success_forgets_them() -> None:
     on_virtual_time(scenario())
 
 
+def test_a_failure_after_news_does_not_count_twice() -> None:
+    """A run whose pods come and go while the ledger is away must not wait a minute once it is back."""
+
+    async def scenario() -> None:
+        queue = WorkQueue()
+        for _ in range(3):
+            queue.add_failed(A)
+            await next_at(queue)
+        assert queue.add_failed(A) == pytest.approx(0.8)
+        for left in (0.6, 0.4, 0.2):
+            await asyncio.sleep(0.2)
+            queue.add(A)
+            await next_at(queue)
+            assert queue.add_failed(A) == pytest.approx(left)
+        await next_at(queue)
+        assert queue.add_failed(A) == pytest.approx(1.6)
+
+    on_virtual_time(scenario())
+
+
 def test_a_cancelled_worker_takes_no_key_with_it() -> None:
     async def scenario() -> None:
         queue = WorkQueue()
