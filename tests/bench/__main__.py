@@ -2,70 +2,118 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import sys
 import traceback
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hack.cluster import programs
 from rich.console import Console
 
-from tests.bench import b0_calibration, b1_latency, b2_throughput, b7_crash, b9_checkpoints
+from tests.bench import (
+    b0_calibration,
+    b1_latency,
+    b2_throughput,
+    b3_storm,
+    b4_fan_out,
+    b6_memory,
+    b7_crash,
+    b8_failover,
+    b9_checkpoints,
+    b10_restore,
+    b11_events,
+    b13_durability,
+    b14_control,
+    ceiling,
+    growth,
+    record,
+)
 from tests.bench.figures import Result
+from tests.bench.growing import charts
+from tests.bench.load import patience
 from tests.bench.machine import machine_facts, version_facts, yardstick_ms
-from tests.bench.options import Options
-from tests.bench.report import show, show_facts, write
 from tests.bench.rig import Rig, booted
+from tests.bench.say import duration, say
+from tests.bench.scenario import Planned, parse
+from tests.bench.table import show, show_facts
 
-Scenario = Callable[[Rig, Options], Awaitable[Result]]
-
-SCENARIOS: dict[str, Scenario] = {
-    "B0": b0_calibration.run,
-    "B1": b1_latency.run,
-    "B2": b2_throughput.run,
-    "B7": b7_crash.run,
-    "B9": b9_checkpoints.run,
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        b0_calibration.SCENARIO,
+        b1_latency.SCENARIO,
+        b2_throughput.THROUGHPUT,
+        b3_storm.SCENARIO,
+        b4_fan_out.SCENARIO,
+        b2_throughput.COST,
+        b6_memory.SCENARIO,
+        b7_crash.SCENARIO,
+        b8_failover.SCENARIO,
+        b9_checkpoints.SCENARIO,
+        b10_restore.SCENARIO,
+        b11_events.SCENARIO,
+        b13_durability.SCENARIO,
+        b14_control.SCENARIO,
+        growth.SCENARIO,
+    )
 }
+#: Pods with which the rig's ceiling is measured before each scenario.
+_CEILING = 100
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the scenarios. Exit code 1 if anything did not come out right."""
-    names, options = _parse(arguments)
-    return asyncio.run(_run(names, options))
+    return asyncio.run(_run(parse(arguments, SCENARIOS, description=__doc__ or "")))
 
 
-async def _run(names: list[str], options: Options) -> int:
-    console = Console(width=None if sys.stdout.isatty() else 120)
+async def _run(planned: list[Planned]) -> int:
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    path = record.path_now()
     results: list[Result] = []
-    async with booted() as rig:
-        facts = await _facts(rig, options)
-        show_facts(facts["machine"], console)
-        for name in names:
-            before = {"load": os.getloadavg()[0], "yardstick_ms": yardstick_ms()}
-            result = await _guarded(name, rig, options)
-            after = {"load": os.getloadavg()[0], "yardstick_ms": yardstick_ms()}
-            result.details["machine"] = {"before": before, "after": after}
-            show(result, console)
-            results.append(result)
-    console.print(f"written to {write(results, facts)}", highlight=False)
+    facts: dict[str, Any] = {}
+    say(f"about {duration(sum(each.seconds for each in planned))} on two idle cores")
+    for each in planned:
+        say(f"{each.scenario.name}: {each.scenario.title}, about {duration(each.seconds)}")
+        # Booted anew: what one leaves behind is no load for the next, and need not be removed.
+        async with booted() as rig:
+            if not facts:
+                facts = await _facts(rig)
+                show_facts(facts["machine"], console)
+            result = await _measured(rig, each)
+        show(result, console)
+        results.append(result)
+        record.write(path, results, facts)
+        if points := result.details.get("growth"):
+            path.with_suffix(".svg").write_text(charts(points))
+    console.print(f"written to {path}", highlight=False)
     return 1 if any(result.faults for result in results) else 0
 
 
-async def _guarded(name: str, rig: Rig, options: Options) -> Result:
+async def _measured(rig: Rig, planned: Planned) -> Result:
     """A scenario that breaks must not take the others' figures along."""
+    result = Result(
+        scenario=planned.scenario.name,
+        title=planned.scenario.title,
+        parameters=asdict(planned.size),
+        full=planned.full,
+    )
     try:
-        return await SCENARIOS[name](rig, options)
+        found = await ceiling.measure(rig, _CEILING, within=patience(_CEILING))
+        before = {"load": os.getloadavg()[0], "yardstick_ms": yardstick_ms()}
+        await planned.scenario.run(rig, planned.size, result)
+        after = {"load": os.getloadavg()[0], "yardstick_ms": yardstick_ms()}
+        result.details["machine"] = {"before": before, "after": after}
+        result.details["ceiling_pods_per_second"] = found.pods_per_second
+        result.notes.append(f"The rig's own ceiling was {found.pods_per_second:.0f} pods/s just before.")
     except Exception as error:
-        text = "".join(traceback.format_exception(error))
-        return Result(scenario=name, title="broke", parameters=asdict(options), faults=[text])
+        result.faults.append("".join(traceback.format_exception(error)))
+    return result
 
 
-async def _facts(rig: Rig, options: Options) -> dict[str, Any]:
+async def _facts(rig: Rig) -> dict[str, Any]:
     binaries = {name: programs.path(name) for name in ("kube-apiserver", "etcd", "kwok")}
     binaries["nats-server"] = Path(sys.executable).with_name("nats-server")
     return {
@@ -77,22 +125,7 @@ async def _facts(rig: Rig, options: Options) -> dict[str, Any]:
             "nodes": "simulated by KWOK",
             "credentials": "as in a pod" if rig.as_in_a_pod else "kubeconfig",
         },
-        "options": asdict(options),
     }
-
-
-def _parse(arguments: list[str] | None) -> tuple[list[str], Options]:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(SCENARIOS)}")
-    for field in fields(Options):
-        name = "--" + field.name.replace("_", "-")
-        parser.add_argument(name, type=int, default=field.default, help=f"default: {field.default}")
-    given = vars(parser.parse_args(arguments))
-    names: list[str] = given.pop("names") or list(SCENARIOS)
-    for name in names:
-        if name not in SCENARIOS:
-            parser.error(f"there is no {name}; there are {', '.join(SCENARIOS)}")
-    return names, Options(**given)
 
 
 if __name__ == "__main__":

@@ -1,73 +1,88 @@
-"""B9: how long an agent waits for a checkpoint to be durable: SDK, gateway, Postgres, and back."""
+"""B9: how long an agent waits for a checkpoint to be durable: through the gateway, and the ledger alone."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 
-from perdure_agent import Agent, Environment, connect
-from tests.bench.chains import Chains, PodSeen
+from perdure.ledger import AgentSession, Ledger
+from perdure_agent import Agent, connect
+from tests.bench import budgets
+from tests.bench.agents import environment_of, session_of, start_held
+from tests.bench.budgets import Budget
+from tests.bench.chains import Chains
 from tests.bench.figures import Result
-from tests.bench.load import apply_all, waiting_steps
-from tests.bench.options import Options
 from tests.bench.rig import Rig
+from tests.bench.say import say
+from tests.bench.scenario import Scenario
 
 KIB = 1024
 SIZES = (1 * KIB, 32 * KIB, 256 * KIB)
-WRITERS = (1, 16)
+WRITERS = (1, 16, 64)
+_BINARY = "application/octet-stream"
+_BUDGETS: dict[tuple[str, int, int], tuple[Budget | None, Budget | None, Budget | None]] = {
+    ("HTTP", KIB, 1): (budgets.CHECKPOINT_P50, budgets.CHECKPOINT_P99, None),
+    ("HTTP", 256 * KIB, 1): (budgets.LARGE_CHECKPOINT_P50, None, None),
+    ("ledger", KIB, 1): (budgets.ENGINE_P50, budgets.ENGINE_P99, None),
+    ("ledger", KIB, 64): (None, None, budgets.CHECKPOINT_RATE),
+}
+#: Saves a checkpoint, and returns its number once it is durable.
+Write = Callable[[bytes], Awaitable[int]]
 
 
-async def run(rig: Rig, options: Options) -> Result:
-    """Agents of pods that never start: their attempts are open, and we write in their name."""
-    result = Result(
-        scenario="B9",
-        title="checkpoints through SDK and gateway",
-        parameters={
-            "sizes": list(SIZES),
-            "writers": list(WRITERS),
-            "checkpoints": options.checkpoints,
-            "content": "random bytes, which do not compress",
-        },
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    #: Of each size and number of writers.
+    checkpoints: int = 2000
+
+
+async def run(rig: Rig, size: Size, result: Result) -> None:
+    """Agents of pods that run and do nothing: their attempts are open, and we write in their name."""
+    result.parameters |= {"kilobytes": [each // KIB for each in SIZES], "writers": list(WRITERS)}
+    result.notes.append("The content is random bytes, which do not compress.")
     count = max(WRITERS)
-    async with rig.operator(), rig.gateway() as (gateway, url), rig.namespace("b9") as namespace:
+    async with (
+        rig.operator(),
+        rig.gateway() as (_, url),
+        rig.namespace("b9", keep=True) as namespace,
+        Ledger(rig.ledger_url) as ledger,
+        AsyncExitStack() as stack,
+    ):
+        # One task in each run: tasks of one run share a row, which they would wait for.
         async with Chains(rig.api, namespace) as seen:
-            await apply_all(rig.kube, namespace, [waiting_steps("writers", steps=count)])
-            if not await seen.pods_created(count, within=options.deadline(count)):
-                result.faults.append(f"only {len(seen.pods)} of {count} pods were made")
-                return result
-            pods = list(seen.pods.items())
-        async with AsyncExitStack() as stack:
-            agents = [
-                await stack.enter_async_context(
-                    connect(await _environment(rig, url, namespace, uid=uid, pod=pod))
-                )
-                for uid, pod in pods
-            ]
-            for agent in agents:
-                await agent.checkpoint(b"warm")
-            for size in SIZES:
+            pods = await start_held(rig, namespace, seen, runs=count, tasks=1)
+        agents = []
+        engine: list[Write] = []
+        for uid, pod in pods.items():
+            session = await session_of(ledger, namespace, uid)
+            environment = await environment_of(rig, url, namespace, uid=uid, pod=pod)
+            agents.append(await stack.enter_async_context(connect(environment)))
+            engine.append(partial(_to_ledger, ledger, session))
+        through_http: list[Write] = [agent.checkpoint for agent in agents]
+        for kind, writes in (("ledger", engine), ("HTTP", through_http)):
+            for bytes_ in SIZES:
                 for writers in WRITERS:
-                    await _write(rig, result, agents[:writers], size, options.checkpoints)
-    if gateway.pids:
-        result.faults.append("the gateway did not stop")
-    return result
+                    say(f"{kind}: {bytes_ // KIB} KB, {writers} at once")
+                    data = os.urandom(bytes_)
+                    await _write(rig, result, kind, writes[:writers], data, size.checkpoints)
+                    await _check(result, agents[0], kind, data)
 
 
-async def _write(rig: Rig, result: Result, agents: list[Agent], size: int, count: int) -> None:
+async def _write(rig: Rig, result: Result, kind: str, writers: list[Write], data: bytes, count: int) -> None:
     taken: list[float] = []
-    data = os.urandom(size)
-    each = count // len(agents) + 1
+    each = count // len(writers) + 1
 
-    async def work(agent: Agent) -> None:
-        expected = await agent.checkpoint(data) + 1
+    async def work(write: Write) -> None:
+        expected = await write(data) + 1
         for number in range(each):
             begun = time.perf_counter()
-            sequence = await agent.checkpoint(data)
+            sequence = await write(data)
             taken.append(time.perf_counter() - begun)
             if sequence != expected + number:
                 result.faults.append(f"checkpoint {sequence} came instead of {expected + number}")
@@ -76,45 +91,35 @@ async def _write(rig: Rig, result: Result, agents: list[Agent], size: int, count
     meter.start()
     begun = time.perf_counter()
     async with asyncio.TaskGroup() as group:
-        for agent in agents:
-            group.create_task(work(agent))
+        for writer in writers:
+            group.create_task(work(writer))
     seconds = time.perf_counter() - begun
     used = meter.stop()
-    label = f"{size // KIB} KB, {len(agents)} at once"
-    budget = "p50 must ≤ 1.5, stretch ≤ 0.8" if size == KIB and len(agents) == 1 else ""
-    result.add_samples(label, taken, budget=budget)
-    written = len(taken) + len(agents)
-    result.add(f"{label}: rate", written / seconds, "/s", samples=written)
-    result.add(f"{label}: gateway", used["gateway"] / written, "CPU-ms each", samples=written)
+    label = f"{kind}: {len(data) // KIB} KB, {len(writers)} at once"
+    p50, p99, rate = _BUDGETS.get((kind, len(data), len(writers)), (None, None, None))
+    result.add_samples(label, taken, p50=p50, p99=p99)
+    written = len(taken) + len(writers)
+    result.add(f"{label}: rate", written / seconds, "/s", samples=written, budget=rate)
+    if kind == "HTTP":
+        result.add(f"{label}: gateway", used["gateway"] / written, "CPU-ms each", samples=written)
     result.details[label] = {"cpu_ms_each": {name: round(value / written, 3) for name, value in used.items()}}
-    restored = await agents[0].restore()
+
+
+async def _to_ledger(ledger: Ledger, session: AgentSession, data: bytes) -> int:
+    return await ledger.write_checkpoint(session, data, content_type=_BINARY, now=datetime.now(UTC))
+
+
+async def _check(result: Result, agent: Agent, kind: str, data: bytes) -> None:
+    restored = await agent.restore()
     if restored is None or restored.data != data:
-        result.faults.append(f"{label}: what was restored is not what was written last")
+        result.faults.append(f"{kind}, {len(data) // KIB} KB: what was restored is not what was written last")
 
 
-async def _environment(rig: Rig, url: str, namespace: str, *, uid: str, pod: PodSeen) -> Environment:
-    """What the agent in that pod would find around it."""
-    request: dict[str, Any] = {
-        "apiVersion": "authentication.k8s.io/v1",
-        "kind": "TokenRequest",
-        "spec": {
-            "audiences": ["perdure"],
-            "expirationSeconds": 3600,
-            "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": uid},
-        },
-    }
-    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/default/token"
-    folder = Path(rig.directory) / "agents" / pod.name
-    folder.mkdir(parents=True)
-    (folder / "token").write_text((await rig.kube.raw_post(path, request))["status"]["token"])
-    (folder / "input.json").write_text("{}")
-    return Environment(
-        gateway_url=url,
-        namespace=namespace,
-        workflow=pod.workflow,
-        task=pod.name.rpartition("-")[0],
-        step=pod.step,
-        token_file=folder / "token",
-        input_file=folder / "input.json",
-        termination_log=folder / "termination-log",
-    )
+SCENARIO = Scenario(
+    name="B9",
+    title="checkpoints: through SDK and gateway, and the ledger alone",
+    full=Size(),
+    small=Size(checkpoints=20),
+    run=run,
+    seconds=lambda size: 40 + size.checkpoints * 0.03,
+)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-from perdure.domain.names import LABEL_STEP, LABEL_WORKFLOW
+import orjson
+
+from perdure.domain.names import LABEL_ATTEMPT, LABEL_INDEX, LABEL_STEP, LABEL_WORKFLOW
+from perdure.domain.records import NO_INDEX
 from tests.bench.cluster import Api
 from tests.bench.watch import Watch
 
@@ -26,7 +29,14 @@ class PodSeen:
     workflow: str
     step: str
     created: float
+    attempt: int = 1
+    #: Of its item, in a step with `forEach`; -1 in others.
+    index: int = NO_INDEX
+    running: float | None = None
     ended: float | None = None
+    #: When its deletion was asked for, and when it was gone.
+    leaving: float | None = None
+    gone: float | None = None
 
 
 @dataclass(slots=True)
@@ -35,7 +45,11 @@ class RunSeen:
 
     created: float
     phase: str = ""
+    #: When each phase was first seen.
+    phases: dict[str, float] = field(default_factory=dict)
     ended: float | None = None
+    #: Bytes of the largest status, as compact JSON.
+    status_bytes: int = 0
 
 
 class Chains:
@@ -45,14 +59,17 @@ class Chains:
         #: By uid.
         self.pods: dict[str, PodSeen] = {}
         self.runs: dict[str, RunSeen] = {}
-        self._pods = Watch(api, f"/api/v1/namespaces/{namespace}/pods", self._note_pod)
+        # Counted as they come: there are thousands, and the conditions below are asked at every event.
+        self._pods_ended = 0
+        self._runs_ended = 0
+        self.watch = Watch(api, f"/api/v1/namespaces/{namespace}/pods", self._note_pod)
         self.workflows = Watch(
             api, f"/apis/perdure.dev/v1alpha1/namespaces/{namespace}/workflows", self._note_run
         )
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        await self._stack.enter_async_context(self._pods)
+        await self._stack.enter_async_context(self.watch)
         await self._stack.enter_async_context(self.workflows)
         return self
 
@@ -67,23 +84,33 @@ class Chains:
 
     async def pods_ended(self, count: int, *, within: float) -> bool:
         """Wait until so many pods have ended."""
-        return await self._pods.until(
-            lambda: sum(pod.ended is not None for pod in self.pods.values()) >= count, within=within
-        )
+        return await self.watch.until(lambda: self._pods_ended >= count, within=within)
 
     async def pods_created(self, count: int, *, within: float) -> bool:
         """Wait until so many pods exist."""
-        return await self._pods.until(lambda: len(self.pods) >= count, within=within)
+        return await self.watch.until(lambda: len(self.pods) >= count, within=within)
 
     async def no_pod_runs(self, *, within: float) -> bool:
         """Wait until every pod there is has ended."""
-        return await self._pods.until(
-            lambda: all(pod.ended is not None for pod in self.pods.values()), within=within
+        return await self.watch.until(lambda: self._pods_ended == len(self.pods), within=within)
+
+    async def all_in(self, phase: str, names: Collection[str], *, within: float) -> bool:
+        """Wait until each of these Workflows is, or was, in that phase."""
+        return await self.workflows.until(
+            lambda: all(name in self.runs and phase in self.runs[name].phases for name in names),
+            within=within,
         )
 
     def ended(self) -> int:
         """Workflows that have ended."""
-        return sum(run.ended is not None for run in self.runs.values())
+        return self._runs_ended
+
+    def first_pods(self) -> dict[str, PodSeen]:
+        """The first pod of each Workflow."""
+        first: dict[str, PodSeen] = {}
+        for pod in self.pods.values():
+            first.setdefault(pod.workflow, pod)
+        return first
 
     def of(self, workflow: str) -> list[PodSeen]:
         """The pods of a Workflow in the order of its steps."""
@@ -91,16 +118,14 @@ class Chains:
 
     def gaps(self) -> list[float]:
         """Seconds from a step's pod having ended to the next step's pod being there, for every hop."""
-        gaps = []
         by_run: dict[str, list[PodSeen]] = {}
         for pod in self.pods.values():
             by_run.setdefault(pod.workflow, []).append(pod)
-        for pods in by_run.values():
-            pods.sort(key=lambda pod: pod.step)
-            for before, after in itertools.pairwise(pods):
-                if before.ended is not None and before.step != after.step:
-                    gaps.append(after.created - before.ended)
-        return gaps
+        return [gap for pods in by_run.values() for gap in _gaps(pods)]
+
+    def gaps_of(self, workflow: str) -> list[float]:
+        """The same of one chain."""
+        return _gaps(self.of(workflow))
 
     def last_end(self) -> float:
         """When the last Workflow ended."""
@@ -110,12 +135,12 @@ class Chains:
         """What did not come out right, of chains that must succeed with one pod for every step."""
         faults = []
         made = Counter((pod.workflow, pod.step) for pod in self.pods.values())
+        different = Counter(workflow for workflow, _ in made)
         for name in names:
             run = self.runs.get(name)
             if run is None or run.phase != "Succeeded":
                 faults.append(f"{name} did not succeed: {run.phase or 'Pending' if run else 'never seen'}")
-            missing = steps - len({step for workflow, step in made if workflow == name})
-            if missing:
+            if missing := steps - different[name]:
                 faults.append(f"{name}: {missing} of {steps} steps had no pod")
         faults += [
             f"{workflow}: step {step} had {count} pods"
@@ -127,19 +152,47 @@ class Chains:
     def _note_pod(self, kind: str, pod: dict[str, Any], at: float) -> None:
         metadata = pod["metadata"]
         labels = metadata.get("labels") or {}
-        if kind == "DELETED" or LABEL_WORKFLOW not in labels:
+        if LABEL_WORKFLOW not in labels:
             return
         seen = self.pods.get(metadata["uid"])
         if seen is None:
-            seen = PodSeen(metadata["name"], labels[LABEL_WORKFLOW], labels[LABEL_STEP], at)
+            seen = PodSeen(
+                metadata["name"],
+                labels[LABEL_WORKFLOW],
+                labels[LABEL_STEP],
+                at,
+                int(labels.get(LABEL_ATTEMPT, "1")),
+                int(labels.get(LABEL_INDEX, NO_INDEX)),
+            )
             self.pods[metadata["uid"]] = seen
-        if seen.ended is None and pod["status"].get("phase") in _ENDED:
+        if kind == "DELETED":
+            seen.gone = at
+        if seen.leaving is None and (kind == "DELETED" or "deletionTimestamp" in metadata):
+            seen.leaving = at
+        phase = pod["status"].get("phase")
+        if seen.running is None and phase == "Running":
+            seen.running = at
+        if seen.ended is None and phase in _ENDED:
             seen.ended = at
+            self._pods_ended += 1
 
     def _note_run(self, kind: str, workflow: dict[str, Any], at: float) -> None:
         if kind == "DELETED":
             return
+        status = workflow.get("status") or {}
         seen = self.runs.setdefault(workflow["metadata"]["name"], RunSeen(at))
-        seen.phase = (workflow.get("status") or {}).get("phase", "")
+        seen.phase = status.get("phase", "")
+        seen.phases.setdefault(seen.phase, at)
+        seen.status_bytes = max(seen.status_bytes, len(orjson.dumps(status)))
         if seen.ended is None and seen.phase in _TERMINAL:
             seen.ended = at
+            self._runs_ended += 1
+
+
+def _gaps(pods: list[PodSeen]) -> list[float]:
+    ordered = sorted(pods, key=lambda pod: pod.step)
+    return [
+        after.created - before.ended
+        for before, after in itertools.pairwise(ordered)
+        if before.ended is not None and before.step != after.step
+    ]

@@ -72,8 +72,12 @@ class Api:
 
     async def counts(self) -> Counts:
         """Requests until now."""
+        return parse(await self.metrics())
+
+    async def metrics(self) -> str:
+        """The API server's own, as text."""
         async with self.stream("/metrics") as response:
-            return parse(await response.text())
+            return await response.text()
 
     def _token(self) -> str:
         return next(
@@ -129,7 +133,7 @@ async def account_token(kube: KubeClient, account: str) -> str:
 
 
 @asynccontextmanager
-async def fresh_namespace(kube: KubeClient, name: str) -> AsyncIterator[str]:
+async def fresh_namespace(kube: KubeClient, name: str, *, keep: bool = False) -> AsyncIterator[str]:
     """A namespace in which pods can be created; gone with all that is in it when this is left."""
     name = f"bench-{name.lower()}-{secrets.token_hex(2)}"
     await kube.create("Namespace", "", {"metadata": {"name": name}})
@@ -137,9 +141,10 @@ async def fresh_namespace(kube: KubeClient, name: str) -> AsyncIterator[str]:
     try:
         yield name
     finally:
-        # The next scenario must not pay for the removal of this one's pods.
-        await kube.delete("Namespace", "", name)
-        await _until_gone(kube, f"/api/v1/namespaces/{name}")
+        if not keep:
+            # The next run must not pay for the removal of this one's pods.
+            await kube.delete("Namespace", "", name)
+            await _until_gone(kube, f"/api/v1/namespaces/{name}")
 
 
 def _flow() -> dict[str, Any]:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.bench.budgets import Budget
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
@@ -19,8 +21,12 @@ class Figure:
     worst: float | None = None
     #: How many measurements it is made of.
     samples: int = 1
-    #: What the design asks for, in words; shown, never checked.
-    budget: str = ""
+    budget: Budget | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Which bound of the budget it keeps; empty without a budget."""
+        return "" if self.budget is None else self.budget.verdict(self.value)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,7 +37,11 @@ class Result:
     title: str
     #: What it was run with.
     parameters: dict[str, Any]
+    #: Whether it was as large as its definition wants.
+    full: bool = True
     figures: list[Figure] = field(default_factory=list)
+    #: What a reader of the figures has to know.
+    notes: list[str] = field(default_factory=list)
     #: Everything else worth keeping; plain JSON.
     details: dict[str, Any] = field(default_factory=dict)
     #: What went wrong, one sentence each. Any makes the exit code 1.
@@ -45,7 +55,7 @@ class Result:
         *,
         worst: float | None = None,
         samples: int = 1,
-        budget: str = "",
+        budget: Budget | None = None,
     ) -> None:
         """Add a figure."""
         self.figures.append(
@@ -53,25 +63,38 @@ class Result:
         )
 
     def add_runs(
-        self, name: str, values: Sequence[float], unit: str, *, budget: str = "", most: bool = False
+        self,
+        name: str,
+        values: Sequence[float],
+        unit: str,
+        *,
+        budget: Budget | None = None,
+        most: bool = False,
     ) -> None:
         """Add a figure measured once per run: the median, and the worst. `most`: the more the better."""
         if values:
             worst = min(values) if most else max(values)
             self.add(name, median(values), unit, worst=worst, samples=len(values), budget=budget)
 
-    def add_samples(self, name: str, seconds: Sequence[float], *, budget: str = "") -> None:
-        """Add a latency: its p50 and p99 in milliseconds, and the worst sample."""
+    def add_samples(
+        self,
+        name: str,
+        seconds: Sequence[float],
+        *,
+        p50: Budget | None = None,
+        p99: Budget | None = None,
+    ) -> None:
+        """Add a latency: its p50 and p99 in milliseconds, with their budgets, and the worst sample."""
         if seconds:
             worst = max(seconds) * 1000
-            for label, share in (("p50", 0.5), ("p99", 0.99)):
+            for label, share, budget in (("p50", 0.5, p50), ("p99", 0.99, p99)):
                 self.add(
                     f"{name} {label}",
                     quantile(seconds, share) * 1000,
                     "ms",
                     worst=worst,
                     samples=len(seconds),
-                    budget=budget if label == "p50" else "",
+                    budget=budget,
                 )
 
 

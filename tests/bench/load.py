@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from hack.cluster.kwok import ANNOTATION
+
 from perdure.api import API_VERSION
 from perdure.kube.client import KubeClient
 
@@ -18,7 +20,7 @@ _NEVER = "1000000"
 def chain(name: str, *, steps: int) -> dict[str, Any]:
     """A Workflow of steps one after the other; each pod ends as soon as it runs."""
     names = [f"s{number:02d}" for number in range(1, steps + 1)]
-    return _workflow(
+    return workflow(
         name,
         [
             {"name": step, **({"dependsOn": [names[position - 1]]} if position else {})}
@@ -27,10 +29,17 @@ def chain(name: str, *, steps: int) -> dict[str, Any]:
     )
 
 
+def slow_chain(name: str, *, steps: int, how: str) -> dict[str, Any]:
+    """The same with pods that do what `how` says to the simulated nodes: `hang`, `0.5s`, `fail-once`."""
+    made = chain(name, steps=steps)
+    made["spec"]["defaults"]["agent"]["podTemplate"] = {"metadata": {"annotations": {ANNOTATION: how}}}
+    return made
+
+
 def waiting_steps(name: str, *, steps: int) -> dict[str, Any]:
     """A Workflow of steps whose pods exist and never start, so that their attempts stay open."""
     agent = {"resources": {"requests": {"cpu": _NEVER}}}
-    return _workflow(name, [{"name": f"s{number:02d}", "agent": agent} for number in range(1, steps + 1)])
+    return workflow(name, [{"name": f"s{number:02d}", "agent": agent} for number in range(1, steps + 1)])
 
 
 async def apply_all(kube: KubeClient, namespace: str, manifests: Sequence[dict[str, Any]]) -> None:
@@ -46,7 +55,13 @@ async def apply_all(kube: KubeClient, namespace: str, manifests: Sequence[dict[s
             group.create_task(work())
 
 
-def _workflow(name: str, steps: list[dict[str, Any]]) -> dict[str, Any]:
+def patience(steps: int) -> float:
+    """Seconds after which so many steps are not going to come any more. No measure of speed."""
+    return 120 + steps / 2
+
+
+def workflow(name: str, steps: list[dict[str, Any]]) -> dict[str, Any]:
+    """A Workflow of these steps, whose pods end as soon as they run unless they say otherwise."""
     return {
         "apiVersion": API_VERSION,
         "kind": "Workflow",

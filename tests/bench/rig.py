@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -50,24 +50,31 @@ class Rig:
         self._services: list[Service] = []
 
     @asynccontextmanager
-    async def namespace(self, scenario: str) -> AsyncIterator[str]:
-        """A fresh namespace for one run of a scenario."""
-        async with fresh_namespace(self.kube, scenario) as name:
+    async def namespace(self, scenario: str, *, keep: bool = False) -> AsyncIterator[str]:
+        """A fresh namespace for one run of a scenario.
+
+        `keep`: it goes with the cluster, since to delete tens of thousands of objects takes longer than to
+        measure with them.
+        """
+        async with fresh_namespace(self.kube, scenario, keep=keep) as name:
             yield name
 
     @asynccontextmanager
-    async def operator(self) -> AsyncIterator[Service]:
-        """A running operator with the defaults of its settings."""
+    async def operator(
+        self, *, identity: str = "perdure-operator-0", settings: Mapping[str, str] | None = None
+    ) -> AsyncIterator[Service]:
+        """A running operator. `settings`: by name without prefix, over the defaults."""
         port = free_port()
         environment = {
             "PERDURE_NATS_URL": self.nats.url,
             "PERDURE_NAMESPACE": SYSTEM,
             # The same after a restart: a container that is restarted in its pod keeps the pod's name.
-            "PERDURE_IDENTITY": "perdure-operator-0",
+            "PERDURE_IDENTITY": identity,
             "PERDURE_HEALTH_HOST": "127.0.0.1",
             "PERDURE_HEALTH_PORT": str(port),
+            **{f"PERDURE_{name}": value for name, value in (settings or {}).items()},
         }
-        async with self._service("operator", environment, port) as service:
+        async with self._service("operator", environment, port, name=identity) as service:
             yield service
 
     @asynccontextmanager
@@ -75,7 +82,7 @@ class Rig:
         """A running gateway and its URL."""
         port = free_port()
         environment = {"PERDURE_GATEWAY_HOST": "127.0.0.1", "PERDURE_GATEWAY_PORT": str(port)}
-        async with self._service("gateway", environment, port) as service:
+        async with self._service("gateway", environment, port, name="perdure-gateway") as service:
             yield service, f"http://127.0.0.1:{port}"
 
     async def postgres_version(self) -> str:
@@ -87,12 +94,20 @@ class Rig:
             await connection.close()
         return found
 
+    def pid_of(self, component: str) -> int:
+        """Of one of the control plane's programs."""
+        pid = self.cluster.supervisor.components()[component]["pid"]
+        assert pid, f"{component} does not run"
+        return pid
+
     def meter(self) -> CpuMeter:
         """Measures the CPU of every part of the rig."""
         return CpuMeter(self._pids)
 
     @asynccontextmanager
-    async def _service(self, role: str, environment: dict[str, str], port: int) -> AsyncIterator[Service]:
+    async def _service(
+        self, role: str, environment: dict[str, str], port: int, *, name: str
+    ) -> AsyncIterator[Service]:
         environment = {**environment, "PERDURE_DATABASE_URL": self.ledger_url}
         account = await self._account(f"perdure-{role}")
         if self.as_in_a_pod:
@@ -102,6 +117,7 @@ class Rig:
             environment["PERDURE_KUBECONFIG"] = str(account / "kubeconfig")
         service = Service(
             role,
+            name=name,
             directory=self.directory,
             environment=environment,
             account=account if self.as_in_a_pod else None,

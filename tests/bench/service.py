@@ -81,12 +81,13 @@ class Service:
         self,
         role: str,
         *,
+        name: str,
         directory: Path,
         environment: Mapping[str, str],
         account: Path | None,
         health_port: int,
     ) -> None:
-        """`account`: a folder with token and ca.crt to be put where a pod has them."""
+        """`name`: of its log. `account`: a folder with token and ca.crt to be put where a pod has them."""
         self.role = role
         self._environment = _clean_environment(directory) | dict(environment)
         self._prefix: list[str] = []
@@ -95,7 +96,7 @@ class Service:
             assert namespaces is not None
             self._prefix = [*namespaces, "sh", "-c", _AS_IN_A_POD, "sh", str(account)]
         self._health = f"http://127.0.0.1:{health_port}"
-        self.log = directory / f"{role}.log"
+        self.log = directory / f"{name}.log"
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -141,12 +142,23 @@ class Service:
                     raise RuntimeError(f"the {self.role} does not get ready:\n{self.tail()}")
                 await asyncio.sleep(0.02)
 
-    async def kill(self) -> None:
-        """kill -9."""
+    def freeze(self) -> float:
+        """SIGSTOP: it keeps its connections, and does nothing. Returns when that was."""
+        os.kill(self.pid, signal.SIGSTOP)
+        return time.monotonic()
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    async def kill(self) -> float:
+        """kill -9. Returns when that was."""
         process, self._process = self._process, None
+        at = time.monotonic()
         if process is not None and process.returncode is None:
             process.kill()
             await process.wait()
+        return at
 
     async def stop(self) -> None:
         """SIGTERM, and kill -9 if that is not enough."""
@@ -161,9 +173,13 @@ class Service:
             await self.kill()
         self._process = None
 
+    def text(self) -> str:
+        """Its log."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
     def tail(self) -> str:
         """The end of its log."""
-        return self.log.read_text(errors="replace")[-3000:] if self.log.exists() else ""
+        return self.text()[-3000:]
 
 
 def _clean_environment(directory: Path) -> dict[str, str]:

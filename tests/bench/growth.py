@@ -1,0 +1,114 @@
+"""Growth: throughput, CPU of a step, and memory with more runs at once, and with a longer history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tests.bench import chain_load, history
+from tests.bench.budgets import Budget
+from tests.bench.figures import Result, median
+from tests.bench.growing import AXES, MEASURES, exponent, series
+from tests.bench.rig import Rig
+from tests.bench.say import say
+from tests.bench.scenario import Scenario
+
+_CONCURRENT = (10, 100, 1000, 5000)
+_FINISHED = (1000, 10_000, 100_000)
+#: What may not grow at all, give or take noise, and what may grow with the number.
+_FLAT = Budget(must=0.1, note="0: the same however many")
+_LINEAR = Budget(must=1, note="1: in proportion")
+_STEADY = Budget(must=-0.1, most=True, note="0: the same however many")
+_BUDGETS = {"steps_per_second": _STEADY, "cpu_ms_per_step": _FLAT, "memory_mib": _LINEAR}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    #: Points up to so many runs at once, and up to so many finished ones; 0 for none.
+    concurrent: int = 5000
+    finished: int = 100_000
+    #: Of every run.
+    steps: int = 5
+    #: Steps of a point at least: with few runs at once the load is repeated.
+    point: int = 1000
+    #: Runs at once with which a point of the history is measured.
+    probe: int = 100
+
+
+async def run(rig: Rig, size: Size, result: Result) -> None:
+    """Each point with a fresh operator, so that its memory is its own."""
+    growth: dict[str, list[dict[str, float]]] = {axis: [] for axis in AXES}
+    for runs in upto(_CONCURRENT, size.concurrent):
+        say(f"{runs} runs at once")
+        if (point := await _point(rig, result, size, runs)) is None:
+            return
+        growth["concurrent"].append({"runs": runs, **point})
+    if size.finished:
+        async with rig.namespace("growth", keep=True) as namespace:
+            template = await history.ran_once(rig, namespace, steps=1)
+            there = 0
+            for runs in upto(_FINISHED, size.finished):
+                say(f"{runs} finished runs")
+                names = [f"done-{number:06d}" for number in range(there, runs)]
+                left = max(0, history.MOST_PODS - there)
+                await history.repeat(rig, namespace, template, names, pods=left)
+                there = runs
+                if (point := await _point(rig, result, size, size.probe)) is None:
+                    return
+                growth["finished"].append({"runs": runs, **point})
+    _add(result, growth)
+
+
+def upto(points: Sequence[int], most: int) -> list[int]:
+    """Those up to `most`, and `most` itself."""
+    return [*(point for point in points if point < most), most] if most else []
+
+
+async def _point(rig: Rig, result: Result, size: Size, runs: int) -> dict[str, float] | None:
+    repeat = max(1, size.point // (runs * size.steps))
+    loads = []
+    async with rig.operator() as operator:
+        for _ in range(repeat):
+            load, faults = await chain_load.once(rig, operator, chains=runs, steps=size.steps)
+            result.faults += faults
+            if load is None:
+                return None
+            loads.append(load.figures)
+    return {
+        "steps_per_second": median([each["steps_per_second"] for each in loads]),
+        "cpu_ms_per_step": median([each["operator_cpu_ms"] for each in loads]),
+        "memory_mib": loads[-1]["operator_peak_mib"],
+        "writes_per_step": median([each["writes"] for each in loads]),
+    }
+
+
+def _add(result: Result, growth: dict[str, Any]) -> None:
+    result.details["growth"] = growth
+    for axis, of in AXES.items():
+        for point in growth[axis]:
+            result.add(f"{point['runs']} {of}: throughput", point["steps_per_second"], "steps/s")
+            result.add(f"{point['runs']} {of}: operator CPU", point["cpu_ms_per_step"], "CPU-ms/step")
+            result.add(f"{point['runs']} {of}: operator memory, peak", point["memory_mib"], "MiB")
+        for measure, title in MEASURES.items():
+            points = series(growth, axis, measure)
+            if len(points) > 1:
+                result.add(
+                    f"{title}: exponent of its growth with {of}",
+                    exponent(points),
+                    "",
+                    samples=len(points),
+                    budget=_BUDGETS[measure],
+                )
+    if growth["finished"]:
+        result.notes.append("Finished runs are copies of one that ran: see tests/bench/history.py.")
+
+
+SCENARIO = Scenario(
+    name="growth",
+    title="how cost grows with runs at once and with history",
+    full=Size(),
+    small=Size(concurrent=4, finished=6, steps=2, point=8, probe=2),
+    run=run,
+    seconds=lambda size: 60 + sum(upto(_CONCURRENT, size.concurrent)) * size.steps / 22 + size.finished / 150,
+)

@@ -1,0 +1,40 @@
+"""Progress of a benchmark, one line each: the long ones take long."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+_BEGUN = time.monotonic()
+
+
+def say(text: str) -> None:
+    """One line, with the time since the start."""
+    print(f"  [{duration(time.monotonic() - _BEGUN):>8}] {text}", file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """As people say it: `40 s`, `12 min`, `1.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@asynccontextmanager
+async def telling(text: Callable[[], str], *, every: float = 15.0) -> AsyncIterator[None]:
+    """Say how it stands now and then, while the body runs."""
+
+    async def tell() -> None:
+        while True:
+            await asyncio.sleep(every)
+            say(text())
+
+    task = asyncio.create_task(tell())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
