@@ -73,14 +73,14 @@ async def _run(planned: list[Planned]) -> int:
     console = Console(width=None if sys.stdout.isatty() else 140)
     path = record.path_now()
     results: list[Result] = []
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {"load_before": os.getloadavg()[0]}
     say(f"about {duration(sum(each.seconds for each in planned))} on two idle cores")
     for each in planned:
         say(f"{each.scenario.name}: {each.scenario.title}, about {duration(each.seconds)}")
         # Booted anew: what one leaves behind is no load for the next, and need not be removed.
         async with booted() as rig:
-            if not facts:
-                facts = await _facts(rig)
+            if "machine" not in facts:
+                facts |= await _facts(rig)
                 show_facts(facts["machine"], console)
             result = await _measured(rig, each)
         show(result, console)

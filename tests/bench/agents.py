@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from hack.cluster.kwok import ANNOTATION
-
 from perdure.ledger import AgentSession, Ledger
 from perdure_agent import Environment
+from tests.bench import simulation
 from tests.bench.chains import Chains, PodSeen
 from tests.bench.load import apply_all, patience, workflow
 from tests.bench.rig import Rig
@@ -19,7 +18,7 @@ _NOTED = 30.0
 
 def held(name: str, *, tasks: int, kept: int | None = None) -> dict[str, Any]:
     """A Workflow of tasks whose pods run until they are deleted. `kept`: checkpoints kept of each."""
-    agent = {"podTemplate": {"metadata": {"annotations": {ANNOTATION: "hang"}}}}
+    agent = {"podTemplate": simulation.template("hang")}
     made = workflow(name, [{"name": "hold", "forEach": list(range(tasks)), "agent": agent}])
     if kept is not None:
         made["spec"]["retention"] = {"checkpointsPerTask": kept}

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from hack.cluster.kwok import ANNOTATION
-
 from perdure.api import API_VERSION
 from perdure.kube.client import KubeClient
+from tests.bench import simulation
 
 #: Applied at once.
 CONNECTIONS = 16
@@ -32,7 +31,7 @@ def chain(name: str, *, steps: int) -> dict[str, Any]:
 def slow_chain(name: str, *, steps: int, how: str) -> dict[str, Any]:
     """The same with pods that do what `how` says to the simulated nodes: `hang`, `0.5s`, `fail-once`."""
     made = chain(name, steps=steps)
-    made["spec"]["defaults"]["agent"]["podTemplate"] = {"metadata": {"annotations": {ANNOTATION: how}}}
+    made["spec"]["defaults"]["agent"]["podTemplate"] = simulation.template(how)
     return made
 
 
