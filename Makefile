@@ -94,7 +94,7 @@ test-checkpoints: venv tools-light ## Save COUNT (20000) checkpoints while every
 test: lint test-unit test-simulated test-integration test-cluster ## Run every tier. Needs nothing prepared; builds Kubernetes once (about 10 minutes).
 
 .PHONY: bench
-bench: venv ## Measure, and write JSON to .bench; `make bench-B2` for one. Nothing asserts a time.
+bench: venv ## Measure, and write JSON to .bench; `make bench-B2` for one, ARGS=--small to try. Nothing asserts a time.
 	$(PYTHON) -m tests.bench $(ARGS)
 
 bench-%: venv

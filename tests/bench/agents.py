@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from perdure.ledger import AgentSession, Ledger
@@ -44,6 +45,13 @@ async def start_held(
 async def session_of(ledger: Ledger, namespace: str, uid: str) -> AgentSession:
     """What the gateway would find out about the pod. Raises TimeoutError."""
     return await poll(lambda: ledger.attempt_for_pod(namespace, uid), within=_NOTED)
+
+
+async def save_to_ledger(ledger: Ledger, session: AgentSession, data: bytes) -> int:
+    """A checkpoint without SDK and gateway; returns its number once it is durable."""
+    return await ledger.write_checkpoint(
+        session, data, content_type="application/octet-stream", now=datetime.now(UTC)
+    )
 
 
 async def environment_of(rig: Rig, url: str, namespace: str, *, uid: str, pod: PodSeen) -> Environment:

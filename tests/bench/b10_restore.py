@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from perdure.ledger import Ledger
 from perdure_agent import Environment, connect
 from tests.bench import budgets, peers
-from tests.bench.agents import environment_of, session_of, start_held
+from tests.bench.agents import environment_of, save_to_ledger, session_of, start_held
 from tests.bench.chains import Chains, PodSeen
 from tests.bench.figures import Result
 from tests.bench.load import patience
@@ -18,7 +19,8 @@ from tests.bench.say import say
 from tests.bench.scenario import Scenario
 
 KIB = 1024
-SIZES = (1 * KIB, 256 * KIB)
+#: As the peers save and load.
+SIZES = (1 * KIB, 32 * KIB, 256 * KIB)
 _P99 = {KIB: budgets.RESTORE_P99, 256 * KIB: budgets.LARGE_RESTORE_P99}
 
 
@@ -30,7 +32,7 @@ class Size:
     bulk: int = 1000
     #: Pods that are killed, each after it saved a checkpoint of its own.
     kills: int = 1000
-    #: Steps of each size that the peers save; 0 to leave them out.
+    #: Checkpoints of each size that we save, and steps that the peers save; 0 for none, and no peers.
     peer_steps: int = 1000
 
 
@@ -73,6 +75,17 @@ async def _loads(
     async with connect(environment) as agent:
         for bytes_ in SIZES:
             data = os.urandom(bytes_)
+            label = f"save, {bytes_ // KIB} KB"
+            for saved, save in (
+                (f"{label}: ledger", partial(save_to_ledger, ledger, session)),
+                (f"{label}: SDK and gateway", agent.checkpoint),
+            ):
+                through = []
+                for _ in range(size.peer_steps):
+                    begun = time.perf_counter()
+                    await save(data)
+                    through.append(time.perf_counter() - begun)
+                result.add_samples(saved, through)
             sequence = await agent.checkpoint(data)
             through_http, alone = [], []
             for _ in range(size.loads):
@@ -86,7 +99,7 @@ async def _loads(
                     result.faults.append(f"{bytes_ // KIB} KB: what was read is not what was saved")
                     return
             label = f"load the latest, {bytes_ // KIB} KB"
-            result.add_samples(f"{label}: ledger", alone, p99=_P99[bytes_])
+            result.add_samples(f"{label}: ledger", alone, p99=_P99.get(bytes_))
             result.add_samples(f"{label}: SDK and gateway", through_http)
 
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import nats
@@ -21,7 +20,7 @@ from perdure.bus.connection import Bus
 from perdure.bus.follow import follow
 from perdure.ledger import AgentSession, Ledger
 from tests.bench import budgets
-from tests.bench.agents import session_of, start_held
+from tests.bench.agents import save_to_ledger, session_of, start_held
 from tests.bench.chains import Chains
 from tests.bench.figures import Result
 from tests.bench.rig import Rig
@@ -138,9 +137,7 @@ async def _write(
     """As many for each run, in turn, at that rate."""
 
     async def one(session: AgentSession) -> None:
-        sequence = await ledger.write_checkpoint(
-            session, _DATA, content_type="text/plain", now=datetime.now(UTC)
-        )
+        sequence = await save_to_ledger(ledger, session, _DATA)
         seen.committed[session.task_name, sequence] = time.monotonic()
 
     begun = time.monotonic()

@@ -79,6 +79,11 @@ SCENARIO = Scenario(
     small=Size(finished=5, running=3, steps=2, idle=2, settle=2),
     run=run,
     seconds=lambda size: (
-        30 + size.finished * (1 + size.steps) / 250 + 150 + size.running / 20 + size.idle + size.settle
+        40
+        + size.finished * (1 + size.steps) / 250
+        + min(size.finished * size.steps, history.MOST_PODS) / 80
+        + size.running / 20
+        + size.idle
+        + size.settle
     ),
 )

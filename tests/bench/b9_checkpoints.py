@@ -8,13 +8,12 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 
-from perdure.ledger import AgentSession, Ledger
+from perdure.ledger import Ledger
 from perdure_agent import Agent, connect
 from tests.bench import budgets
-from tests.bench.agents import environment_of, session_of, start_held
+from tests.bench.agents import environment_of, save_to_ledger, session_of, start_held
 from tests.bench.budgets import Budget
 from tests.bench.chains import Chains
 from tests.bench.figures import Result
@@ -25,7 +24,6 @@ from tests.bench.scenario import Scenario
 KIB = 1024
 SIZES = (1 * KIB, 32 * KIB, 256 * KIB)
 WRITERS = (1, 16, 64)
-_BINARY = "application/octet-stream"
 _BUDGETS: dict[tuple[str, int, int], tuple[Budget | None, Budget | None, Budget | None]] = {
     ("HTTP", KIB, 1): (budgets.CHECKPOINT_P50, budgets.CHECKPOINT_P99, None),
     ("HTTP", 256 * KIB, 1): (budgets.LARGE_CHECKPOINT_P50, None, None),
@@ -63,7 +61,7 @@ async def run(rig: Rig, size: Size, result: Result) -> None:
             session = await session_of(ledger, namespace, uid)
             environment = await environment_of(rig, url, namespace, uid=uid, pod=pod)
             agents.append(await stack.enter_async_context(connect(environment)))
-            engine.append(partial(_to_ledger, ledger, session))
+            engine.append(partial(save_to_ledger, ledger, session))
         through_http: list[Write] = [agent.checkpoint for agent in agents]
         for kind, writes in (("ledger", engine), ("HTTP", through_http)):
             for bytes_ in SIZES:
@@ -103,10 +101,6 @@ async def _write(rig: Rig, result: Result, kind: str, writers: list[Write], data
     if kind == "HTTP":
         result.add(f"{label}: gateway", used["gateway"] / written, "CPU-ms each", samples=written)
     result.details[label] = {"cpu_ms_each": {name: round(value / written, 3) for name, value in used.items()}}
-
-
-async def _to_ledger(ledger: Ledger, session: AgentSession, data: bytes) -> int:
-    return await ledger.write_checkpoint(session, data, content_type=_BINARY, now=datetime.now(UTC))
 
 
 async def _check(result: Result, agent: Agent, kind: str, data: bytes) -> None:

@@ -21,7 +21,7 @@ _WITHIN = 60.0
 
 
 def template(how: str) -> dict[str, Any]:
-    """A `podTemplate` for pods that do as `how` says: `hang`, `0.5s`, `fail-once` (see hack/cluster/kwok.py)."""
+    """A `podTemplate` for pods that do as `how` says; hack/cluster/kwok.py has the words."""
     return {"metadata": {"labels": {_LABEL: how}}}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from rich.console import Console
@@ -57,6 +58,6 @@ def show_facts(facts: dict[str, Any], console: Console) -> None:
 
 def number(value: float) -> str:
     """As many digits as mean something."""
-    if value == int(value) and abs(value) < 1e6:
+    if math.isfinite(value) and value == int(value):
         return str(int(value))
     return f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
