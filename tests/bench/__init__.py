@@ -6,5 +6,6 @@
     python -m tests.bench.report FILE    take results into docs/performance.md
 
 They print progress and tables and write JSON to `.bench/`. Nothing here asserts a time: a benchmark fails
-when what it ran did not come out right (a run that did not succeed, a pod made twice), never because it was slow.
+when what it ran did not come out right (a run that did not succeed, a pod made twice), never because it was
+slow.
 """

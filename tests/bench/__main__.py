@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 import traceback
@@ -10,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import structlog
 from hack.cluster import programs
 from rich.console import Console
 
@@ -70,6 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 async def _run(planned: list[Planned]) -> int:
+    _quiet()
     console = Console(width=None if sys.stdout.isatty() else 140)
     path = record.path_now()
     results: list[Result] = []
@@ -90,6 +93,12 @@ async def _run(planned: list[Planned]) -> int:
             path.with_suffix(".svg").write_text(charts(points))
     console.print(f"written to {path}", highlight=False)
     return 1 if any(result.faults for result in results) else 0
+
+
+def _quiet() -> None:
+    """Outages are part of some benchmarks: what our own libraries tell of each is no news here."""
+    logging.getLogger("perdure_agent").setLevel(logging.ERROR)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
 
 
 async def _measured(rig: Rig, planned: Planned) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 import time
@@ -181,10 +182,11 @@ async def _follower(rig: Rig, ledger: Ledger, namespace: str, name: str, seen: S
     async def work() -> None:
         async with Bus(rig.nats.url, name="bench") as bus:
             following = follow(ledger, run, after=len(events) - 1, bus=bus, notice=lambda text: None)
-            async for event in following:
-                if event.type == "task.checkpointed":
-                    seen.note("follower", event.task, event.data["sequence"])
-                ready.set()
+            async with contextlib.aclosing(following):
+                async for event in following:
+                    if event.type == "task.checkpointed":
+                        seen.note("follower", event.task, event.data["sequence"])
+                    ready.set()
 
     task = asyncio.create_task(work())
     try:

@@ -73,10 +73,11 @@ async def run(rig: Rig, size: Size, result: Result) -> None:
             if not await seen.all_ended(1, within=120):
                 result.faults.append(f"the run does not end; the operator's log ends:\n{operator.tail()}")
             lost = await _lost(rig, result, uid, writers)
+            result.add("checkpoints acknowledged", writers.total, "")
+            result.add("kills meanwhile", size.kills, "")
+            result.add("all acknowledged after", seconds, "s")
+            result.add("runs with one lost or out of order", lost, "", budget=budgets.NEVER)
             await _compare(rig, result, namespace, received)
-    result.add("checkpoints acknowledged", writers.total, "", samples=size.kills)
-    result.add("acknowledged and lost, or out of order", lost, "", budget=budgets.NEVER)
-    result.add("all acknowledged after", seconds, "s")
 
 
 async def _kill(

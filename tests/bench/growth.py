@@ -69,6 +69,8 @@ async def _point(rig: Rig, result: Result, size: Size, runs: int) -> dict[str, f
     repeat = max(1, size.point // (runs * size.steps))
     loads = []
     async with rig.operator() as operator:
+        _, faults = await chain_load.once(rig, operator, chains=2, steps=size.steps)  # to warm up
+        result.faults += faults
         for _ in range(repeat):
             load, faults = await chain_load.once(rig, operator, chains=runs, steps=size.steps)
             result.faults += faults

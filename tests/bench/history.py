@@ -84,6 +84,12 @@ async def repeat(rig: Rig, namespace: str, template: Template, names: Sequence[s
                     group.create_task(work())
             for start in range(0, len(made), _ROWS_AT_ONCE):
                 await _rows(connection, template, made[start : start + _ROWS_AT_ONCE])
+        path = f"/api/v1/namespaces/{namespace}/pods?limit=1&fieldSelector=status.phase!=Succeeded"
+
+        async def all_ended() -> bool:
+            return not (await rig.kube.raw_get(path))["items"]
+
+        await poll(all_ended, within=patience(pods))
         # As autovacuum would have done by and by.
         await connection.execute("analyze")
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ from dataclasses import dataclass
 import asyncpg
 import nats
 import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from nats.js import JetStreamContext
 
 from perdure.bus import subjects
 from tests.bench.say import telling
@@ -66,10 +70,8 @@ async def read(url: str, namespace: str, *, expected: set[str], within: float) -
     client = await nats.connect(url)
     try:
         async with telling(lambda: f"{len(found)} of {len(expected)} events read from the stream"):
-            subscription = await client.jetstream().subscribe(
-                f"{subjects.PREFIX}.{namespace}.>", ordered_consumer=True
-            )
             deadline = time.monotonic() + within
+            subscription = await _subscribed(client, namespace, deadline=deadline)
             while missing and time.monotonic() < deadline:
                 try:
                     message = await subscription.next_msg(timeout=1)
@@ -81,3 +83,18 @@ async def read(url: str, namespace: str, *, expected: set[str], within: float) -
     finally:
         await client.close()
     return found
+
+
+async def _subscribed(
+    client: Client, namespace: str, *, deadline: float
+) -> JetStreamContext.PushSubscription:
+    """Once there is a stream: one that was lost is made anew by and by."""
+    while True:
+        try:
+            return await client.jetstream().subscribe(
+                f"{subjects.PREFIX}.{namespace}.>", ordered_consumer=True
+            )
+        except nats.js.errors.NotFoundError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.1)
