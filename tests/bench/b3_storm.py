@@ -19,7 +19,8 @@ from tests.bench.scenario import Scenario
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    #: Workflows of the storm, and the seconds in which they are applied.
+    #: Workflows of the storm, and the seconds in which they are applied. The rising rate ends at the latest
+    #: after twice as many.
     runs: int = 5000
     window: int = 60
     #: The rising rate: where it starts and ends at the latest, in runs per 100 seconds, by how much it rises,
@@ -94,7 +95,7 @@ async def _rising(rig: Rig, size: Size, result: Result) -> None:
                     waiting=applied - seen.ended(),
                 )
             )
-            if sustained(periods) is not None:
+            if sustained(periods) is not None or applied >= 2 * size.runs:
                 break
             if len(periods) % 5 == 1:
                 say(f"{per_second:g} runs/s applied, {periods[-1].waiting} runs not ended")
@@ -112,7 +113,9 @@ async def _rising(rig: Rig, size: Size, result: Result) -> None:
         budget=budgets.STORM_RATE,
     )
     if found is None:
-        result.notes.append("The rate rose to its end and the queue did not grow: take a larger --end-rate.")
+        result.notes.append(
+            "The rate rose to its end and the queue did not grow: take larger --runs and --end-rate."
+        )
     else:
         tail = [period.ended for period in periods[-3:]]
         result.add("rising rate: runs that ended where it piled up", median(tail), "runs/s")
@@ -136,5 +139,9 @@ SCENARIO = Scenario(
     full=Size(),
     small=Size(runs=10, window=1, start_rate=200, end_rate=400, rise=100, hold=1),
     run=run,
-    seconds=lambda size: 30 + size.runs / 15 + (size.end_rate - size.start_rate) / size.rise * size.hold,
+    seconds=lambda size: (
+        30
+        + size.runs / 15
+        + min(2 * size.runs / 15, (size.end_rate - size.start_rate) / size.rise * size.hold)
+    ),
 )
