@@ -97,6 +97,10 @@ test: lint test-unit test-simulated test-integration test-cluster ## Run every t
 bench: venv ## Measure, and write JSON to .bench; `make bench-B2` for one, ARGS=--small to try. Nothing asserts a time.
 	$(PYTHON) -m tests.bench $(ARGS)
 
+.PHONY: bench-profile
+bench-profile: venv ## Show where the operator's CPU goes under the load of B2.
+	$(PYTHON) -m tests.bench.profiling $(ARGS)
+
 bench-%: venv
 	$(PYTHON) -m tests.bench $* $(ARGS)
 

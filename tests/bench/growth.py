@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +69,9 @@ def upto(points: Sequence[int], most: int) -> list[int]:
 async def _point(rig: Rig, result: Result, size: Size, runs: int) -> dict[str, float] | None:
     repeat = max(1, size.point // (runs * size.steps))
     loads = []
+    begun = time.monotonic()
     async with rig.operator() as operator:
+        started = time.monotonic() - begun
         _, faults = await chain_load.once(rig, operator, chains=2, steps=size.steps)  # to warm up
         result.faults += faults
         for _ in range(repeat):
@@ -81,6 +84,7 @@ async def _point(rig: Rig, result: Result, size: Size, runs: int) -> dict[str, f
         "steps_per_second": median([each["steps_per_second"] for each in loads]),
         "cpu_ms_per_step": median([each["operator_cpu_ms"] for each in loads]),
         "memory_mib": loads[-1]["operator_peak_mib"],
+        "start_seconds": started,
         "writes_per_step": median([each["writes"] for each in loads]),
     }
 
@@ -92,6 +96,7 @@ def _add(result: Result, growth: dict[str, Any]) -> None:
             result.add(f"{point['runs']} {of}: throughput", point["steps_per_second"], "steps/s")
             result.add(f"{point['runs']} {of}: operator CPU", point["cpu_ms_per_step"], "CPU-ms/step")
             result.add(f"{point['runs']} {of}: operator memory, peak", point["memory_mib"], "MiB")
+            result.add(f"{point['runs']} {of}: operator ready after", point["start_seconds"], "s")
         for measure, title in MEASURES.items():
             points = series(growth, axis, measure)
             if len(points) > 1:

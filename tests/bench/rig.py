@@ -19,6 +19,8 @@ from tests.bench.service import IN_CLUSTER_PORT, Service, can_play_pod, free_por
 from tests.integration.nats import NatsServer, running_nats
 from tests.integration.postgres import PostgresServer, running_server
 
+#: Seconds for one of our processes to be ready: with a long history it has much to read.
+_READY = 600.0
 #: Simulated nodes. Few, so that their heartbeats are no load.
 NODES = 10
 
@@ -126,7 +128,7 @@ class Rig:
         await service.start()
         self._services.append(service)
         try:
-            await service.ready()
+            await service.ready(within=_READY)
             yield service
         finally:
             self._services.remove(service)

@@ -1,0 +1,37 @@
+"""A profile, folded."""
+
+from __future__ import annotations
+
+import pytest
+from tests.bench.stacks import shares
+
+STACKS = """\
+main (perdure/cli/main.py:3);run (asyncio/base_events.py:9);worker (kopf/core.py:5);loads (json/x.py:1) 3
+main (perdure/cli/main.py:3);run (asyncio/base_events.py:9);decide (perdure/domain/decide.py:7) 4
+main (perdure/cli/main.py:3);run (asyncio/base_events.py:9);decide (perdure/domain/decide.py:8) 2
+main (perdure/cli/main.py:3);run (asyncio/base_events.py:12) 1
+main (perdure/cli/main.py:3);run (asyncio/base_events.py:9);select (selectors.py:4) 90
+_worker (concurrent/futures/thread.py:81) 90
+
+"""
+
+
+def test_only_the_time_with_something_to_do_counts() -> None:
+    found = shares(STACKS.splitlines(), packages=("perdure", "kopf"))
+    assert found.packages == pytest.approx({"perdure/domain": 0.6, "kopf": 0.3, "rest": 0.1})
+
+
+def test_a_function_has_what_it_called_whatever_its_line() -> None:
+    found = shares(STACKS.splitlines(), packages=()).functions
+    assert found["decide (perdure/domain/decide.py)"] == pytest.approx(0.6)
+    assert found["run (asyncio/base_events.py)"] == pytest.approx(1.0)
+    assert not any("select" in name for name in found)
+
+
+def test_the_largest_come_first() -> None:
+    found = list(shares(STACKS.splitlines(), packages=("perdure", "kopf")).packages.values())
+    assert found == sorted(found, reverse=True)
+
+
+def test_an_empty_profile_has_no_shares() -> None:
+    assert shares([""], packages=()).functions == {}
