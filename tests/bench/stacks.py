@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 _LINE = re.compile(r":\d+\)$")
 _PLACE = re.compile(r"\(([^()]*)\)$")
-#: A stack whose newest frame is one of these waits for work.
-_IDLE = ("select (selectors.py)", "_worker (concurrent/futures/thread.py)")
+#: A stack that ends with one of these waits for work.
+_IDLE = (".select (selectors.py)", "_worker (concurrent/futures/thread.py)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ def shares(lines: Iterable[str], *, packages: tuple[str, ...]) -> Shares:
     for line in lines:
         stack, _, count = line.strip().rpartition(" ")
         frames = [_LINE.sub(")", frame) for frame in stack.split(";")]
-        if not stack or frames[-1] in _IDLE:
+        if not stack or frames[-1].endswith(_IDLE):
             continue
         total += int(count)
         by_package[_package(frames, packages)] += int(count)
@@ -45,9 +45,9 @@ def _package(frames: list[str], packages: tuple[str, ...]) -> str:
         place = _PLACE.search(frame)
         if place is None:
             continue
-        name = place[1].partition("/")[0]
-        # Every stack begins with the command line.
-        if name in packages and not place[1].startswith("perdure/cli/"):
+        name, within, _ = place[1].partition("/")
+        # Every stack begins with the program and its command line.
+        if within and name in packages and not place[1].startswith("perdure/cli/"):
             return "/".join(place[1].split("/")[:2]) if name == "perdure" else name
     return "rest"
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 from tests.bench.stacks import shares
 
-STACKS = """\
-main (perdure/cli/main.py:3);run (asyncio/base_events.py:9);worker (kopf/core.py:5);loads (json/x.py:1) 3
-main (perdure/cli/main.py:3);run (asyncio/base_events.py:9);decide (perdure/domain/decide.py:7) 4
-main (perdure/cli/main.py:3);run (asyncio/base_events.py:9);decide (perdure/domain/decide.py:8) 2
-main (perdure/cli/main.py:3);run (asyncio/base_events.py:12) 1
-main (perdure/cli/main.py:3);run (asyncio/base_events.py:9);select (selectors.py:4) 90
+#: With which every stack of the operator begins.
+_OUTER = "<module> (perdure:8);main (perdure/cli/main.py:3);run (asyncio/base_events.py:9)"
+STACKS = f"""\
+{_OUTER};worker (kopf/core.py:5);loads (json/x.py:1) 3
+{_OUTER};decide (perdure/domain/decide.py:7) 4
+{_OUTER};decide (perdure/domain/decide.py:8) 2
+{_OUTER} 1
+{_OUTER};EpollSelector.select (selectors.py:4) 90
 _worker (concurrent/futures/thread.py:81) 90
 
 """
