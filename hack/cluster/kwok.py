@@ -4,7 +4,7 @@ Why: a real node starts a few pods a second. To load the operator with hundreds
 of them, something has to do the kubelet's part of the conversation with the API
 server without running anything.
 
-What a pod does is said by the annotation `perdure.dev/simulate`:
+What a pod does is said by the annotation `hack.perdure.dev/simulate`:
     (absent)     pods of Perdure, and of Jobs, succeed at once; others run on
     2s           succeed after that time
     hang         run until deleted
@@ -23,7 +23,7 @@ from .api import node_ready
 from .cluster import Cluster
 from .light import boot_control_plane, prepare
 
-ANNOTATION = "perdure.dev/simulate"
+ANNOTATION = "hack.perdure.dev/simulate"
 OUTPUT = "PERDURE_SIMULATE_OUTPUT"
 OWNER_LABEL = "app.kubernetes.io/managed-by"
 

@@ -18,7 +18,6 @@ from hack.cluster import Cluster
 
 from perdure.kube.client import KubeClient
 from perdure.kube.errors import ApiError
-from tests.bench import simulation
 from tests.bench.counts import OPERATOR_FLOW, Counts, parse
 
 SYSTEM = "perdure-system"
@@ -119,7 +118,6 @@ async def prepare(kube: KubeClient) -> None:
         },
     )
     await kube.raw_post("/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas", _flow())
-    await simulation.prepare(kube)
 
 
 async def account_token(kube: KubeClient, account: str) -> str:

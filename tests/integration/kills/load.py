@@ -5,9 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from hack.cluster.kwok import ANNOTATION
-
 from perdure.api import API_VERSION
+from tests.bench.simulation import template
 
 
 def slow_chain(name: str, *, steps: int, mean: float, chance: random.Random) -> dict[str, Any]:
@@ -21,9 +20,7 @@ def slow_chain(name: str, *, steps: int, mean: float, chance: random.Random) -> 
             "steps": [
                 {
                     "name": f"s{number:02d}",
-                    "agent": {
-                        "podTemplate": {"metadata": {"annotations": {ANNOTATION: _seconds(mean, chance)}}}
-                    },
+                    "agent": {"podTemplate": template(_seconds(mean, chance))},
                     **({"dependsOn": [f"s{number - 1:02d}"]} if number > 1 else {}),
                 }
                 for number in range(1, steps + 1)

@@ -79,6 +79,8 @@ async def _published(rig: Rig, namespace: str) -> set[str]:
 
 
 def _report(acted: list[float]) -> None:
+    if not acted:
+        return  # each was killed before it could act
     acted.sort()
     print(
         f"start → first pod: p50 {statistics.median(acted):.2f} s, max {acted[-1]:.2f} s"
