@@ -1,4 +1,4 @@
-"""Worlds in which everything goes wrong at once: `make simulate` tries thousands of them, this a few hundred.
+"""Worlds in which everything goes wrong at once: `make simulate` tries as many as one likes, this two thousand.
 
 They run in processes of their own whose sets are in the same order each time, so that a seed that fails here
 is replayed exactly by `make simulate SEED=…`.
@@ -12,7 +12,7 @@ import sys
 
 from tests.simulated.mutations import MUTATIONS, name_of
 
-SEEDS = os.environ.get("SEEDS", "300")
+SEEDS = os.environ.get("SEEDS", "2000")
 #: Seeds that failed once, each with what was wrong.
 FAILED_ONCE = {
     1150: "an AgentTask that came to light when its task had ended was never told so",
