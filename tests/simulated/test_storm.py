@@ -1,4 +1,4 @@
-"""Worlds in which everything goes wrong at once: `make simulate` tries as many as one likes, this two thousand.
+"""Worlds in which everything goes wrong at once: `make simulate` tries any number, this two thousand.
 
 They run in processes of their own whose sets are in the same order each time, so that a seed that fails here
 is replayed exactly by `make simulate SEED=…`.

@@ -28,6 +28,11 @@ PATCHES_OF_RUN = 8
 PATCHES = 16
 #: Seconds after which a run's own status is written again before more of its tasks' are.
 SLICE = 1.0
+#: Runs whose statuses are written in a second before each waits longer for company: patches of statuses are
+#: what an API server with many runs spends most on, and are not to be at the expense of the steps.
+RUNS_PER_SECOND = 25.0
+#: Seconds that a change waits for company at most.
+LONGEST_INTERVAL = 4.0
 
 _TERMINAL = frozenset(phase.value for phase in TERMINAL)
 
@@ -76,7 +81,10 @@ class StatusWrite:
 
 
 class Projector:
-    """Gathers changes to a run's statuses and writes them at most once per interval."""
+    """Gathers changes to a run's statuses and writes them at most once per interval.
+
+    The more runs wait for that, the longer the interval, up to `LONGEST_INTERVAL`.
+    """
 
     def __init__(
         self, *, kube: KubePort, source: StatusSource, interval: float, clock: Callable[[], datetime]
@@ -90,9 +98,10 @@ class Projector:
         self._patches = asyncio.Semaphore(PATCHES)
 
     def mark(self, key: RunKey, *, urgent: bool = False) -> None:
-        """A run's statuses have changed. Urgent ones (an end, a refusal) are written at once."""
+        """A run's statuses have changed. Urgent ones (another phase, a refusal) are written at once."""
         now = asyncio.get_running_loop().time()
-        due = self._last.get(key, now - self._interval) + self._interval
+        interval = max(self._interval, min(LONGEST_INTERVAL, self._queue.pending / RUNS_PER_SECOND))
+        due = self._last.get(key, now - interval) + interval
         if urgent or due <= now:
             self._queue.add(key)
         else:

@@ -171,7 +171,8 @@ class Reconciler:
             live.look_at_all = live.ask_ledger = live.ask_children = True
             raise
         self.unavailable.discard(key)
-        self.projector.mark(key, urgent=live.view.run.phase.terminal)
+        shown = live.shown.get((key.kind, key.name), {}).get("phase")
+        self.projector.mark(key, urgent=shown != live.view.run.phase.value)
         return delay
 
     def note_unavailable(self, key: RunKey) -> None:

@@ -97,7 +97,11 @@ class Store:
         self._removed: dict[str, None] = {}
 
     def apply(self, kind: str, obj: Mapping[str, Any]) -> RunKey | None:
-        """Take in an object, unless a newer version of it is already here."""
+        """Take in an object, unless a newer version of it is already here.
+
+        Returns the run that is to be looked at because of it. Most events are the echoes of our own writes to
+        statuses, and tell nothing: None.
+        """
         metadata = obj["metadata"]
         place = (kind, metadata["namespace"], metadata["name"])
         version = int(metadata["resourceVersion"])
@@ -121,21 +125,22 @@ class Store:
         root = self.roots.get(run)
         finished = root is not None and root.finished
         if run == RunKey(kind, *place[1:]):
-            self._keep_root(_root(run, obj, version))
-        elif kind == POD:
+            return run if self._keep_root(_root(run, obj, version)) else None
+        if kind == POD:
             facts = read_pod(obj)
             self._entries[place].kept_as = facts.name
             if finished and facts.ended:
                 self._forget(place, self._entries[place])
-            else:
-                self._keep_pod(run, facts)
-        elif finished:
+                return run
+            return run if self._keep_pod(run, facts) else None
+        if finished:
             # Nobody looks at it again, and every full look would bring all of them back.
             self._forget(place, self._entries[place])
             return None
-        else:
-            self.of(run).tasks[place[2]] = TaskObject(metadata["uid"], (obj.get("status") or {}).get("phase"))
-        return run
+        tasks = self.of(run).tasks
+        known = tasks.get(place[2])
+        tasks[place[2]] = TaskObject(metadata["uid"], (obj.get("status") or {}).get("phase"))
+        return run if known is None or known.uid != metadata["uid"] else None
 
     def remove(self, kind: str, namespace: str, name: str, *, uid: str | None = None) -> RunKey | None:
         """Take out an object that is no more. One of another uid under the same name stays."""
@@ -188,13 +193,18 @@ class Store:
     def _templates(self, kind: str) -> dict[tuple[str, str], Mapping[str, Any]]:
         return self.templates if kind == AGENT_TEMPLATE else self.workflow_templates
 
-    def _keep_root(self, root: Root) -> None:
+    def _keep_root(self, root: Root) -> bool:
+        """True if there is more that is new about it than its status."""
         before = self.roots.get(root.key)
         self.roots[root.key] = root
         if root.owner_uid is not None:
             self._owned.setdefault(root.owner_uid, set()).add(root.key)
             if before is None or before.finished != root.finished:
                 self._stir(root)
+        return before is None or any(
+            getattr(before, field) != getattr(root, field)
+            for field in ("uid", "generation", "finished", "owner_uid")
+        )
 
     def _stir(self, root: Root) -> None:
         if root.owner is None:
@@ -213,14 +223,17 @@ class Store:
             self._owned.pop(root.owner_uid, None)
         self._stir(root)
 
-    def _keep_pod(self, run: RunKey, facts: PodFacts) -> None:
+    def _keep_pod(self, run: RunKey, facts: PodFacts) -> bool:
+        """True if it is not as it was known."""
         children = self.of(run)
         known = children.pods.get(facts.name)
         if known is not None and known.of_job and known.pod_name != facts.pod_name:
-            return  # an attempt has one pod: what a Job makes beside the first is not taken for it
-        if known != facts:
-            children.pods[facts.name] = facts
-            children.changed.add(facts.name)
+            return False  # an attempt has one pod: what a Job makes beside the first is not taken for it
+        if known == facts:
+            return False
+        children.pods[facts.name] = facts
+        children.changed.add(facts.name)
+        return True
 
     def _note_removed(self, uid: str) -> None:
         self._removed[uid] = None

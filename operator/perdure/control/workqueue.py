@@ -36,6 +36,11 @@ class WorkQueue:
         """Keys that wait for a worker now."""
         return len(self._ready)
 
+    @property
+    def pending(self) -> int:
+        """Keys that wait for a worker, or for their time."""
+        return len(self._ready) + len(self._due)
+
     def add(self, key: RunKey) -> None:
         """Look at a key as soon as a worker is free."""
         self._due.pop(key, None)

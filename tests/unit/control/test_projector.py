@@ -11,7 +11,7 @@ import pytest
 from tests.simulated.clock import now, run
 
 from perdure.control.keys import RunKey
-from perdure.control.projector import PATCHES_OF_RUN, Projector, StatusWrite
+from perdure.control.projector import LONGEST_INTERVAL, PATCHES_OF_RUN, Projector, StatusWrite
 from perdure.domain.records import AGENT_TASK, WORKFLOW
 from perdure.kube.errors import ApiError
 
@@ -160,6 +160,54 @@ def test_a_source_that_keeps_the_rest_is_left_in_peace(own: int) -> None:
     source, server = Holding(3), Server()
     written(source, server)
     assert source.changes == 1 and len(server.patched) == own
+
+
+def test_many_runs_wait_longer_for_company() -> None:
+    """Each status tells of all that came to pass meanwhile."""
+
+    async def scenario() -> None:
+        server, source = Server(), Source(0)
+        server.seconds = 0.0
+        projector = Projector(kube=server, source=source, interval=1.0, clock=now)  # type: ignore[arg-type]
+        working = asyncio.create_task(projector.run())
+        runs = [RunKey(WORKFLOW, "team", f"run-{number}") for number in range(1000)]
+
+        async def writes_of(some: list[RunKey]) -> int:
+            """Patches in 40 s in which every run changes all the time."""
+            server.patched.clear()
+            for _ in range(400):
+                for key in some:
+                    projector.mark(key)
+                await asyncio.sleep(0.1)
+            return len(server.patched)
+
+        assert await writes_of(runs[:1]) == pytest.approx(40, abs=2)
+        few = await writes_of(runs[:20])
+        assert few == pytest.approx(20 * 40, rel=0.1)
+        many = await writes_of(runs)
+        assert many == pytest.approx(1000 * 40 / LONGEST_INTERVAL, rel=0.2)
+        working.cancel()
+
+    run(scenario())
+
+
+def test_another_phase_does_not_wait() -> None:
+    async def scenario() -> None:
+        server, source = Server(), Source(0)
+        server.seconds = 0.0
+        projector = Projector(kube=server, source=source, interval=5.0, clock=now)  # type: ignore[arg-type]
+        working = asyncio.create_task(projector.run())
+        projector.mark(RUN)
+        await asyncio.sleep(0.5)
+        projector.mark(RUN)
+        await asyncio.sleep(0.5)
+        assert len(server.patched) == 1
+        projector.mark(RUN, urgent=True)
+        await asyncio.sleep(0.1)
+        assert len(server.patched) == 2
+        working.cancel()
+
+    run(scenario())
 
 
 def test_what_is_refused_is_computed_and_written_again() -> None:

@@ -47,6 +47,39 @@ def test_what_concerns_a_run_names_it() -> None:
     assert store.apply(AGENT_TEMPLATE, obj("t", 6, spec={"image": "i"})) is None
 
 
+def test_the_echo_of_a_status_is_no_reason_to_look() -> None:
+    store = filled()
+    assert store.apply(WORKFLOW, workflow(4, phase="Running")) is None
+    assert store.roots[AUDIT].status == {"phase": "Running"}
+    assert store.apply(AGENT_TASK, task("audit-a", 5, phase="Running")) is None
+    assert store.of(AUDIT).tasks["audit-a"].shown_phase == "Running"
+    assert store.apply(POD, pod("audit-a-1", 6)) is None
+
+
+def test_what_a_person_changed_is_a_reason_to_look() -> None:
+    store = filled()
+    changed = workflow(4, phase="Running")
+    changed["metadata"]["generation"] = 2
+    assert store.apply(WORKFLOW, changed) == AUDIT
+    assert (
+        store.apply(WORKFLOW, changed | {"metadata": changed["metadata"] | {"resourceVersion": "5"}}) is None
+    )
+
+
+@pytest.mark.parametrize("kind", [WORKFLOW, AGENT_TASK, POD])
+def test_a_namesake_is_a_reason_to_look(kind: str) -> None:
+    store = filled()
+    made = {WORKFLOW: workflow(9), AGENT_TASK: task("audit-a", 9), POD: pod("audit-a-1", 9)}[kind]
+    made["metadata"]["uid"] = "new"
+    assert store.apply(kind, made) == AUDIT
+
+
+def test_a_runs_end_is_a_reason_to_look() -> None:
+    """What was kept of it can go."""
+    store = filled()
+    assert store.apply(WORKFLOW, workflow(9, phase="Succeeded")) == AUDIT
+
+
 @pytest.mark.parametrize("version", [1, 2, 3])
 def test_what_is_not_newer_is_ignored(version: int) -> None:
     store = filled()
