@@ -49,7 +49,8 @@ def test_fault(perdure: Installation, stage: Stage, replicas: list[int], fault: 
         _scale(perdure, fault.replicas)
         replicas[:] = [fault.replicas]
     holds = {VICTIM: fault.hold} if fault.hold else {}
-    manifest = fan_out("work", journal=stage.journal.folder, holds=holds)
+    # The name tells its pods from those of earlier runs, which are not to be drained along with them.
+    manifest = fan_out(f"{fault.name}-{round}", journal=stage.journal.folder, holds=holds)
     if fault.cordoned:
         with stage.cordoned():
             stage.apply(manifest)
