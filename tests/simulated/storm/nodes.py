@@ -150,8 +150,12 @@ class Nodes:
                 self.start(self._end_job(owner["name"], owner["uid"], obj))
 
     def _collected(self, obj: Object) -> None:
-        """An object goes with its owner."""
+        """An object goes with its owner; and a Job's pod goes with the Job, if a little later."""
         self._taken(obj)
+        for pod in self._api.all("Pod"):
+            owners = pod["metadata"].get("ownerReferences") or ()
+            if any(owner["uid"] == obj["metadata"]["uid"] for owner in owners):
+                self._taken(pod)
 
     def _taken(self, obj: Object) -> None:
         """Nobody can see any more how the pod ended, even if it did so by itself."""
