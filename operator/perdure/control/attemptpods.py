@@ -108,25 +108,28 @@ class AttemptPods:
         return any(owner.get("controller") and owner["uid"] == uid for owner in owners)
 
     async def _get_pod(self, live: LiveRun, attempt: AttemptRecord) -> None:
+        before = self.known(live, attempt)
         try:
             self._store.apply(POD, await self._kube.get(POD, live.key.namespace, attempt.pod_name))
         except ApiError as error:
             if not error.not_found:
                 raise
-            self._forget(live, attempt)
+            self._forget(live, before)
 
     async def _list_pods(self, live: LiveRun, attempt: AttemptRecord) -> None:
+        before = self.known(live, attempt)
         selector = f"{LABEL_TASK}={live.view.tasks[attempt.key].name},{LABEL_ATTEMPT}={attempt.number}"
         pods, _ = await self._kube.list(POD, namespace=live.key.namespace, label_selector=selector)
-        known = self.known(live, attempt)
-        if known is not None and all(pod["metadata"]["uid"] != known.uid for pod in pods):
-            self._forget(live, attempt)
+        if before is not None and all(pod["metadata"]["uid"] != before.uid for pod in pods):
+            self._forget(live, before)
         for pod in pods:
             self._store.apply(POD, pod)
 
-    def _forget(self, live: LiveRun, attempt: AttemptRecord) -> None:
-        """Take out of the store what the API server says is no more."""
-        known = self.known(live, attempt)
+    def _forget(self, live: LiveRun, known: PodFacts | None) -> None:
+        """Take out of the store what the API server says is no more.
+
+        Only what was known before it was asked: its watch may tell of a new pod before the answer comes.
+        """
         if known is not None:
             self._store.remove(POD, live.key.namespace, known.pod_name, uid=known.uid)
 
