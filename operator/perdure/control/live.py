@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from perdure.control.keys import RunKey
 from perdure.domain.observed import Refusal
 from perdure.domain.phases import Reason
-from perdure.domain.records import AttemptRecord, TaskKey, Vitals
+from perdure.domain.records import AttemptRecord, LedgerError, LedgerUnavailable, TaskKey, Vitals
 from perdure.domain.view import RunView
 
 
@@ -77,6 +77,11 @@ class LiveRun:
     @property
     def uid(self) -> str:
         return self.view.run.uid
+
+    def doubt(self, error: LedgerError) -> None:
+        """A write was refused, or nobody knows what became of it: nothing here is gone by any longer."""
+        self.stale = True
+        self.unsettled |= isinstance(error, LedgerUnavailable)
 
     def learn_pods(self, attempts: Iterable[AttemptRecord]) -> None:
         """Index the pods of attempts."""

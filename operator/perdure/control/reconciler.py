@@ -164,8 +164,7 @@ class Reconciler:
             if live.view.run.phase.terminal:
                 await seek_untold(live, store=self._store, kube=self._kube)
         except (VersionConflict, LedgerUnavailable) as error:
-            live.stale = True
-            live.unsettled |= isinstance(error, LedgerUnavailable)
+            live.doubt(error)
             raise
         except (ApiError, LedgerError):
             live.look_at_all = live.ask_ledger = live.ask_children = True
@@ -392,8 +391,7 @@ class Reconciler:
             await self._ledger.commit(decision.commit, epoch=self.epoch)
         except (VersionConflict, LedgerUnavailable) as error:
             # An agent was faster, or it may have been written: the next pass must not go by what we know.
-            live.stale = True
-            live.unsettled |= isinstance(error, LedgerUnavailable)
+            live.doubt(error)
             raise
         self._wake_family(live)
 

@@ -153,11 +153,11 @@ class Store:
         self._forget((kind, namespace, name), entry)
         return entry.run
 
-    def names(self, kind: str) -> Iterator[tuple[str, str, int]]:
-        """Namespace, name and version of every object of a kind."""
+    def names(self, kind: str) -> Iterator[tuple[str, str, int, str]]:
+        """Namespace, name, version and uid of every object of a kind."""
         for (entry_kind, namespace, name), entry in self._entries.items():
             if entry_kind == kind:
-                yield namespace, name, entry.version
+                yield namespace, name, entry.version, entry.uid
 
     def of(self, run: RunKey) -> Children:
         """What a run has made."""

@@ -22,13 +22,14 @@ async def seek_untold(live: LiveRun, *, store: Store, kube: KubePort) -> None:
         return
     if live.key.kind == WORKFLOW:
         untold = [task for key, task in live.view.tasks.items() if key not in live.told]
-        if any(_was_made(live, task) and task.name not in store.of(live.key).tasks for task in untold):
+        objects = store.of(live.key).tasks
+        if any(_was_made(live, task) and task.name not in objects for task in untold):
             found, _ = await kube.list(
                 AGENT_TASK, namespace=live.key.namespace, label_selector=f"{LABEL_WORKFLOW}={live.key.name}"
             )
             for obj in found:
                 store.apply(AGENT_TASK, obj)
-        objects = store.of(live.key).tasks
+            objects = store.of(live.key).tasks
         live.unshown.update(
             task.key
             for task in untold

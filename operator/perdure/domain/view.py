@@ -51,13 +51,11 @@ class RunView:
         self.ready: set[TaskKey] = set()
         #: When delayed tasks go on.
         self.delays = Moments()
-        #: Tasks whose attempt is open; how many of their agents take a slot of the limits that runs share;
-        #: and those that time alone can end.
+        #: Tasks whose attempt is open; how many of their agents take a slot of the limits that runs share.
         self.open: set[TaskKey] = set()
         self.slots = 0
-        self.timed: set[TaskKey] = set()
-        #: When they are to be ended, as far as that is fixed, and those that may not be silent for long. One
-        #: that was asked to leave is in neither.
+        #: When time alone is to end them, as far as that is fixed, and those that may not be silent for long.
+        #: One that was asked to leave is in neither.
         self.deadlines = Moments()
         self.idle: set[TaskKey] = set()
         #: Unfinished tasks that count against the run's parallelism: all but those of `wait` steps.
@@ -119,7 +117,6 @@ class RunView:
         (self.open.add if is_open else self.open.discard)(key)
         if not step.timed:
             return
-        (self.timed.add if is_open else self.timed.discard)(key)
         runs = is_open and attempt.stopping is None
         fixed = fixed_deadline(step, attempt) if runs else None
         self.deadlines.put(key, None if fixed is None else fixed[0])

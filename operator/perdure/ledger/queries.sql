@@ -177,9 +177,8 @@ with fence as materialized (
     update perdure.workflow w set version = w.version + 1
     from fence
     where w.uid = $1::uuid
-    returning 1
 )
-select exists (select from fence) as fenced, exists (select from changed) as found
+select exists (select from fence) as fenced
 
 
 -- name: record_pod

@@ -24,7 +24,7 @@ def filled() -> Store:
 
 def empty_of(store: Store, run: RunKey) -> bool:
     """True if nothing in the store is about a run any more."""
-    entries = [name for kind in (WORKFLOW, AGENT_TASK, POD) for _, name, _ in store.names(kind)]
+    entries = [name for kind in (WORKFLOW, AGENT_TASK, POD) for _, name, *_ in store.names(kind)]
     return run not in store.roots and run not in store.children and not entries
 
 
