@@ -43,7 +43,6 @@ INDEXES = (
     "ready",
     "open",
     "slots",
-    "timed",
     "idle",
     "working",
     "attempts_total",

@@ -58,7 +58,7 @@ def lookups_of(run: Run, observed: Observed) -> int:
     """How many tasks and attempts a decision looks up; and it must not go through all of them."""
     view = run.view
     view.tasks, view.attempts = Counted(view.tasks), Counted(view.attempts)
-    for name in ("live", "open", "timed", "delayed"):
+    for name in ("live", "open", "delayed"):
         setattr(view, name, Opaque(getattr(view, name)))
     assert decide(view, observed, run.now).commit is not None
     return view.tasks.lookups + view.attempts.lookups
