@@ -127,7 +127,10 @@ async def _facts(rig: Rig) -> dict[str, Any]:
     binaries["nats-server"] = Path(sys.executable).with_name("nats-server")
     return {
         "machine": machine_facts(rig.directory),
-        "versions": {**version_facts(binaries), "postgres": await rig.postgres_version()},
+        "versions": {
+            **version_facts(binaries, python=rig.product / "bin" / "python"),
+            "postgres": await rig.postgres_version(),
+        },
         "rig": {
             "etcd": "without fsync",
             "postgres": "fsync and synchronous_commit on",

@@ -1,13 +1,24 @@
-"""An environment of its own for programs that only benchmarks need: the lock file's group `bench`."""
+"""Environments of their own: for programs that only benchmarks need, and for what is measured.
+
+The first has the lock file's group `bench`. The second is the product as its image has it, Python included: a
+developer's checkout may have an older one, on which the same work takes up to a third longer.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+from hack.cluster.imaging.common import PYTHON
 
 _ROOT = Path(__file__).resolve().parents[2]
 _VENV = _ROOT / ".bench" / "venv"
+_PRODUCT = _ROOT / ".bench" / "product"
 _INSTALLED_WITHIN = 600.0
 
 
@@ -22,8 +33,32 @@ def program(name: str) -> str:
 
 async def install() -> None:
     """Bring the environment up to date. Raises Failed, OSError, TimeoutError."""
-    command = ("sync", "--frozen", "--quiet", "--only-group", "bench")
-    await _run(str(_ROOT / "hack" / "uv.sh"), *command, within=_INSTALLED_WITHIN)
+    await _sync(_VENV, "--only-group", "bench")
+
+
+async def product() -> Path:
+    """The product's environment: its programs lie in `bin`.
+
+    It has the image's Python, if this machine has that or uv can fetch it, else that of this process. Raises
+    Failed, OSError, TimeoutError.
+    """
+    for interpreter in (*_interpreters(), PYTHON):
+        try:
+            await _sync(_PRODUCT, "--no-dev", "--python", interpreter)
+        except Failed:
+            continue
+        return _PRODUCT
+    return Path(sys.prefix)
+
+
+def _interpreters() -> Iterator[str]:
+    """Those of the image's version, wherever they are looked for: on the path, and under pyenv."""
+    found = shutil.which(f"python{PYTHON}")
+    # pyenv's stand-in lies on the path whether that version is chosen or not.
+    if found and subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0:
+        yield found
+    versions = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    yield from (str(path) for path in sorted(versions.glob(f"{PYTHON}.*/bin/python{PYTHON}"), reverse=True))
 
 
 async def run(name: str, *arguments: str, within: float) -> bytes:
@@ -31,14 +66,19 @@ async def run(name: str, *arguments: str, within: float) -> bytes:
     return await _run(program(name), *arguments, within=within)
 
 
-async def _run(*command: str, within: float) -> bytes:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    environment |= {"UV_PROJECT_ENVIRONMENT": str(_VENV)}
-    environment.pop("VIRTUAL_ENV", None)
+async def _sync(environment: Path, *options: str) -> None:
+    command = (str(_ROOT / "hack" / "uv.sh"), "sync", "--frozen", "--quiet", *options)
+    await _run(*command, within=_INSTALLED_WITHIN, environment=environment)
+
+
+async def _run(*command: str, within: float, environment: Path = _VENV) -> bytes:
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    variables |= {"UV_PROJECT_ENVIRONMENT": str(environment)}
+    variables.pop("VIRTUAL_ENV", None)
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=_ROOT,
-        env=environment,
+        env=variables,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

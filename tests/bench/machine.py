@@ -34,11 +34,14 @@ def machine_facts(directory: Path) -> dict[str, Any]:
     }
 
 
-def version_facts(programs: dict[str, Path]) -> dict[str, str]:
-    """Versions of Python, of our libraries, and of the programs beside us."""
+def version_facts(programs: dict[str, Path], *, python: Path) -> dict[str, str]:
+    """Versions of what is measured, of our libraries, and of the programs beside us.
+
+    `python`: the interpreter that runs what is measured.
+    """
     facts = {
         "perdure": _commit(),
-        "python": platform.python_version(),
+        "python": _output(python, "--version").removeprefix("Python ") or "unknown",
         **{name: version(name) for name in _LIBRARIES},
     }
     for name, path in programs.items():

@@ -13,6 +13,7 @@ import orjson
 from hack.cluster import Cluster, start_kwok
 
 from perdure.kube.client import KubeClient
+from tests.bench import apart
 from tests.bench.cluster import SYSTEM, Api, account_token, fresh_namespace, prepare
 from tests.bench.processes import CpuMeter
 from tests.bench.service import IN_CLUSTER_PORT, Service, can_play_pod, free_port
@@ -32,6 +33,7 @@ class Rig:
         self,
         *,
         directory: Path,
+        product: Path,
         cluster: Cluster,
         kube: KubeClient,
         api: Api,
@@ -41,6 +43,8 @@ class Rig:
         as_in_a_pod: bool,
     ) -> None:
         self.directory = directory
+        #: The environment of what is measured: its Python, its libraries.
+        self.product = product
         self.cluster = cluster
         self.kube = kube
         self.api = api
@@ -120,6 +124,7 @@ class Rig:
         service = Service(
             role,
             name=name,
+            program=self.product / "bin" / "perdure",
             directory=self.directory,
             environment=environment,
             account=account if self.as_in_a_pod else None,
@@ -170,6 +175,7 @@ class Rig:
 @asynccontextmanager
 async def booted() -> AsyncIterator[Rig]:
     """Everything but our own processes. It boots before anything is measured, so it may block."""
+    product = await apart.product()
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as name:
         directory = Path(name)
         os.makedirs(directory / "nats")
@@ -187,6 +193,7 @@ async def booted() -> AsyncIterator[Rig]:
                 await prepare(kube)
                 yield Rig(
                     directory=directory,
+                    product=product,
                     cluster=cluster,
                     kube=kube,
                     api=api,

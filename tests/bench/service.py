@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,13 +81,17 @@ class Service:
         role: str,
         *,
         name: str,
+        program: Path,
         directory: Path,
         environment: Mapping[str, str],
         account: Path | None,
         health_port: int,
     ) -> None:
-        """`name`: of its log. `account`: a folder with token and ca.crt to be put where a pod has them."""
+        """`name`: of its log. `program`: `perdure`. `account`: a folder with token and ca.crt, put where a
+        pod has them.
+        """
         self.role = role
+        self._program = program
         self._environment = _clean_environment(directory) | dict(environment)
         self._prefix: list[str] = []
         if account is not None:
@@ -112,12 +115,11 @@ class Service:
     async def start(self) -> float:
         """Start it; returns when that was, by the monotonic clock. It need not be ready yet."""
         assert self._process is None, "runs already"
-        program = Path(sys.executable).with_name("perdure")
         with self.log.open("ab") as log:
             at = time.monotonic()
             self._process = await asyncio.create_subprocess_exec(
                 *self._prefix,
-                str(program),
+                str(self._program),
                 self.role,
                 env=self._environment,
                 stdout=log,
