@@ -41,6 +41,9 @@ from perdure.settings import Settings
 SHUTDOWN_SECONDS = 20.0
 #: Seconds after a watch had to start anew until everything is looked at: it lists for a moment.
 GAP_SECONDS = 5.0
+#: Seconds that the watches wait at the start for the leader to have seen everything. kopf spends far more on
+#: each object that is there than it takes to read it, and would keep the first decisions waiting.
+LISTEN_WITHIN = 2.0
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
@@ -95,6 +98,8 @@ class _Operator:
         self._relay = Relay(ledger, bus, limits=StreamLimits.of(settings))
         self._store = Store()
         self._queue = WorkQueue()
+        self._listening = asyncio.Event()
+        self._may_listen = asyncio.Event()
         self._elector = Elector(
             kube=kube,
             namespace=settings.namespace,
@@ -104,6 +109,7 @@ class _Operator:
             renew_deadline=settings.lease_renew_deadline,
             retry=settings.lease_retry,
             clock=utc_now,
+            follow=self._may_listen.set,
         )
         guarded = GuardedKube(kube, self._elector.holds)
         self._recorder = EventRecorder(kube, instance=settings.identity, enabled=settings.kubernetes_events)
@@ -139,11 +145,10 @@ class _Operator:
             clock=utc_now,
             beside=self._run_relay,
         )
-        self._listening = asyncio.Event()
         self._gap_timer: asyncio.TimerHandle | None = None
 
     async def run(self, signals: _Signals) -> None:
-        """Listen always, lead when elected."""
+        """Lead when elected, listen always."""
         stop = signals.stop
         health = Health(
             alive=lambda: None,
@@ -155,6 +160,9 @@ class _Operator:
                 serve_health(self._settings.health_host, self._settings.health_port, health, stop=ending)
             )
             group.create_task(self._recorder.run())
+            leading = group.create_task(self._elector.run(self._leader.lead, stop))
+            stopping = group.create_task(_until(stop))
+            await self._until_listening_is_due()
             ears = group.create_task(
                 listen(
                     self._heard,
@@ -167,8 +175,8 @@ class _Operator:
             await _first((ears, group.create_task(_until(self._listening))))
             # kopf takes the signals when it starts, and would end itself, and our workers with it, at once.
             signals.take()
-            leading = group.create_task(self._elector.run(self._leader.lead, stop))
-            stopping = group.create_task(_until(stop))
+            # What was deleted between the leader's look and the first list is missing from both.
+            self._note_gap()
             await _first((ears, stopping))
             stop.set()
             try:
@@ -207,7 +215,15 @@ class _Operator:
             self._gap_timer.cancel()
         self._gap_timer = asyncio.get_running_loop().call_later(GAP_SECONDS, self._leader.sweep_soon)
 
+    async def _until_listening_is_due(self) -> None:
+        try:
+            async with asyncio.timeout(LISTEN_WITHIN):
+                await self._may_listen.wait()
+        except TimeoutError:
+            pass
+
     async def _run_relay(self) -> None:
+        self._may_listen.set()
         # It ends by cancellation, together with everything else that the leader runs.
         await self._relay.run(stop=asyncio.Event(), wake=self._ledger.outbox_written)
 

@@ -127,6 +127,13 @@ class Chains:
         """The same of one chain."""
         return _gaps(self.of(workflow))
 
+    def due(self, pod: PodSeen) -> float:
+        """When a chain's pod could be made: its predecessor had ended, or else the Workflow was there."""
+        before = [other for other in self.of(pod.workflow) if other.step < pod.step]
+        if before and before[-1].ended is not None:
+            return before[-1].ended
+        return self.runs[pod.workflow].created
+
     def last_end(self) -> float:
         """When the last Workflow ended."""
         return max(run.ended for run in self.runs.values() if run.ended is not None)

@@ -59,10 +59,12 @@ class Elector:
         clock: Callable[[], datetime],
         elapsed: Callable[[], float] = elapsed_seconds,
         leave: Callable[[], NoReturn] = leave_at_once,
+        follow: Callable[[], None] = lambda: None,
     ) -> None:
         """`clock` is the wall clock, for the eyes of people; `elapsed` counts seconds, and decides.
 
         Workers have the time between `renew_deadline` and `duration` to stop; then `leave` is called.
+        `follow` is called whenever the Lease was asked for and not had.
         """
         if not retry < renew_deadline < duration:
             raise ValueError("lease_retry < lease_renew_deadline < lease_duration must hold")
@@ -76,6 +78,7 @@ class Elector:
         self._clock = clock
         self._elapsed = elapsed
         self._leave = leave
+        self._follow = follow
         #: Holder and resourceVersion of the Lease as last seen, since when, and for how long it was taken.
         self._seen: tuple[str, str] | None = None
         self._seen_at = 0.0
@@ -107,6 +110,8 @@ class Elector:
                 finally:
                     await self._release()
                 _log.info("no longer leading", identity=self._identity)
+            else:
+                self._follow()
             await _wait(stop, self._pause())
 
     def _pause(self) -> float:

@@ -61,8 +61,8 @@ async def test_the_operator_is_killed_at_random_moments() -> None:
 
 
 async def _kill_and_start(seen: Chains, operator: Service, chance: random.Random) -> float | None:
-    """One life less. Returns the seconds from the successor's start to the first pod it makes; None if it
-    is to be killed before that."""
+    """One life less. Returns the seconds from the successor's start to the first pod it makes, or from the
+    moment at which that became due, if it was later; None if it is to be killed before that."""
     await asyncio.sleep(chance.choice((0.0, chance.uniform(0, 0.3), chance.uniform(0, 1.5))))
     await operator.kill()
     started = await operator.start()
@@ -71,7 +71,8 @@ async def _kill_and_start(seen: Chains, operator: Service, chance: random.Random
         return None
     # There is something to do as soon as a pod ends, if none did while nobody looked.
     assert await seen.pods_created(len(seen.pods) + 1, within=DEADLINE), operator.tail()
-    return min(pod.created for pod in seen.pods.values() if pod.created > started) - started
+    first = min((pod for pod in seen.pods.values() if pod.created > started), key=lambda pod: pod.created)
+    return first.created - max(started, seen.due(first))
 
 
 async def _published(rig: Rig, namespace: str) -> set[str]:

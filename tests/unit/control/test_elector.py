@@ -104,7 +104,10 @@ class Replica:
             clock=now,
             elapsed=lambda: self.skew + asyncio.get_running_loop().time(),
             leave=leave,
+            follow=self._note_following,
         )
+        #: How often it was told that it does not lead.
+        self.followed = 0
         #: What this replica's clock is ahead by; only differences on one clock may count.
         self.skew = 0.0
         self.guarded = GuardedKube(self.client, self.elector.holds)  # type: ignore[arg-type]
@@ -117,6 +120,9 @@ class Replica:
 
     def start(self) -> None:
         self.task = asyncio.create_task(self.elector.run(self._lead, self.stop))
+
+    def _note_following(self) -> None:
+        self.followed += 1
 
     async def _lead(self) -> None:
         began = time()
@@ -311,6 +317,21 @@ def test_a_follower_writes_nothing() -> None:
         with pytest.raises(Deposed):
             await replica.guarded.create("Pod", "team", {})
         assert replica.client.writes == []
+
+    run(scenario)
+
+
+def test_a_follower_is_told_at_once_and_a_leader_is_not() -> None:
+    async def scenario() -> None:
+        leases = Leases()
+        first, second, third = Replica("a", leases), Replica("b", leases), Replica("c", leases)
+        third.client.away = True
+        first.start()
+        await until(lambda: first.elector.leading)
+        second.start()
+        third.start()
+        assert await until(lambda: bool(second.followed and third.followed)) < 0.1
+        assert first.followed == 0
 
     run(scenario)
 
