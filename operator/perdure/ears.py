@@ -2,7 +2,8 @@
 
 Only `on.event` handlers, which write nothing to the cluster, so that every replica may run them and keep a
 warm store. kopf's own state keeping is switched off: with no change handlers nothing reads it, and it costs
-more than all the rest (`_NoDiffBase`, `_NoProgress`). The only module that imports kopf.
+more than all the rest (`_NoDiffBase`, `_NoProgress`). The only module that imports kopf. What runs make by
+the thousand, pods and AgentTasks, is followed without it (`kube/reflector.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from typing import Any
 
 from perdure.api import GROUP, VERSION
 from perdure.api.kinds import KINDS
-from perdure.domain.names import LABEL_MANAGED_BY, MANAGED_BY
 from perdure.imports import absent
 
 # kopf imports the client, if it is there, only to recognise its objects, which we never hand to it: 850
@@ -28,7 +28,6 @@ Listener = Callable[[str, Mapping[str, Any], bool], None]
 #: Called when a watch had to start anew, so that deletions may have been missed.
 GapListener = Callable[[], None]
 
-#: Jobs are not watched: their pods are, and tell all there is to know.
 _PLURALS = {kind.kind: kind.plural for kind in KINDS}
 
 
@@ -73,8 +72,7 @@ def operator_settings() -> kopf.OperatorSettings:
     # Idle per-object tasks pile up for five seconds by default, which delays the events of the busy ones.
     settings.queueing.idle_timeout = 0.5
     settings.queueing.error_delays = (0.1, 0.5, 1, 2, 5, 10)
-    settings.watching.label_selectors["v1", "pods"] = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
-    # One unchunked list of ten thousand pods takes 400 MB.
+    # One unchunked list of ten thousand Workflows takes hundreds of megabytes.
     settings.watching.chunk_size = 500
     settings.watching.server_timeout = 600
     settings.watching.inactivity_timeout = 70
@@ -93,20 +91,22 @@ async def listen(
     heard: Listener,
     *,
     gap: GapListener,
+    kinds: Sequence[str],
     namespaces: Sequence[str],
     stop: asyncio.Event,
     ready: asyncio.Event,
 ) -> None:
     """Watch until `stop` is set. Raises what ended kopf, if it was not `stop`.
 
-    `heard` is called for every event and must not block. `ready` is set when the watches are being started.
+    `heard` is called for every event of our own `kinds`, and must not block. `ready` is set when the watches
+    are being started.
     """
     registry = kopf.OperatorRegistry()
-    for kind, plural in _PLURALS.items():
+    for kind in kinds:
+        plural = _PLURALS[kind]
         hear = kopf.on.event(GROUP, VERSION, plural, registry=registry, id=f"hear-{plural}")
         hear(_handler(kind, heard, gap))
     kopf.on.login(registry=registry, id="login")(_login)
-    kopf.on.event("v1", "pods", registry=registry, id="hear-pods")(_handler("Pod", heard, gap))
     # kopf logs every event of every object at INFO.
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     stop_flag = asyncio.Event()

@@ -13,6 +13,7 @@ import signal
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -28,12 +29,15 @@ from perdure.control.leader import Leader
 from perdure.control.reconciler import Reconciler
 from perdure.control.scheduler import Scheduler
 from perdure.control.slots import Slots
-from perdure.control.store import AGENT_TEMPLATE, WORKFLOW_TEMPLATE, Store
+from perdure.control.store import AGENT_TEMPLATE, KINDS, POD, WORKFLOW_TEMPLATE, Store
+from perdure.control.sweep import SELECTORS
 from perdure.control.workqueue import WorkQueue
+from perdure.domain.records import AGENT_TASK
 from perdure.ears import listen
 from perdure.health import Health, serve_health
 from perdure.kube.client import KubeClient
 from perdure.kube.recorder import EventRecorder
+from perdure.kube.reflector import Selection, reflect
 from perdure.ledger import Ledger
 from perdure.settings import Settings
 
@@ -44,6 +48,9 @@ GAP_SECONDS = 5.0
 #: Seconds that the watches wait at the start for the leader to have seen everything. kopf spends far more on
 #: each object that is there than it takes to read it, and would keep the first decisions waiting.
 LISTEN_WITHIN = 2.0
+
+#: What runs make, and most events are about. Jobs are not followed: their pods tell all there is to know.
+FOLLOWED = (POD, AGENT_TASK)
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
@@ -93,6 +100,7 @@ class _Operator:
 
     def __init__(self, settings: Settings, *, kube: KubeClient, ledger: Ledger, bus: Bus) -> None:
         self._settings = settings
+        self._kube = kube
         self._ledger = ledger
         self._bus = bus
         self._relay = Relay(ledger, bus, limits=StreamLimits.of(settings))
@@ -100,6 +108,12 @@ class _Operator:
         self._queue = WorkQueue()
         self._listening = asyncio.Event()
         self._may_listen = asyncio.Event()
+        #: What is followed without kopf and has not been listed yet.
+        self._unlisted = {
+            Selection(kind, namespace, SELECTORS.get(kind))
+            for kind in FOLLOWED
+            for namespace in settings.watch_namespaces or (None,)
+        }
         self._elector = Elector(
             kube=kube,
             namespace=settings.namespace,
@@ -150,9 +164,13 @@ class _Operator:
     async def run(self, signals: _Signals) -> None:
         """Lead when elected, listen always."""
         stop = signals.stop
+
+        def listens() -> bool:
+            return self._listening.is_set() and not self._unlisted
+
         health = Health(
             alive=lambda: None,
-            ready=lambda: None if self._listening.is_set() else "the watches have not started",
+            ready=lambda: None if listens() else "the watches have not started",
         )
         ending = asyncio.Event()
         async with asyncio.TaskGroup() as group:
@@ -167,11 +185,23 @@ class _Operator:
                 listen(
                     self._heard,
                     gap=self._note_gap,
+                    kinds=[kind for kind in KINDS if kind not in FOLLOWED],
                     namespaces=self._settings.watch_namespaces,
                     stop=ending,
                     ready=self._listening,
                 )
             )
+            followers = [
+                group.create_task(
+                    reflect(
+                        self._kube,
+                        selection,
+                        heard=partial(self._heard, selection.kind),
+                        listed=partial(self._note_list, selection),
+                    )
+                )
+                for selection in sorted(self._unlisted, key=str)
+            ]
             await _first((ears, group.create_task(_until(self._listening))))
             # kopf takes the signals when it starts, and would end itself, and our workers with it, at once.
             signals.take()
@@ -188,8 +218,15 @@ class _Operator:
                 os._exit(1)
             # kopf waits five seconds for all tasks that are younger than itself: leave it none.
             self._recorder.close()
+            for follower in followers:
+                follower.cancel()
+            await asyncio.wait(followers)
             await self._bus.close()
             ending.set()
+
+    def _note_list(self, selection: Selection) -> None:
+        self._unlisted.discard(selection)
+        self._note_gap()
 
     def _heard(self, kind: str, obj: Mapping[str, Any], deleted: bool) -> None:
         metadata = obj["metadata"]

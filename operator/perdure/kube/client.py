@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import random
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -21,6 +21,7 @@ import orjson
 from yarl import URL
 
 from perdure import __version__
+from perdure.kube.answers import error_of, pause_after, seconds_of
 from perdure.kube.connection import Connection, ConnectionConfigError, load_connection
 from perdure.kube.errors import ApiError
 from perdure.kube.kinds import Kind, collection_path, kind_of, object_path
@@ -30,15 +31,15 @@ PAGE_SIZE = 500
 #: Kinds with fields that people wrote: one that the API server does not know is refused, not dropped.
 _STRICT = frozenset({"Pod", "Job"})
 TRIES = 4
-#: Seconds before the second try; doubled for each one after it.
-FIRST_PAUSE = 0.1
-MAX_PAUSE = 2.0
 
 _JSON = "application/json"
 _MERGE_PATCH = "application/merge-patch+json"
 _JSON_PATCH = "application/json-patch+json"
 #: Discovery documents of the token issuer have media types of their own.
 _ANY_JSON = "application/json, */*"
+
+#: What stands for an answer that did not come.
+_NO_ANSWER = (ConnectionConfigError, TimeoutError, aiohttp.ClientError, OSError, ssl.SSLError)
 
 #: Milliseconds in which sent bytes must be acknowledged. Without it a connection to a machine that is gone
 #: holds its request until the deadline, and there is no time left for a second try.
@@ -238,6 +239,30 @@ class KubeClient:
         """Post a JSON document to a path, such as a subresource that has no verb of its own here."""
         return await self._call("raw", "", "POST", path, body)
 
+    @asynccontextmanager
+    async def stream(self, path: str, *, silence: float) -> AsyncGenerator[AsyncIterator[bytes], None]:
+        """The body of an answer that does not end by itself, piece by piece.
+
+        Raises ApiError, in the body as well: status 0 if no answer came, or it broke off, or nothing came for
+        `silence` seconds. Nothing is repeated but a request whose token was not accepted.
+        """
+        # No deadline but that between two pieces: a watch lasts for minutes.
+        timeout = aiohttp.ClientTimeout(sock_connect=self._connect_timeout, sock_read=silence)
+        refresh = False
+        while True:
+            try:
+                async with await self._request("GET", path, timeout=timeout, refresh=refresh) as response:
+                    if response.status == 401 and not refresh:
+                        refresh = True
+                        continue
+                    if response.status != 200:
+                        text = (await response.read())[:500].decode("utf-8", "replace")
+                        raise error_of(response.status, _decoded(text), None)
+                    yield response.content.iter_any()
+                    return
+            except _NO_ANSWER as error:
+                raise ApiError(0, "NoAnswer", _told("GET", path, error)) from error
+
     # --- underneath
 
     async def _still_there(self, kind: str, namespace: str, name: str, uid: str) -> bool:
@@ -287,12 +312,12 @@ class KubeClient:
             self.requests[key] = self.requests.get(key, 0) + 1
             if 200 <= status < 300:
                 return payload
-            error = _error(status, payload, retry_after)
+            error = error_of(status, payload, retry_after)
             if status == 401 and not refresh:
                 # The token may have been renewed after we read it.
                 refresh = True
                 continue
-            pause = _pause(tried, error)
+            pause = pause_after(tried, error)
             if not error.transient or tried >= TRIES or clock() + pause >= deadline:
                 raise error
             await asyncio.sleep(pause)
@@ -308,38 +333,17 @@ class KubeClient:
         refresh: bool,
     ) -> tuple[int, Any, float | None]:
         """One request: status, the decoded body or a text, and seconds that the server asks us to wait."""
-        if self._session is None or self._connection is None:
-            raise RuntimeError("KubeClient is used outside its async context")
-        connection = self._connection
-        headers = {"Accept": _ANY_JSON}
-        if data is not None:
-            headers["Content-Type"] = content_type
+        # Not `connect`, which would also count the time spent waiting for one of our own connections.
+        timeout = aiohttp.ClientTimeout(total=max(remaining, 0.001), sock_connect=self._connect_timeout)
         try:
-            authorization = await connection.authorization(refresh)
-            if authorization is not None:
-                headers["Authorization"] = authorization
-            async with self._session.request(
-                method,
-                URL(connection.host + path, encoded=True),
-                data=data,
-                headers=headers,
-                # Not `connect`, which would also count the time spent waiting for one of our own connections.
-                timeout=aiohttp.ClientTimeout(
-                    total=max(remaining, 0.001), sock_connect=self._connect_timeout
-                ),
-                allow_redirects=False,
-                server_hostname=connection.server_hostname,
-                proxy=connection.proxy,
+            async with await self._request(
+                method, path, data=data, content_type=content_type, timeout=timeout, refresh=refresh
             ) as response:
                 raw = await response.read()
                 status = response.status
                 wait = response.headers.get("Retry-After") if status >= 400 else None
-        except ConnectionConfigError as error:
-            return 0, str(error), None
-        except TimeoutError:
-            return 0, f"{method} {path.partition('?')[0]}: no answer in time", None
-        except (aiohttp.ClientError, OSError, ssl.SSLError) as error:
-            return 0, f"{method} {path.partition('?')[0]}: {error or type(error).__name__}", None
+        except _NO_ANSWER as error:
+            return 0, _told(method, path, error), None
         try:
             payload = orjson.loads(raw)
         except orjson.JSONDecodeError:
@@ -348,7 +352,53 @@ class KubeClient:
                 # Something between us and the API server answered for it.
                 return 0, f"the answer is not JSON: {text}", None
             payload = text
-        return status, payload, _seconds(wait)
+        return status, payload, seconds_of(wait)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        timeout: aiohttp.ClientTimeout,
+        refresh: bool,
+        data: bytes | None = None,
+        content_type: str = _JSON,
+    ) -> aiohttp.ClientResponse:
+        """One request; its answer is to be closed. Raises `_NO_ANSWER`."""
+        if self._session is None or self._connection is None:
+            raise RuntimeError("KubeClient is used outside its async context")
+        connection = self._connection
+        headers = {"Accept": _ANY_JSON}
+        if data is not None:
+            headers["Content-Type"] = content_type
+        authorization = await connection.authorization(refresh)
+        if authorization is not None:
+            headers["Authorization"] = authorization
+        return await self._session.request(
+            method,
+            URL(connection.host + path, encoded=True),
+            data=data,
+            headers=headers,
+            timeout=timeout,
+            allow_redirects=False,
+            server_hostname=connection.server_hostname,
+            proxy=connection.proxy,
+        )
+
+
+def _told(method: str, path: str, error: BaseException) -> str:
+    """Why there was no answer."""
+    if isinstance(error, ConnectionConfigError):
+        return str(error)
+    what = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+    return f"{method} {path.partition('?')[0]}: {what}"
+
+
+def _decoded(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
 
 
 def _with_type(items: Iterable[dict[str, Any]], kind: Kind) -> Iterator[dict[str, Any]]:
@@ -357,37 +407,6 @@ def _with_type(items: Iterable[dict[str, Any]], kind: Kind) -> Iterator[dict[str
         item.setdefault("apiVersion", kind.api_version)
         item.setdefault("kind", kind.name)
         yield item
-
-
-def _error(status: int, payload: Any, retry_after: float | None) -> ApiError:
-    if status == 0:
-        return ApiError(0, "NoAnswer", str(payload))
-    if not isinstance(payload, dict):
-        return ApiError(status, "", str(payload) or "no explanation", retry_after=retry_after)
-    details = payload.get("details")
-    if retry_after is None and isinstance(details, dict) and "retryAfterSeconds" in details:
-        retry_after = float(details["retryAfterSeconds"])
-    return ApiError(
-        status,
-        str(payload.get("reason") or ""),
-        str(payload.get("message") or "no explanation"),
-        retry_after=retry_after,
-    )
-
-
-def _pause(tried: int, error: ApiError) -> float:
-    pause: float = min(FIRST_PAUSE * 2 ** (tried - 1), MAX_PAUSE) * random.uniform(0.5, 1.0)
-    # Never before the server asks; somewhat after, or all who were told the same would come back at once.
-    return pause if error.retry_after is None else error.retry_after + pause
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    if retry_after is None:
-        return None
-    try:
-        return max(0.0, float(retry_after))
-    except ValueError:
-        return None  # A date: the API server never sends one, and a proxy's clock may differ from ours.
 
 
 def _socket(address: tuple[Any, ...]) -> socket.socket:

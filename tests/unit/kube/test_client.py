@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from perdure import __version__
-from perdure.kube import client as module
+from perdure.kube import answers as module
 from perdure.kube.client import KubeClient
 from perdure.kube.connection import Connection, ConnectionConfigError
 from perdure.kube.errors import ApiError
@@ -140,7 +140,7 @@ async def test_retry_after_is_honoured(
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
 
-    monkeypatch.setattr(module.asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     server.answers = [
         (429, status(429, "TooManyRequests"), {"Retry-After": "7"}),
         (503, status(503, "") | {"details": {"retryAfterSeconds": 2}}),
