@@ -68,6 +68,7 @@ def test_fault(perdure: Installation, stage: Stage, replicas: list[int], fault: 
     check_cost(stage.run.tasks(), events, fault.cost)
     check_checkpoints(events)
     check_pods(stage.run)
+    stage.clear()
 
 
 def check_cost(tasks: list[Object], events: list[Event], cost: Cost) -> None:
