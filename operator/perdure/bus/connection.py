@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 
 import nats.errors
 import structlog
-from nats.aio.client import Client, Server
+from nats.aio.client import Client, Server, Srv
 from nats.js import JetStreamContext
 
 from perdure.bus.errors import BusUnavailable
@@ -32,6 +32,16 @@ RECONNECT_WAIT = 0.5
 PING_INTERVAL = 20
 #: Seconds that JetStream has to answer a request.
 REQUEST_TIMEOUT = 5.0
+
+
+class _Client(Client):
+    """The library's client, which closes each connection that it gives up."""
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        # A connection that ended before its greeting would be forgotten while still open.
+        if self._transport:
+            self._transport.close()  # type: ignore[no-untyped-call]
+        await super()._connect_to_server(s)
 
 
 class Bus:
@@ -108,6 +118,9 @@ class Bus:
             if not task.done():
                 task.cancel()
                 await asyncio.wait((task,))
+            # A cancelled gathering holds its CancelledError as an outcome, and reports it if nobody looks.
+            if not task.cancelled():
+                task.exception()
 
     async def close(self) -> None:
         """Close the connection; nothing is published after that."""
@@ -124,7 +137,7 @@ class Bus:
         await self.close()
 
     async def _open(self) -> None:
-        client = Client()
+        client = _Client()
         try:
             await client.connect(
                 servers=self._servers,
