@@ -11,12 +11,13 @@ from pathlib import Path
 import asyncpg
 import orjson
 from hack.cluster import Cluster, start_kwok
+from hack.cluster.light import free_ports
 
 from perdure.kube.client import KubeClient
 from tests.bench import apart
 from tests.bench.cluster import SYSTEM, Api, account_token, fresh_namespace, prepare
 from tests.bench.processes import CpuMeter
-from tests.bench.service import IN_CLUSTER_PORT, Service, can_play_pod, free_port
+from tests.bench.service import IN_CLUSTER_PORT, Service, can_play_pod
 from tests.integration.nats import NatsServer, running_nats
 from tests.integration.postgres import PostgresServer, running_server
 
@@ -70,7 +71,7 @@ class Rig:
         self, *, identity: str = "perdure-operator-0", settings: Mapping[str, str] | None = None
     ) -> AsyncIterator[Service]:
         """A running operator. `settings`: by name without prefix, over the defaults."""
-        port = free_port()
+        (port,) = free_ports(1)
         environment = {
             "PERDURE_NATS_URL": self.nats.url,
             "PERDURE_NAMESPACE": SYSTEM,
@@ -86,7 +87,7 @@ class Rig:
     @asynccontextmanager
     async def gateway(self) -> AsyncIterator[tuple[Service, str]]:
         """A running gateway and its URL."""
-        port = free_port()
+        (port,) = free_ports(1)
         environment = {"PERDURE_GATEWAY_HOST": "127.0.0.1", "PERDURE_GATEWAY_PORT": str(port)}
         async with self._service("gateway", environment, port, name="perdure-gateway") as service:
             yield service, f"http://127.0.0.1:{port}"

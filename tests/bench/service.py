@@ -65,14 +65,6 @@ def can_play_pod() -> bool:
     return pod_namespaces() is not None
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class Service:
     """One of our processes. Over restarts it keeps its identity and port, as a container in a pod does."""
 

@@ -7,18 +7,14 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
+from hack.cluster.light import free_ports
 
 from perdure.health import Health, serve_health
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
-
-
 @asynccontextmanager
 async def served(health: Health) -> AsyncIterator[str]:
-    port, stop = free_port(), asyncio.Event()
+    (port,), stop = free_ports(1), asyncio.Event()
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
         group.create_task(serve_health("127.0.0.1", port, health, stop=stop))
         while True:

@@ -28,8 +28,16 @@ def error_of(status: int, payload: Any, retry_after: float | None) -> ApiError:
     )
 
 
+def growing_pause(tried: int, *, longest: float) -> float:
+    """Seconds before the next try: twice as many with each one, and not the same for all who wait."""
+    # Whoever tries for hours would leave the range of numbers.
+    pause: float = min(FIRST_PAUSE * 2 ** min(tried - 1, 10), longest)
+    return pause * random.uniform(0.5, 1.0)
+
+
 def pause_after(tried: int, error: ApiError) -> float:
-    pause: float = min(FIRST_PAUSE * 2 ** (tried - 1), MAX_PAUSE) * random.uniform(0.5, 1.0)
+    """The same for a request, heeding what the server asks."""
+    pause = growing_pause(tried, longest=MAX_PAUSE)
     # Never before the server asks; somewhat after, or all who were told the same would come back at once.
     return pause if error.retry_after is None else error.retry_after + pause
 

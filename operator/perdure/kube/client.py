@@ -256,8 +256,8 @@ class KubeClient:
                         refresh = True
                         continue
                     if response.status != 200:
-                        text = (await response.read())[:500].decode("utf-8", "replace")
-                        raise error_of(response.status, _decoded(text), None)
+                        payload, _ = _decoded(await response.read())
+                        raise error_of(response.status, payload, None)
                     yield response.content.iter_any()
                     return
             except _NO_ANSWER as error:
@@ -344,14 +344,10 @@ class KubeClient:
                 wait = response.headers.get("Retry-After") if status >= 400 else None
         except _NO_ANSWER as error:
             return 0, _told(method, path, error), None
-        try:
-            payload = orjson.loads(raw)
-        except orjson.JSONDecodeError:
-            text = raw[:500].decode("utf-8", "replace").strip()
-            if status < 300:
-                # Something between us and the API server answered for it.
-                return 0, f"the answer is not JSON: {text}", None
-            payload = text
+        payload, is_json = _decoded(raw)
+        if status < 300 and not is_json:
+            # Something between us and the API server answered for it.
+            return 0, f"the answer is not JSON: {payload}", None
         return status, payload, seconds_of(wait)
 
     async def _request(
@@ -394,11 +390,12 @@ def _told(method: str, path: str, error: BaseException) -> str:
     return f"{method} {path.partition('?')[0]}: {what}"
 
 
-def _decoded(text: str) -> Any:
+def _decoded(raw: bytes) -> tuple[Any, bool]:
+    """The JSON document and True, or the beginning of what is a text, and False."""
     try:
-        return orjson.loads(text)
+        return orjson.loads(raw), True
     except orjson.JSONDecodeError:
-        return text
+        return raw[:500].decode("utf-8", "replace").strip(), False
 
 
 def _with_type(items: Iterable[dict[str, Any]], kind: Kind) -> Iterator[dict[str, Any]]:

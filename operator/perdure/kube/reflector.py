@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 import orjson
 import structlog
 
-from perdure.kube.answers import error_of
+from perdure.kube.answers import error_of, growing_pause
 from perdure.kube.errors import ApiError
 from perdure.kube.kinds import collection_path, kind_of
 from perdure.kube.page import Page
@@ -26,8 +26,8 @@ from perdure.kube.page import Page
 WATCH_SECONDS = 300
 #: Seconds without a word after which a watch counts as broken: bookmarks come every minute.
 SILENCE = 75.0
-#: Seconds between attempts: doubled with every failure in a row.
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+#: Seconds between attempts, after many failures in a row.
+LONGEST_PAUSE = 5.0
 
 _GONE = 410
 
@@ -96,8 +96,7 @@ async def reflect(
             # One that ends as soon as it begins would keep us, and the API server, busy.
             failures = failures + 1 if clock() - began < 1 else 0
         if failures:
-            pause = min(FIRST_PAUSE * 2 ** min(failures - 1, 10), LONGEST_PAUSE)
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            await asyncio.sleep(growing_pause(failures, longest=LONGEST_PAUSE))
 
 
 async def watch(kube: Watchable, of: Selection, *, version: str) -> AsyncGenerator[Event, None]:

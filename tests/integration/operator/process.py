@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from hack.cluster.light import free_ports
 
 from perdure.kube.client import KubeClient
 from perdure.kube.errors import ApiError
@@ -103,7 +103,7 @@ class OperatorProcess(PerdureProcess):
     ) -> None:
         """`settings`: by name, without prefix, over those that suit most tests."""
         self.identity = identity
-        port = free_port()
+        (port,) = free_ports(1)
         environment = {
             "PERDURE_KUBECONFIG": kubeconfig,
             "PERDURE_DATABASE_URL": database_url,
@@ -131,7 +131,7 @@ class GatewayProcess(PerdureProcess):
     """The gateway, at the same address over restarts."""
 
     def __init__(self, *, kubeconfig: str, database_url: str, nats_url: str, directory: Path) -> None:
-        port = free_port()
+        (port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{port}"
         environment = {
             "PERDURE_KUBECONFIG": kubeconfig,
@@ -141,14 +141,6 @@ class GatewayProcess(PerdureProcess):
             "PERDURE_GATEWAY_PORT": str(port),
         }
         super().__init__("gateway", log=directory / "gateway.log", environment=environment, health=self.url)
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
 
 
 #: What an agent's container does: exit code and termination message for a pod, None to let it run on.

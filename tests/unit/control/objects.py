@@ -2,7 +2,12 @@
 
 from typing import Any
 
+from perdure.control.keys import RunKey
+from perdure.control.store import POD, Store
+from perdure.domain.records import AGENT_TASK, WORKFLOW
+
 GROUP_VERSION = "perdure.dev/v1alpha1"
+AUDIT = RunKey("Workflow", "team", "audit")
 
 
 def obj(
@@ -61,3 +66,12 @@ def pod(
 ) -> dict[str, Any]:
     labels = {"perdure.dev/workflow": run, "perdure.dev/task": name[:-2], "perdure.dev/attempt": name[-1]}
     return obj(name, version, uid=uid, labels=labels, status={"phase": phase})
+
+
+def filled() -> Store:
+    """A store that knows a run, its task and its pod, of versions 1 to 3."""
+    store = Store()
+    store.apply(WORKFLOW, workflow(1))
+    store.apply(AGENT_TASK, task("audit-a", 2))
+    store.apply(POD, pod("audit-a-1", 3))
+    return store

@@ -5,21 +5,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.control.objects import obj, pod, task, workflow
+from tests.unit.control.objects import AUDIT, filled, obj, pod, task, workflow
 
 from perdure.control.keys import RunKey
 from perdure.control.store import AGENT_TEMPLATE, POD, Store
 from perdure.domain.records import AGENT_TASK, WORKFLOW
-
-AUDIT = RunKey("Workflow", "team", "audit")
-
-
-def filled() -> Store:
-    store = Store()
-    store.apply(WORKFLOW, workflow(1))
-    store.apply(AGENT_TASK, task("audit-a", 2))
-    store.apply(POD, pod("audit-a-1", 3))
-    return store
 
 
 def empty_of(store: Store, run: RunKey) -> bool:

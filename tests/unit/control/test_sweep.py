@@ -5,15 +5,12 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any, cast
 
 import pytest
-from tests.unit.control.objects import pod, task, workflow
+from tests.unit.control.objects import AUDIT, filled, pod, task, workflow
 
-from perdure.control.keys import RunKey
 from perdure.control.ports import KubePort, Page
 from perdure.control.store import POD, Store
 from perdure.control.sweep import sweep
 from perdure.domain.records import AGENT_TASK, WORKFLOW
-
-AUDIT = RunKey("Workflow", "team", "audit")
 
 
 class Lists:
@@ -30,14 +27,6 @@ class Lists:
         if kind == POD:
             self.meanwhile()
         yield Page(items=self.objects.get(kind, []), version=str(self.version), first=True)
-
-
-def filled() -> Store:
-    store = Store()
-    store.apply(WORKFLOW, workflow(1))
-    store.apply(AGENT_TASK, task("audit-a", 2))
-    store.apply(POD, pod("audit-a-1", 3))
-    return store
 
 
 def look(store: Store, lists: Lists) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -14,6 +14,8 @@ from perdure.kube.connection import Connection
 from perdure.kube.reflector import Selection, reflect
 
 PODS = Selection("Pod", None, "a=b")
+#: As it is before a test replaces it.
+_sleep = asyncio.sleep
 
 
 def pod(name: str, version: int) -> dict[str, Any]:
@@ -105,19 +107,23 @@ class Listener:
         self.lists.append(len(self.heard))
 
 
-async def followed(server: Server, kube: KubeClient, *, heard: int = 0) -> Listener:
-    """Follow until the last watch has said all and so much was heard."""
+async def follow(kube: KubeClient, until: Callable[[Listener], bool]) -> Listener:
+    """Follow until that holds."""
     listener = Listener()
     task = asyncio.create_task(reflect(kube, PODS, heard=listener.hear, listed=listener.note_list))
     async with asyncio.timeout(20):
-        await server.all_said.wait()
-        while len(listener.heard) < heard:
+        while not until(listener):
             assert not task.done()
-            await asyncio.sleep(0.005)
+            await _sleep(0.005)
     task.cancel()
     await asyncio.wait([task])
     assert task.cancelled()
     return listener
+
+
+async def followed(server: Server, kube: KubeClient, *, heard: int) -> Listener:
+    """Follow until the last watch has said all and so much was heard."""
+    return await follow(kube, lambda listener: server.all_said.is_set() and len(listener.heard) >= heard)
 
 
 @pytest.fixture(autouse=True)
@@ -196,13 +202,7 @@ async def test_silence_is_a_broken_connection(
 ) -> None:
     monkeypatch.setattr(module, "SILENCE", 0.05)
     server.watches = [[line("ADDED", pod("a", 4))]]
-    listener = Listener()
-    task = asyncio.create_task(reflect(kube, PODS, heard=listener.hear, listed=listener.note_list))
-    async with asyncio.timeout(20):
-        while len(server.began) < 3:  # noqa: ASYNC110 - a stub sets no events
-            await asyncio.sleep(0.005)
-    task.cancel()
-    await asyncio.wait([task])
+    await follow(kube, lambda _: len(server.began) >= 3)
     assert [query["resourceVersion"] for query in server.began][:3] == ["1", "4", "4"]
 
 
@@ -219,21 +219,14 @@ async def test_an_api_server_that_is_away_is_waited_for(
     """Never given up, and pauses grow up to a limit."""
     monkeypatch.setattr(module, "LONGEST_PAUSE", 5.0)
     pauses: list[float] = []
-    sleep = asyncio.sleep
 
     async def note(seconds: float) -> None:
         pauses.append(seconds)
-        await sleep(0)
+        await _sleep(0)
 
     monkeypatch.setattr(module.asyncio, "sleep", note)
     server.watches = [*[503] * 40, [line("ADDED", pod("a", 4))]]
-    listener = Listener()
-    task = asyncio.create_task(reflect(kube, PODS, heard=listener.hear, listed=listener.note_list))
-    async with asyncio.timeout(20):
-        while not listener.heard:
-            await sleep(0.005)
-    task.cancel()
-    await asyncio.wait([task])
+    await follow(kube, lambda listener: bool(listener.heard))
     grown = [pause for pause in pauses if pause]
     assert len(grown) == 40
     assert grown[0] <= 0.1
