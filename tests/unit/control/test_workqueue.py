@@ -47,6 +47,31 @@ def test_keys_come_in_order_and_once() -> None:
     on_virtual_time(scenario())
 
 
+def test_it_is_idle_when_no_key_waits_and_no_worker_has_one() -> None:
+    async def scenario() -> None:
+        queue = WorkQueue()
+        await queue.idle()
+        queue.add(A)
+        queue.add_after(B, 50)
+        waiting = asyncio.create_task(queue.idle())
+        assert await queue.get() == A
+        await asyncio.sleep(1)
+        assert not waiting.done(), "a worker has it"
+        queue.add(A)
+        queue.done(A)
+        await asyncio.sleep(1)
+        assert not waiting.done(), "it waits again"
+        assert await queue.get() == A
+        queue.done(A)
+        await waiting
+        assert now() == 2, "what is due later does not count"
+        queue.add(A)
+        queue.close()
+        await queue.idle()
+
+    on_virtual_time(scenario())
+
+
 def test_a_key_that_is_added_while_a_worker_has_it_comes_again_afterwards_once() -> None:
     async def scenario() -> None:
         queue = WorkQueue()

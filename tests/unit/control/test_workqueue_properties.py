@@ -68,6 +68,7 @@ class World:
         await self.sleep(1000)
         assert not self.held
         assert len(self.queue) == 0
+        await self.queue.idle()
         for worker in self.workers:
             assert not worker.done() or worker.cancelled(), worker.exception()
             worker.cancel()
