@@ -19,6 +19,7 @@ FAILED_ONCE = {
     1555: "a pod that a late request made again outlived its run",
     8329: "an AgentTask was shown as Succeeded whose run had ended as Cancelled",
     17916: "a pod that came to be seen while a list from before it was on its way was forgotten for good",
+    366: "a run failed because an API server that had just started forbade what it had no roles read for",
     10875: "a commit that took effect after its run had been read again exceeded the limit",
 }
 

@@ -33,7 +33,7 @@ from perdure.kube.podtemplate import PodTemplateError
 
 #: Creations of one run that are under way at once.
 CONCURRENCY = 16
-#: Time until a creation that was refused for a quota is tried again.
+#: Time until a creation that was forbidden is tried again.
 HELD_UP_RETRY = timedelta(seconds=5)
 
 
@@ -259,15 +259,18 @@ def _refuse(live: LiveRun, attempt: AttemptRecord, reason: Reason, message: str)
 def _note_refusal(live: LiveRun, attempt: AttemptRecord, error: ApiError) -> None:
     """Tell apart what never heals, what heals in its own time, and what is to be tried again now."""
     key = attempt.key
+    what = "child Workflow" if _is_child(live, key) else JOB if runs_as_job(live, key) else "pod"
+    refused = f"the API server refuses the {what}: {error.message}"
+    if "being terminated" in error.message:
+        raise error
     if error.status == 403 and "quota" in error.message:
         live.held_up[key] = (Reason.QUOTA, error.message)
-    elif error.status == 403 and "error looking up service account" in error.message:
-        # Manifests may arrive in any order; the API server waits for it only for a moment.
-        live.held_up[key] = (Reason.STARTING, error.message)
-    elif error.status in (400, 403, 413, 422) and "being terminated" not in error.message:
-        what = "child Workflow" if _is_child(live, key) else JOB if runs_as_job(live, key) else "pod"
-        text = f"the API server refuses the {what}: {error.message}"
-        _refuse(live, attempt, Reason.INVALID_CONFIG, text)
+    elif error.status == 403:
+        # Nothing that is forbidden need stay so: a ServiceAccount that is applied after us, a role, a policy.
+        # And an API server that has just started forbids what it has not read the roles for.
+        live.held_up[key] = (Reason.STARTING, refused)
+    elif error.status in (400, 413, 422):
+        _refuse(live, attempt, Reason.INVALID_CONFIG, refused)
     else:
         raise error
 

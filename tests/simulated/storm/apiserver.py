@@ -13,7 +13,7 @@ from typing import Any, Final
 from perdure.kube.errors import ApiError
 from tests.simulated.clock import Process, now
 from tests.simulated.storm.weather import Weather
-from tests.simulated.storm.wire import OUTSIDE, Server
+from tests.simulated.storm.wire import OUTSIDE, Result, Server
 
 Object = dict[str, Any]
 Place = tuple[str, str, str]
@@ -95,6 +95,8 @@ class ApiServer(Server):
         #: Since when lists and watches are served from a cache that lags behind; None if they are not.
         self.lags_since: float | None = None
         self.quota_used_up = False
+        #: It has just started, and forbids what it has not read the roles for: everything of ours.
+        self.roles_unread = False
         #: Told in words of every change, for people.
         self.tell: Callable[[str], None] = lambda text: None
         #: Told of what comes, of pods that are to leave, of those that are gone, and of what loses its owner.
@@ -102,6 +104,14 @@ class ApiServer(Server):
         self.on_terminating: Callable[[Object], None] = lambda obj: None
         self.on_removed: Callable[[Object], None] = lambda obj: None
         self.on_collected: Callable[[Object], None] = lambda obj: None
+
+    async def call(self, effect: Callable[[], Result], *, may_be_late: bool = True) -> Result:
+        def allowed() -> Result:
+            if self.roles_unread and not self.weather.calm:
+                raise ApiError(403, "Forbidden", "no role allows this")
+            return effect()
+
+        return await super().call(allowed, may_be_late=may_be_late)
 
     # --- the verbs
 

@@ -123,8 +123,15 @@ class Chaos:
                 longest = self._weather.choice([5.0, 30.0, 180.0])
                 await asyncio.sleep(self._weather.between(1.0, longest))
                 server.come_back()
+                if server is self._world.api:
+                    await self._read_roles()
 
         self._soon(away())
+
+    async def _read_roles(self) -> None:
+        self._world.api.roles_unread = True
+        await asyncio.sleep(self._weather.between(0.1, 6.0))
+        self._world.api.roles_unread = False
 
     def _storm(self, name: str) -> None:
         async def storm() -> None:

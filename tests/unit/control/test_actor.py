@@ -373,6 +373,41 @@ def test_a_quota_is_waited_for(step: dict[str, Any], kind: str) -> None:
     played(scenario())
 
 
+@pytest.mark.parametrize(("step", "kind"), [(POD, "Pod"), (JOB, "Job"), (CHILD, "Workflow")])
+@pytest.mark.parametrize(
+    "message",
+    [
+        'error looking up service account team/reader: serviceaccount "reader" not found',
+        'violates PodSecurity "restricted:latest": runAsNonRoot != true',
+        'User "operator" cannot create resource: RBAC: clusterrole "perdure-operator" not found',
+    ],
+)
+def test_what_is_forbidden_is_waited_for_and_told(step: dict[str, Any], kind: str, message: str) -> None:
+    async def scenario() -> None:
+        stage = Stage(step, inputs={"n": 1})
+        stage.cluster.refuse[kind] = ApiError(403, "Forbidden", message)
+        await stage.ensure()
+        assert stage.live.refusals == {}
+        reason, told = stage.live.held_up[A]
+        assert (reason, message in told) == (Reason.STARTING, True)
+        del stage.cluster.refuse[kind]
+        await stage.ensure()
+        assert stage.live.held_up == {}
+        assert len(stage.cluster.all(kind)) == 1
+
+    played(scenario())
+
+
+def test_an_agent_task_that_is_forbidden_is_waited_for() -> None:
+    async def scenario() -> None:
+        stage = Stage(POD)
+        stage.cluster.refuse["AgentTask"] = ApiError(403, "Forbidden", "agenttasks is forbidden")
+        await stage.ensure()
+        assert (stage.live.refusals, set(stage.live.held_up)) == ({}, {A})
+
+    played(scenario())
+
+
 def test_what_may_heal_at_once_is_raised() -> None:
     async def scenario() -> None:
         stage = Stage(POD)
