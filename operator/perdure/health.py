@@ -1,8 +1,7 @@
 """Liveness and readiness of the operator, for the kubelet.
 
 Liveness says only that the loop turns. A backlog is no illness: an operator that is restarted for being busy
-never catches up. aiohttp serves them, for kopf has it loaded: the gateway's server would take a tenth of the
-time in which a killed operator is to act again.
+never catches up. aiohttp serves them, for kopf has it loaded, and the gateway's server would be one more.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -23,9 +23,6 @@ from perdure.imports import without_authorities
 with without_authorities():
     import aiohttp  # noqa: F401 - before others import it
 
-from perdure.bus.connection import Bus
-from perdure.bus.relay import Relay
-from perdure.bus.stream import StreamLimits
 from perdure.control.actor import Actor
 from perdure.control.announcer import Announcer
 from perdure.control.elector import Elector
@@ -38,20 +35,22 @@ from perdure.control.store import AGENT_TEMPLATE, KINDS, POD, WORKFLOW_TEMPLATE,
 from perdure.control.sweep import SELECTORS
 from perdure.control.workqueue import WorkQueue
 from perdure.domain.records import AGENT_TASK
-from perdure.health import Health, serve_health
 from perdure.kube.client import KubeClient
 from perdure.kube.recorder import EventRecorder
 from perdure.kube.reflector import Selection, reflect
 from perdure.ledger import Ledger
 from perdure.settings import Settings
 
+if TYPE_CHECKING:
+    from perdure.bus.relay import Relay
+
 #: Seconds that a stopping operator may take, within its pod's grace of 30.
 SHUTDOWN_SECONDS = 20.0
 #: Seconds after a watch had to start anew until everything is looked at: it lists for a moment.
 GAP_SECONDS = 5.0
-#: Seconds that the watches wait at the start for the leader to have looked at every run. kopf, its import
-#: included, spends more than all that on what is there, and would keep the first decisions waiting.
-LISTEN_WITHIN = 2.0
+#: Seconds that everything else waits at the start for the leader to have looked at every run: probes, events
+#: and the watches. kopf alone, its import included, takes longer than all the first decisions together.
+SETTLE_WITHIN = 2.0
 
 #: What runs make, and most events are about. Jobs are not followed: their pods tell all there is to know.
 FOLLOWED = (POD, AGENT_TASK)
@@ -92,26 +91,27 @@ async def run_operator(settings: Settings) -> None:
         ledger = await stack.enter_async_context(
             Ledger(settings.database_url.get_secret_value(), pool_size=settings.database_pool_size)
         )
-        bus = await stack.enter_async_context(
-            Bus(settings.nats_url.get_secret_value(), name=f"perdure-operator/{settings.identity}")
-        )
-        operator = _Operator(settings, kube=kube, ledger=ledger, bus=bus)
+        operator = _Operator(settings, kube=kube, ledger=ledger, stack=stack)
         await operator.run(signals)
 
 
 class _Operator:
     """The parts of the operator process and how they hear of each other."""
 
-    def __init__(self, settings: Settings, *, kube: KubeClient, ledger: Ledger, bus: Bus) -> None:
+    def __init__(
+        self, settings: Settings, *, kube: KubeClient, ledger: Ledger, stack: AsyncExitStack
+    ) -> None:
+        """`stack` closes at the end what is opened later than kube and ledger."""
         self._settings = settings
         self._kube = kube
         self._ledger = ledger
-        self._bus = bus
-        self._relay = Relay(ledger, bus, limits=StreamLimits.of(settings))
+        self._stack = stack
+        self._relay: Relay | None = None
+        self._can_relay = asyncio.Event()
         self._store = Store()
         self._queue = WorkQueue()
         self._listening = asyncio.Event()
-        self._may_listen = asyncio.Event()
+        self._settled = asyncio.Event()
         #: What is followed without kopf and has not been listed yet.
         self._unlisted = {
             Selection(kind, namespace, SELECTORS.get(kind))
@@ -127,7 +127,7 @@ class _Operator:
             renew_deadline=settings.lease_renew_deadline,
             retry=settings.lease_retry,
             clock=utc_now,
-            follow=self._may_listen.set,
+            follow=self._settled.set,
         )
         guarded = GuardedKube(kube, self._elector.holds)
         self._recorder = EventRecorder(kube, instance=settings.identity, enabled=settings.kubernetes_events)
@@ -172,19 +172,30 @@ class _Operator:
         def listens() -> bool:
             return self._listening.is_set() and not self._unlisted
 
-        health = Health(
-            alive=lambda: None,
-            ready=lambda: None if listens() else "the watches have not started",
-        )
         ending = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            group.create_task(
-                serve_health(self._settings.health_host, self._settings.health_port, health, stop=ending)
-            )
             group.create_task(self._recorder.run())
             leading = group.create_task(self._elector.run(self._leader.lead, stop))
             stopping = group.create_task(_until(stop))
-            await self._until_listening_is_due()
+            await self._until_settled()
+            from perdure.bus.connection import Bus
+            from perdure.bus.relay import Relay
+            from perdure.bus.stream import StreamLimits
+            from perdure.health import Health, serve_health
+
+            health = Health(
+                alive=lambda: None,
+                ready=lambda: None if listens() else "the watches have not started",
+            )
+            group.create_task(
+                serve_health(self._settings.health_host, self._settings.health_port, health, stop=ending)
+            )
+            name = f"perdure-operator/{self._settings.identity}"
+            bus = await self._stack.enter_async_context(
+                Bus(self._settings.nats_url.get_secret_value(), name=name)
+            )
+            self._relay = Relay(self._ledger, bus, limits=StreamLimits.of(self._settings))
+            self._can_relay.set()
             from perdure.ears import listen
 
             ears = group.create_task(
@@ -227,7 +238,7 @@ class _Operator:
             for follower in followers:
                 follower.cancel()
             await asyncio.wait(followers)
-            await self._bus.close()
+            await bus.close()
             ending.set()
 
     def _note_list(self, selection: Selection) -> None:
@@ -258,19 +269,24 @@ class _Operator:
             self._gap_timer.cancel()
         self._gap_timer = asyncio.get_running_loop().call_later(GAP_SECONDS, self._leader.sweep_soon)
 
-    async def _until_listening_is_due(self) -> None:
+    async def _until_settled(self) -> None:
         try:
-            async with asyncio.timeout(LISTEN_WITHIN):
-                await self._may_listen.wait()
+            async with asyncio.timeout(SETTLE_WITHIN):
+                await self._settled.wait()
         except TimeoutError:
             pass
 
     async def _beside_leading(self) -> None:
         async with asyncio.TaskGroup() as group:
-            # It ends by cancellation, together with everything else that the leader runs.
-            group.create_task(self._relay.run(stop=asyncio.Event(), wake=self._ledger.outbox_written))
+            group.create_task(self._publish())
             await self._queue.idle()
-            self._may_listen.set()
+            self._settled.set()
+
+    async def _publish(self) -> None:
+        await self._can_relay.wait()
+        assert self._relay is not None
+        # It ends by cancellation, together with everything else that the leader runs.
+        await self._relay.run(stop=asyncio.Event(), wake=self._ledger.outbox_written)
 
 
 class _Signals:

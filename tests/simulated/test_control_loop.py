@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from perdure.control.keys import RunKey
 from perdure.domain.phases import Phase, Reason
 from tests.simulated.chance import Odds
 from tests.simulated.clock import run
@@ -195,6 +196,38 @@ def test_standalone_task_applied_again_waits_for_the_pod_of_its_namesake() -> No
         await at.close()
 
     run(scenario())
+
+
+def test_a_successor_looks_first_at_runs_that_have_no_pod_at_work() -> None:
+    async def scenario() -> str:
+        at = world(1)
+
+        def running() -> int:
+            return sum((pod.get("status") or {}).get("phase") == "Running" for pod in at.pods())
+
+        at.start_operator()
+        at.work = (3600.0, 3600.0)
+        for name in ("busy-1", "busy-2"):
+            at.apply(name, CHAIN)
+        await settled(lambda: running() == 2)
+        at.work = (5.0, 5.0)
+        at.apply("waits", CHAIN)
+        await settled(lambda: running() == 3)
+        await at.kill_operator()
+        await settled(lambda: len(at.pods()) == 2)
+        reconciler, looked_at = at.start_operator().reconciler, []
+        reconcile = reconciler.reconcile
+
+        async def noted(key: RunKey) -> float | None:
+            looked_at.append(key.name)
+            return await reconcile(key)
+
+        reconciler.reconcile = noted  # type: ignore[method-assign]
+        await settled(lambda: len(looked_at) >= 3)
+        await at.close()
+        return looked_at[0]
+
+    assert run(scenario()) == "waits"
 
 
 def test_retention_removes_the_object_and_its_history() -> None:

@@ -103,7 +103,8 @@ class Leader:
                     for key in self._unfinished():
                         self._reconciler.note_unavailable(key)
                 await asyncio.sleep(START_RETRY)
-        for key in self._reconciler.restore(states):
+        # What has a pod at work can wait a little longer: the others wait for us.
+        for key in sorted(self._reconciler.restore(states), key=self._store.at_work):
             self._queue.add(key)
         for key in self._unfinished():
             self._queue.add(key)

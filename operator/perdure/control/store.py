@@ -173,6 +173,11 @@ class Store:
         for pod in children.pods.values():
             self._entries.pop((POD, run.namespace, pod.pod_name), None)
 
+    def at_work(self, run: RunKey) -> bool:
+        """Whether a pod that it made has not ended, as far as is known here."""
+        children = self.children.get(run)
+        return children is not None and any(not pod.ended for pod in children.pods.values())
+
     def left_behind(self) -> list[RunKey]:
         """Finished runs with pods: one may have been made by a request that came late."""
         return [
