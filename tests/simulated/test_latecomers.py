@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pytest
 
 from perdure.domain.phases import Phase
-from perdure.domain.records import Commit, Committed, LedgerError, LedgerUnavailable
+from perdure.domain.records import WORKFLOW, Commit, Committed, LedgerError, LedgerUnavailable
+from perdure.kube.page import Page
 from tests.simulated.clock import run
 from tests.simulated.world import NAMESPACE, World, settled, world
 
@@ -104,6 +105,39 @@ def test_a_pod_that_was_made_late_is_not_left_behind() -> None:
         at.cluster.add("Pod", NAMESPACE, {**first, "metadata": metadata, "status": {}})
         at.start_operator()
         await settled(lambda: at.cluster.find("Pod", name) is None)
+        await at.close()
+
+    run(scenario())
+
+
+def test_a_list_from_the_past_does_not_end_the_run_that_came_after() -> None:
+    """A new leader is shown a run that was deleted, where there has long been another of its name."""
+
+    async def scenario() -> None:
+        at = world(5)
+        at.work = (30.0, 30.0)
+        at.start_operator()
+        at.apply("chain", CHAIN)
+        await until_there(at)
+        past = at.cluster.find(WORKFLOW, "chain")
+        at.cluster.remove(WORKFLOW, NAMESPACE, "chain")
+        await settled(lambda: not at.pods())
+        uid = at.apply("chain", CHAIN)
+        await until_there(at)
+        await at.kill_operator()
+        pages = at.cluster.pages
+
+        async def from_the_past(kind: str, **options: Any) -> AsyncGenerator[Page, None]:
+            if kind == WORKFLOW:
+                yield Page([past], past["metadata"]["resourceVersion"], True)
+                return
+            async for page in pages(kind, **options):
+                yield page
+
+        at.cluster.pages = from_the_past  # type: ignore[method-assign]
+        at.start_operator()
+        (ended,) = await at.until_ended([uid])
+        assert ended.phase is Phase.SUCCEEDED
         await at.close()
 
     run(scenario())

@@ -65,8 +65,8 @@ class LiveRun:
     shown_last: TaskKey | None = None
     #: Names of pods that may have outlived their closed attempts.
     lingering: set[str] = field(default_factory=set)
-    #: Tasks whose AgentTask status is to be written.
-    unshown: set[TaskKey] = field(default_factory=set)
+    #: Tasks whose AgentTask status is to be written, and since when.
+    unshown: dict[TaskKey, datetime] = field(default_factory=dict)
     #: Tasks whose last status is written.
     told: set[TaskKey] = field(default_factory=set)
     #: The run has ended, and it is known which of its tasks are still to be told.
@@ -82,6 +82,11 @@ class LiveRun:
         """A write was refused, or nobody knows what became of it: nothing here is gone by any longer."""
         self.stale = True
         self.unsettled |= isinstance(error, LedgerUnavailable)
+
+    def note_unshown(self, keys: Iterable[TaskKey], since: datetime) -> None:
+        """Tasks have changed. One that was not shown since it changed before has waited all the time."""
+        for key in keys:
+            self.unshown.setdefault(key, since)
 
     def learn_pods(self, attempts: Iterable[AttemptRecord]) -> None:
         """Index the pods of attempts."""

@@ -58,7 +58,7 @@ class Observer:
         live.look_at_all = False
         refusals, live.refusals = live.refusals, {}
         ending = overdue or gone or refusals or any(_is_ending(pod) for pod in pods.values())
-        reports = await self._reports(live, ending=bool(ending), since=_since(live, overdue))
+        reports = await self._reports(live, now, ending=bool(ending), since=_since(live, overdue))
         return Observed(
             looked_at=now,
             pods=pods,
@@ -113,7 +113,7 @@ class Observer:
         return bool(there["metadata"]["uid"] == attempt.pod_uid)
 
     async def _reports(
-        self, live: LiveRun, *, ending: bool, since: datetime | None
+        self, live: LiveRun, looked_at: datetime, *, ending: bool, since: datetime | None
     ) -> Mapping[TaskKey, tuple[int, Report]]:
         """Reports of open attempts, if any may have come or an end is about to be taken note of.
 
@@ -126,7 +126,7 @@ class Observer:
         news = await self._ledger.news(live.uid, since=since)
         for vitals in news.vitals:
             live.vitals[vitals.key] = vitals
-            live.unshown.add(vitals.key)
+            live.note_unshown([vitals.key], looked_at)
             if live.vitals_since is None or vitals.changed_at > live.vitals_since:
                 live.vitals_since = vitals.changed_at
         if news.version < live.view.run.version:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 import structlog
@@ -30,7 +30,7 @@ PATCHES = 16
 SLICE = 1.0
 #: Runs whose statuses are written in a second before each waits longer for company: patches of statuses are
 #: what an API server with many runs spends most on, and are not to be at the expense of the steps.
-RUNS_PER_SECOND = 25.0
+RUNS_PER_SECOND = 12.0
 #: Seconds that a change waits for company at most.
 LONGEST_INTERVAL = 4.0
 
@@ -42,13 +42,14 @@ _log = structlog.get_logger(__name__)
 class StatusSource(Protocol):
     """Where statuses come from: the reconciler."""
 
-    def statuses(self, key: RunKey, now: datetime) -> Sequence[StatusWrite]:
+    def statuses(self, key: RunKey, now: datetime, *, patience: timedelta) -> Sequence[StatusWrite]:
         """What is to be written about a run now: of its tasks as much as is good to hold at once, then its
-        own, which comes last."""
+        own, which comes last. What has not come to an end may be left out until it is `patience` old."""
         ...
 
-    def written(self, key: RunKey) -> bool | None:
-        """All that `statuses` gave has been written. True if there is more to write at once."""
+    def written(self, key: RunKey, now: datetime, *, patience: timedelta) -> float | None:
+        """All that `statuses` gave has been written. Seconds until there is more to write, None if there is
+        nothing."""
         ...
 
 
@@ -99,13 +100,11 @@ class Projector:
 
     def mark(self, key: RunKey, *, urgent: bool = False) -> None:
         """A run's statuses have changed. Urgent ones (another phase, a refusal) are written at once."""
-        now = asyncio.get_running_loop().time()
-        interval = max(self._interval, min(LONGEST_INTERVAL, self._queue.pending / RUNS_PER_SECOND))
-        due = self._last.get(key, now - interval) + interval
-        if urgent or due <= now:
+        wait = self._wait(key)
+        if urgent or wait <= 0:
             self._queue.add(key)
         else:
-            self._queue.add_after(key, due - now)
+            self._queue.add_after(key, wait)
 
     def forget(self, key: RunKey) -> None:
         """Nothing more will be written about a run."""
@@ -117,20 +116,33 @@ class Projector:
             for _ in range(WORKERS):
                 group.create_task(self._work())
 
+    def _pause(self) -> float:
+        """Seconds between two writes about a run, as things are."""
+        return max(self._interval, min(LONGEST_INTERVAL, self._queue.pending / RUNS_PER_SECOND))
+
+    def _wait(self, key: RunKey) -> float:
+        """Seconds until it is time to write about a run; 0 or less if it is time."""
+        now = asyncio.get_running_loop().time()
+        pause = self._pause()
+        return self._last.get(key, now - pause) + pause - now
+
     async def _work(self) -> None:
         while True:
             key = await self._queue.get()
             try:
                 self._last[key] = asyncio.get_running_loop().time()
-                writes = list(self._source.statuses(key, self._clock()))
+                patience = timedelta(seconds=self._pause())
+                writes = list(self._source.statuses(key, self._clock(), patience=patience))
                 done = await self._write(key, writes)
                 if done is None:
                     self._queue.add_failed(key)
                     continue
                 self._queue.succeeded(key)
-                more = self._source.written(key) if done else True
+                due = self._source.written(key, self._clock(), patience=patience) if done else 0.0
+                if due:
+                    self._queue.add_after(key, max(due, self._wait(key)))
                 # A source that gives nothing of the rest now has it later, and says so by a mark.
-                if more and any(write.kind != key.kind or write.name != key.name for write in writes):
+                elif due == 0 and any(write.kind != key.kind or write.name != key.name for write in writes):
                     self._queue.add(key)
             finally:
                 self._queue.done(key)

@@ -24,7 +24,7 @@ from perdure.control.observer import Observer
 from perdure.control.ports import KubePort, LedgerPort
 from perdure.control.projector import Projector, StatusWrite
 from perdure.control.slots import Slots
-from perdure.control.statuses import write_of_unavailable, write_of_waiting, writes_of_live
+from perdure.control.statuses import more_is_due_in, write_of_unavailable, write_of_waiting, writes_of_live
 from perdure.control.store import Root, Store
 from perdure.control.tidy import Tidier
 from perdure.control.untold import seek_untold
@@ -123,10 +123,13 @@ class Reconciler:
             live.look_at_all = live.ask_ledger = live.ask_children = True
             objects = self._store.of(live.key).tasks
             # The object of a task may have been unknown here when there was something to write about it.
-            live.unshown.update(
-                task.key
-                for task in live.view.tasks.values()
-                if task.name in objects and objects[task.name].shown_phase != task.phase.value
+            live.note_unshown(
+                (
+                    task.key
+                    for task in live.view.tasks.values()
+                    if task.name in objects and objects[task.name].shown_phase != task.phase.value
+                ),
+                self._clock(),
             )
         return list(self._live_of)
 
@@ -140,7 +143,12 @@ class Reconciler:
         if live is not None and live.stale:
             live = await self._read_again(live)
         if live is not None and (root is None or root.uid != live.uid):
-            await self._reconcile_deleted(live, root)
+            if not live.view.run.phase.terminal:
+                if await self._is_there(live):
+                    # What was heard of last is a namesake that went before it, or nothing yet.
+                    return 0.0 if self._knows(live) else STOPPED_LOOK
+                await self._end_deleted(live)
+            self._drop(live)
             live = None
         if root is None:
             self._waiting.pop(key, None)
@@ -162,7 +170,7 @@ class Reconciler:
         try:
             delay = await self._advance(live, root)
             if live.view.run.phase.terminal:
-                await seek_untold(live, store=self._store, kube=self._kube)
+                await seek_untold(live, store=self._store, kube=self._kube, now=self._clock())
         except (VersionConflict, LedgerUnavailable) as error:
             live.doubt(error)
             raise
@@ -260,7 +268,7 @@ class Reconciler:
         self._slots.hold(live.uid, live.key.namespace, live.view.slots)
         closed = [attempt for attempt in commit.attempts if attempt.closed_at is not None]
         live.lingering.update(attempt.pod_name for attempt in closed)
-        live.unshown.update(task.key for task in commit.tasks)
+        live.note_unshown((task.key for task in commit.tasks), self._clock())
         self._announcer.announce(live, commit, self._clock())
         for attempt in closed:
             if live.view.plan.steps[attempt.key.step].kind == "workflow":
@@ -349,10 +357,13 @@ class Reconciler:
         live = LiveRun(key=key, view=RunView(compile_plan(snapshot), state), generation=state.run.generation)
         live.learn_pods(state.attempts.values())
         objects = self._store.of(key).tasks
-        live.unshown.update(
-            task.key
-            for task in state.tasks.values()
-            if task.name not in objects or objects[task.name].shown_phase != task.phase.value
+        live.note_unshown(
+            (
+                task.key
+                for task in state.tasks.values()
+                if task.name not in objects or objects[task.name].shown_phase != task.phase.value
+            ),
+            self._clock(),
         )
         self.live[live.uid] = live
         self._live_of[key] = live
@@ -367,21 +378,20 @@ class Reconciler:
         if root.status:
             live.shown[root.key.kind, root.key.name] = dict(root.status)
 
-    async def _reconcile_deleted(self, live: LiveRun, root: Root | None) -> None:
-        """Cancel a run whose object is no more, once the API server itself has said so."""
-        if not live.view.run.phase.terminal:
-            if root is None:
-                try:
-                    there = await self._kube.get(live.key.kind, live.key.namespace, live.key.name)
-                except ApiError as error:
-                    if not error.not_found:
-                        raise
-                else:
-                    self._store.apply(live.key.kind, there)
-                    if there["metadata"]["uid"] == live.uid:
-                        return
-            await self._end_deleted(live)
-        self._drop(live)
+    async def _is_there(self, live: LiveRun) -> bool:
+        """Whether the run's object exists: the API server itself has to say that it was deleted."""
+        try:
+            there = await self._kube.get(live.key.kind, live.key.namespace, live.key.name)
+        except ApiError as error:
+            if error.not_found:
+                return False
+            raise
+        self._store.apply(live.key.kind, there)
+        return bool(there["metadata"]["uid"] == live.uid)
+
+    def _knows(self, live: LiveRun) -> bool:
+        root = self._store.roots.get(live.key)
+        return root is not None and root.uid == live.uid
 
     async def _end_deleted(self, live: LiveRun) -> None:
         decision = decide(live.view, Observed(deleted=True), self._clock())
@@ -405,7 +415,7 @@ class Reconciler:
 
     # --- statuses (see projector.StatusSource)
 
-    def statuses(self, key: RunKey, now: datetime) -> list[StatusWrite]:
+    def statuses(self, key: RunKey, now: datetime, *, patience: timedelta) -> list[StatusWrite]:
         """What is to be written about a run: its own status, and those of its tasks that changed."""
         root = self._store.roots.get(key)
         if root is None or root.finished:
@@ -417,12 +427,12 @@ class Reconciler:
         if live is not None and over and (not live.sought or self._tidier.behind(live)):
             return []  # once its end is written nobody looks at the run again
         if live is not None:
-            return writes_of_live(live, root, self._store, now)
+            return writes_of_live(live, root, self._store, now, patience=patience)
         if key in self._waiting:
             return [write_of_waiting(root, self._waiting[key][1].message, now)]
         return []
 
-    def written(self, key: RunKey) -> bool:
+    def written(self, key: RunKey, now: datetime, *, patience: timedelta) -> float | None:
         """The statuses are written. After a run's last one, nothing of it needs to be kept."""
         live = self._live_of.get(key)
         if live is not None and live.view.run.phase.terminal and not live.unshown:
@@ -430,7 +440,9 @@ class Reconciler:
             shown = live.shown.get((key.kind, key.name), {})
             if root is None or shown.get("phase") == live.view.run.phase.value:
                 self._drop(live)
-        return live is not None and bool(live.unshown) and not self._tidier.behind(live)
+        if live is None or self._tidier.behind(live):
+            return None
+        return more_is_due_in(live, now, patience=patience)
 
 
 def _nothing_new(observed: Observed) -> Observed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -27,18 +27,24 @@ def ignore() -> None:
     """What to do about a write of which nobody needs to know."""
 
 
-def writes_of_live(live: LiveRun, root: Root, store: Store, now: datetime) -> list[StatusWrite]:
-    """The statuses of a run in memory, and of its tasks that changed."""
+def writes_of_live(
+    live: LiveRun, root: Root, store: Store, now: datetime, *, patience: timedelta
+) -> list[StatusWrite]:
+    """The statuses of a run in memory, and of its tasks that changed.
+
+    The end of a task is shown at once, everything else when it is as old as `patience`: what tasks are on
+    their way through is worth a write only if they stay there.
+    """
     writes: list[StatusWrite] = []
     if live.key.kind == WORKFLOW:
         # Marks are taken off before the writes, not after: what changes meanwhile is marked anew.
-        while live.unshown and len(writes) < MAX_TASKS:
-            found = (_task_write(live, task_key, store, now) for task_key in _take_unshown(live))
+        while len(writes) < MAX_TASKS and (turn := _take_unshown(live, now - patience)):
+            found = (_task_write(live, task_key, store, now, since) for task_key, since in turn)
             writes += [write for write in found if write is not None]
         if live.unshown and live.view.run.phase.terminal:
             return writes  # its last status comes after those of all its tasks
     else:
-        live.unshown.discard(STANDALONE)
+        live.unshown.pop(STANDALONE, None)
     before = live.shown.get((root.key.kind, root.key.name), {})
     after = _root_status(live, root, store, before, now)
     shown = partial(live.shown.__setitem__, (root.key.kind, root.key.name), after)
@@ -46,16 +52,35 @@ def writes_of_live(live: LiveRun, root: Root, store: Store, now: datetime) -> li
     return writes
 
 
-def _take_unshown(live: LiveRun) -> list[TaskKey]:
+def more_is_due_in(live: LiveRun, now: datetime, *, patience: timedelta) -> float | None:
+    """Seconds until there is something to write about its tasks; None if there is nothing."""
+    if not live.unshown:
+        return None
+    if _due(live, now - patience):
+        return 0.0
+    return max(0.0, (min(live.unshown.values()) + patience - now).total_seconds())
+
+
+def _due(live: LiveRun, before: datetime) -> set[TaskKey]:
+    """Tasks that are to be shown now: those that ended, and those that changed `before` a time."""
+    tasks = live.view.tasks
+    return {
+        key
+        for key, since in live.unshown.items()
+        if since <= before or key not in tasks or tasks[key].phase.terminal
+    }
+
+
+def _take_unshown(live: LiveRun, before: datetime) -> list[tuple[TaskKey, datetime]]:
     """The tasks whose turn it is to be shown: not more than are written soon, beginning after the last."""
+    due = _due(live, before)
     last = live.shown_last
-    later = live.unshown if last is None else {key for key in live.unshown if key > last}
+    later = due if last is None else {key for key in due if key > last}
     turn = heapq.nsmallest(MAX_TASKS, later)
     if len(turn) < MAX_TASKS:
-        turn += heapq.nsmallest(MAX_TASKS - len(turn), live.unshown - later)
-    live.unshown.difference_update(turn)
+        turn += heapq.nsmallest(MAX_TASKS - len(turn), due - later)
     live.shown_last = turn[-1] if turn else None
-    return turn
+    return [(key, live.unshown.pop(key)) for key in turn]
 
 
 def write_of_unavailable(root: Root, now: datetime) -> StatusWrite:
@@ -134,7 +159,9 @@ def _root_write(
     )
 
 
-def _task_write(live: LiveRun, key: TaskKey, store: Store, now: datetime) -> StatusWrite | None:
+def _task_write(
+    live: LiveRun, key: TaskKey, store: Store, now: datetime, since: datetime
+) -> StatusWrite | None:
     task = live.view.tasks.get(key)
     children = store.of(live.key)
     if task is None or task.name not in children.tasks:
@@ -150,7 +177,7 @@ def _task_write(live: LiveRun, key: TaskKey, store: Store, now: datetime) -> Sta
         before=before,
         after=after,
         written=partial(_note_shown, live, task, after),
-        missed=partial(live.unshown.add, key),
+        missed=partial(live.note_unshown, [key], since),
     )
 
 

@@ -132,6 +132,10 @@ class Store:
             if finished and facts.ended:
                 self._forget(place, self._entries[place])
                 return run
+            if self._is_beside_another(run, facts):
+                # A full look brings it again, and by then the other may be gone.
+                del self._entries[place]
+                return None
             return run if self._keep_pod(run, facts) else None
         if finished:
             # Nobody looks at it again, and every full look would bring all of them back.
@@ -228,13 +232,15 @@ class Store:
             self._owned.pop(root.owner_uid, None)
         self._stir(root)
 
+    def _is_beside_another(self, run: RunKey, facts: PodFacts) -> bool:
+        """An attempt has one pod: what its Job, or a namesake, makes beside the first is not taken for it."""
+        known = self.of(run).pods.get(facts.name)
+        return known is not None and known.of_job and known.pod_name != facts.pod_name
+
     def _keep_pod(self, run: RunKey, facts: PodFacts) -> bool:
         """True if it is not as it was known."""
         children = self.of(run)
-        known = children.pods.get(facts.name)
-        if known is not None and known.of_job and known.pod_name != facts.pod_name:
-            return False  # an attempt has one pod: what a Job makes beside the first is not taken for it
-        if known == facts:
+        if children.pods.get(facts.name) == facts:
             return False
         children.pods[facts.name] = facts
         children.changed.add(facts.name)

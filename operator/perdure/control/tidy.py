@@ -271,7 +271,7 @@ class Tidier:
     def _forget_task(self, live: LiveRun, key: TaskKey, task: Doomed) -> None:
         self._store.remove(task.kind, live.key.namespace, task.name, uid=task.uid)
         self._bare[live.uid] = self._bare.get(live.uid, 0) + 1
-        live.unshown.discard(key)
+        live.unshown.pop(key, None)
         live.shown.pop((task.kind, task.name), None)
         live.vitals.pop(key, None)
 

@@ -6,6 +6,8 @@ status is written nobody looks at the run again: so the API server itself is ask
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from perdure.control.live import LiveRun
 from perdure.control.ports import KubePort
 from perdure.control.store import Store
@@ -13,7 +15,7 @@ from perdure.domain.names import LABEL_WORKFLOW
 from perdure.domain.records import AGENT_TASK, WORKFLOW, TaskRecord
 
 
-async def seek_untold(live: LiveRun, *, store: Store, kube: KubePort) -> None:
+async def seek_untold(live: LiveRun, *, store: Store, kube: KubePort, now: datetime) -> None:
     """Have every AgentTask of a run that has ended shown as it ended. Raises ApiError.
 
     Asks only if one is missing that must have been made; some may have been tidied away since.
@@ -30,10 +32,13 @@ async def seek_untold(live: LiveRun, *, store: Store, kube: KubePort) -> None:
             for obj in found:
                 store.apply(AGENT_TASK, obj)
             objects = store.of(live.key).tasks
-        live.unshown.update(
-            task.key
-            for task in untold
-            if task.name in objects and objects[task.name].shown_phase != task.phase.value
+        live.note_unshown(
+            (
+                task.key
+                for task in untold
+                if task.name in objects and objects[task.name].shown_phase != task.phase.value
+            ),
+            now,
         )
     live.sought = True
 

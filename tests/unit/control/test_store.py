@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.control.objects import AUDIT, filled, obj, pod, task, workflow
+from tests.unit.control.objects import AUDIT, filled, obj, owner, pod, task, workflow
 
 from perdure.control.keys import RunKey
 from perdure.control.store import AGENT_TEMPLATE, POD, Store
@@ -121,6 +121,27 @@ def test_what_was_removed_does_not_come_back() -> None:
     assert store.apply(POD, pod("audit-a-1", 4)) is None
     # Another object of the same name may.
     assert store.apply(POD, pod("audit-a-1", 5, uid="new")) == AUDIT
+
+
+def of_job(name: str, version: int) -> dict[str, Any]:
+    """A pod of an attempt's Job, which gives it a name of its own."""
+    made = pod("audit-a-1", version, uid=f"uid-{name}")
+    made["metadata"] |= {
+        "name": name,
+        "ownerReferences": [owner("Job", "audit-a-1", group="batch/v1")],
+    }
+    return made
+
+
+def test_a_second_pod_of_a_job_is_met_again_once_the_first_is_gone() -> None:
+    """A full look brings it in the very version that was passed over before."""
+    store = filled()
+    assert store.apply(POD, of_job("audit-a-1-x", 4)) == AUDIT
+    assert store.apply(POD, of_job("audit-a-1-y", 5)) is None
+    assert store.of(AUDIT).pods["audit-a-1"].pod_name == "audit-a-1-x"
+    store.remove(POD, "team", "audit-a-1-x", uid="uid-audit-a-1-x")
+    assert store.apply(POD, of_job("audit-a-1-y", 5)) == AUDIT
+    assert store.of(AUDIT).pods["audit-a-1"].pod_name == "audit-a-1-y"
 
 
 def test_a_namesake_takes_the_place() -> None:

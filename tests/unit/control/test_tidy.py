@@ -245,7 +245,7 @@ def test_beyond_the_limit_the_oldest_go_and_what_runs_stays() -> None:
     place = wide(20)
     names = {key: record.name for key, record in place.run.tasks.items()}
     place.live.shown = {(AGENT_TASK, name): {"phase": "Running"} for name in names.values()}
-    place.live.unshown = set(names)
+    place.live.note_unshown(names, at(0))
     place.end_tasks(FATAL, TaskKey("a", 0))
     # A fatal failure stops nothing that runs.
     for index in range(1, 12):
@@ -259,7 +259,7 @@ def test_beyond_the_limit_the_oldest_go_and_what_runs_stays() -> None:
     assert all(names[TaskKey("a", index)] in left for index in range(12, 20)) and names[TaskKey("b")] in left
     # Nothing is written about them any more.
     assert not {(AGENT_TASK, name) for name in gone} & place.live.shown.keys()
-    assert not {TaskKey("a", index) for index in range(1, 12)} & place.live.unshown
+    assert not {TaskKey("a", index) for index in range(1, 12)} & place.live.unshown.keys()
 
 
 def test_the_limit_holds_at_every_moment_of_a_long_run() -> None:
