@@ -27,6 +27,7 @@ from perdure.domain.records import (
     TaskRecord,
     VersionConflict,
     Vitals,
+    Wake,
 )
 from perdure.ledger.types import CHECKPOINTS_PER_TASK, Overtaken
 from tests.simulated.chance import Chance
@@ -67,7 +68,7 @@ class SimulatedLedger:
         #: By run and task: the newest order of a checkpoint, and the attempt that it is of.
         self.orders: dict[tuple[str, TaskKey], tuple[int, int]] = {}
         self.violations: list[AssertionError] = []
-        self._wakes: list[asyncio.Queue[str | None]] = []
+        self._wakes: list[asyncio.Queue[Wake | None]] = []
 
     # --- the operator's side
 
@@ -178,8 +179,8 @@ class SimulatedLedger:
                 del self.cache[place]
             return len(gone)
 
-    async def wakes(self) -> AsyncGenerator[str | None, None]:
-        queue: asyncio.Queue[str | None] = asyncio.Queue()
+    async def wakes(self) -> AsyncGenerator[Wake | None, None]:
+        queue: asyncio.Queue[Wake | None] = asyncio.Queue()
         queue.put_nowait(None)
         self._wakes.append(queue)
         try:
@@ -207,7 +208,7 @@ class SimulatedLedger:
             run = self.runs[uid]
             self.runs[uid] = replace(run, version=run.version + 1)
         if not self._chance.happens(self._chance.odds.event_lost):
-            self.wake(uid)
+            self.wake(Wake(uid, reported=True))
 
     def sign_of_life(self, uid: str, key: TaskKey, number: int, at: datetime) -> None:
         """What the gateway does with a heartbeat. Raises Superseded, LedgerUnavailable."""
@@ -280,9 +281,9 @@ class SimulatedLedger:
         fitting = (found for found in reversed(self.checkpoints[uid][key]) if found.recoverable)
         return next((found for found in fitting if label in (None, found.label)), None)
 
-    def wake(self, uid: str | None) -> None:
+    def wake(self, wake: Wake | None) -> None:
         for queue in self._wakes:
-            queue.put_nowait(uid)
+            queue.put_nowait(wake)
 
     def kind_of(self, uid: str, key: TaskKey) -> str:
         """What kind of step a task is of: agent, wait or workflow."""

@@ -236,7 +236,7 @@ def _neither_wakes_nor_sweeps() -> AbstractContextManager[Any]:
             """Looks at nothing by itself."""
 
         with (
-            patch.object(Database, "wake", lambda self, uid: None),
+            patch.object(Database, "wake", lambda self, wake: None),
             patch.object(leader.Leader, "_sweep", never),
         ):
             yield

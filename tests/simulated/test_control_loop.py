@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from perdure.control.keys import RunKey
 from perdure.domain.phases import Phase, Reason
+from perdure.domain.records import Wake
 from tests.simulated.chance import Odds
 from tests.simulated.clock import run
 from tests.simulated.world import settled, world
@@ -228,6 +230,37 @@ def test_a_successor_looks_first_at_runs_that_have_no_pod_at_work() -> None:
         return looked_at[0]
 
     assert run(scenario()) == "waits"
+
+
+def test_signs_of_life_wait_for_company() -> None:
+    """An agent may save a hundred checkpoints a second: its run is looked at once in a while."""
+
+    async def scenario() -> None:
+        at = world(12)
+        at.work = (30.0, 30.0)
+        operator = at.start_operator()
+        uid = at.apply("chain", CHAIN)
+        await settled(lambda: bool(at.pods()))
+        await asyncio.sleep(5.0)
+        looked_at: list[float] = []
+        reconcile = operator.reconciler.reconcile
+
+        async def noted(key: RunKey) -> float | None:
+            looked_at.append(asyncio.get_running_loop().time())
+            return await reconcile(key)
+
+        operator.reconciler.reconcile = noted  # type: ignore[method-assign]
+        for _ in range(500):
+            at.ledger.wake(Wake(uid, reported=False))
+            await asyncio.sleep(0.01)
+        assert 4 <= len(looked_at) <= 6
+        looked_at.clear()
+        at.ledger.wake(Wake(uid, reported=True))
+        await asyncio.sleep(0.1)
+        assert len(looked_at) == 1, "a report does not wait"
+        await at.close()
+
+    run(scenario())
 
 
 def test_retention_removes_the_object_and_its_history() -> None:

@@ -25,6 +25,9 @@ from perdure.kube.errors import ApiError
 
 #: Seconds between attempts to reach what is away at the start.
 START_RETRY = 1.0
+#: Seconds for which an agent's sign of life waits for company. It is shown to people, and an agent may save
+#: a hundred checkpoints a second; whoever is due to be silent for too long is asked about in time anyway.
+SIGN_LOOK = 1.0
 #: Seconds between looks for runs whose retention has ended, and how many end at once.
 RETENTION_INTERVAL = 30.0
 RETENTION_BATCH = 100
@@ -153,9 +156,12 @@ class Leader:
     async def _listen(self) -> None:
         """Look at a run when agents have written something about it."""
         async with aclosing(self._ledger.wakes()) as wakes:
-            async for uid in wakes:
-                for key in self._reconciler.note_wake(uid):
-                    self._queue.add(key)
+            async for wake in wakes:
+                for key in self._reconciler.note_wake(wake):
+                    if wake is None or wake.reported:
+                        self._queue.add(key)
+                    else:
+                        self._queue.add_after(key, SIGN_LOOK)
 
     async def _sweep(self) -> None:
         while True:

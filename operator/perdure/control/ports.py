@@ -18,6 +18,7 @@ from perdure.domain.records import (
     Committed,
     RunRecord,
     RunState,
+    Wake,
 )
 from perdure.domain.records import News as News
 from perdure.kube.page import Page
@@ -77,8 +78,8 @@ class LedgerPort(Protocol):
         """Delete cached results that hold no longer, oldest first; returns how many. Raises Deposed."""
         ...
 
-    def wakes(self) -> AsyncGenerator[str | None, None]:
-        """Uids of runs about which agents wrote something; None after a gap, when any may have changed."""
+    def wakes(self) -> AsyncGenerator[Wake | None, None]:
+        """About which runs agents wrote something; None after a gap, when any may have changed."""
         ...
 
 

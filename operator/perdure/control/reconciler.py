@@ -43,6 +43,7 @@ from perdure.domain.records import (
     RunState,
     TaskKey,
     VersionConflict,
+    Wake,
 )
 from perdure.domain.view import RunView
 from perdure.kube.errors import ApiError
@@ -104,14 +105,17 @@ class Reconciler:
             self._keep(RunKey(run.kind, run.namespace, run.name), state)
         return list(self._live_of)
 
-    def note_wake(self, uid: str | None) -> list[RunKey]:
+    def note_wake(self, wake: Wake | None) -> list[RunKey]:
         """Agents wrote about a run (about any, if None). Returns the runs to look at."""
-        woken = list(self.live.values()) if uid is None else [self.live[uid]] if uid in self.live else []
+        if wake is None:
+            woken = list(self.live.values())
+        else:
+            woken = [self.live[wake.uid]] if wake.uid in self.live else []
         for live in woken:
             live.ask_ledger = True
         keys = [live.key for live in woken]
         # None also comes when the ledger is back: those that waited for it need not wait any longer.
-        return keys if uid is not None else [*keys, *self.unavailable]
+        return keys if wake is not None else [*keys, *self.unavailable]
 
     def note_template(self, namespace: str, name: str) -> list[RunKey]:
         """An AgentTemplate or WorkflowTemplate has come. Returns the runs that wait for one of that name."""

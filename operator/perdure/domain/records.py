@@ -146,6 +146,14 @@ class AttemptRecord:
     report: Report | None = None
 
 
+class Wake(NamedTuple):
+    """An agent wrote something about a run."""
+
+    uid: str
+    #: It is how an attempt ended, and the run can go on; if not, a sign of life, of which there may be many.
+    reported: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vitals:
     """An agent's last signs of life, kept by the gateway. No decision depends on them; people do."""

@@ -8,12 +8,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
 
-from perdure.domain.records import LedgerUnavailable
+from perdure.domain.records import LedgerUnavailable, Wake
 from perdure.ledger.database import passing
 
 CHANNEL: Final = "perdure_wake"
-#: What a gateway says when it has put events into the outbox. No run has this uid.
+#: What a gateway says when it has put events into the outbox.
 OUTBOX: Final = "outbox"
+#: What stands before a run's uid if an agent gave a sign of life. The uid alone stands for a report.
+SIGN: Final = "sign "
 
 #: Seconds between attempts to connect: from, to.
 _BACKOFF: Final = (0.05, 2.0)
@@ -26,17 +28,18 @@ class _Ears:
     """What one connection has heard."""
 
     def __init__(self, outbox_written: asyncio.Event) -> None:
-        # A dict is an ordered set: a run that is named a thousand times is looked at once.
-        self.pending: dict[str, None] = {}
+        #: Runs, and whether there is a report: one that is named a thousand times is looked at once.
+        self.pending: dict[str, bool] = {}
         self.stirred = asyncio.Event()
         self._outbox_written = outbox_written
 
     def on_notify(self, _connection: Any, _pid: int, _channel: str, payload: str) -> None:
         if payload == OUTBOX:
             self._outbox_written.set()
-        else:
-            self.pending[payload] = None
-            self.stirred.set()
+            return
+        uid = payload.removeprefix(SIGN)
+        self.pending[uid] = self.pending.get(uid, False) or uid == payload
+        self.stirred.set()
 
     def on_end(self, _connection: Any) -> None:
         self.stirred.set()
@@ -44,8 +47,8 @@ class _Ears:
 
 async def listen(
     connect: Callable[[], Awaitable[Any]], outbox_written: asyncio.Event
-) -> AsyncGenerator[str | None, None]:
-    """Uids of runs that agents wrote about, each once until it is taken; None after each (re)connect.
+) -> AsyncGenerator[Wake | None, None]:
+    """Runs that agents wrote about, each once until it is taken; None after each (re)connect.
 
     Never ends, and never raises LedgerUnavailable: it connects again. Cancel the consumer to stop it.
     """
@@ -74,8 +77,7 @@ async def listen(
                 ears.stirred.clear()
                 while ears.pending:
                     uid = next(iter(ears.pending))
-                    del ears.pending[uid]
-                    yield uid
+                    yield Wake(uid, ears.pending.pop(uid))
         except Exception as error:
             if not passing(error):
                 raise

@@ -17,6 +17,7 @@ from perdure.domain.records import (
     RunRecord,
     RunState,
     VersionConflict,
+    Wake,
 )
 from perdure.ledger import rows
 from perdure.ledger.base import Side
@@ -133,8 +134,8 @@ class OperatorSide(Side):
         gone: int = row["gone"]
         return gone
 
-    def wakes(self) -> AsyncGenerator[str | None, None]:
-        """Uids of runs about which agents wrote something; None after a gap, when any may have changed."""
+    def wakes(self) -> AsyncGenerator[Wake | None, None]:
+        """About which runs agents wrote something; None after a gap, when any may have changed."""
         return listen(self.database.connect, self.outbox_written)
 
 

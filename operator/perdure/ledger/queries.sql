@@ -435,7 +435,7 @@ with run as materialized (
 )
 select
     (select checkpoint_sequence from task) as sequence,
-    (select pg_notify('perdure_wake', $1::uuid::text) from task) as woken,
+    (select pg_notify('perdure_wake', 'sign ' || $1::uuid::text) from task) as woken,
     (select pg_notify('perdure_wake', 'outbox') from task) as relay_woken
 
 
@@ -474,7 +474,7 @@ with run as materialized (
 )
 select
     exists (select from task) as written,
-    (select pg_notify('perdure_wake', $1::uuid::text) from task) as woken,
+    (select pg_notify('perdure_wake', 'sign ' || $1::uuid::text) from task) as woken,
     (select pg_notify('perdure_wake', 'outbox') from task) as relay_woken
 
 

@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
+from perdure.domain.records import Wake
 from perdure.ledger import Ledger
 from tests.integration.ledger import samples
 from tests.integration.ledger.samples import at
@@ -20,7 +21,7 @@ async def gateway(ledger_url: str) -> AsyncIterator[Ledger]:
         yield opened
 
 
-async def next_of(wakes: AsyncIterator[str | None]) -> str | None:
+async def next_of(wakes: AsyncIterator[Wake | None]) -> Wake | None:
     return await asyncio.wait_for(anext(wakes), 20)
 
 
@@ -33,15 +34,15 @@ async def test_agents_wake_the_operator(ledger: Ledger, gateway: Ledger, epoch: 
         ledger.outbox_written.clear()
         await gateway.heartbeat(sessions[1], at(1))
         await gateway.report(sessions[0], samples.success())
-        assert await next_of(wakes) == one.run.uid
+        assert await next_of(wakes) == Wake(one.run.uid, reported=True)
         # Neither wrote an event.
         assert not ledger.outbox_written.is_set()
 
         await gateway.progress(sessions[1], 1, None, at(2))
-        assert await next_of(wakes) == two.run.uid
+        assert await next_of(wakes) == Wake(two.run.uid, reported=False)
         await asyncio.wait_for(ledger.outbox_written.wait(), 20)
         await gateway.write_checkpoint(sessions[0], b"x", content_type="text/plain", now=at(3))
-        assert await next_of(wakes) == one.run.uid
+        assert await next_of(wakes) == Wake(one.run.uid, reported=False)
 
 
 async def test_a_run_is_named_once_until_it_is_taken(ledger: Ledger, gateway: Ledger, epoch: int) -> None:
@@ -53,7 +54,9 @@ async def test_a_run_is_named_once_until_it_is_taken(ledger: Ledger, gateway: Le
         for number in range(20):
             await gateway.progress(sessions[0], number, None, at(number))
         await gateway.report(sessions[1], samples.success())
-        assert [await next_of(wakes), await next_of(wakes)] == [one.run.uid, two.run.uid]
+        await gateway.report(sessions[0], samples.success())
+        assert await next_of(wakes) == Wake(one.run.uid, reported=True)
+        assert await next_of(wakes) == Wake(two.run.uid, reported=True)
 
 
 async def test_a_gap_is_announced(
@@ -72,7 +75,7 @@ async def test_a_gap_is_announced(
         assert await waiting is None
         assert ledger.outbox_written.is_set()
         await gateway.report(session, samples.success())
-        assert await next_of(wakes) == state.run.uid
+        assert await next_of(wakes) == Wake(state.run.uid, reported=True)
 
         postgres_server.kill()
         await postgres_server.start_soon()

@@ -30,6 +30,7 @@ from perdure.domain.records import (
     TaskRecord,
     VersionConflict,
     Vitals,
+    Wake,
 )
 from perdure.ledger.types import AgentSession, Overtaken
 from tests.simulated.storm.guarantees import Guarantees
@@ -261,7 +262,7 @@ class Database(Server):
             key=key, attempt=session.attempt, changed_at=now, checkpoint_sequence=sequence, checkpoint_at=now
         )
         self.write_event(rows, "task.checkpointed", session.task_name, now)
-        self.wake(rows.run.uid)
+        self.wake(Wake(rows.run.uid, reported=False))
         return sequence
 
     def prune(self, rows: Rows, key: TaskKey) -> None:
@@ -300,7 +301,7 @@ class Database(Server):
         self._guarantees.reported(rows.run.uid, *place, report)
         rows.attempts[place] = replace(rows.attempts[place], report=report)
         rows.run = replace(rows.run, version=rows.run.version + 1)
-        self.wake(rows.run.uid)
+        self.wake(Wake(rows.run.uid, reported=True))
 
     def is_open(self, rows: Rows, key: TaskKey, number: int) -> bool:
         """The agents' fence."""
@@ -322,12 +323,12 @@ class Database(Server):
         done = set(rows)
         self.outbox = [row for row in self.outbox if row not in done]
 
-    def wake(self, uid: str | None) -> None:
+    def wake(self, wake: Wake | None) -> None:
         """Tell those who listen; lost connections lose what was said."""
         loop = asyncio.get_running_loop()
         for listener in self.listeners:
             if not (self.away or self.weather.happens("wake lost")):
-                loop.call_later(self.weather.between(0.0005, 0.01), listener, uid, context=OUTSIDE)
+                loop.call_later(self.weather.between(0.0005, 0.01), listener, wake, context=OUTSIDE)
 
     def come_back(self) -> None:
         super().come_back()

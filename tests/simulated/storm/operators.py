@@ -28,6 +28,7 @@ from perdure.domain.records import (
     LedgerUnavailable,
     RunRecord,
     RunState,
+    Wake,
 )
 from perdure.kube.errors import ApiError
 from perdure.kube.page import Page
@@ -166,8 +167,8 @@ class LedgerClient:
     async def forget_cache(self, now: datetime, *, limit: int, epoch: int) -> int:
         return await self._database.call(lambda: self._database.forget_cache(now, limit=limit, epoch=epoch))
 
-    async def wakes(self) -> AsyncGenerator[str | None, None]:
-        queue: asyncio.Queue[str | None] = asyncio.Queue()
+    async def wakes(self) -> AsyncGenerator[Wake | None, None]:
+        queue: asyncio.Queue[Wake | None] = asyncio.Queue()
         queue.put_nowait(None)
         self._database.listeners.append(queue.put_nowait)
         try:
