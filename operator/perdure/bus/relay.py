@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -26,6 +27,12 @@ _log = structlog.get_logger(__name__)
 
 #: Seconds between looks at the outbox when nothing wakes us.
 POLL = 0.25
+#: Seconds from the beginning of one look to the next, at least: what many commit, or one often, is published
+#: together. A single event goes at once.
+ROUND = 0.004
+#: Seconds after which the ledger is told what was published, so that a stream of single events does not cost
+#: it a second transaction for each. After a crash so much is published again, under the same ids.
+FORGET_EVERY = 0.1
 #: Seconds between looks at a stream that gives no cause for one.
 CHECK_INTERVAL = 30.0
 #: Seconds given to one attempt to reach NATS before looking at `stop` again.
@@ -47,7 +54,7 @@ class OutboxRow(Protocol):
 class Outbox(History, Protocol):
     """What the relay needs of the ledger. May raise LedgerUnavailable."""
 
-    async def outbox_batch(self, limit: int) -> Sequence[OutboxRow]: ...
+    async def outbox_batch(self, limit: int, *, skip: Sequence[int] = ()) -> Sequence[OutboxRow]: ...
 
     async def outbox_done(self, ids: Sequence[int]) -> None: ...
 
@@ -71,9 +78,11 @@ class Relay:
         self._created: str | None = None
         #: The stream that we have refilled, by the time it was made: for servers that keep no mark.
         self._filled: str | None = None
-        #: Rows that were published, and that the ledger could not be told to forget. The stream remembers ids
+        #: Rows that were published, and that the ledger was not told to forget yet. The stream remembers ids
         #: for some minutes only; a longer outage of the ledger must not publish them again.
         self._unforgotten: set[int] = set()
+        #: When it is to be told, by the monotonic clock.
+        self._forget_at = 0.0
         #: What the relay waits for, in words; None while all is well.
         self.waiting_for: str | None = None
         #: Events published since the start, refilled ones included.
@@ -91,6 +100,7 @@ class Relay:
         while not stop.is_set():
             # Cleared before the look: an event committed after it wakes us again.
             wake.clear()
+            began = time.monotonic()
             try:
                 more = await self._once()
             except (BusError, LedgerUnavailable) as error:
@@ -104,11 +114,18 @@ class Relay:
                     _log.info("relay_recovered")
                 delay = _FIRST_DELAY
                 if not more:
-                    await _first_of(stop, wake, timeout=POLL)
+                    await _first_of(stop, wake, timeout=self._pause())
+                    await asyncio.sleep(began + ROUND - time.monotonic())
                 continue
             self._state = None
             await _first_of(stop, timeout=delay * random.uniform(0.5, 1.0))
             delay = min(delay * 2, _LONGEST_DELAY)
+        with suppress(LedgerUnavailable):
+            await self._forget()
+
+    def _pause(self) -> float:
+        """Seconds until there is something to do, if nothing wakes us."""
+        return min(POLL, max(0.0, self._forget_at - time.monotonic())) if self._unforgotten else POLL
 
     def _note_failure(self, error: Exception) -> None:
         # An outage repeats itself; one line tells it.
@@ -122,9 +139,13 @@ class Relay:
         if self._stop.is_set():
             return False
         state = await self._check()
-        rows = await self._ledger.outbox_batch(BATCH)
+        rows = await self._ledger.outbox_batch(BATCH, skip=list(self._unforgotten))
         if rows:
             await self._publish(rows, state)
+        # What a refill puts in goes by what has left the outbox.
+        late = self._refill is not None or time.monotonic() >= self._forget_at
+        if late or len(self._unforgotten) >= BATCH:
+            await self._forget()
         if self._refill is None:
             return len(rows) == BATCH
         finished, failure = await self._refill.step(stopping=self._stop.is_set)
@@ -188,7 +209,7 @@ class Relay:
 
     async def _publish(self, rows: Sequence[OutboxRow], state: StreamState) -> None:
         ids = {row.event.id: row.id for row in rows}
-        by_run = lanes_by_run([row.event for row in rows if row.id not in self._unforgotten])
+        by_run = lanes_by_run([row.event for row in rows])
         if self._refill is not None:
             heads = {uid: events[0].sequence for uid, events in by_run.items()}
             failure = await self._refill.before(heads, stopping=self._stop.is_set)
@@ -201,14 +222,18 @@ class Relay:
         self._note_places(lanes)
         done = [ids[event.id] for lane in lanes for event in lane.events[: lane.done]]
         self.published += len(done)
+        if not self._unforgotten:
+            self._forget_at = time.monotonic() + FORGET_EVERY
         self._unforgotten.update(done)
-        if self._unforgotten:
-            await self._ledger.outbox_done(list(self._unforgotten))
-            self._unforgotten.clear()
         if failure is not None:
             raise failure
         if self._lost_messages:
             raise BusUnavailable("the stream lost messages that it had acknowledged")
+
+    async def _forget(self) -> None:
+        if self._unforgotten:
+            await self._ledger.outbox_done(list(self._unforgotten))
+            self._unforgotten.clear()
 
     def _note_places(self, lanes: Sequence[Lane]) -> None:
         """Notice from the places in the stream that it was replaced by another one behind our back."""

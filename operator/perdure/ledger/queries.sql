@@ -586,8 +586,10 @@ limit $6
 
 
 -- name: outbox_batch
+-- $1 limit, $2 ids that are not to be among them
 select id, workflow_uid, sequence, kind, namespace, workflow, type, time, task, attempt, data
 from perdure.outbox
+where id <> all ($2::bigint[])
 order by id
 limit $1
 

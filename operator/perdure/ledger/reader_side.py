@@ -17,13 +17,16 @@ _NO_UID = "00000000-0000-0000-0000-000000000000"
 class ReaderSide(Side):
     """Nothing here changes a run."""
 
-    async def outbox_batch(self, limit: int) -> list[OutboxRow]:
-        """The oldest unpublished events. Events of one run come in the order of their numbers.
+    async def outbox_batch(self, limit: int, *, skip: Sequence[int] = ()) -> list[OutboxRow]:
+        """The oldest unpublished events without those of the ids `skip`. Events of one run come in the order
+        of their numbers.
 
         Across runs ids may become visible out of order, so a gap in them means nothing: publish what is
         there and name exactly that to `outbox_done`.
         """
-        return [rows.outbox_row(row) for row in await self.database.fetch(SQL["outbox_batch"], limit)]
+        return [
+            rows.outbox_row(row) for row in await self.database.fetch(SQL["outbox_batch"], limit, list(skip))
+        ]
 
     async def outbox_done(self, ids: Sequence[int]) -> None:
         """Forget that these events were to be published: they have been."""

@@ -328,6 +328,33 @@ async def test_what_the_ledger_could_not_be_told_is_not_published_again(
     await assert_stream_equals_ledger(nats_server, writer)
 
 
+async def test_single_events_are_not_forgotten_one_by_one(
+    nats_server: NatsServer, ledger: Ledger, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget, calls = ledger.outbox_done, list[int]()
+
+    async def counted(ids: list[int]) -> None:
+        calls.append(len(ids))
+        await forget(ids)
+
+    monkeypatch.setattr(ledger, "outbox_done", counted)
+    # However slow the machine: only many at once are told to the ledger, or what is left at the end.
+    monkeypatch.setattr(relay, "FORGET_EVERY", 3600.0)
+    uid = await writer.new_run()
+    async with relaying(ledger, nats_server) as working:
+        await eventually(lambda: stream_is_filled(nats_server))
+        for number in range(20):
+
+            async def follows(published: int = working.published) -> bool:
+                return working.published > published
+
+            await writer.add(uid, f"custom.{number}")
+            await eventually(follows)
+    assert sum(calls) == 20 and len(calls) <= 2
+    assert await writer.published()
+    await assert_stream_equals_ledger(nats_server, writer)
+
+
 async def test_stopping_returns_soon_while_nats_is_away(nats_server: NatsServer, ledger: Ledger) -> None:
     await nats_server.kill()
     async with Bus(nats_server.url, name="relay") as bus:
