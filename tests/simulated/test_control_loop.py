@@ -7,10 +7,10 @@ from typing import Any
 
 from perdure.control.keys import RunKey
 from perdure.domain.phases import Phase, Reason
-from perdure.domain.records import Wake
+from perdure.domain.records import AGENT_TASK, WORKFLOW, Wake
 from tests.simulated.chance import Odds
 from tests.simulated.clock import run
-from tests.simulated.world import settled, world
+from tests.simulated.world import NAMESPACE, settled, world
 
 AGENT = {"image": "agent"}
 CHAIN = {
@@ -230,6 +230,43 @@ def test_a_successor_looks_first_at_runs_that_have_no_pod_at_work() -> None:
         return looked_at[0]
 
     assert run(scenario()) == "waits"
+
+
+def test_a_leader_that_leads_again_goes_by_nothing_that_it_knew() -> None:
+    """It was cut off in the middle of telling a task's end, and its own last word on the run came first."""
+
+    async def scenario() -> None:
+        at = world(13)
+        operator = at.start_operator()
+        uid = at.apply("chain", CHAIN)
+        patch, begun, never = at.cluster.patch_status, asyncio.Event(), asyncio.Event()
+
+        async def hangs(kind: str, namespace: str, name: str, body: Any) -> Any:
+            if kind == AGENT_TASK and "second" in name and "Succeeded" in str(body):
+                begun.set()
+                await never.wait()
+            return await patch(kind, namespace, name, body)
+
+        at.cluster.patch_status = hangs  # type: ignore[method-assign]
+        await at.until_ended([uid])
+        await begun.wait()
+        operator.reconciler.projector.mark(RunKey(WORKFLOW, NAMESPACE, "chain"))
+        operator.task.cancel()
+        await asyncio.gather(operator.task, return_exceptions=True)
+        at.cluster.patch_status = patch  # type: ignore[method-assign]
+        take_epoch = at.ledger.take_epoch
+
+        async def slowly(holder: str) -> int:
+            await asyncio.sleep(5.0)
+            return await take_epoch(holder)
+
+        at.ledger.take_epoch = slowly  # type: ignore[method-assign]
+        operator.task = asyncio.create_task(operator.leader.lead())
+        await settled(lambda: at.status("chain").get("phase") == "Succeeded")
+        assert {task["status"]["phase"] for task in at.cluster.all(AGENT_TASK)} == {"Succeeded"}
+        await at.close()
+
+    run(scenario())
 
 
 def test_signs_of_life_wait_for_company() -> None:

@@ -91,6 +91,8 @@ class Leader:
         finally:
             self.working = False
             self._queue.close()
+            # What was under way was cut off, and is not known to be done: next time all is looked at anew.
+            self._reconciler.forget()
 
     async def _begin(self) -> None:
         """Fence older leaders, then see the whole cluster, then the whole ledger."""

@@ -110,6 +110,11 @@ class Projector:
         """Nothing more will be written about a run."""
         self._last.pop(key, None)
 
+    def close(self) -> None:
+        """Forget everything that waits to be written."""
+        self._queue.close()
+        self._last.clear()
+
     async def run(self) -> None:
         """Write until cancelled."""
         async with asyncio.TaskGroup() as group:

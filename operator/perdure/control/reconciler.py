@@ -94,12 +94,17 @@ class Reconciler:
         #: Runs that could not be taken forward because the ledger is away, and are to say so.
         self.unavailable: set[RunKey] = set()
 
-    def restore(self, states: list[RunState]) -> list[RunKey]:
-        """Take over the live runs of the ledger, forgetting all that was known before."""
+    def forget(self) -> None:
+        """Know of no run any more, and write about none: another leader may have taken them forward."""
+        self.projector.close()
         self.live.clear()
         self._live_of.clear()
         self._waiting.clear()
         self._slots.clear()
+        self.unavailable.clear()
+
+    def restore(self, states: list[RunState]) -> list[RunKey]:
+        """Take over the live runs of the ledger."""
         for state in states:
             run = state.run
             self._keep(RunKey(run.kind, run.namespace, run.name), state)
