@@ -125,6 +125,7 @@ class Leader:
         return [
             *(key for key, root in self._store.roots.items() if not root.finished),
             *self._store.left_behind(),
+            *self._reconciler.leaving,
             *self._store.schedules,
         ]
 

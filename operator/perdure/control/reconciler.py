@@ -103,6 +103,11 @@ class Reconciler:
         self._slots.clear()
         self.unavailable.clear()
 
+    @property
+    def leaving(self) -> list[RunKey]:
+        """Runs that have ended, and of which something was still to be deleted."""
+        return self._tidier.leaving
+
     def restore(self, states: list[RunState]) -> list[RunKey]:
         """Take over the live runs of the ledger."""
         for state in states:

@@ -159,6 +159,11 @@ class Tidier:
             await self._kube.delete(doomed.kind, key.namespace, doomed.name, uid=doomed.uid)
         return None
 
+    @property
+    def leaving(self) -> list[RunKey]:
+        """Runs that have ended, and of whose pods some were to be deleted when they end."""
+        return list(self._leaving)
+
     def forget(self, key: RunKey, uid: str | None = None) -> None:
         """Nothing more will be asked about a run; if `uid` is given, only about the live one with it."""
         if uid is None:
