@@ -12,6 +12,8 @@ from typing import Any
 from hack.target import NAMESPACE, RELEASE, Problem, Target
 
 Event = dict[str, Any]
+#: Seconds for which a command that failed is tried again.
+PATIENCE = 30.0
 #: Characters of an event's message.
 MAX_MESSAGE = 100
 LAST = frozenset({"workflow.succeeded", "workflow.failed", "workflow.cancelled"})
@@ -50,10 +52,21 @@ def follow(target: Target, run: str, uid: str, *, deadline: float) -> Iterator[E
     )
 
 
+def printed(target: Target, run: str, *options: str) -> str:
+    """What `perdure events` prints of a run. A busy machine may have to be asked twice. Raises Problem."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return target.kubectl(*command(target, run, *options)[1:])
+        except Problem:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)
+
+
 def history(target: Target, run: str, uid: str) -> list[Event]:
     """All events of the run. Raises Problem."""
-    gateway = command(target, run, "--output", "json")
-    text = target.kubectl(*gateway[1:])
+    text = printed(target, run, "--output", "json")
     return [event for line in text.splitlines() if (event := _parse(line)) and event["workflowuid"] == uid]
 
 

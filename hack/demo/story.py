@@ -113,7 +113,7 @@ class Story:
             say(f"\n==> kubectl get {kind.partition('.')[0]}")
             say(self._kubectl("get", kind, *ours).rstrip())
         say(f"\n==> perdure events {self._run}")
-        say(self._target.kubectl(*events.command(self._target, self._run)[1:]).rstrip())
+        say(events.printed(self._target, self._run).rstrip())
         self._report()
         return self._proof(uid)
 
