@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from perdure.control.live import LiveRun, MadeJob
+from perdure.control.lookup import find
 from perdure.control.manifests import JOB, runs_as_job
 from perdure.control.ports import KubePort
 from perdure.control.store import POD, Store
@@ -19,7 +20,6 @@ from perdure.domain.facts import PodFacts
 from perdure.domain.names import LABEL_ATTEMPT, LABEL_TASK
 from perdure.domain.phases import Reason
 from perdure.domain.records import AGENT_TASK, AttemptRecord
-from perdure.kube.errors import ApiError
 
 #: How long a Job may be without a pod before people are told where to look for the cause.
 PODLESS = timedelta(seconds=10)
@@ -83,7 +83,7 @@ class AttemptPods:
         expected = made is not None or attempt.stopping is not None
         if not (ask or (pod is None and (seen or expected))):
             return Found(pod=pod)
-        job = await self._get_job(live, attempt)
+        job = await find(self._kube, JOB, live.key.namespace, attempt.pod_name)
         if job is None or not self._is_ours(live, attempt, job):
             live.jobs.pop(attempt.key, None)
             return Found(gone=expected)
@@ -109,12 +109,11 @@ class AttemptPods:
 
     async def _get_pod(self, live: LiveRun, attempt: AttemptRecord) -> None:
         before = self.known(live, attempt)
-        try:
-            self._store.apply(POD, await self._kube.get(POD, live.key.namespace, attempt.pod_name))
-        except ApiError as error:
-            if not error.not_found:
-                raise
+        there = await find(self._kube, POD, live.key.namespace, attempt.pod_name)
+        if there is None:
             self._forget(live, before)
+        else:
+            self._store.apply(POD, there)
 
     async def _list_pods(self, live: LiveRun, attempt: AttemptRecord) -> None:
         before = self.known(live, attempt)
@@ -132,14 +131,6 @@ class AttemptPods:
         """
         if known is not None:
             self._store.remove(POD, live.key.namespace, known.pod_name, uid=known.uid)
-
-    async def _get_job(self, live: LiveRun, attempt: AttemptRecord) -> Mapping[str, Any] | None:
-        try:
-            return await self._kube.get(JOB, live.key.namespace, attempt.pod_name)
-        except ApiError as error:
-            if error.not_found:
-                return None
-            raise
 
 
 def made_job(live: LiveRun, attempt: AttemptRecord) -> MadeJob | None:

@@ -13,13 +13,13 @@ from datetime import datetime, timedelta
 from perdure.control.attemptpods import AttemptPods
 from perdure.control.keys import RunKey
 from perdure.control.live import LiveRun
+from perdure.control.lookup import find
 from perdure.control.ports import KubePort, LedgerPort
 from perdure.control.store import Store
 from perdure.domain.facts import PodFacts
 from perdure.domain.observed import ChildRun, Observed
 from perdure.domain.records import WORKFLOW, AttemptRecord, Report, RunRecord, TaskKey, VersionConflict
 from perdure.domain.timers import last_sign
-from perdure.kube.errors import ApiError
 
 #: What is over this much later is looked at as if it were over: a look costs less than a second pass.
 SOON = timedelta(seconds=1)
@@ -104,13 +104,8 @@ class Observer:
         root = self._store.roots.get(RunKey(WORKFLOW, live.key.namespace, attempt.pod_name))
         if root is not None and root.uid == attempt.pod_uid:
             return True
-        try:
-            there = await self._kube.get(WORKFLOW, live.key.namespace, attempt.pod_name)
-        except ApiError as error:
-            if error.not_found:
-                return False
-            raise
-        return bool(there["metadata"]["uid"] == attempt.pod_uid)
+        there = await find(self._kube, WORKFLOW, live.key.namespace, attempt.pod_name)
+        return there is not None and there["metadata"]["uid"] == attempt.pod_uid
 
     async def _reports(
         self, live: LiveRun, looked_at: datetime, *, ending: bool, since: datetime | None

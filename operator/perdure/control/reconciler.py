@@ -20,6 +20,7 @@ from perdure.control.announcer import Announcer
 from perdure.control.family import desired_state
 from perdure.control.keys import RunKey
 from perdure.control.live import LiveRun
+from perdure.control.lookup import find
 from perdure.control.observer import Observer
 from perdure.control.ports import KubePort, LedgerPort
 from perdure.control.projector import Projector, StatusWrite
@@ -27,7 +28,7 @@ from perdure.control.slots import Slots
 from perdure.control.statuses import more_is_due_in, write_of_unavailable, write_of_waiting, writes_of_live
 from perdure.control.store import Root, Store
 from perdure.control.tidy import Tidier
-from perdure.control.untold import seek_untold
+from perdure.control.untold import seek_untold, shown_otherwise
 from perdure.domain.accept import Refused
 from perdure.domain.decide import Decision, decide
 from perdure.domain.observed import Observed
@@ -137,14 +138,7 @@ class Reconciler:
             live.look_at_all = live.ask_ledger = live.ask_children = True
             objects = self._store.of(live.key).tasks
             # The object of a task may have been unknown here when there was something to write about it.
-            live.note_unshown(
-                (
-                    task.key
-                    for task in live.view.tasks.values()
-                    if task.name in objects and objects[task.name].shown_phase != task.phase.value
-                ),
-                self._clock(),
-            )
+            live.note_unshown(shown_otherwise(live.view.tasks.values(), objects), self._clock())
         return list(self._live_of)
 
     async def reconcile(self, key: RunKey) -> float | None:
@@ -394,12 +388,9 @@ class Reconciler:
 
     async def _is_there(self, live: LiveRun) -> bool:
         """Whether the run's object exists: the API server itself has to say that it was deleted."""
-        try:
-            there = await self._kube.get(live.key.kind, live.key.namespace, live.key.name)
-        except ApiError as error:
-            if error.not_found:
-                return False
-            raise
+        there = await find(self._kube, live.key.kind, live.key.namespace, live.key.name)
+        if there is None:
+            return False
         self._store.apply(live.key.kind, there)
         return bool(there["metadata"]["uid"] == live.uid)
 

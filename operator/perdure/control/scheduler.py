@@ -17,6 +17,7 @@ from perdure.api import API_VERSION, GROUP
 from perdure.api.parse import InvalidManifest, parse_workflowschedule
 from perdure.api.status import timestamp
 from perdure.control.keys import SCHEDULE, RunKey
+from perdure.control.lookup import find
 from perdure.control.ports import KubePort
 from perdure.control.projector import status_patch
 from perdure.control.store import Root, Store
@@ -196,11 +197,8 @@ class Scheduler:
         newest = None
         for run in runs:
             if run.succeeded and (run.uid in listed or (due is not None and run.name == due.name)):
-                try:
-                    there = await self._kube.get(WORKFLOW, namespace, run.name)
-                except ApiError as error:
-                    if not error.not_found:
-                        raise
+                there = await find(self._kube, WORKFLOW, namespace, run.name)
+                if there is None:
                     continue
                 finished_at = (there.get("status") or {}).get("finishedAt")
                 if there["metadata"]["uid"] == run.uid and finished_at:

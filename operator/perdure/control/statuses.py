@@ -56,24 +56,20 @@ def more_is_due_in(live: LiveRun, now: datetime, *, patience: timedelta) -> floa
     """Seconds until there is something to write about its tasks; None if there is nothing."""
     if not live.unshown:
         return None
-    if _due(live, now - patience):
+    if any(_is_due(live, key, now - patience) for key in live.unshown):
         return 0.0
     return max(0.0, (min(live.unshown.values()) + patience - now).total_seconds())
 
 
-def _due(live: LiveRun, before: datetime) -> set[TaskKey]:
-    """Tasks that are to be shown now: those that ended, and those that changed `before` a time."""
-    tasks = live.view.tasks
-    return {
-        key
-        for key, since in live.unshown.items()
-        if since <= before or key not in tasks or tasks[key].phase.terminal
-    }
+def _is_due(live: LiveRun, key: TaskKey, before: datetime) -> bool:
+    """Whether an unshown task is to be shown now: it has ended, or has changed `before` a time."""
+    task = live.view.tasks.get(key)
+    return live.unshown[key] <= before or task is None or task.phase.terminal
 
 
 def _take_unshown(live: LiveRun, before: datetime) -> list[tuple[TaskKey, datetime]]:
     """The tasks whose turn it is to be shown: not more than are written soon, beginning after the last."""
-    due = _due(live, before)
+    due = {key for key in live.unshown if _is_due(live, key, before)}
     last = live.shown_last
     later = due if last is None else {key for key in due if key > last}
     turn = heapq.nsmallest(MAX_TASKS, later)

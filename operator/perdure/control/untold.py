@@ -6,13 +6,14 @@ status is written nobody looks at the run again: so the API server itself is ask
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 
 from perdure.control.live import LiveRun
 from perdure.control.ports import KubePort
-from perdure.control.store import Store
+from perdure.control.store import Store, TaskObject
 from perdure.domain.names import LABEL_WORKFLOW
-from perdure.domain.records import AGENT_TASK, WORKFLOW, TaskRecord
+from perdure.domain.records import AGENT_TASK, WORKFLOW, TaskKey, TaskRecord
 
 
 async def seek_untold(live: LiveRun, *, store: Store, kube: KubePort, now: datetime) -> None:
@@ -32,15 +33,15 @@ async def seek_untold(live: LiveRun, *, store: Store, kube: KubePort, now: datet
             for obj in found:
                 store.apply(AGENT_TASK, obj)
             objects = store.of(live.key).tasks
-        live.note_unshown(
-            (
-                task.key
-                for task in untold
-                if task.name in objects and objects[task.name].shown_phase != task.phase.value
-            ),
-            now,
-        )
+        live.note_unshown(shown_otherwise(untold, objects), now)
     live.sought = True
+
+
+def shown_otherwise(tasks: Iterable[TaskRecord], objects: Mapping[str, TaskObject]) -> Iterator[TaskKey]:
+    """Those of which there is an object, and its status shows another phase."""
+    for task in tasks:
+        if task.name in objects and objects[task.name].shown_phase != task.phase.value:
+            yield task.key
 
 
 def _was_made(live: LiveRun, task: TaskRecord) -> bool:
