@@ -28,11 +28,10 @@ PATCHES_OF_RUN = 8
 PATCHES = 16
 #: Seconds after which a run's own status is written again before more of its tasks' are.
 SLICE = 1.0
-#: Runs whose statuses are written in a second before each waits longer for company: patches of statuses are
-#: what an API server with many runs spends most on, and are not to be at the expense of the steps.
-RUNS_PER_SECOND = 12.0
 #: Seconds that a change waits for company at most.
-LONGEST_INTERVAL = 4.0
+LONGEST_INTERVAL = 10.0
+#: The share that the newest patch has in what a patch is taken to last.
+_NEWEST = 1 / 16
 
 _TERMINAL = frozenset(phase.value for phase in TERMINAL)
 
@@ -84,7 +83,10 @@ class StatusWrite:
 class Projector:
     """Gathers changes to a run's statuses and writes them at most once per interval.
 
-    The more runs wait for that, the longer the interval, up to `LONGEST_INTERVAL`.
+    Patches of statuses are what an API server with many runs spends most on, and they are not to be at the
+    expense of the steps. So about one run's is under way at a time: the more runs wait and the slower the API
+    server answers, the longer the interval, up to `LONGEST_INTERVAL`. By Little's law the number under way is
+    their rate times how long each lasts.
     """
 
     def __init__(
@@ -97,6 +99,8 @@ class Projector:
         self._queue = WorkQueue()
         self._last: dict[RunKey, float] = {}
         self._patches = asyncio.Semaphore(PATCHES)
+        #: Seconds that a patch lasts, of late.
+        self._lasts = 0.0
 
     def mark(self, key: RunKey, *, urgent: bool = False) -> None:
         """A run's statuses have changed. Urgent ones (another phase, a refusal) are written at once."""
@@ -123,7 +127,7 @@ class Projector:
 
     def _pause(self) -> float:
         """Seconds between two writes about a run, as things are."""
-        return max(self._interval, min(LONGEST_INTERVAL, self._queue.pending / RUNS_PER_SECOND))
+        return max(self._interval, min(LONGEST_INTERVAL, self._queue.pending * self._lasts))
 
     def _wait(self, key: RunKey) -> float:
         """Seconds until it is time to write about a run; 0 or less if it is time."""
@@ -199,9 +203,14 @@ class Projector:
 
     async def _try(self, key: RunKey, write: StatusWrite) -> bool:
         """Write one status. False if it was refused, and is `missed`."""
+        loop = asyncio.get_running_loop()
         try:
             async with self._patches:
-                await self._patch(key.namespace, write)
+                begun = loop.time()
+                try:
+                    await self._patch(key.namespace, write)
+                finally:
+                    self._lasts += (loop.time() - begun - self._lasts) * _NEWEST
         except ApiError as error:
             if not error.not_found:
                 _log.warning(

@@ -182,30 +182,39 @@ def test_a_source_that_has_more_later_is_asked_then() -> None:
     assert [later - earlier for earlier, later in itertools.pairwise(asked)] == pytest.approx([3.0, 1.0])
 
 
-def test_many_runs_wait_longer_for_company() -> None:
-    """Each status tells of all that came to pass meanwhile."""
+@pytest.mark.parametrize(
+    ("runs", "seconds", "interval"),
+    [
+        (1, 0.5, 1.0),
+        (100, 0.005, 1.0),
+        (1000, 0.005, 5.0),
+        (100, 0.05, 5.0),
+        (1000, 0.05, LONGEST_INTERVAL),
+    ],
+)
+def test_many_runs_or_a_slow_server_make_each_wait_longer_for_company(
+    runs: int, seconds: float, interval: float
+) -> None:
+    """Each status tells of all that came to pass meanwhile, and about one patch is under way at a time."""
 
     async def scenario() -> None:
         server, source = Server(), Source(0)
-        server.seconds = 0.0
+        server.seconds = seconds
         projector = Projector(kube=server, source=source, interval=1.0, clock=now)  # type: ignore[arg-type]
         working = asyncio.create_task(projector.run())
-        runs = [RunKey(WORKFLOW, "team", f"run-{number}") for number in range(1000)]
+        keys = [RunKey(WORKFLOW, "team", f"run-{number}") for number in range(runs)]
 
-        async def writes_of(some: list[RunKey]) -> int:
-            """Patches in 40 s in which every run changes all the time."""
-            server.patched.clear()
-            for _ in range(400):
-                for key in some:
+        async def changing(span: float) -> None:
+            """Every run changes all the time."""
+            for _ in range(round(span / 0.1)):
+                for key in keys:
                     projector.mark(key)
                 await asyncio.sleep(0.1)
-            return len(server.patched)
 
-        assert await writes_of(runs[:1]) == pytest.approx(40, abs=2)
-        few = await writes_of(runs[:10])
-        assert few == pytest.approx(10 * 40, rel=0.1)
-        many = await writes_of(runs)
-        assert many == pytest.approx(1000 * 40 / LONGEST_INTERVAL, rel=0.2)
+        await changing(20.0)
+        server.patched.clear()
+        await changing(50.0)
+        assert len(server.patched) == pytest.approx(runs * 50 / interval, rel=0.15)
         working.cancel()
 
     run(scenario())
