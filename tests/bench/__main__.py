@@ -36,7 +36,7 @@ from tests.bench import (
 from tests.bench.figures import Result
 from tests.bench.growing import charts
 from tests.bench.load import patience
-from tests.bench.machine import machine_facts, version_facts, yardstick_ms
+from tests.bench.machine import QUIET, machine_facts, rested, version_facts, yardstick_ms
 from tests.bench.rig import Rig, booted
 from tests.bench.say import duration, say
 from tests.bench.scenario import Planned, parse
@@ -62,6 +62,8 @@ SCENARIOS = {
         growth.SCENARIO,
     )
 }
+#: Seconds that a machine is given to come to rest before the first one.
+_REST = 300.0
 #: Pods with which the rig's ceiling is measured before each scenario.
 _CEILING = 100
 
@@ -76,7 +78,9 @@ async def _run(planned: list[Planned]) -> int:
     console = Console(width=None if sys.stdout.isatty() else 140)
     path = record.path_now()
     results: list[Result] = []
-    facts: dict[str, Any] = {"load_before": os.getloadavg()[0]}
+    if os.getloadavg()[0] > QUIET:
+        say(f"waiting up to {duration(_REST)} for the machine to come to rest")
+    facts: dict[str, Any] = {"load_before": await rested(within=_REST)}
     say(f"about {duration(sum(each.seconds for each in planned))} on two idle cores")
     for each in planned:
         say(f"{each.scenario.name}: {each.scenario.title}, about {duration(each.seconds)}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import platform
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +19,8 @@ from tests.bench.figures import quantile
 
 #: Bytes of one write: a page of Postgres' log.
 PAGE = 8192
+#: Load average of a minute above which a machine is busy with something else.
+QUIET = 0.5
 _LIBRARIES = ("kopf", "aiohttp", "asyncpg", "nats-py", "orjson", "pydantic", "starlette", "uvicorn")
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -64,6 +68,17 @@ def fdatasync_ms(directory: Path, *, times: int = 300) -> dict[str, float]:
             os.fdatasync(file.fileno())
             taken.append((time.perf_counter() - begun) * 1000)
     return {"p50": round(quantile(taken, 0.5), 3), "p99": round(quantile(taken, 0.99), 3)}
+
+
+async def rested(*, within: float, load: Callable[[], float] = lambda: os.getloadavg()[0]) -> float:
+    """Wait until the machine is quiet, seconds at most. Returns the load that it has then.
+
+    What ran a moment ago, a test or another benchmark, is still part of the load of a minute.
+    """
+    until = time.monotonic() + within
+    while (now := load()) > QUIET and time.monotonic() < until:
+        await asyncio.sleep(min(5.0, within))
+    return now
 
 
 def yardstick_ms() -> float:

@@ -24,12 +24,11 @@ from tests.bench import record
 from tests.bench.budgets import Budget
 from tests.bench.figures import Figure
 from tests.bench.growing import charts
+from tests.bench.machine import QUIET
 from tests.bench.table import row
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 BLOCK = "measured"
-#: Load average before anything was booted above which a machine is busy.
-QUIET = 0.5
 NOTHING = (
     "Not measured yet. These figures are written from the results of `make bench` on a quiet machine; "
     "there are none so far."
@@ -99,7 +98,7 @@ def section(taken: Mapping[str, Any], *, drawn: str | None) -> str:
     if not taken:
         return NOTHING
     parts = []
-    for entry in taken.values():
+    for entry in sorted(taken.values(), key=_place):
         result = entry["result"]
         parts += [f"### {result['scenario']}: {result['title']}", _origin(entry), _table(result["figures"])]
         parts += result["notes"]
@@ -108,14 +107,23 @@ def section(taken: Mapping[str, Any], *, drawn: str | None) -> str:
     return "\n\n".join(parts)
 
 
+def _place(entry: Mapping[str, Any]) -> tuple[bool, int]:
+    """By number, and what has none at the end."""
+    number: str = entry["result"]["scenario"].removeprefix("B")
+    return (False, int(number)) if number.isdigit() else (True, 0)
+
+
 def _origin(entry: Mapping[str, Any]) -> str:
     machine, versions = entry["machine"], entry["versions"]
     sync = machine["fdatasync_ms"]
-    sizes = ", ".join(f"{name} {value}" for name, value in entry["result"]["parameters"].items())
+    result = entry["result"]
+    sizes = ", ".join(f"{name} {value}" for name, value in result["parameters"].items())
+    speed = result["details"]["machine"]
     return (
         f"{sizes}. {machine['at'][:10]}, {versions['perdure']}, Python {versions['python']}, "
         f"Postgres {versions['postgres']}; {machine['cores']} × {machine['cpu']}, "
-        f"{machine['memory_gib']} GiB, fdatasync of 8 KiB {sync['p50']} ms (p99 {sync['p99']} ms)."
+        f"{machine['memory_gib']} GiB, fdatasync of 8 KiB {sync['p50']} ms (p99 {sync['p99']} ms), "
+        f"yardstick {speed['before']['yardstick_ms']} ms before and {speed['after']['yardstick_ms']} ms after."
     )
 
 

@@ -29,6 +29,7 @@ FACTS = {
 
 def result(scenario: str = "B1", *, value: float = 12.5, full: bool = True) -> Result:
     made = Result(scenario=scenario, title="latency", parameters={"runs": 3}, full=full)
+    made.details["machine"] = {"before": {"yardstick_ms": 8.7}, "after": {"yardstick_ms": 9.1}}
     made.add("gap | p50", value, "ms", worst=20, samples=7, budget=Budget(must=15, stretch=9))
     return made
 
@@ -70,6 +71,13 @@ def test_a_table_has_each_figure_with_its_budget_and_verdict() -> None:
     assert "### B1: latency" in text
     assert "runs 3" in text
     assert "fdatasync of 8 KiB 0.1 ms" in text
+    assert "yardstick 8.7 ms before and 9.1 ms after" in text
+
+
+def test_benchmarks_stand_in_the_order_of_their_numbers() -> None:
+    taken = taken_in({}, [documented(result("growth"), result("B10")), documented(result("B2"))])
+    text = section(taken, drawn=None)
+    assert text.index("### B2:") < text.index("### B10:") < text.index("### growth:")
 
 
 def test_without_results_it_says_so() -> None:
