@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from perdure.api import API_VERSION
-from tests.bench import ceiling
+from tests.bench import anchors, ceiling
 from tests.bench.figures import Result
 from tests.bench.load import patience
 from tests.bench.rig import Rig
@@ -36,8 +36,9 @@ class Size:
 
 
 async def run(rig: Rig, size: Size, result: Result) -> None:
-    """Requests one at a time and many at once, the watch, then pods from creation to their end."""
+    """Single pieces of work, requests one at a time and many at once, the watch, then pods to their end."""
     count = size.requests
+    await anchors.measure(rig, result, count=count)
     rate = 0.0
     for connections in CONNECTIONS:
         say(f"{count} requests of each sort, {connections} at once")
@@ -48,7 +49,12 @@ async def run(rig: Rig, size: Size, result: Result) -> None:
         async with rig.namespace("b0") as namespace:
             delays = await _delivery(rig, namespace, count=count, rate=share * rate)
         result.add_samples(f"write begun → seen by a watch, at {share:.0%} load", delays)
+    meter = rig.meter()
+    meter.start()
     found = await ceiling.measure(rig, count, within=patience(count))
+    used = meter.stop()
+    of_server = (used["kube-apiserver"] + used["etcd"]) / count
+    result.add("rig's ceiling: API server and etcd", of_server, "CPU-ms each", samples=count)
     result.add("rig's ceiling: pods from creation to their end", found.pods_per_second, "pods/s")
     result.add_samples("rig's ceiling: one pod's life", found.lives)
 

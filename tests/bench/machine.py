@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import platform
@@ -10,12 +9,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from tests.bench.figures import quantile
+from tests.integration.waiting import until
 
 #: Bytes of one write: a page of Postgres' log.
 PAGE = 8192
@@ -75,10 +76,9 @@ async def rested(*, within: float, load: Callable[[], float] = lambda: os.getloa
 
     What ran a moment ago, a test or another benchmark, is still part of the load of a minute.
     """
-    until = time.monotonic() + within
-    while (now := load()) > QUIET and time.monotonic() < until:
-        await asyncio.sleep(min(5.0, within))
-    return now
+    with suppress(TimeoutError):
+        await until(lambda: load() <= QUIET, within=within)
+    return load()
 
 
 def yardstick_ms() -> float:

@@ -115,15 +115,15 @@ def _place(entry: Mapping[str, Any]) -> tuple[bool, int]:
 
 def _origin(entry: Mapping[str, Any]) -> str:
     machine, versions = entry["machine"], entry["versions"]
-    sync = machine["fdatasync_ms"]
     result = entry["result"]
     sizes = ", ".join(f"{name} {value}" for name, value in result["parameters"].items())
-    speed = result["details"]["machine"]
+    sync, speed = machine["fdatasync_ms"], result["details"]["machine"]
+    before, after = (speed[when]["yardstick_ms"] for when in ("before", "after"))
     return (
         f"{sizes}. {machine['at'][:10]}, {versions['perdure']}, Python {versions['python']}, "
         f"Postgres {versions['postgres']}; {machine['cores']} × {machine['cpu']}, "
         f"{machine['memory_gib']} GiB, fdatasync of 8 KiB {sync['p50']} ms (p99 {sync['p99']} ms), "
-        f"yardstick {speed['before']['yardstick_ms']} ms before and {speed['after']['yardstick_ms']} ms after."
+        f"yardstick {before} ms before and {after} ms after."
     )
 
 
