@@ -37,8 +37,8 @@ async def run(rig: Rig, size: Size, result: Result) -> None:
     before = memory_mib(server)["rss"]
     async with rig.namespace("b6", keep=True) as namespace:
         template = await history.ran_once(rig, namespace, steps=size.steps)
-        names = [f"done-{number:06d}" for number in range(size.finished)]
-        await history.repeat(rig, namespace, template, names, pods=history.MOST_PODS)
+        names = [history.copy_name(number) for number in range(size.finished)]
+        await history.repeat(rig, template, names, pods=history.MOST_PODS)
         async with rig.operator() as operator, Chains(rig.api, namespace) as seen:
             names = [f"held-{number:05d}" for number in range(size.running)]
             async with telling(lambda: f"{len(seen.pods)} of {size.running} running"):
@@ -79,11 +79,6 @@ SCENARIO = Scenario(
     small=Size(finished=5, running=3, steps=2, idle=2, settle=2),
     run=run,
     seconds=lambda size: (
-        40
-        + size.finished * (1 + size.steps) / 250
-        + min(size.finished * size.steps, history.MOST_PODS) / 80
-        + size.running / 20
-        + size.idle
-        + size.settle
+        40 + size.finished * (1 + size.steps) / 1000 + size.running / 20 + size.idle + size.settle
     ),
 )

@@ -51,9 +51,9 @@ async def run(rig: Rig, size: Size, result: Result) -> None:
             there = 0
             for runs in upto(_FINISHED, size.finished):
                 say(f"{runs} finished runs")
-                names = [f"done-{number:06d}" for number in range(there, runs)]
+                names = [history.copy_name(number) for number in range(there, runs)]
                 left = max(0, history.MOST_PODS - there)
-                await history.repeat(rig, namespace, template, names, pods=left)
+                await history.repeat(rig, template, names, pods=left)
                 there = runs
                 if (point := await _point(rig, result, size, size.probe)) is None:
                     return
@@ -117,5 +117,5 @@ SCENARIO = Scenario(
     full=Size(),
     small=Size(concurrent=4, finished=6, steps=2, point=8, probe=2),
     run=run,
-    seconds=lambda size: 60 + sum(upto(_CONCURRENT, size.concurrent)) * size.steps / 22 + size.finished / 150,
+    seconds=lambda size: 60 + sum(upto(_CONCURRENT, size.concurrent)) * size.steps / 22 + size.finished / 500,
 )

@@ -1,21 +1,26 @@
 """Finished runs by the ten thousand, without waiting for them to run.
 
-A chain is run once for real; what it left in the cluster and in the ledger is then written again under other
-names, as if it had run so often. That is how memory and speed are measured beside a long history. The
-controller manager keeps no more than some thousands of ended pods, so no more are made.
+A chain is run once for real; what it left in etcd and in the ledger is then written again under other names,
+as if it had run so often. That is how memory and speed are measured beside a long history. The controller
+manager keeps no more than some thousands of ended pods, so no more are made.
+
+Objects are copied byte by byte, past the API server, which would take an hour for them: names and uids of a
+copy are as long as those of the original, so that they can stand in their places in JSON and protobuf alike.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
 
-from perdure.domain.names import LABEL_SHARD, LABEL_STEP, LABEL_TASK, pod_name, shard_of, task_name
+from perdure.domain.names import LABEL_SHARD, LABEL_STEP, pod_name, shard_of, task_name
 from perdure.domain.records import TaskKey
+from tests.bench import etcd
 from tests.bench.chains import Chains
 from tests.bench.load import apply_all, chain, patience
 from tests.bench.rig import Rig
@@ -24,31 +29,41 @@ from tests.bench.waiting import poll
 
 #: Ended pods that a controller manager with its defaults leaves alone.
 MOST_PODS = 12_500
-_AT_ONCE = 32
-_ROWS_AT_ONCE = 500
-_COPIED = ("uid", "resourceVersion", "creationTimestamp", "generation", "managedFields", "selfLink")
+#: The original's name. As long as those of its copies.
+_ORIGINAL = "done-original"
+_AT_ONCE = 100
+#: Where the API server keeps them.
+_WORKFLOWS_AT = "/registry/perdure.dev/workflows/{}/"
+_TASKS_AT = "/registry/perdure.dev/agenttasks/{}/"
+_PODS_AT = "/registry/pods/{}/"
+#: What follows a label's name and stands before its value, in JSON and in protobuf: the value has two bytes.
+_BEFORE_SHARD = (b'":"', b"\x12\x02")
+#: Share of a core that the control plane takes when it has nothing to do, and seconds that are looked at.
+_REST, _LOOK = 0.25, 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """One finished run, as it lies in the cluster."""
+    """One finished run, as it lies in etcd: keys and values."""
 
-    workflow: dict[str, Any]
-    tasks: list[dict[str, Any]]
-    pods: list[dict[str, Any]]
+    uid: str
+    #: By step: uid and name of the task, uid and name of its pod.
+    steps: Mapping[str, tuple[str, str, str, str]]
+    objects: Sequence[tuple[bytes, bytes]]
+    pods: Sequence[tuple[bytes, bytes]]
 
-    @property
-    def uid(self) -> str:
-        uid: str = self.workflow["metadata"]["uid"]
-        return uid
+
+def copy_name(number: int) -> str:
+    """The name of a copy."""
+    return f"done-{number:08d}"
 
 
 async def ran_once(rig: Rig, namespace: str, *, steps: int) -> Template:
     """Run a chain for real; its operator has gone when this returns. Raises TimeoutError."""
     async with rig.operator() as operator, Chains(rig.api, namespace) as seen:
-        await apply_all(rig.kube, namespace, [chain("template", steps=steps)])
+        await apply_all(rig.kube, namespace, [chain(_ORIGINAL, steps=steps)])
         if not await seen.all_ended(1, within=patience(steps)):
-            raise TimeoutError(f"the template does not end:\n{operator.tail()}")
+            raise TimeoutError(f"the original does not end:\n{operator.tail()}")
 
         async def shown() -> bool:
             tasks, _ = await rig.kube.list("AgentTask", namespace=namespace)
@@ -56,92 +71,97 @@ async def ran_once(rig: Rig, namespace: str, *, steps: int) -> Template:
             return phases == ["Succeeded"] * steps
 
         await poll(shown, within=60)
-    workflows, _ = await rig.kube.list("Workflow", namespace=namespace)
-    tasks, _ = await rig.kube.list("AgentTask", namespace=namespace)
-    pods, _ = await rig.kube.list("Pod", namespace=namespace)
-    return Template(workflows[0], tasks, pods)
+    (workflow,), _ = await rig.kube.list("Workflow", namespace=namespace)
+    tasks = _by_step((await rig.kube.list("AgentTask", namespace=namespace))[0])
+    pods = _by_step((await rig.kube.list("Pod", namespace=namespace))[0])
+    async with etcd.connected(rig.pid_of("etcd")) as store:
+        places = [at.format(namespace).encode() for at in (_WORKFLOWS_AT, _TASKS_AT, _PODS_AT)]
+        kept = [await store.under(place) for place in places]
+    return Template(
+        uid=workflow["metadata"]["uid"],
+        steps={step: (*tasks[step], *pods[step]) for step in tasks},
+        objects=kept[0] + kept[1],
+        pods=kept[2],
+    )
 
 
-async def repeat(rig: Rig, namespace: str, template: Template, names: Sequence[str], *, pods: int) -> None:
+def _by_step(objects: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+    metadata = [each["metadata"] for each in objects]
+    return {each["labels"][LABEL_STEP]: (each["uid"], each["name"]) for each in metadata}
+
+
+async def repeat(rig: Rig, template: Template, names: Sequence[str], *, pods: int) -> None:
     """Write a finished run for each name; `pods`: how many more ended pods are to be made at most.
 
     No operator may run meanwhile: it would take them for new ones.
     """
-    waiting = list(reversed(names))
-    made: list[tuple[str, str]] = []
-    left = [min(pods, len(names) * len(template.pods))]
-
-    async def work() -> None:
-        while waiting:
-            name = waiting.pop()
-            made.append((await _objects(rig, namespace, template, name, pods=left), name))
-
+    made = 0
     connection = await asyncpg.connect(rig.ledger_url)
     try:
-        async with telling(lambda: f"{len(made)} of {len(names)} finished runs written"):
-            async with asyncio.TaskGroup() as group:
-                for _ in range(_AT_ONCE):
-                    group.create_task(work())
-            for start in range(0, len(made), _ROWS_AT_ONCE):
-                await _rows(connection, template, made[start : start + _ROWS_AT_ONCE])
-        path = f"/api/v1/namespaces/{namespace}/pods?limit=1&fieldSelector=status.phase!=Succeeded"
-
-        async def all_ended() -> bool:
-            return not (await rig.kube.raw_get(path))["items"]
-
-        await poll(all_ended, within=patience(pods))
-        # As autovacuum would have done by and by.
-        await connection.execute("analyze")
+        async with (
+            etcd.connected(rig.pid_of("etcd")) as store,
+            telling(lambda: f"{made} of {len(names)} finished runs written"),
+        ):
+            for start in range(0, len(names), _AT_ONCE):
+                copies = {str(uuid.uuid4()): name for name in names[start : start + _AT_ONCE]}
+                pairs = []
+                for uid, name in copies.items():
+                    some = template.pods[: max(0, pods)]
+                    pods -= len(some)
+                    pairs += copied(template, [*template.objects, *some], uid=uid, name=name)
+                await store.put(pairs)
+                await _rows(connection, template, list(copies.items()))
+                made += len(copies)
+            # As autovacuum would have done by and by.
+            await connection.execute("analyze")
+            await poll(lambda: _at_rest(rig), within=patience(len(names)))
     finally:
         await connection.close()
 
 
-async def _objects(rig: Rig, namespace: str, template: Template, name: str, *, pods: list[int]) -> str:
-    """Returns the uid of the Workflow."""
-    workflow = _copy(template.workflow, name)
-    uid: str = (await rig.kube.create("Workflow", namespace, workflow))["metadata"]["uid"]
-    status = {"status": template.workflow["status"]}
-    await rig.kube.patch_status("Workflow", namespace, name, status)
-    owners: dict[str, dict[str, Any]] = {}
-    for task in template.tasks:
-        key = TaskKey(task["metadata"]["labels"][LABEL_STEP])
-        own = task_name(name, uid, key)
-        copy = _copy(task, own)
-        copy["metadata"]["ownerReferences"] = [_owner(task, name=name, uid=uid)]
-        _relabel(copy, uid=uid, task=own)
-        created = await rig.kube.create("AgentTask", namespace, copy)
-        await rig.kube.patch_status("AgentTask", namespace, own, {"status": task["status"]})
-        owners[key.step] = created["metadata"]
-    for pod in template.pods:
-        if pods[0] <= 0:
-            break
-        pods[0] -= 1
-        key = TaskKey(pod["metadata"]["labels"][LABEL_STEP])
-        owner = owners[key.step]
-        copy = _copy(pod, pod_name(owner["name"], uid, key, 1))
-        copy["metadata"]["ownerReferences"] = [_owner(pod, name=owner["name"], uid=owner["uid"])]
-        _relabel(copy, uid=uid, task=owner["name"])
-        # The simulated node ends it, as it ended the original.
-        await rig.kube.create("Pod", namespace, copy)
-    return uid
+def copied(
+    template: Template, pairs: Sequence[tuple[bytes, bytes]], *, uid: str, name: str
+) -> list[tuple[bytes, bytes]]:
+    """Keys and values with names, uids and shard of another run.
+
+    Raises ValueError for a name that is not as long as the original's.
+    """
+    changes = {template.uid: uid, _ORIGINAL: name}
+    for step, (task_uid, task, pod_uid, pod) in template.steps.items():
+        new = task_name(name, uid, TaskKey(step))
+        changes |= {
+            task_uid: str(uuid.uuid4()),
+            task: new,
+            pod_uid: str(uuid.uuid4()),
+            pod: pod_name(new, uid, TaskKey(step), 1),
+        }
+    # A pod's name has its task's in it, which has its run's.
+    ordered = [(old.encode(), changes[old].encode()) for old in sorted(changes, key=len, reverse=True)]
+    for between in _BEFORE_SHARD:
+        label = LABEL_SHARD.encode() + between
+        ordered.append((label + _shard(template.uid), label + _shard(uid)))
+    if odd := [before for before, after in ordered if len(before) != len(after)]:
+        raise ValueError(f"not as long in the copy: {odd[0].decode()}")
+    result = []
+    for key, value in pairs:
+        for before, after in ordered:
+            key, value = key.replace(before, after), value.replace(before, after)
+        result.append((key, value))
+    return result
 
 
-def _copy(obj: dict[str, Any], name: str) -> dict[str, Any]:
-    metadata = {key: value for key, value in obj["metadata"].items() if key not in _COPIED}
-    kept = {key: value for key, value in obj.items() if key not in ("status", "metadata")}
-    return {**kept, "metadata": {**metadata, "name": name, "labels": dict(metadata.get("labels") or {})}}
+def _shard(uid: str) -> bytes:
+    return f"{shard_of(uid):02d}".encode()
 
 
-def _owner(obj: dict[str, Any], *, name: str, uid: str) -> dict[str, Any]:
-    reference: dict[str, Any] = obj["metadata"]["ownerReferences"][0]
-    return {**reference, "name": name, "uid": uid}
-
-
-def _relabel(obj: dict[str, Any], *, uid: str, task: str) -> None:
-    labels = obj["metadata"]["labels"]
-    for label, value in ((LABEL_SHARD, f"{shard_of(uid):02d}"), (LABEL_TASK, task)):
-        if label in labels:
-            labels[label] = value
+async def _at_rest(rig: Rig) -> bool:
+    """Whether the control plane has digested what was written."""
+    meter = rig.meter()
+    meter.start()
+    await asyncio.sleep(_LOOK)
+    used = meter.stop()
+    busy = sum(used[name] for name in ("kube-apiserver", "kube-controller-manager", "kwok", "etcd"))
+    return busy / 1000 / _LOOK < _REST
 
 
 async def _rows(connection: Any, template: Template, made: Sequence[tuple[str, str]]) -> None:
@@ -152,7 +172,7 @@ async def _rows(connection: Any, template: Template, made: Sequence[tuple[str, s
         await connection.execute(_WORKFLOWS, template.uid, uids, [name for _, name in made], shards)
         for table in ("step", "task", "attempt", "event"):
             await connection.execute(_CHILDREN.format(table=table), template.uid, uids)
-        steps = [task["metadata"]["labels"][LABEL_STEP] for task in template.tasks]
+        steps = list(template.steps)
         tasks = [
             (uid, step, task_name(name, uid, TaskKey(step)), pod)
             for uid, name in made
