@@ -56,9 +56,9 @@ async def _postgres(rig: Rig, result: Result, count: int) -> None:
     row = os.urandom(_ROW)
     try:
         await connection.execute("create table anchor (id bigserial primary key, content bytea)")
-        _add(result, ROUND_TRIP, await _awaited(lambda: connection.fetchval("select 1"), count))
+        _add(result, ROUND_TRIP, await _one_by_one(lambda _: connection.fetchval("select 1"), count))
         insert = "insert into anchor (content) values ($1)"
-        _add(result, COMMIT, await _awaited(lambda: connection.execute(insert, row), count))
+        _add(result, COMMIT, await _one_by_one(lambda _: connection.execute(insert, row), count))
         await connection.execute("drop table anchor")
     finally:
         await connection.close()
@@ -70,7 +70,7 @@ async def _stream(rig: Rig, result: Result, count: int) -> None:
     try:
         stream = client.jetstream()
         await stream.add_stream(name="anchor", subjects=["anchor"])
-        _add(result, PUBLISH, await _awaited(lambda: stream.publish("anchor", message), count))
+        _add(result, PUBLISH, await _one_by_one(lambda _: stream.publish("anchor", message), count))
         await stream.delete_stream("anchor")
     finally:
         await client.close()
@@ -85,12 +85,8 @@ def _timed(work: Callable[[], object], count: int) -> list[float]:
     return taken
 
 
-async def _awaited(work: Callable[[], Awaitable[object]], count: int) -> list[float]:
-    taken = []
-    for _ in range(count):
-        begun = time.perf_counter()
-        await work()
-        taken.append(time.perf_counter() - begun)
+async def _one_by_one(call: Callable[[int], Awaitable[object]], count: int) -> list[float]:
+    taken, _ = await ceiling.timed(call, count, 1)
     return taken
 
 

@@ -106,11 +106,14 @@ async def _crash(operator: Service, seen: Chains, names: Sequence[str], *, withi
     waiting = [name for name in names if name not in seen.runs or seen.runs[name].ended is None]
     started = await operator.start()
 
-    async def all_went_on() -> list[float] | None:
-        times = [_went_on(seen, name, started) for name in waiting]
-        return None if None in times else [time for time in times if time is not None]
+    if not waiting:
+        return None
 
-    times = await poll(all_went_on, within=within) if waiting else []
+    async def all_went_on() -> list[float] | None:
+        times = [at for name in waiting if (at := _went_on(seen, name, started)) is not None]
+        return times if len(times) == len(waiting) else None
+
+    times = await poll(all_went_on, within=within)
     made = [pod.created for pod in seen.pods.values() if pod.created > started]
     return _Recovery(min(made) - started, max(times) - started) if made else None
 

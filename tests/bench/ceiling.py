@@ -68,7 +68,7 @@ def pod(namespace: str, number: int) -> dict[str, Any]:
 
 
 async def timed(
-    call: Callable[[int], Awaitable[None]], count: int, connections: int
+    call: Callable[[int], Awaitable[object]], count: int, connections: int
 ) -> tuple[list[float], float]:
     """Seconds of each call, and of all together."""
     waiting = list(range(count))
