@@ -136,13 +136,14 @@ async def _facts(rig: Rig) -> dict[str, Any]:
     return {
         "machine": machine_facts(rig.directory),
         "versions": {
-            **version_facts(binaries, python=rig.product / "bin" / "python"),
+            **version_facts(binaries, python=rig.product.command("python")),
             "postgres": await rig.postgres_version(),
         },
         "rig": {
             "etcd": "without fsync",
             "postgres": "fsync and synchronous_commit on",
             "nodes": "simulated by KWOK",
+            "product": "a checkout on this machine's Python" if rig.product.root is None else "its image",
             "credentials": "as in a pod" if rig.as_in_a_pod else "kubeconfig",
         },
     }

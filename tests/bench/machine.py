@@ -8,7 +8,7 @@ import platform
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -39,14 +39,14 @@ def machine_facts(directory: Path) -> dict[str, Any]:
     }
 
 
-def version_facts(programs: dict[str, Path], *, python: Path) -> dict[str, str]:
+def version_facts(programs: dict[str, Path], *, python: Sequence[str]) -> dict[str, str]:
     """Versions of what is measured, of our libraries, and of the programs beside us.
 
-    `python`: the interpreter that runs what is measured.
+    `python`: how to start the interpreter that runs what is measured.
     """
     facts = {
         "perdure": _commit(),
-        "python": _output(python, "--version").removeprefix("Python ") or "unknown",
+        "python": _output(*python, "--version").removeprefix("Python ") or "unknown",
         **{name: version(name) for name in _LIBRARIES},
     }
     for name, path in programs.items():
@@ -109,12 +109,12 @@ def _cpu_model() -> str:
 
 
 def _commit() -> str:
-    commit = _output(Path("git"), "-C", str(_REPOSITORY), "rev-parse", "--short=12", "HEAD")
-    changed = _output(Path("git"), "-C", str(_REPOSITORY), "status", "--porcelain", "--", "operator", "sdk")
+    commit = _output("git", "-C", str(_REPOSITORY), "rev-parse", "--short=12", "HEAD")
+    changed = _output("git", "-C", str(_REPOSITORY), "status", "--porcelain", "--", "operator", "sdk")
     return f"{version('perdure')} {commit or 'unknown'}{' with changes' if changed else ''}"
 
 
-def _output(program: Path, *arguments: str) -> str:
+def _output(program: Path | str, *arguments: str) -> str:
     try:
         done = subprocess.run(
             [program, *arguments], capture_output=True, text=True, timeout=10, check=False, env=_environment()

@@ -15,6 +15,7 @@ from hack.cluster.light import free_ports
 
 from perdure.kube.client import KubeClient
 from tests.bench import apart
+from tests.bench.apart import Product
 from tests.bench.cluster import SYSTEM, Api, account_token, fresh_namespace, prepare
 from tests.bench.processes import CpuMeter
 from tests.bench.service import IN_CLUSTER_PORT, Service, can_play_pod
@@ -34,7 +35,7 @@ class Rig:
         self,
         *,
         directory: Path,
-        product: Path,
+        product: Product,
         cluster: Cluster,
         kube: KubeClient,
         api: Api,
@@ -44,7 +45,7 @@ class Rig:
         as_in_a_pod: bool,
     ) -> None:
         self.directory = directory
-        #: The environment of what is measured: its Python, its libraries.
+        #: What is measured: our code, its Python, its libraries.
         self.product = product
         self.cluster = cluster
         self.kube = kube
@@ -125,7 +126,7 @@ class Rig:
         service = Service(
             role,
             name=name,
-            program=self.product / "bin" / "perdure",
+            product=self.product,
             directory=self.directory,
             environment=environment,
             account=account if self.as_in_a_pod else None,
@@ -176,11 +177,11 @@ class Rig:
 @asynccontextmanager
 async def booted() -> AsyncIterator[Rig]:
     """Everything but our own processes. It boots before anything is measured, so it may block."""
-    product = await apart.product()
+    as_in_a_pod = can_play_pod()
+    product = await apart.product(image=as_in_a_pod and os.geteuid() == 0)
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as name:
         directory = Path(name)
         os.makedirs(directory / "nats")
-        as_in_a_pod = can_play_pod()
         port = IN_CLUSTER_PORT if as_in_a_pod else None
         with (
             start_kwok(directory / "cluster", nodes=NODES, port=port) as cluster,

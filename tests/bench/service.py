@@ -9,23 +9,35 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import aiohttp
 
+from tests.bench.apart import Product
+
 #: Where a pod finds its account.
 _ACCOUNT = "/run/secrets/kubernetes.io/serviceaccount"
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
-#: Hides /run behind an empty one, seen by this process only, with the account's files in it, and lets the
-#: name that a cluster's DNS gives the API server mean this machine.
+#: Of $1 the files of an image, or nothing for this machine's, and $2 the account's folder. Hides /run behind
+#: an empty one, seen by this process only, with the account's files in it, and lets the name that a cluster's
+#: DNS gives the API server mean this machine. An image gets what its runtime would put into it, and the
+#: folder of the sockets, $3.
 _AS_IN_A_POD = f"""
-mount -t tmpfs tmpfs /run && mkdir -p {_ACCOUNT} && cp "$1"/* {_ACCOUNT}/ &&
-cp /etc/hosts /run/hosts && echo "127.0.0.1 kubernetes.default.svc" >> /run/hosts &&
-mount --bind /run/hosts /etc/hosts && shift && exec "$@"
+root=$1 account=$2 sockets=$3; shift 3
+mount -t tmpfs tmpfs "$root/run" && mkdir -p "$root{_ACCOUNT}" && cp "$account"/* "$root{_ACCOUNT}/" &&
+cp /etc/hosts "$root/run/hosts" && echo "127.0.0.1 kubernetes.default.svc" >> "$root/run/hosts" &&
+mount --bind "$root/run/hosts" "$root/etc/hosts" || exit 1
+if [ -n "$root" ]; then
+    for shared in /proc /dev "$sockets"; do
+        mkdir -p "$root$shared" && mount --rbind "$shared" "$root$shared" || exit 1
+    done
+fi
+exec "$@"
 """
 #: The port of that name.
 IN_CLUSTER_PORT = 443
@@ -73,23 +85,25 @@ class Service:
         role: str,
         *,
         name: str,
-        program: Path,
+        product: Product,
         directory: Path,
         environment: Mapping[str, str],
         account: Path | None,
         health_port: int,
     ) -> None:
-        """`name`: of its log. `program`: `perdure`. `account`: a folder with token and ca.crt, put where a
-        pod has them.
+        """`name`: of its log. `account`: a folder with token and ca.crt, put where a pod has them; it is
+        needed for a product that comes from an image.
         """
         self.role = role
-        self._program = program
-        self._environment = _clean_environment(directory) | dict(environment)
-        self._prefix: list[str] = []
+        base = _clean_environment(directory) if product.root is None else dict(product.environment)
+        self._environment = base | dict(environment)
+        self._command = [*product.command("perdure"), role]
         if account is not None:
             namespaces = pod_namespaces()
             assert namespaces is not None
-            self._prefix = [*namespaces, "sh", "-c", _AS_IN_A_POD, "sh", str(account)]
+            root = "" if product.root is None else str(product.root)
+            prepare = [_AS_IN_A_POD, "sh", root, str(account), tempfile.gettempdir()]
+            self._command = [*namespaces, "sh", "-c", *prepare, *self._command]
         self._health = f"http://127.0.0.1:{health_port}"
         self.log = directory / f"{name}.log"
         self._process: asyncio.subprocess.Process | None = None
@@ -110,9 +124,7 @@ class Service:
         with self.log.open("ab") as log:
             at = time.monotonic()
             self._process = await asyncio.create_subprocess_exec(
-                *self._prefix,
-                str(self._program),
-                self.role,
+                *self._command,
                 env=self._environment,
                 stdout=log,
                 stderr=log,

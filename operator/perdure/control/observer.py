@@ -1,8 +1,10 @@
 """Looking before deciding: what changed in the cluster, and what agents wrote, since the last pass.
 
 A watch event may be late, repeated or lost, so nothing final is concluded from the store alone: a pod that
-is missing there is asked for, one whose time is over is looked at again, and before an end is taken note of,
-the ledger is asked for a report. The end of a child Workflow is taken from the ledger, never from its status.
+is missing there is asked for, and one whose time is over is looked at again. The ledger is asked for reports
+when it says that there are some. One that was written a moment before the end of its pod was seen, and of
+which nobody has told yet, has raised the run's version: the end cannot be committed without it. The end of a
+child Workflow is taken from the ledger, never from its status.
 """
 
 from __future__ import annotations
@@ -57,8 +59,7 @@ class Observer:
         children = await self._children(live, overdue, gone)
         live.look_at_all = False
         refusals, live.refusals = live.refusals, {}
-        ending = overdue or gone or refusals or any(_is_ending(pod) for pod in pods.values())
-        reports = await self._reports(live, now, ending=bool(ending), since=_since(live, overdue))
+        reports = await self._reports(live, now, overdue=bool(overdue), since=_since(live, overdue))
         return Observed(
             looked_at=now,
             pods=pods,
@@ -108,13 +109,14 @@ class Observer:
         return there is not None and there["metadata"]["uid"] == attempt.pod_uid
 
     async def _reports(
-        self, live: LiveRun, looked_at: datetime, *, ending: bool, since: datetime | None
+        self, live: LiveRun, looked_at: datetime, *, overdue: bool, since: datetime | None
     ) -> Mapping[TaskKey, tuple[int, Report]]:
-        """Reports of open attempts, if any may have come or an end is about to be taken note of.
+        """Reports of open attempts, if any may have come or time is about to end one.
 
-        Signs of life come along if they are newer than `since` (all, if it is None).
+        Signs of life come along if they are newer than `since` (all, if it is None). They do not raise the
+        version, so whom time is to end is always asked about.
         """
-        if live.view.run.version == 0 or not (live.ask_ledger or ending):
+        if live.view.run.version == 0 or not (live.ask_ledger or overdue):
             return {}
         # Before the call, not after: a wake that comes during it may be about what it no longer saw.
         live.ask_ledger = False
@@ -170,10 +172,6 @@ def _signs(live: LiveRun) -> Signs:
 
 def _is_child(live: LiveRun, key: TaskKey) -> bool:
     return live.view.plan.steps[key.step].kind == "workflow"
-
-
-def _is_ending(pod: PodFacts) -> bool:
-    return pod.agent_ended or pod.deletion is not None
 
 
 def _child(run: RunRecord) -> ChildRun:
