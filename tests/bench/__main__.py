@@ -17,6 +17,7 @@ from hack.cluster import programs
 from rich.console import Console
 
 from tests.bench import (
+    anchors,
     b0_calibration,
     b1_latency,
     b2_throughput,
@@ -119,15 +120,23 @@ async def _measured(rig: Rig, planned: Planned) -> Result:
     )
     try:
         found = await ceiling.measure(rig, _CEILING, within=patience(_CEILING))
-        before = {"load": os.getloadavg()[0], "yardstick_ms": yardstick_ms()}
+        before = _speed()
         await planned.scenario.run(rig, planned.size, result)
-        after = {"load": os.getloadavg()[0], "yardstick_ms": yardstick_ms()}
+        after = _speed()
         result.details["machine"] = {"before": before, "after": after}
         result.details["ceiling_pods_per_second"] = found.pods_per_second
         result.notes.append(f"The rig's own ceiling was {found.pods_per_second:.0f} pods/s just before.")
     except Exception as error:
         result.faults.append("".join(traceback.format_exception(error)))
     return result
+
+
+def _speed() -> dict[str, float]:
+    return {
+        "load": os.getloadavg()[0],
+        "yardstick_ms": yardstick_ms(),
+        "slowness": round(anchors.slowness(), 2),
+    }
 
 
 async def _facts(rig: Rig) -> dict[str, Any]:
