@@ -11,20 +11,25 @@ from dataclasses import dataclass
 from functools import partial
 
 from perdure.ledger import Ledger
-from perdure_agent import Agent, connect
-from tests.bench import budgets
+from tests.bench import agent_process, budgets
+from tests.bench.agent_process import Agents
 from tests.bench.agents import environment_of, save_to_ledger, session_of, start_held
 from tests.bench.budgets import Budget
 from tests.bench.chains import Chains
 from tests.bench.figures import Result
+from tests.bench.load import patience
 from tests.bench.rig import Rig
 from tests.bench.say import say
 from tests.bench.scenario import Scenario
+from tests.bench.waiting import poll
 
 KIB = 1024
 SIZES = (1 * KIB, 32 * KIB, 256 * KIB)
 WRITERS = (1, 16, 64)
-_BUDGETS: dict[tuple[str, int, int], tuple[Budget | None, Budget | None, Budget | None]] = {
+#: Of p50, p99 and rate.
+_Bounds = tuple[Budget | None, Budget | None, Budget | None]
+_NONE: _Bounds = (None, None, None)
+_BUDGETS: dict[tuple[str, int, int], _Bounds] = {
     ("HTTP", KIB, 1): (budgets.CHECKPOINT_P50, budgets.CHECKPOINT_P99, None),
     ("HTTP", 256 * KIB, 1): (budgets.LARGE_CHECKPOINT_P50, None, None),
     ("ledger", KIB, 1): (budgets.ENGINE_P50, budgets.ENGINE_P99, None),
@@ -55,26 +60,27 @@ async def run(rig: Rig, size: Size, result: Result) -> None:
         # One task in each run: tasks of one run share a row, which they would wait for.
         async with Chains(rig.api, namespace) as seen:
             pods = await start_held(rig, namespace, seen, runs=count, tasks=1)
-        agents = []
         engine: list[Write] = []
+        environments = []
         for uid, pod in pods.items():
             session = await session_of(ledger, namespace, uid)
-            environment = await environment_of(rig, url, namespace, uid=uid, pod=pod)
-            agents.append(await stack.enter_async_context(connect(environment)))
             engine.append(partial(save_to_ledger, ledger, session))
-        through_http: list[Write] = [agent.checkpoint for agent in agents]
-        for kind, writes in (("ledger", engine), ("HTTP", through_http)):
-            for bytes_ in SIZES:
-                for writers in WRITERS:
-                    say(f"{kind}: {bytes_ // KIB} KB, {writers} at once")
-                    data = os.urandom(bytes_)
-                    await _write(rig, result, kind, writes[:writers], data, size.checkpoints)
-                    await _check(result, agents[0], kind, data)
+            environments.append(await environment_of(rig, url, namespace, uid=uid, pod=pod))
+        loads = [(bytes_, writers) for bytes_ in SIZES for writers in WRITERS]
+        for bytes_, writers in loads:
+            each = size.checkpoints // writers + 1
+            await _to_ledger(rig, result, engine[:writers], bytes_, each)
+        agents = await stack.enter_async_context(agent_process.started(rig, environments))
+        for bytes_, writers in loads:
+            each = size.checkpoints // writers + 1
+            await _through_http(rig, result, agents, writers, bytes_, each)
 
 
-async def _write(rig: Rig, result: Result, kind: str, writers: list[Write], data: bytes, count: int) -> None:
+async def _to_ledger(rig: Rig, result: Result, writers: list[Write], bytes_: int, each: int) -> None:
+    label = _label("ledger", bytes_, len(writers))
+    await _rest(rig, label)
+    data = os.urandom(bytes_)
     taken: list[float] = []
-    each = count // len(writers) + 1
 
     async def work(write: Write) -> None:
         expected = await write(data) + 1
@@ -83,7 +89,7 @@ async def _write(rig: Rig, result: Result, kind: str, writers: list[Write], data
             sequence = await write(data)
             taken.append(time.perf_counter() - begun)
             if sequence != expected + number:
-                result.faults.append(f"checkpoint {sequence} came instead of {expected + number}")
+                result.faults.append(f"{label}: {sequence} came instead of {expected + number}")
 
     meter = rig.meter()
     meter.start()
@@ -92,21 +98,53 @@ async def _write(rig: Rig, result: Result, kind: str, writers: list[Write], data
         for writer in writers:
             group.create_task(work(writer))
     seconds = time.perf_counter() - begun
+    budgets_ = _BUDGETS.get(("ledger", bytes_, len(writers)), _NONE)
+    _add(result, label, taken, seconds, written=len(taken) + len(writers), used=meter.stop(), bounds=budgets_)
+
+
+async def _through_http(
+    rig: Rig, result: Result, agents: Agents, writers: int, bytes_: int, each: int
+) -> None:
+    label = _label("HTTP", bytes_, writers)
+    await _rest(rig, label)
+    meter = rig.meter(agents=[agents.pid])
+    meter.start()
+    order = {"writers": writers, "bytes": bytes_, "each": each}
+    found = await agents.ask(order, within=patience(writers * each))
     used = meter.stop()
-    label = f"{kind}: {len(data) // KIB} KB, {len(writers)} at once"
-    p50, p99, rate = _BUDGETS.get((kind, len(data), len(writers)), (None, None, None))
+    result.faults += [f"{label}: {fault}" for fault in found["faults"]]
+    taken = found["taken"]
+    written = len(taken) + writers
+    budgets_ = _BUDGETS.get(("HTTP", bytes_, writers), _NONE)
+    _add(result, label, taken, found["seconds"], written=written, used=used, bounds=budgets_)
+    for name in ("gateway", "agents"):
+        result.add(f"{label}: {name}", used[name] / written, "CPU-ms each", samples=written)
+
+
+def _add(
+    result: Result,
+    label: str,
+    taken: list[float],
+    seconds: float,
+    *,
+    written: int,
+    used: dict[str, float],
+    bounds: _Bounds,
+) -> None:
+    p50, p99, rate = bounds
     result.add_samples(label, taken, p50=p50, p99=p99)
-    written = len(taken) + len(writers)
     result.add(f"{label}: rate", written / seconds, "/s", samples=written, budget=rate)
-    if kind == "HTTP":
-        result.add(f"{label}: gateway", used["gateway"] / written, "CPU-ms each", samples=written)
     result.details[label] = {"cpu_ms_each": {name: round(value / written, 3) for name, value in used.items()}}
 
 
-async def _check(result: Result, agent: Agent, kind: str, data: bytes) -> None:
-    restored = await agent.restore()
-    if restored is None or restored.data != data:
-        result.faults.append(f"{kind}, {len(data) // KIB} KB: what was restored is not what was written last")
+async def _rest(rig: Rig, label: str) -> None:
+    """What follows a load, statuses above all, is no part of the next one."""
+    await poll(rig.at_rest, within=60)
+    say(label)
+
+
+def _label(kind: str, bytes_: int, writers: int) -> str:
+    return f"{kind}: {bytes_ // KIB} KB, {writers} at once"
 
 
 SCENARIO = Scenario(
@@ -115,5 +153,5 @@ SCENARIO = Scenario(
     full=Size(),
     small=Size(checkpoints=20),
     run=run,
-    seconds=lambda size: 40 + size.checkpoints * 0.03,
+    seconds=lambda size: 80 + size.checkpoints * 0.03,
 )

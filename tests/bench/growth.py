@@ -30,7 +30,7 @@ class Size:
     concurrent: int = 5000
     finished: int = 100_000
     #: Of every run.
-    steps: int = 5
+    steps: int = 3
     #: Steps of a point at least: with few runs at once the load is repeated.
     point: int = 1000
     #: Runs at once with which a point of the history is measured.

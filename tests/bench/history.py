@@ -10,7 +10,6 @@ copy are as long as those of the original, so that they can stand in their place
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,8 +37,6 @@ _TASKS_AT = "/registry/perdure.dev/agenttasks/{}/"
 _PODS_AT = "/registry/pods/{}/"
 #: What follows a label's name and stands before its value, in JSON and in protobuf: the value has two bytes.
 _BEFORE_SHARD = (b'":"', b"\x12\x02")
-#: Share of a core that the control plane takes when it has nothing to do, and seconds that are looked at.
-_REST, _LOOK = 0.25, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +111,7 @@ async def repeat(rig: Rig, template: Template, names: Sequence[str], *, pods: in
                 made += len(copies)
             # As autovacuum would have done by and by.
             await connection.execute("analyze")
-            await poll(lambda: _at_rest(rig), within=patience(len(names)))
+            await poll(rig.at_rest, within=patience(len(names)))
     finally:
         await connection.close()
 
@@ -152,16 +149,6 @@ def copied(
 
 def _shard(uid: str) -> bytes:
     return f"{shard_of(uid):02d}".encode()
-
-
-async def _at_rest(rig: Rig) -> bool:
-    """Whether the control plane has digested what was written."""
-    meter = rig.meter()
-    meter.start()
-    await asyncio.sleep(_LOOK)
-    used = meter.stop()
-    busy = sum(used[name] for name in ("kube-apiserver", "kube-controller-manager", "kwok", "etcd"))
-    return busy / 1000 / _LOOK < _REST
 
 
 async def _rows(connection: Any, template: Template, made: Sequence[tuple[str, str]]) -> None:

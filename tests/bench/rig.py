@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 from collections.abc import AsyncIterator, Mapping
@@ -24,6 +25,10 @@ from tests.integration.postgres import PostgresServer, running_server
 
 #: Seconds for one of our processes to be ready: with a long history it has much to read.
 _READY = 600.0
+#: Who works on what was written. The share of a core that they take when there is nothing to do, and seconds
+#: that are looked at.
+_BUSY = ("kube-apiserver", "kube-controller-manager", "kwok", "etcd", "postgres", "operator")
+_REST, _LOOK = 0.3, 2.0
 #: Simulated nodes. Few, so that their heartbeats are no load.
 NODES = 10
 
@@ -108,9 +113,17 @@ class Rig:
         assert pid, f"{component} does not run"
         return pid
 
-    def meter(self) -> CpuMeter:
-        """Measures the CPU of every part of the rig."""
-        return CpuMeter(self._pids)
+    def meter(self, **more: list[int]) -> CpuMeter:
+        """Measures the CPU of every part of the rig, and of `more` by name: pids."""
+        return CpuMeter(lambda: {**self._pids(), **more})
+
+    async def at_rest(self) -> bool:
+        """Whether all have digested what was written. Takes a while to see."""
+        meter = self.meter()
+        meter.start()
+        await asyncio.sleep(_LOOK)
+        used = meter.stop()
+        return sum(used.get(name, 0.0) for name in _BUSY) / 1000 / _LOOK < _REST
 
     @asynccontextmanager
     async def _service(

@@ -23,13 +23,14 @@ _ACCOUNT = "/run/secrets/kubernetes.io/serviceaccount"
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
-#: Of $1 the files of an image, or nothing for this machine's, and $2 the account's folder. Hides /run behind
-#: an empty one, seen by this process only, with the account's files in it, and lets the name that a cluster's
-#: DNS gives the API server mean this machine. An image gets what its runtime would put into it, and the
-#: folder of the sockets, $3.
+#: $1: the files of an image, or nothing for this machine's. $2: the account's folder, or nothing. $3: the
+#: sockets' folder. Hides /run behind an empty one, seen by this process only, with the account's files in it,
+#: and lets the name that a cluster's DNS gives the API server mean this machine. An image gets what its
+#: runtime would put into it, and the sockets.
 _AS_IN_A_POD = f"""
 root=$1 account=$2 sockets=$3; shift 3
-mount -t tmpfs tmpfs "$root/run" && mkdir -p "$root{_ACCOUNT}" && cp "$account"/* "$root{_ACCOUNT}/" &&
+mount -t tmpfs tmpfs "$root/run" && mkdir -p "$root{_ACCOUNT}" || exit 1
+if [ -n "$account" ]; then cp "$account"/* "$root{_ACCOUNT}/" || exit 1; fi
 cp /etc/hosts "$root/run/hosts" && echo "127.0.0.1 kubernetes.default.svc" >> "$root/run/hosts" &&
 mount --bind "$root/run/hosts" "$root/etc/hosts" || exit 1
 if [ -n "$root" ]; then
@@ -77,6 +78,20 @@ def can_play_pod() -> bool:
     return pod_namespaces() is not None
 
 
+def as_in_a_pod(product: Product, *, account: Path | None) -> list[str]:
+    """What is to stand before a command of the product's, so that it finds what it would in a pod.
+
+    `account`: a folder with token and ca.crt, put where a pod has them. Nothing, if there is nothing to find.
+    """
+    if account is None and product.root is None:
+        return []
+    namespaces = pod_namespaces()
+    assert namespaces is not None
+    root = "" if product.root is None else str(product.root)
+    folder = "" if account is None else str(account)
+    return [*namespaces, "sh", "-c", _AS_IN_A_POD, "sh", root, folder, tempfile.gettempdir()]
+
+
 class Service:
     """One of our processes. Over restarts it keeps its identity and port, as a container in a pod does."""
 
@@ -99,11 +114,7 @@ class Service:
         self._environment = base | dict(environment)
         self._command = [*product.command("perdure"), role]
         if account is not None:
-            namespaces = pod_namespaces()
-            assert namespaces is not None
-            root = "" if product.root is None else str(product.root)
-            prepare = [_AS_IN_A_POD, "sh", root, str(account), tempfile.gettempdir()]
-            self._command = [*namespaces, "sh", "-c", *prepare, *self._command]
+            self._command = [*as_in_a_pod(product, account=account), *self._command]
         self._health = f"http://127.0.0.1:{health_port}"
         self.log = directory / f"{name}.log"
         self._process: asyncio.subprocess.Process | None = None

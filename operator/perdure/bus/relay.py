@@ -27,9 +27,10 @@ _log = structlog.get_logger(__name__)
 
 #: Seconds between looks at the outbox when nothing wakes us.
 POLL = 0.25
-#: Seconds from the beginning of one look to the next, at least: what many commit, or one often, is published
-#: together. A single event goes at once.
+#: Seconds from the beginning of one look to the next, for each event that it found, and at most: what many
+#: commit, or one often, is published together. A single event goes at once.
 ROUND = 0.004
+LONGEST_ROUND = 0.012
 #: Seconds after which the ledger is told what was published, so that a stream of single events does not cost
 #: it a second transaction for each. After a crash so much is published again, under the same ids.
 FORGET_EVERY = 0.1
@@ -102,7 +103,7 @@ class Relay:
             wake.clear()
             began = time.monotonic()
             try:
-                more = await self._once()
+                found = await self._once()
             except (BusError, LedgerUnavailable) as error:
                 self._note_failure(error)
             except Exception:
@@ -113,9 +114,10 @@ class Relay:
                     self.waiting_for = None
                     _log.info("relay_recovered")
                 delay = _FIRST_DELAY
-                if not more:
+                if found < BATCH:
                     await _first_of(stop, wake, timeout=self._pause())
-                    await asyncio.sleep(began + ROUND - time.monotonic())
+                    pause = min(LONGEST_ROUND, ROUND * max(1, found))
+                    await asyncio.sleep(began + pause - time.monotonic())
                 continue
             self._state = None
             await _first_of(stop, timeout=delay * random.uniform(0.5, 1.0))
@@ -133,11 +135,11 @@ class Relay:
             self.waiting_for = str(error)
             _log.warning("relay_waits", error=str(error))
 
-    async def _once(self) -> bool:
-        """Publish what there is, up to one batch. Returns whether there may be more at once."""
+    async def _once(self) -> int:
+        """Publish what there is, up to `BATCH`. Returns how much there was."""
         await self._connect()
         if self._stop.is_set():
-            return False
+            return 0
         state = await self._check()
         rows = await self._ledger.outbox_batch(BATCH, skip=list(self._unforgotten))
         if rows:
@@ -147,7 +149,7 @@ class Relay:
         if late or len(self._unforgotten) >= BATCH:
             await self._forget()
         if self._refill is None:
-            return len(rows) == BATCH
+            return len(rows)
         finished, failure = await self._refill.step(stopping=self._stop.is_set)
         if failure is not None:
             raise failure
@@ -159,7 +161,7 @@ class Relay:
             self._filled = state.created
             # Look again: the stream that we marked may have been replaced since we looked.
             self._state = None
-        return True
+        return BATCH
 
     async def _connect(self) -> None:
         if self._bus.connected:
