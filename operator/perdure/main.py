@@ -10,11 +10,10 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -27,11 +26,12 @@ from perdure.control.actor import Actor
 from perdure.control.announcer import Announcer
 from perdure.control.elector import Elector
 from perdure.control.guard import GuardedKube
+from perdure.control.hearing import Hearing
 from perdure.control.leader import Leader
 from perdure.control.reconciler import Reconciler
 from perdure.control.scheduler import Scheduler
 from perdure.control.slots import Slots
-from perdure.control.store import AGENT_TEMPLATE, KINDS, POD, WORKFLOW_TEMPLATE, Store
+from perdure.control.store import KINDS, POD, Store
 from perdure.control.sweep import SELECTORS
 from perdure.control.workqueue import WorkQueue
 from perdure.domain.records import AGENT_TASK
@@ -163,6 +163,12 @@ class _Operator:
             clock=utc_now,
             beside=self._beside_leading,
         )
+        self._heard = Hearing(
+            store=self._store,
+            queue=self._queue,
+            working=lambda: self._leader.working,
+            note_template=self._reconciler.note_template,
+        )
         self._gap_timer: asyncio.TimerHandle | None = None
 
     async def run(self, signals: _Signals) -> None:
@@ -244,22 +250,6 @@ class _Operator:
     def _note_list(self, selection: Selection) -> None:
         self._unlisted.discard(selection)
         self._note_gap()
-
-    def _heard(self, kind: str, obj: Mapping[str, Any], deleted: bool) -> None:
-        metadata = obj["metadata"]
-        if deleted:
-            key = self._store.remove(kind, metadata["namespace"], metadata["name"], uid=metadata["uid"])
-        else:
-            key = self._store.apply(kind, obj)
-        if not self._leader.working:
-            return
-        for stirred in self._store.take_stirred():
-            self._queue.add(stirred)
-        if kind in (AGENT_TEMPLATE, WORKFLOW_TEMPLATE):
-            for waiting in self._reconciler.note_template(metadata["namespace"], metadata["name"]):
-                self._queue.add(waiting)
-        elif key is not None:
-            self._queue.add(key)
 
     def _note_gap(self) -> None:
         """A list instead of events: deletions may be missing, so look at everything once it is over."""

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from perdure.api import API_VERSION
 from perdure.control.actor import Actor
 from perdure.control.announcer import Announcer
+from perdure.control.hearing import Hearing
 from perdure.control.leader import Leader
 from perdure.control.reconciler import Reconciler
 from perdure.control.scheduler import Scheduler
 from perdure.control.slots import Slots
-from perdure.control.store import AGENT_TEMPLATE, WORKFLOW_TEMPLATE, Store
+from perdure.control.store import Store
 from perdure.control.workqueue import WorkQueue
 from perdure.domain.names import LABEL_ATTEMPT, LABEL_TASK
 from perdure.domain.phases import Phase, Reason
@@ -96,20 +96,12 @@ class World:
             clock=now,
         )
 
-        def hear(kind: str, obj: Mapping[str, Any], deleted: bool) -> None:
-            metadata = obj["metadata"]
-            place = kind, metadata["namespace"], metadata["name"]
-            key = store.remove(*place, uid=metadata["uid"]) if deleted else store.apply(kind, obj)
-            if not leader.working:
-                return
-            for stirred in store.take_stirred():
-                queue.add(stirred)
-            if kind in (AGENT_TEMPLATE, WORKFLOW_TEMPLATE):
-                for waiting in reconciler.note_template(metadata["namespace"], metadata["name"]):
-                    queue.add(waiting)
-            elif key is not None:
-                queue.add(key)
-
+        hear = Hearing(
+            store=store,
+            queue=queue,
+            working=lambda: leader.working,
+            note_template=reconciler.note_template,
+        )
         self.cluster.watch(hear)
         task = asyncio.create_task(leader.lead())
         self.operator = Operator(leader=leader, reconciler=reconciler, task=task)

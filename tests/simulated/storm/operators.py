@@ -13,12 +13,13 @@ from perdure.control.actor import Actor
 from perdure.control.announcer import Announcer
 from perdure.control.elector import Elector
 from perdure.control.guard import GuardedKube
+from perdure.control.hearing import Hearing
 from perdure.control.leader import Leader
 from perdure.control.ports import KubePort, News
 from perdure.control.reconciler import Reconciler
 from perdure.control.scheduler import Scheduler
 from perdure.control.slots import Slots
-from perdure.control.store import AGENT_TEMPLATE, WORKFLOW_TEMPLATE, Store
+from perdure.control.store import Store
 from perdure.control.workqueue import WorkQueue
 from perdure.domain.records import (
     AttemptRecord,
@@ -246,6 +247,12 @@ class Operator:
             clock=now,
             beside=lambda: Relay(database, guarantees),
         )
+        self._heard = Hearing(
+            store=store,
+            queue=queue,
+            working=lambda: self.leader.working,
+            note_template=self.reconciler.note_template,
+        )
         self.watch = Watch(api, self.process, self._hear, self._note_gap)
         self.task: asyncio.Task[None] | None = None
 
@@ -275,24 +282,11 @@ class Operator:
         self.kill()
         raise asyncio.CancelledError
 
-    # --- what it hears, as in `main`
+    # --- what it hears
 
     def _hear(self, kind: str, obj: Mapping[str, Any], deleted: bool) -> None:
-        metadata = obj["metadata"]
-        place = kind, metadata["namespace"], metadata["name"]
-        if kind == "Job" or kind == "Lease":
-            return
-        store = self._store
-        key = store.remove(*place, uid=metadata["uid"]) if deleted else store.apply(kind, obj)
-        if not self.leader.working:
-            return
-        for stirred in store.take_stirred():
-            self._queue.add(stirred)
-        if kind in (AGENT_TEMPLATE, WORKFLOW_TEMPLATE):
-            for waiting in self.reconciler.note_template(metadata["namespace"], metadata["name"]):
-                self._queue.add(waiting)
-        elif key is not None:
-            self._queue.add(key)
+        if kind not in ("Job", "Lease"):
+            self._heard(kind, obj, deleted)
 
     def _note_gap(self) -> None:
         if self.leader.working:

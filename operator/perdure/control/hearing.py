@@ -1,0 +1,60 @@
+"""From an event of the cluster to a look at the run that it is about, as soon as the event calls for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from perdure.control.keys import RunKey
+from perdure.control.store import AGENT_TEMPLATE, POD, WORKFLOW_TEMPLATE, Store
+from perdure.control.workqueue import WorkQueue
+from perdure.domain.facts import read_pod
+
+#: Seconds for which news of a pod that call for no action wait for company: that it has started, or why it
+#: has not. Nothing goes on because of them. People are shown them once a second, and many a pod has ended by
+#: then.
+START_LOOK = 1.0
+
+
+class Hearing:
+    """Takes in what is heard of the cluster."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        queue: WorkQueue,
+        working: Callable[[], bool],
+        note_template: Callable[[str, str], list[RunKey]],
+    ) -> None:
+        """`working`: whether we lead, and runs are looked at. `note_template`: see `Reconciler`."""
+        self._store = store
+        self._queue = queue
+        self._working = working
+        self._note_template = note_template
+
+    def __call__(self, kind: str, obj: Mapping[str, Any], deleted: bool) -> None:
+        """An object was made, or has changed, or was deleted. Never waits."""
+        metadata = obj["metadata"]
+        if deleted:
+            key = self._store.remove(kind, metadata["namespace"], metadata["name"], uid=metadata["uid"])
+        else:
+            key = self._store.apply(kind, obj)
+        if not self._working():
+            return
+        for stirred in self._store.take_stirred():
+            self._queue.add(stirred)
+        if kind in (AGENT_TEMPLATE, WORKFLOW_TEMPLATE):
+            for waiting in self._note_template(metadata["namespace"], metadata["name"]):
+                self._queue.add(waiting)
+        elif key is not None and kind == POD and not deleted and _can_wait(obj):
+            self._queue.add_after(key, START_LOOK)
+        elif key is not None:
+            self._queue.add(key)
+
+
+def _can_wait(pod: Mapping[str, Any]) -> bool:
+    """Whether nothing is to be done about what a pod is like now."""
+    facts = read_pod(pod)
+    # The gateway lets a Job's pod in only after it was noted; any other was noted by who made it.
+    return not (facts.agent_ended or facts.deletion is not None or facts.of_job)
