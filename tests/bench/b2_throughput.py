@@ -46,13 +46,6 @@ async def cost(rig: Rig, size: Size, result: Result) -> None:
         return
     result.details["per_step"] = [run.per_step for run in loads.runs]
     result.add_runs("operator CPU", loads.each("operator_cpu_ms"), "CPU-ms/step", budget=budgets.STEP_CPU)
-    result.add_runs("slowness of the machine meanwhile", loads.each("slowness"), "times the reference")
-    result.add_runs(
-        "operator CPU, divided by that",
-        loads.each("operator_cpu_at_reference"),
-        "CPU-ms/step",
-        budget=budgets.STEP_CPU,
-    )
     result.add_runs(
         "operator requests", loads.each("operator_requests"), "/step", budget=budgets.STEP_REQUESTS
     )

@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.bench import anchors
 from tests.bench.chains import Chains
 from tests.bench.cost import Cost, measured
 from tests.bench.load import apply_all, chain, patience
@@ -60,7 +59,6 @@ async def once(rig: Rig, operator: Service, *, chains: int, steps: int) -> tuple
         def progress() -> str:
             return f"{len(seen.pods)} of {total} pods made, {seen.ended()} of {chains} chains ended"
 
-        before = anchors.slowness()
         async with measured(rig) as cost, telling(progress):
             begun = time.monotonic()
             await apply_all(rig.kube, namespace, [chain(name, steps=steps) for name in names])
@@ -71,8 +69,6 @@ async def once(rig: Rig, operator: Service, *, chains: int, steps: int) -> tuple
             return None, [*faults[:20], f"the operator's log ends:\n{operator.tail()}"]
         seconds = seen.last_end() - begun
         figures = _figures(cost, total, seconds) | {"applying_seconds": applied - begun}
-        figures["slowness"] = (before + anchors.slowness()) / 2
-        figures["operator_cpu_at_reference"] = figures["operator_cpu_ms"] / figures["slowness"]
         figures["operator_peak_mib"] = memory_mib(operator.pid)["peak"]
         return Load(figures, seen.gaps(), cost.per_step(total)), []
 

@@ -71,6 +71,12 @@ class Observer:
             held_up=dict(live.held_up),
         )
 
+    def seen(self, live: LiveRun) -> dict[TaskKey, PodFacts]:
+        """The pods of a run's open attempts, as far as they are known without asking."""
+        pods = self._store.of(live.key).pods
+        names = ((key, live.view.attempts[key].pod_name) for key in live.view.open)
+        return {key: pods[name] for key, name in names if name in pods}
+
     def _to_look_at(self, live: LiveRun, changed: set[str], overdue: set[TaskKey]) -> list[AttemptRecord]:
         """Open attempts of which something may be new, by task."""
         keys = live.view.open

@@ -399,7 +399,8 @@ class Reconciler:
         return root is not None and root.uid == live.uid
 
     async def _end_deleted(self, live: LiveRun) -> None:
-        decision = decide(live.view, Observed(deleted=True), self._clock())
+        observed = Observed(deleted=True, pods=self._observer.seen(live))
+        decision = decide(live.view, observed, self._clock())
         if decision.commit is None or not live.view.run.version:
             return
         try:

@@ -48,15 +48,7 @@ def observe_attempt(draft: Draft, key: TaskKey, observed: Observed, *, overdue: 
     if child is not None and child.uid != attempt.pod_uid:
         child = None
     attempt = _with_report(attempt, observed)
-    started_at = _started_at(draft, attempt, observed, child)
-    if attempt.started_at is None and started_at is not None:
-        attempt = replace(attempt, started_at=started_at)
-        task = replace(
-            task, phase=Phase.RUNNING, reason=None, message="", started_at=task.started_at or draft.now
-        )
-        draft.put_attempt(attempt)
-        draft.put_task(task)
-        draft.event("task.started", task=task, pod=attempt.pod_name)
+    task, attempt = note_start(draft, task, attempt, observed, child)
     outcome = _outcome(draft, step, attempt, observed, child)
     if outcome is None and overdue and attempt.stopping is None and not draft.paused:
         pod = _pod_of(attempt, observed)
@@ -65,6 +57,27 @@ def observe_attempt(draft: Draft, key: TaskKey, observed: Observed, *, overdue: 
         _observe_stopping(draft, task, attempt, outcome)
     elif outcome is not None:
         end_attempt(draft, task, attempt, outcome)
+
+
+def note_start(
+    draft: Draft,
+    task: TaskRecord,
+    attempt: AttemptRecord,
+    observed: Observed,
+    child: ChildRun | None = None,
+) -> tuple[TaskRecord, AttemptRecord]:
+    """Take note that an open attempt has started, if that is news. Returns both as they are then."""
+    started_at = _started_at(draft, attempt, observed, child)
+    if attempt.started_at is not None or started_at is None:
+        return task, attempt
+    attempt = replace(attempt, started_at=started_at)
+    task = replace(
+        task, phase=Phase.RUNNING, reason=None, message="", started_at=task.started_at or draft.now
+    )
+    draft.put_attempt(attempt)
+    draft.put_task(task)
+    draft.event("task.started", task=task, pod=attempt.pod_name)
+    return task, attempt
 
 
 def _with_report(attempt: AttemptRecord, observed: Observed) -> AttemptRecord:

