@@ -25,6 +25,7 @@ from tests.bench.budgets import Budget
 from tests.bench.figures import Figure
 from tests.bench.growing import charts
 from tests.bench.machine import QUIET
+from tests.bench.summary import budgets_table
 from tests.bench.table import row
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
@@ -97,7 +98,7 @@ def section(taken: Mapping[str, Any], *, drawn: str | None) -> str:
     """Markdown of all results. `drawn`: the file of the growth charts."""
     if not taken:
         return NOTHING
-    parts = []
+    parts = ["### The design's budgets", budgets_table(figures_of(taken))]
     for entry in sorted(taken.values(), key=_place):
         result = entry["result"]
         parts += [f"### {result['scenario']}: {result['title']}", _origin(entry), _table(result["figures"])]
@@ -118,12 +119,14 @@ def _origin(entry: Mapping[str, Any]) -> str:
     result = entry["result"]
     sizes = ", ".join(f"{name} {value}" for name, value in result["parameters"].items())
     sync, speed = machine["fdatasync_ms"], result["details"]["machine"]
-    before, after = (speed[when]["yardstick_ms"] for when in ("before", "after"))
+    before, after = (speed[when] for when in ("before", "after"))
+    # Results from before it was measured stay until there are newer ones.
+    slow = f", slowness {before['slowness']} and {after['slowness']}" if "slowness" in before else ""
     return (
         f"{sizes}. {machine['at'][:10]}, {versions['perdure']}, Python {versions['python']}, "
         f"Postgres {versions['postgres']}; {machine['cores']} × {machine['cpu']}, "
         f"{machine['memory_gib']} GiB, fdatasync of 8 KiB {sync['p50']} ms (p99 {sync['p99']} ms), "
-        f"yardstick {before} ms before and {after} ms after."
+        f"yardstick {before['yardstick_ms']} ms before and {after['yardstick_ms']} ms after{slow}."
     )
 
 
@@ -133,11 +136,24 @@ def _table(figures: Sequence[Mapping[str, Any]]) -> str:
         "|---|--:|---|--:|--:|---|---|---|",
     ]
     for found in figures:
-        known = {key: value for key, value in found.items() if key not in ("verdict", "budget")}
-        budget = None if found["budget"] is None else Budget(**found["budget"])
-        cells = row(Figure(**known, budget=budget))
+        cells = row(figure(found))
         lines.append("| " + " | ".join(cell.replace("|", "\\|").strip() for cell in cells) + " |")
     return "\n".join(lines)
+
+
+def figures_of(taken: Mapping[str, Any]) -> dict[tuple[str, str], Figure]:
+    """All figures, by scenario and name."""
+    return {
+        (name, found["name"]): figure(found)
+        for name, entry in taken.items()
+        for found in entry["result"]["figures"]
+    }
+
+
+def figure(found: Mapping[str, Any]) -> Figure:
+    """A figure as its JSON has it."""
+    known = {key: value for key, value in found.items() if key not in ("verdict", "budget")}
+    return Figure(**known, budget=None if found["budget"] is None else Budget(**found["budget"]))
 
 
 if __name__ == "__main__":

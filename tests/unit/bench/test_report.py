@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.bench import record, report
+from tests.bench import record, report, summary
 from tests.bench.budgets import Budget
 from tests.bench.figures import Result
 from tests.bench.report import main, section, taken_in, unfit
@@ -29,7 +29,10 @@ FACTS = {
 
 def result(scenario: str = "B1", *, value: float = 12.5, full: bool = True) -> Result:
     made = Result(scenario=scenario, title="latency", parameters={"runs": 3}, full=full)
-    made.details["machine"] = {"before": {"yardstick_ms": 8.7}, "after": {"yardstick_ms": 9.1}}
+    made.details["machine"] = {
+        "before": {"yardstick_ms": 8.7, "slowness": 1.1},
+        "after": {"yardstick_ms": 9.1, "slowness": 1.2},
+    }
     made.add("gap | p50", value, "ms", worst=20, samples=7, budget=Budget(must=15, stretch=9))
     return made
 
@@ -71,7 +74,24 @@ def test_a_table_has_each_figure_with_its_budget_and_verdict() -> None:
     assert "### B1: latency" in text
     assert "runs 3" in text
     assert "fdatasync of 8 KiB 0.1 ms" in text
-    assert "yardstick 8.7 ms before and 9.1 ms after" in text
+    assert "yardstick 8.7 ms before and 9.1 ms after, slowness 1.1 and 1.2." in text
+
+
+def test_the_designs_budgets_stand_first_as_far_as_they_were_measured() -> None:
+    made = result("B1")
+    made.add("pod ended → next pod created p50", 8.0, "ms", budget=Budget(must=15, stretch=9))
+    text = section(taken_in({}, [documented(made)]), drawn=None)
+    assert text.startswith("### The design's budgets")
+    line = "| step ended → next step's pod created, idle, p50 | ≤ 15 | ≤ 9 | 8 ms | stretch | B1 |"
+    assert line in text
+    assert "kill -9" not in text
+
+
+@pytest.mark.parametrize("line", summary.LINES, ids=lambda line: line.what)
+def test_every_budget_is_answered_by_a_figure_of_the_committed_page(line: summary.Line) -> None:
+    kept = record.read(report.PAGE.with_suffix(".json"))
+    figure = report.figures_of(kept)[line.scenario, line.figure]
+    assert figure.budget is not None
 
 
 def test_benchmarks_stand_in_the_order_of_their_numbers() -> None:
