@@ -168,6 +168,7 @@ class _Operator:
             queue=self._queue,
             working=lambda: self._leader.working,
             note_template=self._reconciler.note_template,
+            shown_in=self._reconciler.projector.shown_in,
         )
         self._gap_timer: asyncio.TimerHandle | None = None
 

@@ -14,6 +14,7 @@ from perdure.domain.names import LABEL_TASK
 from perdure.domain.outcome import EXIT_INTERRUPTED
 from perdure.kube.errors import ApiError
 from perdure.kube.page import Page
+from tests.simulated.brief import brief_of
 from tests.simulated.chance import Chance
 from tests.simulated.clock import now
 
@@ -76,11 +77,13 @@ class SimulatedCluster:
         yield Page(items[:middle], version, True)
         yield Page(items[middle:], version, False)
 
-    async def create(self, kind: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def create(
+        self, kind: str, namespace: str, body: dict[str, Any], *, brief: bool = False
+    ) -> dict[str, Any]:
         await self._before()
         made = self.add(kind, namespace, body)
         await self._after()
-        return made
+        return brief_of(made) if brief else made
 
     async def replace(self, kind: str, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
         raise NotImplementedError("nothing that is simulated replaces objects")
@@ -89,7 +92,13 @@ class SimulatedCluster:
         raise NotImplementedError("nothing that is simulated patches objects")
 
     async def patch_status(
-        self, kind: str, namespace: str, name: str, body: dict[str, Any] | list[dict[str, Any]]
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        body: dict[str, Any] | list[dict[str, Any]],
+        *,
+        brief: bool = False,
     ) -> dict[str, Any]:
         await self._before()
         obj = self._find(kind, namespace, name)
@@ -100,7 +109,7 @@ class SimulatedCluster:
         self._objects[kind, namespace, name] = changed
         self._changed(kind, changed)
         await self._after()
-        return copy.deepcopy(changed)
+        return brief_of(changed) if brief else copy.deepcopy(changed)
 
     async def delete(
         self,

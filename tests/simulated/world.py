@@ -101,6 +101,7 @@ class World:
             queue=queue,
             working=lambda: leader.working,
             note_template=reconciler.note_template,
+            shown_in=reconciler.projector.shown_in,
         )
         self.cluster.watch(hear)
         task = asyncio.create_task(leader.lead())

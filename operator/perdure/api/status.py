@@ -19,7 +19,7 @@ MAX_STEP_MESSAGE = 120
 
 def timestamp(time: datetime) -> str:
     """An aware `time` as Kubernetes writes it: RFC 3339, UTC, whole seconds."""
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return time.astimezone(UTC).isoformat(timespec="seconds").removesuffix("+00:00") + "Z"
 
 
 Timestamp = Annotated[datetime, PlainSerializer(timestamp, when_used="json")]

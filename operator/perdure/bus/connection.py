@@ -153,6 +153,8 @@ class Bus:
                 reconnect_to_server_handler=_next_server,
                 ping_interval=PING_INTERVAL,
                 max_outstanding_pings=2,
+                # Ours are checked where they are made, and the library would do it twice for each request.
+                skip_subject_validation=True,
             )
         except BaseException as error:
             # Also when our deadline cancelled it: the half-open socket and its tasks must not stay.

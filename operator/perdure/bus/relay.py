@@ -115,12 +115,17 @@ class Relay:
                     _log.info("relay_recovered")
                 delay = _FIRST_DELAY
                 if found < BATCH:
-                    await _first_of(stop, wake, timeout=self._pause())
+                    # `stop` is looked at after the pause: to wait for both costs a task for each.
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(self._pause()):
+                            await wake.wait()
                     pause = min(LONGEST_ROUND, ROUND * max(1, found))
                     await asyncio.sleep(began + pause - time.monotonic())
                 continue
             self._state = None
-            await _first_of(stop, timeout=delay * random.uniform(0.5, 1.0))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(delay * random.uniform(0.5, 1.0)):
+                    await stop.wait()
             delay = min(delay * 2, _LONGEST_DELAY)
         with suppress(LedgerUnavailable):
             await self._forget()
@@ -242,14 +247,3 @@ class Relay:
         if any(lane.lowest is not None and lane.lowest <= self._highest for lane in lanes):
             self._lost_messages = True
         self._highest = max([self._highest, *(lane.highest for lane in lanes)])
-
-
-async def _first_of(*events: asyncio.Event, timeout: float) -> None:
-    """Return when one of the events is set, or after `timeout` seconds."""
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
-        await asyncio.wait(waits)

@@ -217,7 +217,7 @@ class Actor:
         """
         name = body["metadata"]["name"]
         try:
-            return await self._kube.create(kind, live.key.namespace, body)
+            return await self._kube.create(kind, live.key.namespace, body, brief=True)
         except ApiError as error:
             if not error.conflict:
                 raise

@@ -36,9 +36,11 @@ class GuardedKube:
     ) -> AsyncGenerator[Page, None]:
         return self._kube.pages(kind, namespace=namespace, label_selector=label_selector)
 
-    async def create(self, kind: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def create(
+        self, kind: str, namespace: str, body: dict[str, Any], *, brief: bool = False
+    ) -> dict[str, Any]:
         self._check()
-        return await self._kube.create(kind, namespace, body)
+        return await self._kube.create(kind, namespace, body, brief=brief)
 
     async def replace(self, kind: str, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
         self._check()
@@ -49,10 +51,16 @@ class GuardedKube:
         return await self._kube.patch(kind, namespace, name, body)
 
     async def patch_status(
-        self, kind: str, namespace: str, name: str, body: dict[str, Any] | builtins.list[dict[str, Any]]
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        body: dict[str, Any] | builtins.list[dict[str, Any]],
+        *,
+        brief: bool = False,
     ) -> dict[str, Any]:
         self._check()
-        return await self._kube.patch_status(kind, namespace, name, body)
+        return await self._kube.patch_status(kind, namespace, name, body, brief=brief)
 
     async def delete(
         self,

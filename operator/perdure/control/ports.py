@@ -100,16 +100,26 @@ class KubePort(Protocol):
         """The same a page at a time, for lists that are too large to be held at once."""
         ...
 
-    async def create(self, kind: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]: ...
+    async def create(
+        self, kind: str, namespace: str, body: dict[str, Any], *, brief: bool = False
+    ) -> dict[str, Any]:
+        """The object as created; of a `brief` answer only its metadata."""
+        ...
 
     async def replace(self, kind: str, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]: ...
 
     async def patch(self, kind: str, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]: ...
 
     async def patch_status(
-        self, kind: str, namespace: str, name: str, body: dict[str, Any] | builtins.list[dict[str, Any]]
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        body: dict[str, Any] | builtins.list[dict[str, Any]],
+        *,
+        brief: bool = False,
     ) -> dict[str, Any]:
-        """A merge patch, or a JSON patch (RFC 6902) if `body` is a list."""
+        """A merge patch, or a JSON patch (RFC 6902) if `body` is a list. `brief`: see `create`."""
         ...
 
     async def delete(

@@ -104,11 +104,17 @@ class Projector:
 
     def mark(self, key: RunKey, *, urgent: bool = False) -> None:
         """A run's statuses have changed. Urgent ones (another phase, a refusal) are written at once."""
-        wait = self._wait(key)
+        wait = self.shown_in(key)
         if urgent or wait <= 0:
             self._queue.add(key)
         else:
             self._queue.add_after(key, wait)
+
+    def shown_in(self, key: RunKey) -> float:
+        """Seconds until it is time to write about a run; 0 or less if it is time."""
+        now = asyncio.get_running_loop().time()
+        pause = self._pause()
+        return self._last.get(key, now - pause) + pause - now
 
     def forget(self, key: RunKey) -> None:
         """Nothing more will be written about a run."""
@@ -129,12 +135,6 @@ class Projector:
         """Seconds between two writes about a run, as things are."""
         return max(self._interval, min(LONGEST_INTERVAL, self._queue.pending * self._lasts))
 
-    def _wait(self, key: RunKey) -> float:
-        """Seconds until it is time to write about a run; 0 or less if it is time."""
-        now = asyncio.get_running_loop().time()
-        pause = self._pause()
-        return self._last.get(key, now - pause) + pause - now
-
     async def _work(self) -> None:
         while True:
             key = await self._queue.get()
@@ -149,7 +149,7 @@ class Projector:
                 self._queue.succeeded(key)
                 due = self._source.written(key, self._clock(), patience=patience) if done else 0.0
                 if due:
-                    self._queue.add_after(key, max(due, self._wait(key)))
+                    self._queue.add_after(key, max(due, self.shown_in(key)))
                 # A source that gives nothing of the rest now has it later, and says so by a mark.
                 elif due == 0 and any(write.kind != key.kind or write.name != key.name for write in writes):
                     self._queue.add(key)
@@ -231,7 +231,7 @@ class Projector:
         if not patch:
             return
         try:
-            await self._kube.patch_status(write.kind, namespace, write.name, patch)
+            await self._kube.patch_status(write.kind, namespace, write.name, patch, brief=True)
         except ApiError as error:
             if error.status != 422:
                 raise
@@ -239,7 +239,7 @@ class Projector:
             there = await self._kube.get(write.kind, namespace, write.name)
             if there["metadata"]["uid"] == write.uid:
                 whole = status_patch(write.uid, {}, write.after)
-                await self._kube.patch_status(write.kind, namespace, write.name, whole)
+                await self._kube.patch_status(write.kind, namespace, write.name, whole, brief=True)
 
 
 def status_patch(uid: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -167,6 +167,14 @@ class Store:
         """What a run has made."""
         return self.children.setdefault(run, Children())
 
+    def pod(self, namespace: str, name: str) -> PodFacts | None:
+        """The pod of this name; None if it is not known, or not kept."""
+        entry = self._entries.get((POD, namespace, name))
+        if entry is None or entry.run is None or entry.run not in self.children:
+            return None
+        pod = self.children[entry.run].pods.get(entry.kept_as)
+        return pod if pod is not None and pod.uid == entry.uid else None
+
     def release(self, run: RunKey) -> None:
         """Keep no more of a finished run than that it has finished."""
         children = self.children.pop(run, None)

@@ -37,6 +37,8 @@ _MERGE_PATCH = "application/merge-patch+json"
 _JSON_PATCH = "application/json-patch+json"
 #: Discovery documents of the token issuer have media types of their own.
 _ANY_JSON = "application/json, */*"
+#: Without the second one, an API server of which this is too much would refuse what it has done.
+_BRIEF_JSON = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json"
 
 #: What stands for an answer that did not come.
 _NO_ANSWER = (ConnectionConfigError, TimeoutError, aiohttp.ClientError, OSError, ssl.SSLError)
@@ -174,12 +176,18 @@ class KubeClient:
                 return
             token = "continue=" + quote(metadata["continue"], safe="")
 
-    async def create(self, kind: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The object as created. One of that name exists: ApiError with `conflict`."""
+    async def create(
+        self, kind: str, namespace: str, body: dict[str, Any], *, brief: bool = False
+    ) -> dict[str, Any]:
+        """The object as created. One of that name exists: ApiError with `conflict`.
+
+        `brief`: only its metadata, as a PartialObjectMetadata. Most of an object is what we have just sent,
+        and reading it again costs as much as sending it.
+        """
         path = collection_path(kind_of(kind), namespace)
         if kind in _STRICT:
             path += "?fieldValidation=Strict"
-        created: dict[str, Any] = await self._call("create", kind, "POST", path, body)
+        created: dict[str, Any] = await self._call("create", kind, "POST", path, body, brief=brief)
         return created
 
     async def replace(self, kind: str, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -191,14 +199,20 @@ class KubeClient:
         return await self._object("patch", "PATCH", kind, namespace, name, body)
 
     async def patch_status(
-        self, kind: str, namespace: str, name: str, body: dict[str, Any] | builtins.list[dict[str, Any]]
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        body: dict[str, Any] | builtins.list[dict[str, Any]],
+        *,
+        brief: bool = False,
     ) -> dict[str, Any]:
         """The same for the status subresource: a merge patch `{"status": {…}}`, or a JSON patch if a list.
 
-        Only a JSON patch can write null.
+        Only a JSON patch can write null. `brief`: see `create`.
         """
         path = object_path(kind_of(kind), namespace, name) + "/status"
-        patched: dict[str, Any] = await self._call("patch_status", kind, "PATCH", path, body)
+        patched: dict[str, Any] = await self._call("patch_status", kind, "PATCH", path, body, brief=brief)
         return patched
 
     async def delete(
@@ -294,6 +308,8 @@ class KubeClient:
         method: str,
         path: str,
         body: dict[str, Any] | builtins.list[dict[str, Any]] | None = None,
+        *,
+        brief: bool = False,
     ) -> Any:
         content_type = _JSON
         if method == "PATCH":
@@ -306,7 +322,13 @@ class KubeClient:
         while True:
             tried += 1
             status, payload, retry_after = await self._send(
-                method, path, data, content_type, remaining=deadline - clock(), refresh=refresh
+                method,
+                path,
+                data,
+                content_type,
+                accept=_BRIEF_JSON if brief else _ANY_JSON,
+                remaining=deadline - clock(),
+                refresh=refresh,
             )
             key = (verb, kind, status)
             self.requests[key] = self.requests.get(key, 0) + 1
@@ -329,6 +351,7 @@ class KubeClient:
         data: bytes | None,
         content_type: str,
         *,
+        accept: str,
         remaining: float,
         refresh: bool,
     ) -> tuple[int, Any, float | None]:
@@ -337,7 +360,13 @@ class KubeClient:
         timeout = aiohttp.ClientTimeout(total=max(remaining, 0.001), sock_connect=self._connect_timeout)
         try:
             async with await self._request(
-                method, path, data=data, content_type=content_type, timeout=timeout, refresh=refresh
+                method,
+                path,
+                data=data,
+                content_type=content_type,
+                accept=accept,
+                timeout=timeout,
+                refresh=refresh,
             ) as response:
                 raw = await response.read()
                 status = response.status
@@ -359,12 +388,13 @@ class KubeClient:
         refresh: bool,
         data: bytes | None = None,
         content_type: str = _JSON,
+        accept: str = _ANY_JSON,
     ) -> aiohttp.ClientResponse:
         """One request; its answer is to be closed. Raises `_NO_ANSWER`."""
         if self._session is None or self._connection is None:
             raise RuntimeError("KubeClient is used outside its async context")
         connection = self._connection
-        headers = {"Accept": _ANY_JSON}
+        headers = {"Accept": accept}
         if data is not None:
             headers["Content-Type"] = content_type
         authorization = await connection.authorization(refresh)

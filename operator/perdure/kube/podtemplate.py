@@ -15,6 +15,9 @@ from typing import Any
 #: Field names that are instructions to a patch, not fields of a pod.
 _DIRECTIVES = ("$patch", "$retainKeys", "$setElementOrder/", "$deleteFromPrimitiveList/")
 
+#: `dict` first: asking an abstract class takes several times as long, and nearly all are dicts.
+_MAPPING = (dict, Mapping)
+
 
 class PodTemplateError(ValueError):
     """A pod template that cannot be merged. The message names the field."""
@@ -60,7 +63,7 @@ def merge_pod_spec(base: Mapping[str, Any], patch: Any, path: str = "spec") -> d
 
 def refuse_directives(value: Any, path: str) -> None:
     """Raise PodTemplateError if there is a patch directive anywhere in the value."""
-    if isinstance(value, Mapping):
+    if isinstance(value, _MAPPING):
         for name, item in value.items():
             if str(name).startswith(_DIRECTIVES):
                 raise PodTemplateError(
@@ -73,16 +76,16 @@ def refuse_directives(value: Any, path: str) -> None:
 
 
 def _merge(base: Any, patch: Any, lists: Mapping[str, _Items], path: str) -> dict[str, Any]:
-    if not isinstance(patch, Mapping):
+    if not isinstance(patch, _MAPPING):
         raise PodTemplateError(f"{path}: must be an object")
-    merged = {name: _copy(value) for name, value in base.items()} if isinstance(base, Mapping) else {}
+    merged = {name: _copy(value) for name, value in base.items()} if isinstance(base, _MAPPING) else {}
     for name, value in patch.items():
         place = f"{path}.{name}"
         if value is None:
             merged.pop(name, None)
         elif name in lists:
             merged[name] = _merge_list(merged.get(name) or (), value, lists[name], place)
-        elif isinstance(value, Mapping):
+        elif isinstance(value, _MAPPING):
             merged[name] = _merge(merged.get(name), value, {}, place)
         else:
             merged[name] = _copy(value)
@@ -96,7 +99,7 @@ def _merge_list(base: Iterable[Mapping[str, Any]], patch: Any, items: _Items, pa
     merged: dict[Any, Mapping[str, Any]] = {item[items.key]: item for item in base}
     for index, item in enumerate(patch):
         place = f"{path}[{index}]"
-        key = item.get(items.key) if isinstance(item, Mapping) else None
+        key = item.get(items.key) if isinstance(item, _MAPPING) else None
         if not isinstance(key, (str, int)):
             raise PodTemplateError(f"{place}.{items.key}: required")
         merged[key] = _merge(merged.get(key), item, items.lists, place)
@@ -104,7 +107,7 @@ def _merge_list(base: Iterable[Mapping[str, Any]], patch: Any, items: _Items, pa
 
 
 def _copy(value: Any) -> Any:
-    if isinstance(value, Mapping):
+    if isinstance(value, _MAPPING):
         return {name: _copy(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_copy(item) for item in value]

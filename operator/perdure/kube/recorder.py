@@ -49,7 +49,9 @@ _log = structlog.get_logger(__name__)
 class EventApi(Protocol):
     """The two verbs of KubeClient that are needed."""
 
-    async def create(self, kind: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]: ...
+    async def create(
+        self, kind: str, namespace: str, body: dict[str, Any], *, brief: bool = False
+    ) -> dict[str, Any]: ...
 
     async def patch(self, kind: str, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]: ...
 
@@ -258,7 +260,7 @@ class EventRecorder:
 
     async def _create(self, namespace: str, body: dict[str, Any]) -> None:
         try:
-            await self._api.create("Event", namespace, body)
+            await self._api.create("Event", namespace, body, brief=True)
         except ApiError as error:
             # The name tells events apart to the microsecond: ours arrived, and the answer was lost.
             if not error.conflict:

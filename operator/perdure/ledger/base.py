@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from perdure.ledger.database import Database
+from perdure.ledger.database import Database, KeptConnection
 from perdure.ledger.writer import GroupWriter
 
 
@@ -13,4 +13,5 @@ class Side:
 
     database: Database
     writer: GroupWriter
+    outbox: KeptConnection
     outbox_written: asyncio.Event

@@ -7,7 +7,7 @@ to wait out. What is left is a bug or a bad value, and surfaces as it is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
@@ -88,6 +88,54 @@ async def connect(url: str, *, timeout: float) -> Any:
         return connection
 
 
+class KeptConnection:
+    """A connection that one caller keeps for itself: opened when it is needed, and anew after it broke.
+
+    Taking one out of the pool and giving it back costs as much as a short statement.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable[Any]]) -> None:
+        self._connect = connect
+        self._connection: Any = None
+        self._closed = False
+        self._turn = asyncio.Lock()
+
+    async def get(self) -> Any:
+        """The connection. Raises LedgerUnavailable."""
+        if self._closed:
+            raise LedgerUnavailable("the ledger is closed")
+        if self._connection is None or self._connection.is_closed():
+            self.drop()
+            self._connection = await self._connect()
+        return self._connection
+
+    def drop(self) -> None:
+        """Let go of the connection, whatever it is doing."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+
+    def close(self) -> None:
+        """Let go of it for good."""
+        self._closed = True
+        self.drop()
+
+    async def fetch(self, statement: str, *arguments: Any) -> list[Any]:
+        """Rows of a statement; callers have their turns. Raises LedgerUnavailable."""
+        async with self._turn:
+            with passing_as_unavailable():
+                connection = await self.get()
+                try:
+                    rows: list[Any] = await connection.fetch(statement, *arguments)
+                except asyncpg.PostgresError:
+                    raise
+                except BaseException:
+                    # What was sent may still run: only a new connection is known to be clean.
+                    self.drop()
+                    raise
+                return rows
+
+
 class Database:
     """The pool. Made without a server: connections open when they are needed, and again when they broke."""
 
@@ -125,7 +173,7 @@ class Database:
             pool.terminate()
 
     async def connect(self) -> Any:
-        """One connection of its own, for the writer and the listener."""
+        """One connection of its own, for the writer, the relay and the listener."""
         return await connect(self._url, timeout=self.timeout)
 
     @asynccontextmanager

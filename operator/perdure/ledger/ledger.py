@@ -8,7 +8,7 @@ from typing import Final, Self
 
 from perdure.domain.records import LedgerUnavailable
 from perdure.ledger.agent_side import AgentSide
-from perdure.ledger.database import Database
+from perdure.ledger.database import Database, KeptConnection
 from perdure.ledger.migrate import migrations
 from perdure.ledger.operator_side import OperatorSide
 from perdure.ledger.queries import SQL
@@ -29,11 +29,12 @@ class Ledger(OperatorSide, AgentSide, ReaderSide):
     def __init__(self, url: str, *, pool_size: int = 8, timeout: float = 10.0) -> None:
         """`url`: `postgresql://…`. `timeout`: seconds for one statement.
 
-        `pool_size` counts connections for reading and for large checkpoints; the writer and each consumer
-        of `wakes()` have one more each.
+        `pool_size` counts connections for reading and for large checkpoints; the writer, the
+        relay and each consumer of `wakes()` have one more each.
         """
         self.database = Database(url, size=pool_size, timeout=timeout)
         self.writer = GroupWriter(self.database.connect)
+        self.outbox = KeptConnection(self.database.connect)
         #: Set when events wait in the outbox; whoever relays clears it before reading. A hint only: a
         #: gateway's are seen through `wakes()`, so poll as well.
         self.outbox_written = asyncio.Event()
@@ -48,6 +49,7 @@ class Ledger(OperatorSide, AgentSide, ReaderSide):
         try:
             await self.writer.close(timeout=DRAIN_TIMEOUT)
         finally:
+            self.outbox.close()
             await self.database.close(timeout=DRAIN_TIMEOUT)
 
     async def ready(self) -> None:

@@ -25,12 +25,12 @@ class ReaderSide(Side):
         there and name exactly that to `outbox_done`.
         """
         return [
-            rows.outbox_row(row) for row in await self.database.fetch(SQL["outbox_batch"], limit, list(skip))
+            rows.outbox_row(row) for row in await self.outbox.fetch(SQL["outbox_batch"], limit, list(skip))
         ]
 
     async def outbox_done(self, ids: Sequence[int]) -> None:
         """Forget that these events were to be published: they have been."""
-        await self.database.fetch(SQL["outbox_done"], list(ids))
+        await self.outbox.fetch(SQL["outbox_done"], list(ids))
 
     async def events(self, uid: str, *, after: int = 0, limit: int = 1000) -> list[Event]:
         """Events of a run with numbers above `after`, in order. Empty if there are none, or no such run."""

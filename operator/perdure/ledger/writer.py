@@ -15,7 +15,7 @@ from typing import Any, Final
 import asyncpg
 
 from perdure.domain.records import LedgerUnavailable
-from perdure.ledger.database import passing, unavailable
+from perdure.ledger.database import KeptConnection, passing, unavailable
 
 #: Items, and bytes of parameters, in one transaction.
 BATCH_ITEMS: Final = 256
@@ -43,8 +43,7 @@ class GroupWriter:
     """
 
     def __init__(self, connect: Callable[[], Awaitable[Any]]) -> None:
-        self._connect = connect
-        self._connection: Any = None
+        self._connection = KeptConnection(connect)
         #: Waiting items, by statement.
         self._waiting: dict[str, list[_Item]] = {}
         self._arrived = asyncio.Event()
@@ -80,7 +79,7 @@ class GroupWriter:
         for items in self._waiting.values():
             _fail(items, LedgerUnavailable("the ledger was closed before this was written"))
         self._waiting.clear()
-        self._disconnect()
+        self._connection.drop()
 
     async def _run(self) -> None:
         while True:
@@ -103,7 +102,7 @@ class GroupWriter:
         # Stable: items of one run stay in order.
         batch.sort(key=lambda item: item.order)
         try:
-            connection = await self._connected()
+            connection = await self._connection.get()
         except Exception as error:
             # Whoever waits would only wait for the next timeout.
             waiting = [item for items in self._waiting.values() for item in items]
@@ -141,26 +140,15 @@ class GroupWriter:
             rows: list[Any] = await connection.fetchmany(statement, [item.arguments for item in batch])
             return rows
         except asyncio.CancelledError:
-            self._disconnect()
+            self._connection.drop()
             _fail(batch, LedgerUnavailable(_CUT_OFF))
             raise
         except Exception as error:
             if passing(error) and not (_refused(error) and len(batch) > 1):
                 # After a timeout the statement may still run: only a new connection is known to be clean.
-                self._disconnect()
+                self._connection.drop()
                 raise unavailable(error) from error
             raise
-
-    async def _connected(self) -> Any:
-        if self._connection is None or self._connection.is_closed():
-            self._disconnect()
-            self._connection = await self._connect()
-        return self._connection
-
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.terminate()
 
 
 def _refused(error: Exception) -> bool:

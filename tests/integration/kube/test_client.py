@@ -77,6 +77,22 @@ async def test_status_is_written_apart(kube: KubeClient, namespace: str) -> None
     assert patched["status"] == {"phase": "Running"}
 
 
+@pytest.mark.parametrize("brief", [False, True])
+async def test_a_brief_answer_has_the_metadata_only(kube: KubeClient, namespace: str, brief: bool) -> None:
+    created = await kube.create("Workflow", namespace, workflow(), brief=brief)
+    patch = [{"op": "add", "path": "/status", "value": {"phase": "Running"}}]
+    patched = await kube.patch_status("Workflow", namespace, "audit", patch, brief=brief)
+    there = await kube.get("Workflow", namespace, "audit")
+    assert there["status"] == {"phase": "Running"}
+    assert created["metadata"]["uid"] == there["metadata"]["uid"]
+    assert patched["metadata"] == there["metadata"]
+    assert ("spec" in created, "status" in patched) == (not brief, not brief)
+    with pytest.raises(ApiError) as caught:
+        await kube.create("Workflow", namespace, workflow(), brief=brief)
+    assert caught.value.conflict
+    assert caught.value.reason == "AlreadyExists"
+
+
 async def test_what_the_schema_refuses_says_why(kube: KubeClient, namespace: str) -> None:
     bad = workflow()
     bad["spec"]["steps"] = []

@@ -128,9 +128,15 @@ async def test_a_server_that_does_not_answer(postgres_server: PostgresServer, le
     async with Ledger(ledger_url, timeout=0.3) as ledger:
         epoch = await ledger.take_epoch("a")
         state = await samples.started(ledger, epoch)
+        await ledger.outbox_batch(1)
         postgres_server.freeze()
         try:
-            calls = [ledger.load_live(), ledger.commit(Commit(run=state.run), epoch=epoch)]
+            calls = [
+                ledger.load_live(),
+                ledger.commit(Commit(run=state.run), epoch=epoch),
+                ledger.outbox_batch(1),
+                ledger.outbox_done([0]),
+            ]
             for result in await asyncio.gather(*calls, return_exceptions=True):
                 assert isinstance(result, LedgerUnavailable)
         finally:
@@ -151,7 +157,40 @@ async def test_a_server_that_does_not_answer(postgres_server: PostgresServer, le
 async def test_after_closing(ledger_url: str) -> None:
     async with Ledger(ledger_url) as ledger:
         await ledger.ready()
+        await ledger.outbox_batch(1)
     with pytest.raises(LedgerUnavailable):
         await ledger.load_live()
     with pytest.raises(LedgerUnavailable):
         await ledger.commit(Commit(run=samples.run_record()), epoch=1)
+    with pytest.raises(LedgerUnavailable):
+        await ledger.outbox_batch(1)
+
+
+async def test_the_outbox_is_read_again_after_its_connection_broke(
+    ledger: Ledger, epoch: int, postgres_server: PostgresServer
+) -> None:
+    state = await samples.started(ledger, epoch)
+    await ledger.commit(Commit(run=state.run, events=(event("workflow.started"),)), epoch=epoch)
+    before = await ledger.outbox_batch(10)
+    assert before
+    postgres_server.kill()
+    with pytest.raises(LedgerUnavailable):
+        await ledger.outbox_batch(10)
+    await postgres_server.start_soon()
+    assert await ledger.outbox_batch(10) == before
+    await ledger.outbox_done([row.id for row in before])
+    assert await ledger.outbox_batch(10) == []
+
+
+async def test_a_reader_of_the_outbox_that_was_cancelled_leaves_it_as_it_was(
+    ledger: Ledger, epoch: int
+) -> None:
+    state = await samples.started(ledger, epoch)
+    await ledger.commit(Commit(run=state.run, events=(event("workflow.started"),)), epoch=epoch)
+    reading = asyncio.create_task(ledger.outbox_batch(10))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert await ledger.outbox_batch(10)

@@ -34,6 +34,7 @@ from perdure.domain.records import (
 from perdure.kube.errors import ApiError
 from perdure.kube.page import Page
 from perdure.kube.recorder import EventRecorder
+from tests.simulated.brief import brief_of
 from tests.simulated.clock import Process, now
 from tests.simulated.storm.apiserver import NAMESPACE, ApiServer, Watch
 from tests.simulated.storm.database import Database
@@ -81,9 +82,12 @@ class KubeClient:
         await self._sent(lambda: None)  # what happens between two pages is in none of them
         yield Page(items[middle:], version, False)
 
-    async def create(self, kind: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def create(
+        self, kind: str, namespace: str, body: dict[str, Any], *, brief: bool = False
+    ) -> dict[str, Any]:
         self._sending("create", kind, body["metadata"]["name"])
-        return await self._sent(lambda: self._api.create(kind, namespace, body))
+        made = await self._sent(lambda: self._api.create(kind, namespace, body))
+        return brief_of(made) if brief else made
 
     async def replace(self, kind: str, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
         self._sending("replace", kind, name)
@@ -93,14 +97,21 @@ class KubeClient:
         raise NotImplementedError("nothing that is simulated here patches objects")
 
     async def patch_status(
-        self, kind: str, namespace: str, name: str, body: dict[str, Any] | builtins.list[dict[str, Any]]
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        body: dict[str, Any] | builtins.list[dict[str, Any]],
+        *,
+        brief: bool = False,
     ) -> dict[str, Any]:
         assert isinstance(body, builtins.list), "statuses are written as JSON patches"
         self._sending("patch_status", kind, name)
         # A status that comes late is wrong until the next one is written; nothing is ever read back from it.
-        return await self._sent(
+        patched = await self._sent(
             lambda: self._api.patch_status(kind, namespace, name, body), may_be_late=False
         )
+        return brief_of(patched) if brief else patched
 
     async def delete(
         self,
@@ -252,6 +263,7 @@ class Operator:
             queue=queue,
             working=lambda: self.leader.working,
             note_template=self.reconciler.note_template,
+            shown_in=self.reconciler.projector.shown_in,
         )
         self.watch = Watch(api, self.process, self._hear, self._note_gap)
         self.task: asyncio.Task[None] | None = None

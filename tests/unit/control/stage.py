@@ -48,11 +48,13 @@ class CountingCluster(SimulatedCluster):
         self.calls.append(("list", kind))
         return await super().list(kind, **options)
 
-    async def create(self, kind: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def create(
+        self, kind: str, namespace: str, body: dict[str, Any], *, brief: bool = False
+    ) -> dict[str, Any]:
         self.calls.append(("create", kind))
         if kind in self.refuse:
             raise self.refuse[kind]
-        return await super().create(kind, namespace, body)
+        return await super().create(kind, namespace, body, brief=brief)
 
     async def delete(self, kind: str, namespace: str, name: str, **options: Any) -> None:
         self.calls.append(("delete", kind))

@@ -54,7 +54,9 @@ class Client:
             raise ApiError(404, "NotFound", name)
         return copy.deepcopy(self._leases.lease)
 
-    async def create(self, kind: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def create(
+        self, kind: str, namespace: str, body: dict[str, Any], *, brief: bool = False
+    ) -> dict[str, Any]:
         await self._reach()
         if kind != "Lease":
             self.writes.append(("create", kind))

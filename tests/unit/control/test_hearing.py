@@ -7,7 +7,7 @@ import pytest
 from tests.simulated.clock import run
 from tests.unit.control.objects import AUDIT, filled, obj, owner, pod, workflow
 
-from perdure.control.hearing import START_LOOK, Hearing
+from perdure.control.hearing import LONGEST_START_LOOK, START_LOOK, Hearing
 from perdure.control.keys import RunKey
 from perdure.control.store import AGENT_TEMPLATE, POD
 from perdure.control.workqueue import WorkQueue
@@ -39,22 +39,25 @@ def of_job() -> dict[str, Any]:
 class Heard:
     """What hears, the queue behind it, and a template that a run waits for."""
 
-    def __init__(self, *, working: bool = True) -> None:
+    def __init__(self, *, working: bool = True, shown_in: float = 0.0) -> None:
         self.queue = WorkQueue()
         self.hear = Hearing(
             store=filled(),
             queue=self.queue,
             working=lambda: working,
             note_template=lambda namespace, name: [AUDIT] if (namespace, name) == ("team", "auditor") else [],
+            shown_in=lambda key: shown_in,
         )
 
 
-def looked_at(*events: tuple[str, dict[str, Any], bool], working: bool = True) -> list[tuple[RunKey, float]]:
+def looked_at(
+    *events: tuple[str, dict[str, Any], bool], working: bool = True, shown_in: float = 0.0
+) -> list[tuple[RunKey, float]]:
     """Which runs are looked at within a minute, and after how many seconds."""
     found: list[tuple[RunKey, float]] = []
 
     async def scenario() -> None:
-        heard = Heard(working=working)
+        heard = Heard(working=working, shown_in=shown_in)
         for event in events:
             heard.hear(*event)
         began = asyncio.get_running_loop().time()
@@ -74,6 +77,16 @@ def looked_at(*events: tuple[str, dict[str, Any], bool], working: bool = True) -
 @pytest.mark.parametrize("made", [RUNS, PULLS], ids=["it runs", "its image is missing"])
 def test_news_of_a_pod_that_call_for_nothing_wait_for_company(made: dict[str, Any]) -> None:
     assert looked_at((POD, made, False)) == [(AUDIT, START_LOOK)]
+
+
+@pytest.mark.parametrize(
+    ("shown_in", "after"),
+    [(-3.0, START_LOOK), (0.5, START_LOOK), (3.0, 3.0), (9.0, LONGEST_START_LOOK)],
+)
+def test_they_wait_as_long_as_the_status_that_shows_them_but_not_longer_than_five_seconds(
+    shown_in: float, after: float
+) -> None:
+    assert looked_at((POD, RUNS, False), shown_in=shown_in) == [(AUDIT, after)]
 
 
 @pytest.mark.parametrize("made", [ENDED, LEAVES], ids=["it has ended", "it is being deleted"])

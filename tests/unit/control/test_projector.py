@@ -29,7 +29,9 @@ class Server:
         self.uid = "uid"
         self.under_way = self.most = 0
 
-    async def patch_status(self, kind: str, namespace: str, name: str, body: list[dict[str, Any]]) -> None:
+    async def patch_status(
+        self, kind: str, namespace: str, name: str, body: list[dict[str, Any]], *, brief: bool
+    ) -> None:
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         await asyncio.sleep(self.seconds)

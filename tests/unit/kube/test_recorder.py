@@ -23,7 +23,9 @@ class Api:
         self.failure: Exception | None = None
         self.block: asyncio.Event | None = None
 
-    async def create(self, kind: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def create(
+        self, kind: str, namespace: str, body: dict[str, Any], *, brief: bool = False
+    ) -> dict[str, Any]:
         assert (kind, namespace) == ("Event", body["metadata"]["namespace"])
         await self._called("create")
         name = body["metadata"]["name"]
