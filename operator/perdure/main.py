@@ -222,6 +222,7 @@ class _Operator:
                         selection,
                         heard=partial(self._heard, selection.kind),
                         listed=partial(self._note_list, selection),
+                        is_ours=self._store.take_made,
                     )
                 )
                 for selection in sorted(self._unlisted, key=str)

@@ -166,7 +166,7 @@ class Actor:
             return children.tasks[task.name].uid
         body = task_manifest(live, task)
         made = await self._make(AGENT_TASK, live, body, owner=(live.uid, live.key.name))
-        self._store.apply(AGENT_TASK, made)
+        self._store.apply_made(AGENT_TASK, made)
         return str(made["metadata"]["uid"])
 
     async def _ensure_pod(
@@ -178,7 +178,7 @@ class Actor:
             return known.uid
         body = self._attempt_manifest(live, task, attempt, owner_uid)
         made = await self._make(POD, live, body, owner=(owner_uid, task.name))
-        self._store.apply(POD, made)
+        self._store.apply_made(POD, made)
         return str(made["metadata"]["uid"])
 
     async def _ensure_job(

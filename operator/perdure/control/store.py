@@ -25,6 +25,8 @@ KINDS = (WORKFLOW, AGENT_TASK, AGENT_TEMPLATE, WORKFLOW_TEMPLATE, SCHEDULE, POD)
 DEPTH_ANNOTATION = "perdure.dev/depth"
 #: Objects that are no more, and of which late news is known by their uids. Later ones push out earlier ones.
 REMOVED = 10_000
+#: Versions in which objects were made of which no event has told yet; the same.
+MADE = 10_000
 _TERMINAL = frozenset(phase.value for phase in TERMINAL)
 
 
@@ -95,6 +97,7 @@ class Store:
         self._entries: dict[tuple[str, str, str], _Entry] = {}
         #: An answer of the API server may have been overtaken by the event of the object's deletion.
         self._removed: dict[str, None] = {}
+        self._made: dict[str, None] = {}
 
     def apply(self, kind: str, obj: Mapping[str, Any]) -> RunKey | None:
         """Take in an object, unless a newer version of it is already here.
@@ -145,6 +148,17 @@ class Store:
         known = tasks.get(place[2])
         tasks[place[2]] = TaskObject(metadata["uid"], (obj.get("status") or {}).get("phase"))
         return run if known is None or known.uid != metadata["uid"] else None
+
+    def apply_made(self, kind: str, obj: Mapping[str, Any]) -> None:
+        """Take in an object that we have just made. The event of that tells nothing any more."""
+        self.apply(kind, obj)
+        self._made[obj["metadata"]["resourceVersion"]] = None
+        if len(self._made) > MADE:
+            del self._made[next(iter(self._made))]
+
+    def take_made(self, version: str) -> bool:
+        """Whether the event in which an object came to be is one of which `apply_made` knows; once."""
+        return self._made.pop(version, version) is None
 
     def remove(self, kind: str, namespace: str, name: str, *, uid: str | None = None) -> RunKey | None:
         """Take out an object that is no more. One of another uid under the same name stays."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, NamedTuple, NoReturn, Protocol
@@ -30,6 +31,10 @@ SILENCE = 75.0
 LONGEST_PAUSE = 5.0
 
 _GONE = 410
+#: How the API server begins the event of an object that was made, and writes its version, before all else in
+#: which the word could occur. Where another writes it otherwise, the event is read whole.
+_ADDED = b'{"type":"ADDED",'
+_VERSION = re.compile(rb'"resourceVersion":"(\d+)"')
 
 _log = structlog.get_logger(__name__)
 
@@ -53,7 +58,7 @@ class Selection(NamedTuple):
 
 
 class Event(NamedTuple):
-    """One event of a watch: ADDED, MODIFIED, DELETED or BOOKMARK."""
+    """One event of a watch: ADDED, MODIFIED, DELETED or BOOKMARK, or OURS, with nothing but a version."""
 
     type: str
     object: dict[str, Any]
@@ -65,12 +70,16 @@ async def reflect(
     *,
     heard: Callable[[Mapping[str, Any], bool], None],
     listed: Callable[[], None],
+    is_ours: Callable[[str], bool] = lambda version: False,
 ) -> NoReturn:
     """Tell of every object, and of what becomes of it, until cancelled.
 
     `heard` is called with an object and whether it was deleted, and must not block. `listed` is called after
     every list, the first one included: objects that were deleted before it are not told of. Whatever the API
     server does, it is tried again.
+
+    Of an object that was made it is not told if `is_ours` says that this version is the answer to a request
+    of our own: it is known, and reading the event costs more than all else about it.
     """
     clock = asyncio.get_running_loop().time
     version = ""
@@ -81,11 +90,11 @@ async def reflect(
             if not version:
                 version = await _list(kube, of, heard)
                 listed()
-            async with aclosing(watch(kube, of, version=version)) as events:
+            async with aclosing(watch(kube, of, version=version, is_ours=is_ours)) as events:
                 async for event in events:
                     version = event.object["metadata"]["resourceVersion"]
                     failures = 0
-                    if event.type != "BOOKMARK":
+                    if event.type not in ("BOOKMARK", "OURS"):
                         heard(event.object, event.type == "DELETED")
         except ApiError as error:
             if error.status == _GONE:
@@ -99,8 +108,14 @@ async def reflect(
             await asyncio.sleep(growing_pause(failures, longest=LONGEST_PAUSE))
 
 
-async def watch(kube: Watchable, of: Selection, *, version: str) -> AsyncGenerator[Event, None]:
-    """Events after a resourceVersion, until the API server ends the watch.
+async def watch(
+    kube: Watchable,
+    of: Selection,
+    *,
+    version: str,
+    is_ours: Callable[[str], bool] = lambda version: False,
+) -> AsyncGenerator[Event, None]:
+    """Events after a resourceVersion, until the API server ends the watch. `is_ours`: see `reflect`.
 
     Raises ApiError: with status 410 if the version is too old to go on from.
     """
@@ -114,7 +129,7 @@ async def watch(kube: Watchable, of: Selection, *, version: str) -> AsyncGenerat
     path = f"{collection_path(kind_of(of.kind), of.namespace)}?{urlencode(query)}"
     async with kube.stream(path, silence=SILENCE) as pieces:
         async for line in _lines(pieces):
-            yield _event(line)
+            yield _event_of_ours(line, is_ours) or _event(line)
 
 
 async def _list(kube: Watchable, of: Selection, heard: Callable[[Mapping[str, Any], bool], None]) -> str:
@@ -127,6 +142,12 @@ async def _list(kube: Watchable, of: Selection, heard: Callable[[Mapping[str, An
                 heard(obj, False)
             version = page.version
     return version
+
+
+def _event_of_ours(line: bytes, is_ours: Callable[[str], bool]) -> Event | None:
+    found = _VERSION.search(line) if line.startswith(_ADDED) else None
+    version = "" if found is None else found[1].decode()
+    return Event("OURS", {"metadata": {"resourceVersion": version}}) if version and is_ours(version) else None
 
 
 def _event(line: bytes) -> Event:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.control.objects import AUDIT, filled, obj, owner, pod, task, workflow
 
+from perdure.control import store as module
 from perdure.control.keys import RunKey
 from perdure.control.store import AGENT_TEMPLATE, POD, Store
 from perdure.domain.records import AGENT_TASK, WORKFLOW
@@ -35,6 +36,24 @@ def test_what_concerns_a_run_names_it() -> None:
     assert store.apply(AGENT_TASK, obj("alone", 4, spec={})) == RunKey("AgentTask", "team", "alone")
     assert store.apply(POD, obj("stranger", 5)) is None
     assert store.apply(AGENT_TEMPLATE, obj("t", 6, spec={"image": "i"})) is None
+
+
+def test_what_we_made_is_known_and_its_event_is_recognised_once() -> None:
+    store = Store()
+    store.apply_made(POD, pod("audit-a-1", 3))
+    assert store.of(AUDIT).pods["audit-a-1"].attempt == 1
+    assert store.of(AUDIT).changed == {"audit-a-1"}
+    assert not store.take_made("2")
+    assert store.take_made("3")
+    assert not store.take_made("3")
+
+
+def test_only_so_much_of_what_we_made_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MADE", 2)
+    store = Store()
+    for version in (3, 4, 5):
+        store.apply_made(POD, pod(f"audit-a-{version}", version))
+    assert [store.take_made(str(version)) for version in (3, 4, 5)] == [False, True, True]
 
 
 def test_the_echo_of_a_status_is_no_reason_to_look() -> None:

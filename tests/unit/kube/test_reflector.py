@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import Any
 
 import pytest
@@ -24,6 +24,11 @@ def pod(name: str, version: int) -> dict[str, Any]:
 
 def line(kind: str, obj: dict[str, Any]) -> bytes:
     return json.dumps({"type": kind, "object": obj}).encode() + b"\n"
+
+
+def compact(kind: str, obj: dict[str, Any]) -> bytes:
+    """As the API server writes it."""
+    return json.dumps({"type": kind, "object": obj}, separators=(",", ":")).encode() + b"\n"
 
 
 def bookmark(version: int) -> bytes:
@@ -107,10 +112,14 @@ class Listener:
         self.lists.append(len(self.heard))
 
 
-async def follow(kube: KubeClient, until: Callable[[Listener], bool]) -> Listener:
+async def follow(
+    kube: KubeClient, until: Callable[[Listener], bool], *, ours: Collection[str] = ()
+) -> Listener:
     """Follow until that holds."""
     listener = Listener()
-    task = asyncio.create_task(reflect(kube, PODS, heard=listener.hear, listed=listener.note_list))
+    task = asyncio.create_task(
+        reflect(kube, PODS, heard=listener.hear, listed=listener.note_list, is_ours=ours.__contains__)
+    )
     async with asyncio.timeout(20):
         while not until(listener):
             assert not task.done()
@@ -121,9 +130,11 @@ async def follow(kube: KubeClient, until: Callable[[Listener], bool]) -> Listene
     return listener
 
 
-async def followed(server: Server, kube: KubeClient, *, heard: int) -> Listener:
+async def followed(server: Server, kube: KubeClient, *, heard: int, ours: Collection[str] = ()) -> Listener:
     """Follow until the last watch has said all and so much was heard."""
-    return await follow(kube, lambda listener: server.all_said.is_set() and len(listener.heard) >= heard)
+    return await follow(
+        kube, lambda listener: server.all_said.is_set() and len(listener.heard) >= heard, ours=ours
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -149,6 +160,33 @@ async def test_a_list_and_what_comes_after_it(server: Server, kube: KubeClient) 
     assert (query["resourceVersion"], query["labelSelector"]) == ("7", "a=b")
     assert query["allowWatchBookmarks"] == "true"
     assert module.WATCH_SECONDS <= int(query["timeoutSeconds"]) <= 2 * module.WATCH_SECONDS
+
+
+async def test_what_we_made_is_not_told_again_and_the_watch_goes_on_behind_it(
+    server: Server, kube: KubeClient
+) -> None:
+    quoting = pod("quoting", 8)
+    quoting["metadata"] = {"annotations": {"a": '"resourceVersion":"4"'}, **quoting["metadata"]}
+    server.watches = [
+        [
+            compact("ADDED", pod("theirs", 3)),
+            compact("ADDED", pod("ours", 4)),
+            compact("MODIFIED", pod("ours", 5)),
+            compact("ADDED", pod("ours, otherwise written", 6)).replace(b'{"type"', b'{ "type"'),
+            compact("ADDED", quoting),
+        ],
+        [compact("ADDED", pod("ours", 9))],
+        [compact("DELETED", pod("ours", 10))],
+    ]
+    listener = await followed(server, kube, heard=5, ours={"4", "6", "9", "10"})
+    assert listener.heard == [
+        ("theirs", 3, False),
+        ("ours", 5, False),
+        ("ours, otherwise written", 6, False),
+        ("quoting", 8, False),
+        ("ours", 10, True),
+    ]
+    assert [query["resourceVersion"] for query in server.began] == ["1", "8", "9"]
 
 
 async def test_lines_are_put_together(server: Server, kube: KubeClient) -> None:
