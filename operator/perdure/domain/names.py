@@ -32,7 +32,7 @@ def name_hash(uid: str, key: TaskKey) -> str:
     """Five base32 characters of SHA-256 over `<uid>/<step>/<index or empty>`."""
     index = "" if key.index == NO_INDEX else str(key.index)
     digest = hashlib.sha256(f"{uid}/{key.step}/{index}".encode()).digest()
-    return base64.b32encode(digest).decode().lower()[:HASH_LENGTH]
+    return base64.b32encode(digest[:HASH_LENGTH]).decode().lower()[:HASH_LENGTH]
 
 
 def task_name(workflow: str, uid: str, key: TaskKey) -> str:
