@@ -241,11 +241,11 @@ def test_a_leader_that_leads_again_goes_by_nothing_that_it_knew() -> None:
         uid = at.apply("chain", CHAIN)
         patch, begun, never = at.cluster.patch_status, asyncio.Event(), asyncio.Event()
 
-        async def hangs(kind: str, namespace: str, name: str, body: Any) -> Any:
+        async def hangs(kind: str, namespace: str, name: str, body: Any, **options: Any) -> Any:
             if kind == AGENT_TASK and "second" in name and "Succeeded" in str(body):
                 begun.set()
                 await never.wait()
-            return await patch(kind, namespace, name, body)
+            return await patch(kind, namespace, name, body, **options)
 
         at.cluster.patch_status = hangs  # type: ignore[method-assign]
         await at.until_ended([uid])
