@@ -39,6 +39,7 @@ from perdure.kube.client import KubeClient
 from perdure.kube.recorder import EventRecorder
 from perdure.kube.reflector import Selection, reflect
 from perdure.ledger import Ledger
+from perdure.pausing import pause
 from perdure.settings import Settings
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class _Operator:
             group.create_task(self._recorder.run())
             leading = group.create_task(self._elector.run(self._leader.lead, stop))
             stopping = group.create_task(_until(stop))
-            await self._until_settled()
+            await pause(self._settled, SETTLE_WITHIN)
             from perdure.bus.connection import Bus
             from perdure.bus.relay import Relay
             from perdure.bus.stream import StreamLimits
@@ -260,13 +261,6 @@ class _Operator:
         if self._gap_timer is not None:
             self._gap_timer.cancel()
         self._gap_timer = asyncio.get_running_loop().call_later(GAP_SECONDS, self._leader.sweep_soon)
-
-    async def _until_settled(self) -> None:
-        try:
-            async with asyncio.timeout(SETTLE_WITHIN):
-                await self._settled.wait()
-        except TimeoutError:
-            pass
 
     async def _beside_leading(self) -> None:
         async with asyncio.TaskGroup() as group:

@@ -120,13 +120,12 @@ def _origin(entry: Mapping[str, Any]) -> str:
     sizes = ", ".join(f"{name} {value}" for name, value in result["parameters"].items())
     sync, speed = machine["fdatasync_ms"], result["details"]["machine"]
     before, after = (speed[when] for when in ("before", "after"))
-    # Results from before it was measured stay until there are newer ones.
-    slow = f", slowness {before['slowness']} and {after['slowness']}" if "slowness" in before else ""
     return (
         f"{sizes}. {machine['at'][:10]}, {versions['perdure']}, Python {versions['python']}, "
         f"Postgres {versions['postgres']}; {machine['cores']} × {machine['cpu']}, "
         f"{machine['memory_gib']} GiB, fdatasync of 8 KiB {sync['p50']} ms (p99 {sync['p99']} ms), "
-        f"yardstick {before['yardstick_ms']} ms before and {after['yardstick_ms']} ms after{slow}."
+        f"yardstick {before['yardstick_ms']} ms before and {after['yardstick_ms']} ms after, "
+        f"slowness {before['slowness']} and {after['slowness']}."
     )
 
 

@@ -17,7 +17,6 @@ from perdure.control.attemptpods import AttemptPods, job_of, made_job
 from perdure.control.live import LiveRun
 from perdure.control.manifests import (
     JOB,
-    agent_of,
     attempt_manifest,
     child_manifest,
     runs_as_job,
@@ -153,54 +152,41 @@ class Actor:
         """The uid of the attempt's pod or child Workflow; None if it is a Job's, and still to come."""
         if _is_child(live, task.key):
             return await self._ensure_child(live, task, attempt)
-        agent = agent_of(live, task.key)
-        owner_uid = await self._ensure_task(live, task, agent)
+        owner_uid = await self._ensure_task(live, task)
         if runs_as_job(live, task.key):
-            return await self._ensure_job(live, task, attempt, agent, owner_uid=owner_uid)
-        return await self._ensure_pod(live, task, attempt, agent, owner_uid=owner_uid)
+            return await self._ensure_job(live, task, attempt, owner_uid)
+        return await self._ensure_pod(live, task, attempt, owner_uid)
 
-    async def _ensure_task(self, live: LiveRun, task: TaskRecord, agent: dict[str, Any]) -> str:
+    async def _ensure_task(self, live: LiveRun, task: TaskRecord) -> str:
         """The uid of the task's AgentTask object, made if need be."""
         if live.key.kind == AGENT_TASK:
             return live.uid
         children = self._store.of(live.key)
         if task.name in children.tasks:
             return children.tasks[task.name].uid
-        body = task_manifest(live, task, agent)
+        body = task_manifest(live, task)
         made = await self._make(AGENT_TASK, live, body, owner=(live.uid, live.key.name))
         self._store.apply_made(AGENT_TASK, made)
         return str(made["metadata"]["uid"])
 
     async def _ensure_pod(
-        self,
-        live: LiveRun,
-        task: TaskRecord,
-        attempt: AttemptRecord,
-        agent: dict[str, Any],
-        *,
-        owner_uid: str,
+        self, live: LiveRun, task: TaskRecord, attempt: AttemptRecord, owner_uid: str
     ) -> str:
         """The uid of the attempt's pod, made if need be."""
         known = self._store.of(live.key).pods.get(attempt.pod_name)
         if known is not None and known.owner_uid == owner_uid:
             return known.uid
-        body = self._attempt_manifest(live, task, attempt, agent, owner_uid=owner_uid)
+        body = self._attempt_manifest(live, task, attempt, owner_uid)
         made = await self._make(POD, live, body, owner=(owner_uid, task.name))
         self._store.apply_made(POD, made)
         return str(made["metadata"]["uid"])
 
     async def _ensure_job(
-        self,
-        live: LiveRun,
-        task: TaskRecord,
-        attempt: AttemptRecord,
-        agent: dict[str, Any],
-        *,
-        owner_uid: str,
+        self, live: LiveRun, task: TaskRecord, attempt: AttemptRecord, owner_uid: str
     ) -> str | None:
         """The uid of the pod of the attempt's Job, made if need be; None while it has no pod."""
         if made_job(live, attempt) is None:
-            body = self._attempt_manifest(live, task, attempt, agent, owner_uid=owner_uid)
+            body = self._attempt_manifest(live, task, attempt, owner_uid)
             made = await self._make(JOB, live, body, owner=(owner_uid, task.name))
             live.jobs[task.key] = job_of(attempt, made)
         pod = self._pods.known(live, attempt)
@@ -240,19 +226,12 @@ class Actor:
         return made
 
     def _attempt_manifest(
-        self,
-        live: LiveRun,
-        task: TaskRecord,
-        attempt: AttemptRecord,
-        agent: dict[str, Any],
-        *,
-        owner_uid: str,
+        self, live: LiveRun, task: TaskRecord, attempt: AttemptRecord, owner_uid: str
     ) -> dict[str, Any]:
         return attempt_manifest(
             live,
             task,
             attempt,
-            agent=agent,
             owner_uid=owner_uid,
             gateway_url=self._gateway_url,
             audience=self._audience,

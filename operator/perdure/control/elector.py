@@ -23,6 +23,7 @@ import structlog
 
 from perdure.control.ports import KubePort
 from perdure.kube.errors import ApiError
+from perdure.pausing import pause
 
 LEASE = "Lease"
 #: Seconds that giving the Lease back may take.
@@ -112,7 +113,7 @@ class Elector:
                 _log.info("no longer leading", identity=self._identity)
             else:
                 self._follow()
-            await _wait(stop, self._pause())
+            await pause(stop, self._pause())
 
     def _pause(self) -> float:
         """Until a follower looks again: the retry interval, or less if the Lease ends before."""
@@ -242,11 +243,3 @@ async def _awaited(work: Awaitable[None]) -> None:
 
 async def _stopped(stop: asyncio.Event) -> None:
     await stop.wait()
-
-
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        pass

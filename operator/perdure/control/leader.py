@@ -22,6 +22,7 @@ from perdure.control.sweep import sweep
 from perdure.control.workqueue import WorkQueue
 from perdure.domain.records import Deposed, LedgerError, LedgerUnavailable, VersionConflict
 from perdure.kube.errors import ApiError
+from perdure.pausing import pause
 
 #: Seconds between attempts to reach what is away at the start.
 START_RETRY = 1.0
@@ -168,11 +169,7 @@ class Leader:
 
     async def _sweep(self) -> None:
         while True:
-            try:
-                async with asyncio.timeout(self._sweep_interval):
-                    await self._sweep_now.wait()
-            except TimeoutError:
-                pass
+            await pause(self._sweep_now, self._sweep_interval)
             self._sweep_now.clear()
             try:
                 await sweep(self._kube, self._store, self._namespaces)

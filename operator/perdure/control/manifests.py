@@ -5,7 +5,6 @@ Everything in them follows from the ledger, so that making one again gives the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from perdure.control.live import LiveRun
 from perdure.control.store import DEPTH_ANNOTATION
 from perdure.domain.draft import Draft
 from perdure.domain.names import pod_labels, task_labels
+from perdure.domain.plan import PlannedStep
 from perdure.domain.records import AGENT_TASK, WORKFLOW, AttemptRecord, TaskKey, TaskRecord
 from perdure.domain.scope import render_agent, render_workflow
 from perdure.domain.taskscope import names_of_task
@@ -30,18 +30,8 @@ def runs_as_job(live: LiveRun, key: TaskKey) -> bool:
     return bool(live.view.plan.steps[key.step].agent.get("executor") == JOB)
 
 
-def agent_of(live: LiveRun, key: TaskKey) -> dict[str, Any]:
-    """The agent block of a task, its expressions evaluated."""
-    step = live.view.plan.steps[key.step]
-    draft = Draft(live.view, live.view.run.created_at)
-    return render_agent(step, names_of_task(draft, step, key.index))
-
-
-def task_manifest(live: LiveRun, task: TaskRecord, agent: Mapping[str, Any]) -> dict[str, Any]:
-    """The AgentTask of a run's task. People read it; nothing that the run does depends on its spec.
-
-    `agent` is what `agent_of` gives.
-    """
+def task_manifest(live: LiveRun, task: TaskRecord) -> dict[str, Any]:
+    """The AgentTask of a run's task. People read it; nothing that the run does depends on its spec."""
     step = live.view.plan.steps[task.key.step]
     durations = {
         "timeout": step.timeout,
@@ -57,7 +47,7 @@ def task_manifest(live: LiveRun, task: TaskRecord, agent: Mapping[str, Any]) -> 
             "ownerReferences": [_owner(WORKFLOW, live.key.name, live.uid)],
         },
         "spec": {
-            "agent": agent,
+            "agent": _agent(live, step, task.key),
             # Agents get theirs from the ledger if it is too large for an object.
             **({"input": task.input} if len(compact(task.input)) <= MAX_INPUT_BYTES else {}),
             "retry": {"limit": step.retry_limit},
@@ -72,12 +62,11 @@ def attempt_manifest(
     task: TaskRecord,
     attempt: AttemptRecord,
     *,
-    agent: Mapping[str, Any],
     owner_uid: str,
     gateway_url: str,
     audience: str,
 ) -> dict[str, Any]:
-    """The Pod or Job of an attempt. `agent` is what `agent_of` gives; `owner_uid` is the AgentTask's.
+    """The Pod or Job of an attempt. `owner_uid` is that of the AgentTask.
 
     Raises PodTemplateError if the agent's `podTemplate` cannot be merged.
     """
@@ -87,7 +76,7 @@ def attempt_manifest(
         namespace=live.key.namespace,
         owner=_owner(AGENT_TASK, task.name, owner_uid),
         labels=pod_labels(_labels(live, task), attempt.number),
-        agent=agent,
+        agent=_agent(live, live.view.plan.steps[task.key.step], task.key),
         input=task.input,
         env=PodEnvironment(
             gateway_url=gateway_url,
@@ -117,6 +106,11 @@ def child_manifest(live: LiveRun, task: TaskRecord, attempt: AttemptRecord, *, d
         },
         "spec": render_workflow(step, names_of_task(draft, step, task.key.index)),
     }
+
+
+def _agent(live: LiveRun, step: PlannedStep, key: TaskKey) -> dict[str, Any]:
+    draft = Draft(live.view, live.view.run.created_at)
+    return render_agent(step, names_of_task(draft, step, key.index))
 
 
 def _labels(live: LiveRun, task: TaskRecord) -> dict[str, str]:

@@ -152,13 +152,14 @@ class Store:
     def apply_made(self, kind: str, obj: Mapping[str, Any]) -> None:
         """Take in an object that we have just made. The event of that tells nothing any more."""
         self.apply(kind, obj)
-        self._made[obj["metadata"]["resourceVersion"]] = None
-        if len(self._made) > MADE:
-            del self._made[next(iter(self._made))]
+        _remember(self._made, obj["metadata"]["resourceVersion"], most=MADE)
 
     def take_made(self, version: str) -> bool:
         """Whether the event in which an object came to be is one of which `apply_made` knows; once."""
-        return self._made.pop(version, version) is None
+        if version not in self._made:
+            return False
+        del self._made[version]
+        return True
 
     def remove(self, kind: str, namespace: str, name: str, *, uid: str | None = None) -> RunKey | None:
         """Take out an object that is no more. One of another uid under the same name stays."""
@@ -269,9 +270,7 @@ class Store:
         return True
 
     def _note_removed(self, uid: str) -> None:
-        self._removed[uid] = None
-        if len(self._removed) > REMOVED:
-            del self._removed[next(iter(self._removed))]
+        _remember(self._removed, uid, most=REMOVED)
 
     def _forget(self, place: tuple[str, str, str], entry: _Entry) -> None:
         del self._entries[place]
@@ -295,6 +294,13 @@ class Store:
             children.tasks.pop(name, None)
         if children is not None and not (children.tasks or children.pods or entry.run in self.roots):
             del self.children[entry.run]
+
+
+def _remember(known: dict[str, None], item: str, *, most: int) -> None:
+    """Keep an item, and let go of the oldest if there are too many."""
+    known[item] = None
+    if len(known) > most:
+        del known[next(iter(known))]
 
 
 def _root(key: RunKey, obj: Mapping[str, Any], version: int) -> Root:

@@ -58,7 +58,7 @@ class Selection(NamedTuple):
 
 
 class Event(NamedTuple):
-    """One event of a watch: ADDED, MODIFIED, DELETED or BOOKMARK, or OURS, with nothing but a version."""
+    """One event of a watch: ADDED, MODIFIED, DELETED, or BOOKMARK, which has nothing but a version."""
 
     type: str
     object: dict[str, Any]
@@ -94,7 +94,7 @@ async def reflect(
                 async for event in events:
                     version = event.object["metadata"]["resourceVersion"]
                     failures = 0
-                    if event.type not in ("BOOKMARK", "OURS"):
+                    if event.type != "BOOKMARK":
                         heard(event.object, event.type == "DELETED")
         except ApiError as error:
             if error.status == _GONE:
@@ -113,9 +113,11 @@ async def watch(
     of: Selection,
     *,
     version: str,
-    is_ours: Callable[[str], bool] = lambda version: False,
+    is_ours: Callable[[str], bool],
 ) -> AsyncGenerator[Event, None]:
-    """Events after a resourceVersion, until the API server ends the watch. `is_ours`: see `reflect`.
+    """Events after a resourceVersion, until the API server ends the watch.
+
+    What `is_ours` says is ours (see `reflect`) comes as a bookmark.
 
     Raises ApiError: with status 410 if the version is too old to go on from.
     """
@@ -129,7 +131,7 @@ async def watch(
     path = f"{collection_path(kind_of(of.kind), of.namespace)}?{urlencode(query)}"
     async with kube.stream(path, silence=SILENCE) as pieces:
         async for line in _lines(pieces):
-            yield _event_of_ours(line, is_ours) or _event(line)
+            yield _passed_over(line, is_ours) or _event(line)
 
 
 async def _list(kube: Watchable, of: Selection, heard: Callable[[Mapping[str, Any], bool], None]) -> str:
@@ -144,10 +146,12 @@ async def _list(kube: Watchable, of: Selection, heard: Callable[[Mapping[str, An
     return version
 
 
-def _event_of_ours(line: bytes, is_ours: Callable[[str], bool]) -> Event | None:
+def _passed_over(line: bytes, is_ours: Callable[[str], bool]) -> Event | None:
+    """A bookmark in place of the event of what we made; None if the line is anything else."""
     found = _VERSION.search(line) if line.startswith(_ADDED) else None
-    version = "" if found is None else found[1].decode()
-    return Event("OURS", {"metadata": {"resourceVersion": version}}) if version and is_ours(version) else None
+    if found is None or not is_ours(version := found[1].decode()):
+        return None
+    return Event("BOOKMARK", {"metadata": {"resourceVersion": version}})
 
 
 def _event(line: bytes) -> Event:

@@ -187,10 +187,22 @@ async def test_a_reader_of_the_outbox_that_was_cancelled_leaves_it_as_it_was(
 ) -> None:
     state = await samples.started(ledger, epoch)
     await ledger.commit(Commit(run=state.run, events=(event("workflow.started"),)), epoch=epoch)
-    reading = asyncio.create_task(ledger.outbox_batch(10))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    reading.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await reading
+    blocker = await ledger.database.connect()
+    try:
+        transaction = blocker.transaction()
+        await transaction.start()
+        await blocker.execute("lock table perdure.outbox in access exclusive mode")
+        reading = asyncio.create_task(ledger.outbox_batch(10))
+
+        async def waits() -> bool:
+            row = await ledger.database.fetchrow("select count(*) as n from pg_locks where not granted")
+            return bool(row["n"])
+
+        assert await until(waits)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        await transaction.rollback()
+    finally:
+        blocker.terminate()
     assert await ledger.outbox_batch(10)
