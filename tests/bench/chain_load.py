@@ -23,7 +23,7 @@ class Size:
     chains: int = 200
     #: Of a chain.
     steps: int = 10
-    #: Measured repetitions, after one of a tenth of the size to warm up.
+    #: Measured repetitions, each after one of a tenth of the size to warm up.
     repeat: int = 5
 
 
@@ -43,6 +43,8 @@ class Loads:
     """All repetitions of one size, or what went wrong."""
 
     runs: list[Load] = field(default_factory=list)
+    #: CPU milliseconds of a step by the libraries alone, after each repetition: see `bare.py`.
+    bare: list[float] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
     def each(self, key: str) -> list[float]:

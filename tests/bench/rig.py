@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -19,7 +20,7 @@ from tests.bench import apart
 from tests.bench.apart import Product
 from tests.bench.cluster import SYSTEM, Api, account_token, fresh_namespace, prepare
 from tests.bench.processes import CpuMeter
-from tests.bench.service import IN_CLUSTER_PORT, Service, can_play_pod
+from tests.bench.service import IN_CLUSTER_PORT, Service, as_in_a_pod, can_play_pod
 from tests.integration.nats import NatsServer, running_nats
 from tests.integration.postgres import PostgresServer, running_server
 
@@ -98,6 +99,15 @@ class Rig:
         async with self._service("gateway", environment, port, name="perdure-gateway") as service:
             yield service, f"http://127.0.0.1:{port}"
 
+    async def in_place_of_the_operator(self, program: Path) -> tuple[list[str], dict[str, str]]:
+        """Command and environment of a program that gets the operator's Python and way to the API server."""
+        account = await self._account("perdure-operator")
+        # An image's files do not include ours.
+        command = [*self.product.command("python"), str(shutil.copy(program, self.directory))]
+        if self.as_in_a_pod:
+            command = [*as_in_a_pod(self.product, account=account), *command]
+        return command, {**self.product.environment, **self._way_to_api(account)}
+
     async def postgres_version(self) -> str:
         """As the server tells it."""
         connection = await asyncpg.connect(self.ledger_url)
@@ -129,13 +139,12 @@ class Rig:
     async def _service(
         self, role: str, environment: dict[str, str], port: int, *, name: str
     ) -> AsyncIterator[Service]:
-        environment = {**environment, "PERDURE_DATABASE_URL": self.ledger_url}
         account = await self._account(f"perdure-{role}")
-        if self.as_in_a_pod:
-            host, _, api_port = self.cluster.server.removeprefix("https://").partition(":")
-            environment |= {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": api_port}
-        else:
-            environment["PERDURE_KUBECONFIG"] = str(account / "kubeconfig")
+        environment = {
+            **environment,
+            **self._way_to_api(account),
+            "PERDURE_DATABASE_URL": self.ledger_url,
+        }
         service = Service(
             role,
             name=name,
@@ -153,6 +162,12 @@ class Rig:
         finally:
             self._services.remove(service)
             await service.stop()
+
+    def _way_to_api(self, account: Path) -> dict[str, str]:
+        if not self.as_in_a_pod:
+            return {"PERDURE_KUBECONFIG": str(account / "kubeconfig")}
+        host, _, port = self.cluster.server.removeprefix("https://").partition(":")
+        return {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}
 
     async def _account(self, name: str) -> Path:
         folder = self.directory / name
@@ -190,12 +205,12 @@ class Rig:
 @asynccontextmanager
 async def booted() -> AsyncIterator[Rig]:
     """Everything but our own processes. It boots before anything is measured, so it may block."""
-    as_in_a_pod = can_play_pod()
-    product = await apart.product(image=as_in_a_pod and os.geteuid() == 0)
+    in_a_pod = can_play_pod()
+    product = await apart.product(image=in_a_pod and os.geteuid() == 0)
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as name:
         directory = Path(name)
         os.makedirs(directory / "nats")
-        port = IN_CLUSTER_PORT if as_in_a_pod else None
+        port = IN_CLUSTER_PORT if in_a_pod else None
         with (
             start_kwok(directory / "cluster", nodes=NODES, port=port) as cluster,
             contextmanager(running_server)() as postgres,
@@ -215,5 +230,5 @@ async def booted() -> AsyncIterator[Rig]:
                     postgres=postgres,
                     nats=nats,
                     ledger_url=await postgres.create_ledger(),
-                    as_in_a_pod=as_in_a_pod,
+                    as_in_a_pod=in_a_pod,
                 )
