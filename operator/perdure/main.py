@@ -52,6 +52,9 @@ GAP_SECONDS = 5.0
 #: Seconds that everything else waits at the start for the leader to have looked at every run: probes, events
 #: and the watches. kopf alone, its import included, takes longer than all the first decisions together.
 SETTLE_WITHIN = 2.0
+#: Seconds that the watches wait for its look at the cluster, which a long history makes longer: they read as
+#: much, and what they tell is of use only after it.
+WATCH_WITHIN = 60.0
 
 #: What runs make, and most events are about. Jobs are not followed: their pods tell all there is to know.
 FOLLOWED = (POD, AGENT_TASK)
@@ -82,8 +85,10 @@ async def run_gateway(settings: Settings) -> None:
 
 async def run_operator(settings: Settings) -> None:
     """The operator process, until SIGTERM, or until a watch or a part of it fails for good."""
-    # What was imported stays: no collection need look at it again.
+    # What was imported stays: no collection need look at it again. Nor at what is listed at the start, which
+    # has no cycles: it would take as long as to decode it.
     gc.freeze()
+    gc.disable()
     if settings.kubeconfig:
         os.environ["KUBECONFIG"] = settings.kubeconfig  # where kopf looks for it
     async with AsyncExitStack() as stack:
@@ -112,6 +117,8 @@ class _Operator:
         self._store = Store()
         self._queue = WorkQueue()
         self._listening = asyncio.Event()
+        #: The leader has seen the cluster; it has also looked at every run. Or it is not known when.
+        self._seen = asyncio.Event()
         self._settled = asyncio.Event()
         #: What is followed without kopf and has not been listed yet.
         self._unlisted = {
@@ -128,7 +135,7 @@ class _Operator:
             renew_deadline=settings.lease_renew_deadline,
             retry=settings.lease_retry,
             clock=utc_now,
-            follow=self._settled.set,
+            follow=self._wait_no_more,
         )
         guarded = GuardedKube(kube, self._elector.holds)
         self._recorder = EventRecorder(kube, instance=settings.identity, enabled=settings.kubernetes_events)
@@ -163,6 +170,7 @@ class _Operator:
             sweep_interval=settings.sweep_interval,
             clock=utc_now,
             beside=self._beside_leading,
+            held_up=self._wait_no_more,
         )
         self._heard = Hearing(
             store=self._store,
@@ -185,6 +193,7 @@ class _Operator:
             group.create_task(self._recorder.run())
             leading = group.create_task(self._elector.run(self._leader.lead, stop))
             stopping = group.create_task(_until(stop))
+            stopping.add_done_callback(lambda _: self._wait_no_more())
             await pause(self._settled, SETTLE_WITHIN)
             from perdure.bus.connection import Bus
             from perdure.bus.relay import Relay
@@ -204,6 +213,10 @@ class _Operator:
             )
             self._relay = Relay(self._ledger, bus, limits=StreamLimits.of(self._settings))
             self._can_relay.set()
+            if not self._seen.is_set():
+                await pause(self._seen, WATCH_WITHIN)
+                await pause(self._settled, SETTLE_WITHIN)
+            gc.enable()
             from perdure.ears import listen
 
             ears = group.create_task(
@@ -216,6 +229,9 @@ class _Operator:
                     ready=self._listening,
                 )
             )
+            # What the leader has listed need not be listed again.
+            listed = self._leader.listed
+            followed, self._unlisted = self._unlisted, self._unlisted - listed.keys()
             followers = [
                 group.create_task(
                     reflect(
@@ -224,9 +240,10 @@ class _Operator:
                         heard=partial(self._heard, selection.kind),
                         listed=partial(self._note_list, selection),
                         is_ours=self._store.take_made,
+                        version=listed.get(selection, ""),
                     )
                 )
-                for selection in sorted(self._unlisted, key=str)
+                for selection in sorted(followed, key=str)
             ]
             await _first((ears, group.create_task(_until(self._listening))))
             # kopf takes the signals when it starts, and would end itself, and our workers with it, at once.
@@ -262,7 +279,13 @@ class _Operator:
             self._gap_timer.cancel()
         self._gap_timer = asyncio.get_running_loop().call_later(GAP_SECONDS, self._leader.sweep_soon)
 
+    def _wait_no_more(self) -> None:
+        """There is no first look of ours to wait for."""
+        self._seen.set()
+        self._settled.set()
+
     async def _beside_leading(self) -> None:
+        self._seen.set()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._publish())
             await self._queue.idle()

@@ -313,6 +313,24 @@ def test_retention_removes_the_object_and_its_history() -> None:
     run(scenario())
 
 
+def test_who_waits_for_the_first_look_hears_that_it_cannot_be_taken() -> None:
+    """What fills the store otherwise, the watches, waits for it, and is all there is to say why."""
+
+    async def scenario() -> None:
+        at = world(11)
+        held_up = asyncio.Event()
+        at.ledger.outage = True
+        at.start_operator(held_up=held_up.set)
+        await settled(held_up.is_set)
+        assert at.operator is not None
+        assert not at.operator.leader.working
+        at.ledger.outage = False
+        await settled(lambda: at.operator is not None and at.operator.leader.working)
+        await at.close()
+
+    run(scenario())
+
+
 def test_ledger_outage_delays_and_says_so() -> None:
     async def scenario() -> None:
         at = world(11)

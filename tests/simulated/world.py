@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +63,9 @@ class World:
 
     # --- the operator
 
-    def start_operator(self, *, template_timeout: float = 60.0) -> Operator:
+    def start_operator(
+        self, *, template_timeout: float = 60.0, held_up: Callable[[], None] = lambda: None
+    ) -> Operator:
         store, queue = Store(), WorkQueue()
         reconciler = Reconciler(
             store=store,
@@ -94,6 +97,7 @@ class World:
             workers=4,
             sweep_interval=30.0,
             clock=now,
+            held_up=held_up,
         )
 
         hear = Hearing(

@@ -7,7 +7,7 @@ ledger, and only then the first decision.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 
@@ -22,6 +22,7 @@ from perdure.control.sweep import sweep
 from perdure.control.workqueue import WorkQueue
 from perdure.domain.records import Deposed, LedgerError, LedgerUnavailable, VersionConflict
 from perdure.kube.errors import ApiError
+from perdure.kube.reflector import Selection
 from perdure.pausing import pause
 
 #: Seconds between attempts to reach what is away at the start.
@@ -55,8 +56,9 @@ class Leader:
         sweep_interval: float,
         clock: Callable[[], datetime],
         beside: Callable[[], Awaitable[None]] | None = None,
+        held_up: Callable[[], None] = lambda: None,
     ) -> None:
-        """`beside` is run for as long as we lead: the relay."""
+        """`beside` is run for as long as we lead: the relay. `held_up` is called whenever we cannot begin."""
         self._store = store
         self._queue = queue
         self._kube = kube
@@ -69,9 +71,12 @@ class Leader:
         self._sweep_interval = sweep_interval
         self._clock = clock
         self._beside = beside
+        self._held_up = held_up
         self._sweep_now = asyncio.Event()
         #: True once the first full look is done.
         self.working = False
+        #: The versions of the lists of that look.
+        self.listed: Mapping[Selection, str] = {}
 
     async def lead(self) -> None:
         """Work until cancelled, or until another leader has taken the epoch."""
@@ -100,11 +105,12 @@ class Leader:
         while True:
             try:
                 self._reconciler.epoch = await self._ledger.take_epoch(self._identity)
-                await sweep(self._kube, self._store, self._namespaces)
+                self.listed = await sweep(self._kube, self._store, self._namespaces)
                 states = await self._ledger.load_live()
                 break
             except (LedgerError, ApiError) as error:
                 _log.warning("waiting to begin", error=str(error))
+                self._held_up()
                 if isinstance(error, LedgerUnavailable):
                     for key in self._unfinished():
                         self._reconciler.note_unavailable(key)

@@ -6,41 +6,63 @@ and from time to time after, everything is listed and what the store has beyond 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
 
 from perdure.control.ports import KubePort
 from perdure.control.store import KINDS, POD, Store
 from perdure.domain.names import LABEL_MANAGED_BY, MANAGED_BY
+from perdure.domain.records import WORKFLOW
+from perdure.kube.reflector import Selection
 
 #: Only pods that a run made are of interest.
 SELECTORS = {POD: f"{LABEL_MANAGED_BY}={MANAGED_BY}"}
 
 
-async def sweep(kube: KubePort, store: Store, namespaces: Sequence[str]) -> None:
-    """Bring the store in line with the cluster.
+async def sweep(kube: KubePort, store: Store, namespaces: Sequence[str]) -> dict[Selection, str]:
+    """Bring the store in line with the cluster. Returns the version of each list: a watch can go on from it.
 
     `namespaces` empty means all. Raises ApiError; what was seen until then is kept.
     """
-    for kind in KINDS:
-        for namespace in namespaces or (None,):
-            before = {
-                (place, name): (seen, uid)
-                for place, name, seen, uid in store.names(kind)
-                if namespace is None or place == namespace
-            }
-            missing: dict[tuple[str, str], tuple[int, str]] = {}
-            version = "0"
-            pages = kube.pages(kind, namespace=namespace, label_selector=SELECTORS.get(kind))
-            async with aclosing(pages):
-                async for page in pages:
-                    if page.first:
-                        missing, version = dict(before), page.version
-                    for obj in page.items:
-                        missing.pop((obj["metadata"]["namespace"], obj["metadata"]["name"]), None)
-                        store.apply(kind, obj)
-            for (place, name), (seen, uid) in missing.items():
-                # What appeared after the list was made is newer than it, and not missing from it. So is one
-                # that was made anew under the same name meanwhile: hence the uid.
-                if seen <= int(version):
-                    store.remove(kind, place, name, uid=uid)
+    versions: dict[Selection, str] = {}
+    # The store keeps nothing that a finished run made, so runs come first. The rest at once: the API server
+    # writes a page of one list while we read one of another.
+    for kinds in ((WORKFLOW,), [kind for kind in KINDS if kind != WORKFLOW]):
+        selections = [
+            Selection(kind, namespace, SELECTORS.get(kind))
+            for kind in kinds
+            for namespace in namespaces or (None,)
+        ]
+        looks = (_look(kube, store, selection) for selection in selections)
+        # No group: what is raised has to arrive as it is, and by then nothing is to be under way any more.
+        found = await asyncio.gather(*looks, return_exceptions=True)
+        for selection, version in zip(selections, found, strict=True):
+            if isinstance(version, BaseException):
+                raise version
+            versions[selection] = version
+    return versions
+
+
+async def _look(kube: KubePort, store: Store, of: Selection) -> str:
+    before = {
+        (place, name): (seen, uid)
+        for place, name, seen, uid in store.names(of.kind)
+        if of.namespace is None or place == of.namespace
+    }
+    missing: dict[tuple[str, str], tuple[int, str]] = {}
+    version = "0"
+    pages = kube.pages(of.kind, namespace=of.namespace, label_selector=of.label_selector)
+    async with aclosing(pages):
+        async for page in pages:
+            if page.first:
+                missing, version = dict(before), page.version
+            for obj in page.items:
+                missing.pop((obj["metadata"]["namespace"], obj["metadata"]["name"]), None)
+                store.apply(of.kind, obj)
+    for (place, name), (seen, uid) in missing.items():
+        # What appeared after the list was made is newer than it, and not missing from it. So is one
+        # that was made anew under the same name meanwhile: hence the uid.
+        if seen <= int(version):
+            store.remove(of.kind, place, name, uid=uid)
+    return version

@@ -71,6 +71,7 @@ async def reflect(
     heard: Callable[[Mapping[str, Any], bool], None],
     listed: Callable[[], None],
     is_ours: Callable[[str], bool] = lambda version: False,
+    version: str = "",
 ) -> NoReturn:
     """Tell of every object, and of what becomes of it, until cancelled.
 
@@ -78,11 +79,12 @@ async def reflect(
     every list, the first one included: objects that were deleted before it are not told of. Whatever the API
     server does, it is tried again.
 
+    `version` is that of a list whose objects are known already: only what came after it is told then.
+
     Of an object that was made it is not told if `is_ours` says that this version is the answer to a request
     of our own: it is known, and reading the event costs more than all else about it.
     """
     clock = asyncio.get_running_loop().time
-    version = ""
     failures = 0
     while True:
         began = clock()

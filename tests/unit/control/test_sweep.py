@@ -1,16 +1,18 @@
 """The full look at the cluster, and what happens while its lists are on their way."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, cast
 
 import pytest
 from tests.unit.control.objects import AUDIT, filled, pod, task, workflow
 
 from perdure.control.ports import KubePort, Page
-from perdure.control.store import POD, Store
-from perdure.control.sweep import sweep
+from perdure.control.store import KINDS, POD, Store
+from perdure.control.sweep import SELECTORS, sweep
 from perdure.domain.records import AGENT_TASK, WORKFLOW
+from perdure.kube.errors import ApiError
+from perdure.kube.reflector import Selection
 
 
 class Lists:
@@ -20,17 +22,26 @@ class Lists:
         self.version = version
         self.objects = objects
         self.meanwhile: Callable[[], object] = lambda: None
+        #: What begins and ends, in order.
+        self.told: list[str] = []
+        #: The kind of which there is no list.
+        self.refused = ""
 
     async def pages(
         self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
     ) -> AsyncGenerator[Page, None]:
+        self.told.append(f"{kind} asked")
+        await asyncio.sleep(0)
+        if kind == self.refused:
+            raise ApiError(500, "InternalError", "not now")
         if kind == POD:
             self.meanwhile()
         yield Page(items=self.objects.get(kind, []), version=str(self.version), first=True)
+        self.told.append(f"{kind} read")
 
 
-def look(store: Store, lists: Lists) -> None:
-    asyncio.run(sweep(cast(KubePort, lists), store, []))
+def look(store: Store, lists: Lists, namespaces: Sequence[str] = ()) -> dict[Selection, str]:
+    return asyncio.run(sweep(cast(KubePort, lists), store, namespaces))
 
 
 def test_what_is_not_listed_is_taken_out() -> None:
@@ -55,3 +66,25 @@ def test_what_was_made_anew_while_the_list_was_on_its_way_stays(version: int) ->
     look(store, lists)
     assert store.of(AUDIT).pods["audit-a-1"].uid == "uid-second"
     assert store.apply(POD, pod("audit-a-1", 20, uid="uid-second", phase="Failed")) == AUDIT
+
+
+def test_it_tells_from_where_on_each_list_can_be_watched() -> None:
+    assert look(filled(), Lists(9, {})) == {Selection(kind, None, SELECTORS.get(kind)): "9" for kind in KINDS}
+    assert set(look(filled(), Lists(9, {}), ["a", "b"])) == {
+        Selection(kind, namespace, SELECTORS.get(kind)) for kind in KINDS for namespace in ("a", "b")
+    }
+
+
+def test_what_runs_made_is_read_at_once_after_the_runs() -> None:
+    lists = Lists(9, {})
+    look(filled(), lists)
+    assert lists.told[:2] == ["Workflow asked", "Workflow read"]
+    assert [what.endswith("asked") for what in lists.told[2:]] == [True] * 5 + [False] * 5
+
+
+def test_a_list_that_fails_leaves_no_other_under_way() -> None:
+    lists = Lists(9, {})
+    lists.refused = AGENT_TASK
+    with pytest.raises(ApiError, match="not now"):
+        look(filled(), lists)
+    assert "Pod read" in lists.told

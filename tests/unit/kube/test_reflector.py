@@ -113,12 +113,19 @@ class Listener:
 
 
 async def follow(
-    kube: KubeClient, until: Callable[[Listener], bool], *, ours: Collection[str] = ()
+    kube: KubeClient, until: Callable[[Listener], bool], *, ours: Collection[str] = (), version: str = ""
 ) -> Listener:
     """Follow until that holds."""
     listener = Listener()
     task = asyncio.create_task(
-        reflect(kube, PODS, heard=listener.hear, listed=listener.note_list, is_ours=ours.__contains__)
+        reflect(
+            kube,
+            PODS,
+            heard=listener.hear,
+            listed=listener.note_list,
+            is_ours=ours.__contains__,
+            version=version,
+        )
     )
     async with asyncio.timeout(20):
         while not until(listener):
@@ -160,6 +167,21 @@ async def test_a_list_and_what_comes_after_it(server: Server, kube: KubeClient) 
     assert (query["resourceVersion"], query["labelSelector"]) == ("7", "a=b")
     assert query["allowWatchBookmarks"] == "true"
     assert module.WATCH_SECONDS <= int(query["timeoutSeconds"]) <= 2 * module.WATCH_SECONDS
+
+
+async def test_what_is_known_from_another_list_is_not_listed_again(server: Server, kube: KubeClient) -> None:
+    server.pods, server.version = [pod("a", 3)], 7
+    server.watches = [[line("DELETED", pod("a", 6))]]
+    listener = await follow(kube, lambda listener: bool(listener.heard), version="5")
+    assert (listener.heard, listener.lists, server.lists) == ([("a", 6, True)], [], 0)
+    assert [query["resourceVersion"] for query in server.began] == ["5"]
+
+
+async def test_another_list_that_is_too_old_is_made_anew(server: Server, kube: KubeClient) -> None:
+    server.pods, server.version = [pod("a", 6)], 7
+    server.watches = [[error(410)], []]
+    listener = await follow(kube, lambda listener: bool(listener.lists), version="5")
+    assert (listener.heard, listener.lists, server.lists) == ([("a", 6, False)], [1], 1)
 
 
 async def test_what_we_made_is_not_told_again_and_the_watch_goes_on_behind_it(
