@@ -41,7 +41,7 @@ from tests.bench.load import patience
 from tests.bench.machine import QUIET, machine_facts, rested, version_facts, yardstick_ms
 from tests.bench.rig import Rig, booted
 from tests.bench.say import duration, say
-from tests.bench.scenario import Planned, parse
+from tests.bench.scenario import Planned, Run, parse
 from tests.bench.table import show, show_facts
 
 SCENARIOS = {
@@ -89,12 +89,21 @@ async def _run(planned: list[Planned]) -> int:
     say(f"about {duration(sum(each.seconds for each in planned))} on two idle cores")
     for each in planned:
         say(f"{each.scenario.name}: {each.scenario.title}, about {duration(each.seconds)}")
-        # Booted anew: what one leaves behind is no load for the next, and need not be removed.
-        async with booted() as rig:
-            if "machine" not in facts:
-                facts |= await _facts(rig)
-                show_facts(facts["machine"], console)
-            result = await _measured(rig, each)
+        result = Result(
+            scenario=each.scenario.name,
+            title=each.scenario.title,
+            parameters=asdict(each.size),
+            full=each.full,
+        )
+        for run in filter(None, (each.scenario.run, each.scenario.then)):
+            if result.faults:
+                break
+            # Booted anew: what one leaves behind is no load for the next, and need not be removed.
+            async with booted() as rig:
+                if "machine" not in facts:
+                    facts |= await _facts(rig)
+                    show_facts(facts["machine"], console)
+                await _measure(rig, run, each.size, result)
         show(result, console)
         results.append(result)
         record.write(path, results, facts)
@@ -110,25 +119,19 @@ def _quiet() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
 
 
-async def _measured(rig: Rig, planned: Planned) -> Result:
+async def _measure(rig: Rig, run: Run, size: Any, result: Result) -> None:
     """A scenario that breaks must not take the others' figures along."""
-    result = Result(
-        scenario=planned.scenario.name,
-        title=planned.scenario.title,
-        parameters=asdict(planned.size),
-        full=planned.full,
-    )
     try:
         found = await ceiling.measure(rig, _CEILING, within=patience(_CEILING))
         before = _speed()
-        await planned.scenario.run(rig, planned.size, result)
-        after = _speed()
-        result.details["machine"] = {"before": before, "after": after}
-        result.details["ceiling_pods_per_second"] = found.pods_per_second
-        result.notes.append(f"The rig's own ceiling was {found.pods_per_second:.0f} pods/s just before.")
+        await run(rig, size, result)
+        # Of two parts: before the first, and after the second.
+        result.details["machine"] = {"before": before, **result.details.get("machine", {}), "after": _speed()}
+        if "ceiling_pods_per_second" not in result.details:
+            result.details["ceiling_pods_per_second"] = found.pods_per_second
+            result.notes.append(f"The rig's own ceiling was {found.pods_per_second:.0f} pods/s just before.")
     except Exception as error:
         result.faults.append("".join(traceback.format_exception(error)))
-    return result
 
 
 def _speed() -> dict[str, float]:

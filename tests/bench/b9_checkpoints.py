@@ -16,10 +16,9 @@ from tests.bench.budgets import Budget
 from tests.bench.chains import Chains
 from tests.bench.figures import Result
 from tests.bench.load import patience
+from tests.bench.resting import rest
 from tests.bench.rig import Rig
-from tests.bench.say import say
 from tests.bench.scenario import Scenario
-from tests.bench.waiting import poll
 
 KIB = 1024
 SIZES = (1 * KIB, 32 * KIB, 256 * KIB)
@@ -33,8 +32,6 @@ _BUDGETS: dict[tuple[str, int, int], _Bounds] = {
     ("ledger", KIB, 1): (budgets.ENGINE_P50, budgets.ENGINE_P99, None),
     ("ledger", KIB, 64): (None, None, budgets.CHECKPOINT_RATE),
 }
-#: Seconds that what follows from one load is given before the next.
-_REST = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +74,7 @@ async def _to_ledger(
     rig: Rig, result: Result, ledger: Ledger, sessions: list[AgentSession], bytes_: int, each: int
 ) -> None:
     label = _label("ledger", bytes_, len(sessions))
-    await _rest(rig, label)
+    await rest(rig, label)
     data = os.urandom(bytes_)
     taken: list[float] = []
 
@@ -109,7 +106,7 @@ async def _through_http(
     rig: Rig, result: Result, agents: Agents, writers: int, bytes_: int, each: int
 ) -> None:
     label = _label("HTTP", bytes_, writers)
-    await _rest(rig, label)
+    await rest(rig, label)
     meter = rig.meter(agents=[agents.pid])
     meter.start()
     order = {"writers": writers, "bytes": bytes_, "each": each}
@@ -138,16 +135,6 @@ def _add(
     result.add_samples(label, taken, p50=p50, p99=p99)
     result.add(f"{label}: rate", written / seconds, "/s", samples=written, budget=rate)
     result.details[label] = {"cpu_ms_each": {name: round(value / written, 3) for name, value in used.items()}}
-
-
-async def _rest(rig: Rig, label: str) -> None:
-    """What follows a load, statuses above all, is no part of the next one. Without rest it goes on."""
-    try:
-        await poll(rig.at_rest, within=_REST)
-    except TimeoutError:
-        say(f"there is no rest before: {label}")
-    else:
-        say(label)
 
 
 def _label(kind: str, bytes_: int, writers: int) -> str:

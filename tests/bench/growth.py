@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from perdure.main import GAP_SECONDS
 from tests.bench import chain_load, history
 from tests.bench.budgets import Budget
+from tests.bench.chains import Chains
 from tests.bench.figures import Result, median
 from tests.bench.growing import AXES, MEASURES, exponent, series
+from tests.bench.load import apply_all, chain, patience
+from tests.bench.resting import rest
 from tests.bench.rig import Rig
 from tests.bench.say import say
 from tests.bench.scenario import Scenario
@@ -37,28 +41,34 @@ class Size:
     probe: int = 100
 
 
-async def run(rig: Rig, size: Size, result: Result) -> None:
+async def runs_at_once(rig: Rig, size: Size, result: Result) -> None:
     """Each point with a fresh operator, so that its memory is its own."""
-    growth: dict[str, list[dict[str, float]]] = {axis: [] for axis in AXES}
+    result.details["growth"] = {axis: [] for axis in AXES}
     for runs in upto(_CONCURRENT, size.concurrent):
-        say(f"{runs} runs at once")
-        if (point := await _point(rig, result, size, runs)) is None:
+        if (point := await _point(rig, result, size, runs, label=f"{runs} runs at once")) is None:
             return
-        growth["concurrent"].append({"runs": runs, **point})
-    if size.finished:
-        async with rig.namespace("growth", keep=True) as namespace:
-            template = await history.ran_once(rig, namespace, steps=1)
-            there = 0
-            for runs in upto(_FINISHED, size.finished):
-                say(f"{runs} finished runs")
-                names = [history.copy_name(number) for number in range(there, runs)]
-                left = max(0, history.MOST_PODS - there)
-                await history.repeat(rig, template, names, pods=left)
-                there = runs
-                if (point := await _point(rig, result, size, size.probe)) is None:
-                    return
-                growth["finished"].append({"runs": runs, **point})
-    _add(result, growth)
+        result.details["growth"]["concurrent"].append({"runs": runs, **point})
+    _add(result, "concurrent")
+
+
+async def finished_runs(rig: Rig, size: Size, result: Result) -> None:
+    """The same beside copies of finished runs, and nothing else: those of the other axis are gone."""
+    if not size.finished:
+        return
+    async with rig.namespace("growth", keep=True) as namespace:
+        template = await history.ran_once(rig, namespace, steps=1)
+        there = 0
+        for runs in upto(_FINISHED, size.finished):
+            label = f"{runs} finished runs"
+            say(f"{label} are to be there")
+            names = [history.copy_name(number) for number in range(there, runs)]
+            await history.repeat(rig, template, names, pods=max(0, history.MOST_PODS - there))
+            there = runs
+            if (point := await _point(rig, result, size, size.probe, label=label)) is None:
+                return
+            result.details["growth"]["finished"].append({"runs": runs, **point})
+    _add(result, "finished")
+    result.notes.append("Finished runs are copies of one that ran: see tests/bench/history.py.")
 
 
 def upto(points: Sequence[int], most: int) -> list[int]:
@@ -66,49 +76,58 @@ def upto(points: Sequence[int], most: int) -> list[int]:
     return [*(point for point in points if point < most), most] if most else []
 
 
-async def _point(rig: Rig, result: Result, size: Size, runs: int) -> dict[str, float] | None:
+async def _point(rig: Rig, result: Result, size: Size, runs: int, *, label: str) -> dict[str, float] | None:
     repeat = max(1, size.point // (runs * size.steps))
     loads = []
-    begun = time.monotonic()
-    async with rig.operator() as operator:
-        started = time.monotonic() - begun
-        _, faults = await chain_load.once(rig, operator, chains=2, steps=size.steps)  # to warm up
-        result.faults += faults
-        for _ in range(repeat):
-            load, faults = await chain_load.once(rig, operator, chains=runs, steps=size.steps)
+    await rest(rig, label)
+    async with rig.namespace("waiting", keep=True) as namespace, Chains(rig.api, namespace) as waiting:
+        # What people wait for after a crash: that something goes on.
+        await apply_all(rig.kube, namespace, [chain("waiting", steps=1)])
+        begun = time.monotonic()
+        async with rig.operator() as operator:
+            ready = time.monotonic() - begun
+            await waiting.all_ended(1, within=patience(1))
+            first = min(pod.created for pod in waiting.pods.values()) - begun
+            _, faults = await chain_load.once(rig, operator, chains=2, steps=size.steps)  # to warm up
             result.faults += faults
-            if load is None:
-                return None
-            loads.append(load.figures)
+            # It looks at everything once more, some time after all watches have begun.
+            await rest(rig, f"{label}: ready")
+            await asyncio.sleep(GAP_SECONDS)
+            await rest(rig, f"{label}: {runs * size.steps} steps, {repeat} times")
+            for _ in range(repeat):
+                load, faults = await chain_load.once(rig, operator, chains=runs, steps=size.steps)
+                result.faults += faults
+                if load is None:
+                    return None
+                loads.append(load.figures)
     return {
         "steps_per_second": median([each["steps_per_second"] for each in loads]),
         "cpu_ms_per_step": median([each["operator_cpu_ms"] for each in loads]),
         "memory_mib": loads[-1]["operator_peak_mib"],
-        "start_seconds": started,
+        "start_seconds": ready,
+        "first_action_seconds": first,
         "writes_per_step": median([each["writes"] for each in loads]),
     }
 
 
-def _add(result: Result, growth: dict[str, Any]) -> None:
-    result.details["growth"] = growth
-    for axis, of in AXES.items():
-        for point in growth[axis]:
-            result.add(f"{point['runs']} {of}: throughput", point["steps_per_second"], "steps/s")
-            result.add(f"{point['runs']} {of}: operator CPU", point["cpu_ms_per_step"], "CPU-ms/step")
-            result.add(f"{point['runs']} {of}: operator memory, peak", point["memory_mib"], "MiB")
-            result.add(f"{point['runs']} {of}: operator ready after", point["start_seconds"], "s")
-        for measure, title in MEASURES.items():
-            points = series(growth, axis, measure)
-            if len(points) > 1:
-                result.add(
-                    f"{title}: exponent of its growth with {of}",
-                    exponent(points),
-                    "",
-                    samples=len(points),
-                    budget=_BUDGETS[measure],
-                )
-    if growth["finished"]:
-        result.notes.append("Finished runs are copies of one that ran: see tests/bench/history.py.")
+def _add(result: Result, axis: str) -> None:
+    growth, of = result.details["growth"], AXES[axis]
+    for point in growth[axis]:
+        result.add(f"{point['runs']} {of}: throughput", point["steps_per_second"], "steps/s")
+        result.add(f"{point['runs']} {of}: operator CPU", point["cpu_ms_per_step"], "CPU-ms/step")
+        result.add(f"{point['runs']} {of}: operator memory, peak", point["memory_mib"], "MiB")
+        result.add(f"{point['runs']} {of}: operator ready after", point["start_seconds"], "s")
+        result.add(f"{point['runs']} {of}: first action after", point["first_action_seconds"], "s")
+    for measure, title in MEASURES.items():
+        points = series(growth, axis, measure)
+        if len(points) > 1:
+            result.add(
+                f"{title}: exponent of its growth with {of}",
+                exponent(points),
+                "",
+                samples=len(points),
+                budget=_BUDGETS[measure],
+            )
 
 
 SCENARIO = Scenario(
@@ -116,6 +135,7 @@ SCENARIO = Scenario(
     title="how cost grows with runs at once and with history",
     full=Size(),
     small=Size(concurrent=4, finished=6, steps=2, point=8, probe=2),
-    run=run,
+    run=runs_at_once,
+    then=finished_runs,
     seconds=lambda size: 60 + sum(upto(_CONCURRENT, size.concurrent)) * size.steps / 22 + size.finished / 500,
 )

@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 from tests.bench.figures import Result
 from tests.bench.rig import Rig
 
+Run = Callable[[Rig, Any, Result], Awaitable[None]]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
@@ -25,9 +27,11 @@ class Scenario:
     #: The same, small enough to see within a minute that it runs.
     small: Any
     #: Given the rig, sizes, and the result to fill.
-    run: Callable[[Rig, Any, Result], Awaitable[None]]
+    run: Run
     #: Roughly how many seconds it takes on two idle cores.
     seconds: Callable[[Any], float]
+    #: What is measured after that, on a rig booted anew.
+    then: Run | None = None
 
 
 @dataclass(frozen=True, slots=True)

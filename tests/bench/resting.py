@@ -1,0 +1,20 @@
+"""Letting one load pass before the next is measured."""
+
+from __future__ import annotations
+
+from tests.bench.rig import Rig
+from tests.bench.say import say
+from tests.bench.waiting import poll
+
+#: Seconds that what follows from one load is given before the next.
+WITHIN = 60.0
+
+
+async def rest(rig: Rig, label: str, *, within: float = WITHIN) -> None:
+    """What follows a load, statuses above all, is no part of the next one. Without rest it goes on."""
+    try:
+        await poll(rig.at_rest, within=within)
+    except TimeoutError:
+        say(f"there is no rest before: {label}")
+    else:
+        say(label)
