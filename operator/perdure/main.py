@@ -10,7 +10,8 @@ import asyncio
 import gc
 import os
 import signal
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -43,6 +44,7 @@ from perdure.pausing import pause
 from perdure.settings import Settings
 
 if TYPE_CHECKING:
+    from perdure.bus.connection import Bus
     from perdure.bus.relay import Relay
 
 #: Seconds that a stopping operator may take, within its pod's grace of 30.
@@ -85,10 +87,8 @@ async def run_gateway(settings: Settings) -> None:
 
 async def run_operator(settings: Settings) -> None:
     """The operator process, until SIGTERM, or until a watch or a part of it fails for good."""
-    # What was imported stays: no collection need look at it again. Nor at what is listed at the start, which
-    # has no cycles: it would take as long as to decode it.
+    # What was imported stays: no collection need look at it again.
     gc.freeze()
-    gc.disable()
     if settings.kubeconfig:
         os.environ["KUBECONFIG"] = settings.kubeconfig  # where kopf looks for it
     async with AsyncExitStack() as stack:
@@ -184,39 +184,14 @@ class _Operator:
     async def run(self, signals: _Signals) -> None:
         """Lead when elected, listen always."""
         stop = signals.stop
-
-        def listens() -> bool:
-            return self._listening.is_set() and not self._unlisted
-
         ending = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._recorder.run())
             leading = group.create_task(self._elector.run(self._leader.lead, stop))
             stopping = group.create_task(_until(stop))
             stopping.add_done_callback(lambda _: self._wait_no_more())
-            await pause(self._settled, SETTLE_WITHIN)
-            from perdure.bus.connection import Bus
-            from perdure.bus.relay import Relay
-            from perdure.bus.stream import StreamLimits
-            from perdure.health import Health, serve_health
-
-            health = Health(
-                alive=lambda: None,
-                ready=lambda: None if listens() else "the watches have not started",
-            )
-            group.create_task(
-                serve_health(self._settings.health_host, self._settings.health_port, health, stop=ending)
-            )
-            name = f"perdure-operator/{self._settings.identity}"
-            bus = await self._stack.enter_async_context(
-                Bus(self._settings.nats_url.get_secret_value(), name=name)
-            )
-            self._relay = Relay(self._ledger, bus, limits=StreamLimits.of(self._settings))
-            self._can_relay.set()
-            if not self._seen.is_set():
-                await pause(self._seen, WATCH_WITHIN)
-                await pause(self._settled, SETTLE_WITHIN)
-            gc.enable()
+            with _nothing_collected():
+                bus = await self._first_look(group, ending)
             from perdure.ears import listen
 
             ears = group.create_task(
@@ -266,6 +241,38 @@ class _Operator:
             await asyncio.wait(followers)
             await bus.close()
             ending.set()
+
+    async def _first_look(self, group: asyncio.TaskGroup, ending: asyncio.Event) -> Bus:
+        """Wait until the leader has seen the cluster, and begin meanwhile what needs no watches.
+
+        The relay's connection to NATS, made or still being made.
+        """
+        await pause(self._settled, SETTLE_WITHIN)
+        from perdure.bus.connection import Bus
+        from perdure.bus.relay import Relay
+        from perdure.bus.stream import StreamLimits
+        from perdure.health import Health, serve_health
+
+        def listens() -> bool:
+            return self._listening.is_set() and not self._unlisted
+
+        health = Health(
+            alive=lambda: None,
+            ready=lambda: None if listens() else "the watches have not started",
+        )
+        group.create_task(
+            serve_health(self._settings.health_host, self._settings.health_port, health, stop=ending)
+        )
+        name = f"perdure-operator/{self._settings.identity}"
+        bus = await self._stack.enter_async_context(
+            Bus(self._settings.nats_url.get_secret_value(), name=name)
+        )
+        self._relay = Relay(self._ledger, bus, limits=StreamLimits.of(self._settings))
+        self._can_relay.set()
+        if not self._seen.is_set():
+            await pause(self._seen, WATCH_WITHIN)
+            await pause(self._settled, SETTLE_WITHIN)
+        return bus
 
     def _note_list(self, selection: Selection) -> None:
         self._unlisted.discard(selection)
@@ -320,6 +327,16 @@ class _Signals:
     def _note(self, number: signal.Signals) -> None:
         _log.info("stopping", signal=number.name)
         self.stop.set()
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """What is listed at the start has no cycles, and to look for some takes as long as to decode it."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 async def _until(event: asyncio.Event) -> None:
