@@ -96,7 +96,7 @@ async def _once(rig: Rig, size: Size, loads: Loads) -> None:
 
 
 def _seconds(size: Size) -> float:
-    return 20 + size.repeat * (20 + size.chains * size.steps * 1.1 / 25 * 2)
+    return 20 + size.repeat * (20 + 2 * size.chains * size.steps / 38)
 
 
 _SMALL = Size(chains=4, steps=3, repeat=1)
