@@ -33,7 +33,7 @@ from perdure.control.reconciler import Reconciler
 from perdure.control.scheduler import Scheduler
 from perdure.control.slots import Slots
 from perdure.control.store import KINDS, POD, Store
-from perdure.control.sweep import SELECTORS
+from perdure.control.sweep import selected
 from perdure.control.workqueue import WorkQueue
 from perdure.domain.records import AGENT_TASK
 from perdure.kube.client import KubeClient
@@ -117,15 +117,12 @@ class _Operator:
         self._store = Store()
         self._queue = WorkQueue()
         self._listening = asyncio.Event()
-        #: The leader has seen the cluster; it has also looked at every run. Or it is not known when.
+        #: Set once the leader has seen the cluster, and once it has also looked at every run; both as well
+        #: when that is not to be waited for.
         self._seen = asyncio.Event()
         self._settled = asyncio.Event()
         #: What is followed without kopf and has not been listed yet.
-        self._unlisted = {
-            Selection(kind, namespace, SELECTORS.get(kind))
-            for kind in FOLLOWED
-            for namespace in settings.watch_namespaces or (None,)
-        }
+        self._unlisted = set(selected(FOLLOWED, settings.watch_namespaces))
         self._elector = Elector(
             kube=kube,
             namespace=settings.namespace,

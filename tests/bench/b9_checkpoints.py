@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from perdure.ledger import AgentSession, Ledger
 from tests.bench import agent_process, budgets
-from tests.bench.agent_process import Agents
 from tests.bench.agents import environment_of, save_to_ledger, session_of, start_held
+from tests.bench.asked import Asked
 from tests.bench.budgets import Budget
 from tests.bench.chains import Chains
 from tests.bench.figures import Result
@@ -103,7 +103,7 @@ async def _to_ledger(
 
 
 async def _through_http(
-    rig: Rig, result: Result, agents: Agents, writers: int, bytes_: int, each: int
+    rig: Rig, result: Result, agents: Asked, writers: int, bytes_: int, each: int
 ) -> None:
     label = _label("HTTP", bytes_, writers)
     await rest(rig, label)

@@ -6,20 +6,17 @@ on this machine, whoever decides.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import nats
-import orjson
 
 from perdure.api import API_VERSION
 from perdure.bus.stream import STREAM
 from perdure.domain.names import LABEL_WORKFLOW
 from perdure.domain.records import AGENT_TASK
 from tests.bench import ceiling
+from tests.bench.asked import asked
 from tests.bench.chains import Chains
 from tests.bench.load import apply_all, chain, patience
 from tests.bench.processes import tree_cpu_ms
@@ -43,14 +40,15 @@ async def once(rig: Rig, *, chains: int, steps: int) -> float:
     total = chains * steps
     async with rig.namespace("bare", keep=True) as namespace, Chains(rig.api, namespace) as seen:
         order = await _order(rig, namespace, steps=steps)
-        async with _started(rig, order) as pid:
-            before = tree_cpu_ms(pid)
+        async with asked(*await rig.in_place_of_the_operator(_PROGRAM)) as program:
+            await program.ask(order, within=_READY)
+            before = tree_cpu_ms(program.pid)
             async with telling(lambda: f"{len(seen.pods)} of {total} pods made"):
                 manifests = [chain(f"chain{number:04d}", steps=steps) for number in range(chains)]
                 await apply_all(rig.kube, namespace, manifests)
                 if not await seen.all_ended(chains, within=patience(total)) or len(seen.pods) != total:
                     raise RuntimeError(f"{len(seen.pods)} of {total} pods came, {seen.ended()} chains ended")
-            return (tree_cpu_ms(pid) - before) / total
+            return (tree_cpu_ms(program.pid) - before) / total
 
 
 async def _order(rig: Rig, namespace: str, *, steps: int) -> dict[str, Any]:
@@ -90,22 +88,3 @@ async def _event_bytes(rig: Rig) -> int:
     finally:
         await client.close()
     return int(state.bytes // max(1, state.messages))
-
-
-@asynccontextmanager
-async def _started(rig: Rig, order: dict[str, Any]) -> AsyncIterator[int]:
-    command, environment = await rig.in_place_of_the_operator(_PROGRAM)
-    process = await asyncio.create_subprocess_exec(
-        *command, env=environment, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        process.stdin.write(orjson.dumps(order) + b"\n")
-        async with asyncio.timeout(_READY):
-            if await process.stdout.readline() != b"ready\n":
-                raise RuntimeError("the bare program did not begin; what it said is above")
-        yield process.pid
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()

@@ -4,8 +4,8 @@ The operator's CPU is held against it: requests, watches, rows and messages of t
 libraries and as often as the operator was counted to need them, without what makes them worth anything. It
 knows no state, makes no status, fences and repeats nothing, and keeps no order.
 
-Started by `bare.py` in the image's Python. Standard input has one JSON object; standard output gets a line
-once the watches are open.
+Started by `bare.py` in the image's Python. Standard input has one JSON object; standard output answers it
+with one once the watches are open.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import orjson
 import uvloop
 from yarl import URL
 
+from perdure.domain.names import LABEL_STEP, LABEL_WORKFLOW
 from perdure.ears import listen
 from perdure.kube.connection import Connection, load_connection
 
@@ -187,8 +188,8 @@ class _Steps:
         reference["name"] = owner["metadata"]["name"]
         labels = {
             **template["metadata"]["labels"],
-            "perdure.dev/workflow": name.rpartition("-")[0],
-            "perdure.dev/step": name.rpartition("-")[2],
+            LABEL_WORKFLOW: name.rpartition("-")[0],
+            LABEL_STEP: name.rpartition("-")[2],
         }
         metadata = {**template["metadata"], "name": name, "labels": labels, "ownerReferences": [reference]}
         return await self._api.send("POST", path.format(self._namespace), {**template, "metadata": metadata})
@@ -242,7 +243,7 @@ async def _main() -> None:
             )
             for event in opened:
                 await event.wait()
-            print("ready", flush=True)
+            print(json.dumps({"ready": True}), flush=True)
 
 
 if __name__ == "__main__":

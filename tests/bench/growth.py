@@ -86,7 +86,9 @@ async def _point(rig: Rig, result: Result, size: Size, runs: int, *, label: str)
         begun = time.monotonic()
         async with rig.operator() as operator:
             ready = time.monotonic() - begun
-            await waiting.all_ended(1, within=patience(1))
+            if not await waiting.all_ended(1, within=patience(1)):
+                result.faults.append(f"{label}: what waited for the operator's start did not end")
+                return None
             first = min(pod.created for pod in waiting.pods.values()) - begun
             _, faults = await chain_load.once(rig, operator, chains=2, steps=size.steps)  # to warm up
             result.faults += faults

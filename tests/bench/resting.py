@@ -7,13 +7,13 @@ from tests.bench.say import say
 from tests.bench.waiting import poll
 
 #: Seconds that what follows from one load is given before the next.
-WITHIN = 60.0
+_WITHIN = 60.0
 
 
-async def rest(rig: Rig, label: str, *, within: float = WITHIN) -> None:
+async def rest(rig: Rig, label: str) -> None:
     """What follows a load, statuses above all, is no part of the next one. Without rest it goes on."""
     try:
-        await poll(rig.at_rest, within=within)
+        await poll(rig.at_rest, within=_WITHIN)
     except TimeoutError:
         say(f"there is no rest before: {label}")
     else:

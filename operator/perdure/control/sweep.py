@@ -7,7 +7,7 @@ and from time to time after, everything is listed and what the store has beyond 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 
 from perdure.control.ports import KubePort
@@ -20,6 +20,15 @@ from perdure.kube.reflector import Selection
 SELECTORS = {POD: f"{LABEL_MANAGED_BY}={MANAGED_BY}"}
 
 
+def selected(kinds: Iterable[str], namespaces: Sequence[str]) -> list[Selection]:
+    """What is of interest of these kinds, in these namespaces; in all of them if there are none."""
+    return [
+        Selection(kind, namespace, SELECTORS.get(kind))
+        for kind in kinds
+        for namespace in namespaces or (None,)
+    ]
+
+
 async def sweep(kube: KubePort, store: Store, namespaces: Sequence[str]) -> dict[Selection, str]:
     """Bring the store in line with the cluster. Returns the version of each list: a watch can go on from it.
 
@@ -29,11 +38,7 @@ async def sweep(kube: KubePort, store: Store, namespaces: Sequence[str]) -> dict
     # The store keeps nothing that a finished run made, so runs come first. The rest at once: the API server
     # writes a page of one list while we read one of another.
     for kinds in ((WORKFLOW,), [kind for kind in KINDS if kind != WORKFLOW]):
-        selections = [
-            Selection(kind, namespace, SELECTORS.get(kind))
-            for kind in kinds
-            for namespace in namespaces or (None,)
-        ]
+        selections = selected(kinds, namespaces)
         looks = (_look(kube, store, selection) for selection in selections)
         # No group: what is raised has to arrive as it is, and by then nothing is to be under way any more.
         found = await asyncio.gather(*looks, return_exceptions=True)
