@@ -34,8 +34,8 @@ lint: venv ## Check style, types, layers, and that generated files are fresh.
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	$(PYTHON) -m perdure.api.crds --check
-	$(PYTHON) -m perdure.api.reference --check
+	$(PYTHON) -m perdure.api.codegen.crds --check
+	$(PYTHON) -m perdure.api.codegen.reference --check
 	$(PYTHON) -m perdure.domain.glossary --check
 
 .PHONY: format
@@ -45,11 +45,11 @@ format: venv ## Format the code and mend what can be mended.
 
 .PHONY: crds
 crds: venv ## Generate the CRDs from the models.
-	$(PYTHON) -m perdure.api.crds
+	$(PYTHON) -m perdure.api.codegen.crds
 
 .PHONY: docs
 docs: venv ## Generate the reference and the tables of phases and reasons.
-	$(PYTHON) -m perdure.api.reference
+	$(PYTHON) -m perdure.api.codegen.reference
 	$(PYTHON) -m perdure.domain.glossary
 
 .PHONY: test-unit

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import orjson
 
-from perdure.imports import absent
+from perdure.import_guards import absent
 
 with absent("rich"):  # tracebacks are written as they are, or as JSON
     import structlog

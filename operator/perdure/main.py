@@ -18,29 +18,29 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from perdure.imports import without_authorities
+from perdure.import_guards import without_authorities
 
 with without_authorities():
     import aiohttp  # noqa: F401 - before others import it
 
-from perdure.control.actor import Actor
-from perdure.control.announcer import Announcer
-from perdure.control.elector import Elector
-from perdure.control.guard import GuardedKube
-from perdure.control.hearing import Hearing
-from perdure.control.leader import Leader
-from perdure.control.reconciler import Reconciler
-from perdure.control.scheduler import Scheduler
-from perdure.control.slots import Slots
-from perdure.control.store import KINDS, POD, Store
-from perdure.control.sweep import selected
-from perdure.control.workqueue import WorkQueue
+from perdure.aio import wait_for_event
+from perdure.control.cluster_cache.relist import selected
+from perdure.control.cluster_cache.store import KINDS, POD, Store
+from perdure.control.event_handler import EventHandler
+from perdure.control.leadership.fenced_kube import FencedKube
+from perdure.control.leadership.leader import Leader
+from perdure.control.leadership.lease_elector import Elector
+from perdure.control.queue.slots import Slots
+from perdure.control.queue.workqueue import WorkQueue
+from perdure.control.runs.actuator import Actuator
+from perdure.control.runs.reconciler import Reconciler
+from perdure.control.schedules import ScheduleReconciler
+from perdure.control.status.kube_events import KubeEvents
 from perdure.domain.records import AGENT_TASK
 from perdure.kube.client import KubeClient
 from perdure.kube.recorder import EventRecorder
 from perdure.kube.reflector import Selection, reflect
 from perdure.ledger import Ledger
-from perdure.pausing import pause
 from perdure.settings import Settings
 
 if TYPE_CHECKING:
@@ -134,20 +134,20 @@ class _Operator:
             clock=utc_now,
             follow=self._wait_no_more,
         )
-        guarded = GuardedKube(kube, self._elector.holds)
+        guarded = FencedKube(kube, self._elector.lease_held)
         self._recorder = EventRecorder(kube, instance=settings.identity, enabled=settings.kubernetes_events)
         self._reconciler = Reconciler(
             store=self._store,
             kube=guarded,
             ledger=ledger,
-            actor=Actor(
+            actor=Actuator(
                 store=self._store,
                 kube=guarded,
                 ledger=ledger,
                 gateway_url=settings.gateway_url,
                 audience=settings.token_audience,
             ),
-            announcer=Announcer(self._recorder),
+            announcer=KubeEvents(self._recorder),
             clock=utc_now,
             status_interval=settings.status_interval,
             template_timeout=settings.template_timeout,
@@ -160,7 +160,9 @@ class _Operator:
             kube=guarded,
             ledger=ledger,
             reconciler=self._reconciler,
-            scheduler=Scheduler(store=self._store, kube=guarded, clock=utc_now, wake=self._queue.add),
+            scheduler=ScheduleReconciler(
+                store=self._store, kube=guarded, clock=utc_now, wake=self._queue.add
+            ),
             identity=settings.identity,
             namespaces=settings.watch_namespaces,
             workers=settings.workers,
@@ -169,7 +171,7 @@ class _Operator:
             beside=self._beside_leading,
             held_up=self._wait_no_more,
         )
-        self._heard = Hearing(
+        self._heard = EventHandler(
             store=self._store,
             queue=self._queue,
             working=lambda: self._leader.working,
@@ -189,7 +191,7 @@ class _Operator:
             stopping.add_done_callback(lambda _: self._wait_no_more())
             with _nothing_collected():
                 bus = await self._first_look(group, ending)
-            from perdure.ears import listen
+            from perdure.kopf_watch import listen
 
             ears = group.create_task(
                 listen(
@@ -211,7 +213,7 @@ class _Operator:
                         selection,
                         heard=partial(self._heard, selection.kind),
                         listed=partial(self._note_list, selection),
-                        is_ours=self._store.take_made,
+                        is_ours=self._store.is_own_create,
                         version=listed.get(selection, ""),
                     )
                 )
@@ -244,7 +246,7 @@ class _Operator:
 
         The relay's connection to NATS, made or still being made.
         """
-        await pause(self._settled, SETTLE_WITHIN)
+        await wait_for_event(self._settled, SETTLE_WITHIN)
         from perdure.bus.connection import Bus
         from perdure.bus.relay import Relay
         from perdure.bus.stream import StreamLimits
@@ -267,8 +269,8 @@ class _Operator:
         self._relay = Relay(self._ledger, bus, limits=StreamLimits.of(self._settings))
         self._can_relay.set()
         if not self._seen.is_set():
-            await pause(self._seen, WATCH_WITHIN)
-            await pause(self._settled, SETTLE_WITHIN)
+            await wait_for_event(self._seen, WATCH_WITHIN)
+            await wait_for_event(self._settled, SETTLE_WITHIN)
         return bus
 
     def _note_list(self, selection: Selection) -> None:
@@ -281,7 +283,7 @@ class _Operator:
             return
         if self._gap_timer is not None:
             self._gap_timer.cancel()
-        self._gap_timer = asyncio.get_running_loop().call_later(GAP_SECONDS, self._leader.sweep_soon)
+        self._gap_timer = asyncio.get_running_loop().call_later(GAP_SECONDS, self._leader.relist_soon)
 
     def _wait_no_more(self) -> None:
         """There is no first look of ours to wait for."""

@@ -25,7 +25,7 @@ import uvloop
 from yarl import URL
 
 from perdure.domain.names import LABEL_STEP, LABEL_WORKFLOW
-from perdure.ears import listen
+from perdure.kopf_watch import listen
 from perdure.kube.connection import Connection, load_connection
 
 _TASKS = "/apis/perdure.dev/v1alpha1/namespaces/{}/agenttasks"

@@ -19,7 +19,7 @@ from typing import Any
 
 import orjson
 
-from perdure.api.generated import replace_block
+from perdure.api.codegen.generated import replace_block
 from tests.bench import record
 from tests.bench.budgets import Budget
 from tests.bench.figures import Figure

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from perdure.control.tidy import MAX_ENDED_TASKS
+from perdure.control.runs.cleanup import MAX_ENDED_TASKS
 from perdure.domain.records import RunState, TaskKey
 from perdure.kube.client import KubeClient
 from perdure.kube.errors import ApiError

@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
+from perdure.domain.engine.outcome import EXIT_INTERRUPTED
 from perdure.domain.names import LABEL_TASK
-from perdure.domain.outcome import EXIT_INTERRUPTED
 from perdure.kube.errors import ApiError
 from perdure.kube.page import Page
 from tests.simulated.brief import brief_of

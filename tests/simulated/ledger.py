@@ -16,8 +16,8 @@ from perdure.domain.records import (
     Commit,
     Committed,
     Deposed,
-    EventDraft,
     LedgerUnavailable,
+    PendingEvent,
     Report,
     RunRecord,
     RunState,
@@ -56,7 +56,7 @@ class SimulatedLedger:
         self.steps: dict[str, dict[str, StepRecord]] = defaultdict(dict)
         self.tasks: dict[str, dict[TaskKey, TaskRecord]] = defaultdict(dict)
         self.attempts: dict[str, dict[tuple[TaskKey, int], AttemptRecord]] = defaultdict(dict)
-        self.events: dict[str, list[EventDraft]] = defaultdict(list)
+        self.events: dict[str, list[PendingEvent]] = defaultdict(list)
         #: By namespace and key: the task that left the result, and the run's name.
         self.cache: dict[tuple[str, str], tuple[TaskRecord, str]] = {}
         self.vitals: dict[str, dict[TaskKey, Vitals]] = defaultdict(dict)

@@ -16,17 +16,20 @@ from datetime import timedelta
 from typing import Any, Final
 from unittest.mock import patch
 
-from perdure.control import actor, leader, store
-from perdure.control.actor import Actor
-from perdure.control.attemptpods import AttemptPods
-from perdure.control.guard import GuardedKube
-from perdure.control.live import LiveRun
-from perdure.control.observer import Observer
-from perdure.control.reconciler import Reconciler
-from perdure.control.slots import Slots
-from perdure.control.tidy import Tidier
-from perdure.domain import attempts, outcome, stopping
-from perdure.domain.draft import Draft
+from perdure.control.cluster_cache import store
+from perdure.control.leadership import leader
+from perdure.control.leadership.fenced_kube import FencedKube
+from perdure.control.live_run import LiveRun
+from perdure.control.queue.slots import Slots
+from perdure.control.runs import actuator
+from perdure.control.runs.actuator import Actuator
+from perdure.control.runs.attempt_pods import AttemptPods
+from perdure.control.runs.cleanup import Cleanup
+from perdure.control.runs.observer import Observer
+from perdure.control.runs.reconciler import Reconciler
+from perdure.domain.engine import attempts, outcome, run_control
+from perdure.domain.engine.changeset import ChangeSet
+from perdure.domain.engine.view import RunView
 from perdure.domain.records import (
     Commit,
     Committed,
@@ -36,7 +39,6 @@ from perdure.domain.records import (
     RunState,
     TaskKey,
 )
-from perdure.domain.view import RunView
 from tests.simulated.storm.__main__ import in_order
 from tests.simulated.storm.database import Database, Rows
 from tests.simulated.storm.gateway import Client, Unavailable
@@ -99,13 +101,13 @@ def _commit_without_events() -> AbstractContextManager[Any]:
 
 
 def _decide_without_saying() -> AbstractContextManager[Any]:
-    event = Draft.event
+    event = ChangeSet.event
 
-    def mutated(self: Draft, type: str, **facts: Any) -> None:
+    def mutated(self: ChangeSet, type: str, **facts: Any) -> None:
         if type != "task.disrupted" and type != "task.cancelled":
             event(self, type, **facts)
 
-    return patch.object(Draft, "event", mutated)
+    return patch.object(ChangeSet, "event", mutated)
 
 
 def _act_before_the_commit() -> AbstractContextManager[Any]:
@@ -114,7 +116,7 @@ def _act_before_the_commit() -> AbstractContextManager[Any]:
     class Hasty:
         """Makes the pods of a decision, and then commits it."""
 
-        def __init__(self, ledger: Any, actor_: Actor, live: LiveRun) -> None:
+        def __init__(self, ledger: Any, actor_: Actuator, live: LiveRun) -> None:
             self._ledger, self._actor, self._live = ledger, actor_, live
 
         def __getattr__(self, name: str) -> Any:
@@ -176,7 +178,7 @@ def _overlook_reports() -> AbstractContextManager[Any]:
 
 
 def _adopt_what_is_there() -> AbstractContextManager[Any]:
-    return patch.object(actor, "_check_owner", lambda obj, uid, name, what: None)
+    return patch.object(actuator, "_check_owner", lambda obj, uid, name, what: None)
 
 
 def _mistake_a_namesake() -> AbstractContextManager[Any]:
@@ -193,9 +195,9 @@ def _mistake_a_namesake() -> AbstractContextManager[Any]:
 
 
 def _leave_the_old_attempt_open() -> AbstractContextManager[Any]:
-    commit = Draft.commit
+    commit = ChangeSet.commit
 
-    def mutated(self: Draft) -> Commit | None:
+    def mutated(self: ChangeSet) -> Commit | None:
         made = commit(self)
         if made is None:
             return None
@@ -206,7 +208,7 @@ def _leave_the_old_attempt_open() -> AbstractContextManager[Any]:
         )
         return replace(made, attempts=kept)
 
-    return patch.object(Draft, "commit", mutated)
+    return patch.object(ChangeSet, "commit", mutated)
 
 
 def _count_disruptions_as_retries() -> AbstractContextManager[Any]:
@@ -218,19 +220,21 @@ def _take_interruptions_for_failures() -> AbstractContextManager[Any]:
 
 
 def _go_on_when_deposed() -> AbstractContextManager[Any]:
-    return patch.object(GuardedKube, "_check", lambda self: None)
+    return patch.object(FencedKube, "_check", lambda self: None)
 
 
 def _reset_timers_on_pause() -> AbstractContextManager[Any]:
-    resume = stopping._resume_task
-    return patch.object(stopping, "_resume_task", lambda draft, task, lost: resume(draft, task, timedelta(0)))
+    resume = run_control._resume_task
+    return patch.object(
+        run_control, "_resume_task", lambda changes, task, lost: resume(changes, task, timedelta(0))
+    )
 
 
 def _start_while_paused() -> AbstractContextManager[Any]:
-    return patch.object(Draft, "paused", property(lambda self: False))
+    return patch.object(ChangeSet, "paused", property(lambda self: False))
 
 
-def _neither_wakes_nor_sweeps() -> AbstractContextManager[Any]:
+def _neither_wakes_nor_relists() -> AbstractContextManager[Any]:
     @contextlib.contextmanager
     def both() -> Iterator[None]:
         async def never(self: leader.Leader) -> None:
@@ -238,7 +242,7 @@ def _neither_wakes_nor_sweeps() -> AbstractContextManager[Any]:
 
         with (
             patch.object(Database, "wake", lambda self, wake: None),
-            patch.object(leader.Leader, "_sweep", never),
+            patch.object(leader.Leader, "_relist", never),
         ):
             yield
 
@@ -268,13 +272,13 @@ def _exceed_the_limit() -> AbstractContextManager[Any]:
 
 
 def _leave_pods_behind() -> AbstractContextManager[Any]:
-    async def tidy(self: Tidier, live: LiveRun, now: Any) -> None:
+    async def tidy(self: Cleanup, live: LiveRun, now: Any) -> None:
         """Deletes nothing while a run is live."""
 
-    async def after_end(self: Tidier, key: Any, now: Any) -> None:
+    async def after_end(self: Cleanup, key: Any, now: Any) -> None:
         """Nor after it has ended."""
 
-    return patch.multiple(Tidier, tidy=tidy, after_end=after_end)
+    return patch.multiple(Cleanup, tidy=tidy, after_end=after_end)
 
 
 #: What is broken, and a seed that noticed it when this was last looked at: it is tried first.
@@ -298,7 +302,7 @@ MUTATIONS: Final[dict[Mutation, int]] = {
     _go_on_when_deposed: 137,
     _reset_timers_on_pause: 77,
     _start_while_paused: 8,
-    _neither_wakes_nor_sweeps: 135,
+    _neither_wakes_nor_relists: 135,
     _prune_too_early: 89,
     _acknowledge_at_once: 39,
     _exceed_the_limit: 38,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from perdure.control.keys import RunKey
+from perdure.control.cluster_cache.run_key import RunKey
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import AGENT_TASK, WORKFLOW, Wake
 from tests.simulated.chance import Odds

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from perdure.domain.schedule import run_name
+from perdure.domain.schedules.schedule import run_name
 from tests.simulated.chance import Odds
 from tests.simulated.clock import START, run
 from tests.simulated.schedules import KIND, NAMESPACE, allow_patches, schedule

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perdure.api import API_VERSION
-from perdure.control.actor import Actor
-from perdure.control.announcer import Announcer
-from perdure.control.hearing import Hearing
-from perdure.control.leader import Leader
-from perdure.control.reconciler import Reconciler
-from perdure.control.scheduler import Scheduler
-from perdure.control.slots import Slots
-from perdure.control.store import Store
-from perdure.control.workqueue import WorkQueue
+from perdure.control.cluster_cache.store import Store
+from perdure.control.event_handler import EventHandler
+from perdure.control.leadership.leader import Leader
+from perdure.control.queue.slots import Slots
+from perdure.control.queue.workqueue import WorkQueue
+from perdure.control.runs.actuator import Actuator
+from perdure.control.runs.reconciler import Reconciler
+from perdure.control.schedules import ScheduleReconciler
+from perdure.control.status.kube_events import KubeEvents
 from perdure.domain.names import LABEL_ATTEMPT, LABEL_TASK
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import LedgerUnavailable, Report, RunRecord, Superseded, TaskKey
@@ -71,14 +71,14 @@ class World:
             store=store,
             kube=self.cluster,
             ledger=self.ledger,
-            actor=Actor(
+            actor=Actuator(
                 store=store,
                 kube=self.cluster,
                 ledger=self.ledger,
                 gateway_url="http://gateway",
                 audience="perdure",
             ),
-            announcer=Announcer(EventRecorder(self.cluster, instance="simulated", enabled=False)),
+            announcer=KubeEvents(EventRecorder(self.cluster, instance="simulated", enabled=False)),
             clock=now,
             status_interval=1.0,
             template_timeout=template_timeout,
@@ -91,7 +91,7 @@ class World:
             kube=self.cluster,
             ledger=self.ledger,
             reconciler=reconciler,
-            scheduler=Scheduler(store=store, kube=self.cluster, clock=now, wake=queue.add),
+            scheduler=ScheduleReconciler(store=store, kube=self.cluster, clock=now, wake=queue.add),
             identity="simulated",
             namespaces=(),
             workers=4,
@@ -100,7 +100,7 @@ class World:
             held_up=held_up,
         )
 
-        hear = Hearing(
+        hear = EventHandler(
             store=store,
             queue=queue,
             working=lambda: leader.working,

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from perdure.imports import without_authorities
+from perdure.import_guards import without_authorities
 
 
 def test_the_operator_decides_before_it_loads_what_it_needs_later_and_reads_no_authorities() -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from perdure.api.base import FreeObject, Model, ObjectName, Quantity, list_map
-from perdure.api.effort import MAX_RETRIES, Retention, Retry
+from perdure.api.policies import MAX_RETRIES, Retention, Retry
 
 # Where these two were before they had a module of their own.
 __all__ = [

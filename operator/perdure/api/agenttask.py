@@ -8,7 +8,7 @@ from pydantic import ConfigDict
 
 from perdure.api.agent import Agent
 from perdure.api.base import APPLIED_WHOLE, Json, Model, Timeout, rule_on_create, rules
-from perdure.api.effort import Disruptions, Retention, Retry
+from perdure.api.policies import Disruptions, Retention, Retry
 
 #: Fields that cannot be changed, as far as rules see them: all but `desiredState` and `input`.
 FIXED = ("agent", "retry", "disruptions", "timeout", "pendingTimeout", "idleTimeout", "retention")

@@ -1,7 +1,7 @@
 """What all resource models share, so that every field behaves alike.
 
 Manifests are camelCase and strict: an unknown field is an error, never silently dropped. Field descriptions
-are the `#:` comments and docstrings of the models; `perdure.api.crds` carries them into `kubectl explain`.
+are the `#:` comments and docstrings of the models; `api/codegen` carries them into `kubectl explain`.
 """
 
 from __future__ import annotations

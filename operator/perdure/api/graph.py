@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from perdure.api.base import LIST_WHOLE, JsonMap, JsonObject, Model, Timeout
-from perdure.api.effort import Retention
+from perdure.api.policies import Retention
 from perdure.api.step import MAX_ITEMS, Defaults, Step
 
 MAX_STEPS: Final = 500

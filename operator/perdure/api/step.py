@@ -26,7 +26,7 @@ from perdure.api.base import (
     Timeout,
     parse_duration,
 )
-from perdure.api.effort import Disruptions, Retry
+from perdure.api.policies import Disruptions, Retry
 
 MAX_ITEMS: Final = MAX_COUNT
 MAX_DEPENDENCIES: Final = 100

@@ -13,8 +13,8 @@ from perdure.api.base import (
     rule_on_create,
     rules,
 )
-from perdure.api.effort import Retention, Retry
 from perdure.api.graph import MAX_FINALLY_STEPS, MAX_INPUT_BYTES, MAX_PRIORITY, MAX_STEPS, Graph, graph_rules
+from perdure.api.policies import Retention, Retry
 from perdure.api.step import (
     MAX_DEPENDENCIES,
     MAX_ITEMS,

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import structlog
 
+from perdure.aio import wait_for_event
 from perdure.bus import stream
 from perdure.bus.connection import Bus
 from perdure.bus.errors import BusError, BusUnavailable
@@ -22,7 +23,6 @@ from perdure.bus.publisher import BATCH, Lane, publish_lanes
 from perdure.bus.refill import History, Refill, lanes_by_run, look
 from perdure.bus.stream import StreamLimits, StreamState
 from perdure.domain.records import Event, LedgerUnavailable
-from perdure.pausing import pause
 
 _log = structlog.get_logger(__name__)
 
@@ -117,12 +117,12 @@ class Relay:
                 delay = _FIRST_DELAY
                 if found < BATCH:
                     # `stop` is looked at after the pause: to wait for both costs a task for each.
-                    await pause(wake, self._pause())
+                    await wait_for_event(wake, self._pause())
                     least = min(LONGEST_ROUND, ROUND * max(1, found))
                     await asyncio.sleep(began + least - time.monotonic())
                 continue
             self._state = None
-            await pause(stop, delay * random.uniform(0.5, 1.0))
+            await wait_for_event(stop, delay * random.uniform(0.5, 1.0))
             delay = min(delay * 2, _LONGEST_DELAY)
         with suppress(LedgerUnavailable):
             await self._forget()

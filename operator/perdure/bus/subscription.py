@@ -1,4 +1,4 @@
-"""Hearing of one run's events as they are published, as a hint to look at the ledger.
+"""EventHandler of one run's events as they are published, as a hint to look at the ledger.
 
 This is a plain subscription on the stream's subjects, not a consumer of the stream: it costs the server
 nothing to keep, is there again the moment a connection is, and needs no stream. What it misses is in the

@@ -14,9 +14,7 @@ from typing import Any, Final
 
 from perdure.api import API_VERSION, GROUP
 from perdure.api.agent import AgentContainer
-from perdure.api.checked import Checked
-from perdure.api.faults import Problem
-from perdure.api.kinds import (
+from perdure.api.custom_resources import (
     AGENT_TASK,
     AGENT_TEMPLATE,
     KINDS,
@@ -24,16 +22,18 @@ from perdure.api.kinds import (
     WORKFLOW_SCHEDULE,
     WORKFLOW_TEMPLATE,
 )
-from perdure.api.parse import (
+from perdure.api.validation.checked import Checked
+from perdure.api.validation.parse import (
     check_agenttask,
     check_agenttemplate,
     check_workflow,
     check_workflowschedule,
     check_workflowtemplate,
 )
+from perdure.api.validation.problems import ManifestProblem
 from perdure.api.workflowtemplate import WorkflowTemplateSpec
 from perdure.cli.documents import Document, Place, Slip, read_documents
-from perdure.domain.accept import (
+from perdure.domain.admission.accept import (
     Examination,
     Verdict,
     examine_agent_template,
@@ -81,7 +81,7 @@ class Object:
     manifest: Mapping[str, Any]
     checked: Checked[Any]
 
-    def finding(self, problem: Problem, *, note: bool = False) -> Finding:
+    def finding(self, problem: ManifestProblem, *, note: bool = False) -> Finding:
         return Finding(
             file=self.file,
             line=self.place.line_of(problem.path),
@@ -148,28 +148,28 @@ def _take_in(checkup: Checkup, file: str, document: Document) -> Iterator[Findin
     for slip in document.slips:
         if slip.of_name and slip.path in told:
             continue  # with a better remedy
-        yield replace(entry.finding(Problem(slip.path, slip.message)), line=slip.line)
+        yield replace(entry.finding(ManifestProblem(slip.path, slip.message)), line=slip.line)
     for problem in _frame_problems(manifest, kind, name):
         yield entry.finding(problem)
 
 
-def _frame_problems(manifest: Mapping[str, Any], kind: str, name: str) -> Iterator[Problem]:
+def _frame_problems(manifest: Mapping[str, Any], kind: str, name: str) -> Iterator[ManifestProblem]:
     """What is wrong around the spec."""
     known = [it.kind for it in KINDS]
     if kind not in known:
         close = difflib.get_close_matches(kind, known, n=1)
         told = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-        yield Problem("kind", f"{API_VERSION} has no kind {kind!r}; {told}")
+        yield ManifestProblem("kind", f"{API_VERSION} has no kind {kind!r}; {told}")
         return
     for field_name in manifest:
         if field_name not in _FIELDS:
             close = difflib.get_close_matches(field_name, _FIELDS, n=1)
-            yield Problem(
+            yield ManifestProblem(
                 field_name,
                 f"unknown field; did you mean {close[0]}?" if close else f"unknown field beside {_FIELDS[3]}",
             )
     if not name:
-        yield Problem("metadata.name", "is required")
+        yield ManifestProblem("metadata.name", "is required")
 
 
 class _Catalogue:
@@ -209,14 +209,14 @@ class _Catalogue:
             return examine_workflow(inner, examination)
         return Verdict(snapshot={}, problems=(), missing=())
 
-    def _finding(self, entry: Object, problem: Problem) -> Finding:
+    def _finding(self, entry: Object, problem: ManifestProblem) -> Finding:
         """A problem where it stands, which may be in a template that the object uses."""
         match = _OF_TEMPLATE.fullmatch(problem.path)
         if match is None:
             return entry.finding(problem)
         kind, name, path = match.groups()
         template = next(it for it in self._of(kind, entry.namespace) if it.name == name)
-        return template.finding(Problem(path, problem.message))
+        return template.finding(ManifestProblem(path, problem.message))
 
     def _of(self, kind: str, namespace: str | None) -> Iterator[Object]:
         for entry in self._templates:

@@ -6,18 +6,18 @@ import sys
 from collections.abc import Sequence
 
 from perdure.api.base import JsonObject
-from perdure.api.checked import Checked
+from perdure.api.custom_resources import WORKFLOW, WORKFLOW_SCHEDULE, WORKFLOW_TEMPLATE
 from perdure.api.graph import Graph
-from perdure.api.kinds import WORKFLOW, WORKFLOW_SCHEDULE, WORKFLOW_TEMPLATE
 from perdure.api.step import Step
+from perdure.api.validation.checked import Checked
 from perdure.cli import drawing
 from perdure.cli.arguments import GraphFormat
 from perdure.cli.checks import Checkup, Object, check_files
 from perdure.cli.drawing import Drawing, Node
 from perdure.cli.lint import text_line
 from perdure.cli.output import print_line
-from perdure.domain.accept import Examination
-from perdure.domain.examination import examine_graph
+from perdure.domain.admission.accept import Examination
+from perdure.domain.admission.graph_check import examine_graph
 
 _KINDS = (WORKFLOW.kind, WORKFLOW_TEMPLATE.kind, WORKFLOW_SCHEDULE.kind)
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from perdure.api.generated import command, replace_block
+from perdure.api.codegen.generated import command, replace_block
 from perdure.domain.phases import TRANSITIONS, Phase, Reason
 
 FILE: Final = Path("docs/semantics.md")

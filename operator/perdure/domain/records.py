@@ -190,7 +190,7 @@ class CachedResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EventDraft:
+class PendingEvent:
     """An event to be. The ledger numbers it within its run when it commits."""
 
     type: str
@@ -244,7 +244,7 @@ class Commit:
     steps: tuple[StepRecord, ...] = ()
     tasks: tuple[TaskRecord, ...] = ()
     attempts: tuple[AttemptRecord, ...] = ()
-    events: tuple[EventDraft, ...] = ()
+    events: tuple[PendingEvent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

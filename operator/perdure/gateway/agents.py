@@ -20,7 +20,7 @@ from perdure.gateway.bodies import Body, Budget, Hold
 from perdure.gateway.limits import Limits
 from perdure.gateway.pacing import ProgressPacer
 from perdure.gateway.ports import AgentLedger
-from perdure.gateway.problems import Kind, Problem
+from perdure.gateway.problems import Problem, ProblemType
 from perdure.gateway.sessions import Sessions
 from perdure.gateway.transfer import Transfer
 from perdure.kube.tokens import AgentIdentity
@@ -145,7 +145,7 @@ class AgentApi:
         example = '{"percent": 0 to 100, "message": text}, or one of the two'
         body = fields.parse(fields.ProgressBody, content, example=example)
         if body.percent is None and body.message is None:
-            raise Problem(Kind.INVALID_FIELD, f"percent, message: both are missing; send {example}")
+            raise Problem(ProblemType.INVALID_FIELD, f"percent, message: both are missing; send {example}")
         message = None if body.message is None else fields.message(body.message, self.limits.progress_message)
         await self.pacer.note(session, body.percent, message)
         return Response(status_code=202)
@@ -223,7 +223,7 @@ def _about_latest(session: AgentSession) -> dict[str, Any] | None:
 
 
 def _no_checkpoint(detail: str) -> Problem:
-    return Problem(Kind.CHECKPOINT_NOT_FOUND, f"checkpoint: {detail}")
+    return Problem(ProblemType.CHECKPOINT_NOT_FOUND, f"checkpoint: {detail}")
 
 
 def _about(info: CheckpointInfo) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from perdure.gateway.bodies import Body, Budget, ClientGone
 from perdure.gateway.limits import Limits
 from perdure.gateway.pacing import ProgressPacer
 from perdure.gateway.ports import AgentLedger, Verifier
-from perdure.gateway.problems import Kind, Problem
+from perdure.gateway.problems import Problem, ProblemType
 from perdure.gateway.sessions import Sessions
 from perdure.gateway.transfer import Transfer
 from perdure.kube.tokens import AgentIdentity, KeysUnavailable
@@ -98,34 +98,38 @@ def as_problem(error: Exception) -> Problem:
             return error
         case Superseded():
             return Problem(
-                Kind.SUPERSEDED,
+                ProblemType.SUPERSEDED,
                 "attempt: it is closed or a newer one has taken over; stop, and exit with code 76",
             )
         case LedgerUnavailable():
-            return Problem(Kind.LEDGER_UNAVAILABLE, "ledger: it cannot be reached; send the request again")
+            return Problem(
+                ProblemType.LEDGER_UNAVAILABLE, "ledger: it cannot be reached; send the request again"
+            )
         case Overtaken():
             return Problem(
-                Kind.CHECKPOINT_OVERTAKEN,
+                ProblemType.CHECKPOINT_OVERTAKEN,
                 "Perdure-Order: this attempt has saved a newer checkpoint, or another one under this number; "
                 "nothing was kept of this one; send what is newest under a higher number",
             )
         case WrongChecksum():
             return Problem(
-                Kind.CHECKSUM_MISMATCH,
+                ProblemType.CHECKSUM_MISMATCH,
                 f"Perdure-Sha256: {error}; nothing was kept, and the checkpoint before is still the newest; "
                 "send it again",
             )
         case CorruptCheckpoint():
             _log.error("corrupt checkpoint", error=str(error))
             return Problem(
-                Kind.CHECKPOINT_CORRUPT,
+                ProblemType.CHECKPOINT_CORRUPT,
                 "checkpoint: its bytes do not match their checksum; ask for an older one by its sequence: "
                 "GET /agent/v1/checkpoints lists them",
                 members={"sequence": error.sequence},
             )
         case _:
             _log.error("request failed", exc_info=error)
-            return Problem(Kind.INTERNAL, "this is a defect of the gateway, whose log tells more; try again")
+            return Problem(
+                ProblemType.INTERNAL, "this is a defect of the gateway, whose log tells more; try again"
+            )
 
 
 def build_app(
@@ -164,7 +168,7 @@ def build_app(
 
     async def ready(_: Request) -> Response:
         if stopping():
-            return Problem(Kind.NOT_READY, "the gateway is stopping").response()
+            return Problem(ProblemType.NOT_READY, "the gateway is stopping").response()
         return await _readiness(ledger, verifier, clock())
 
     return Starlette(
@@ -191,9 +195,11 @@ async def _readiness(ledger: AgentLedger, verifier: Verifier, now: datetime) -> 
             await ledger.ready()
             await verifier.warm(now=now)
     except KeysUnavailable as error:
-        return Problem(Kind.NOT_READY, f"keys: {error}").response()
+        return Problem(ProblemType.NOT_READY, f"keys: {error}").response()
     except (LedgerUnavailable, TimeoutError) as error:
-        return Problem(Kind.NOT_READY, f"ledger: {str(error) or 'it did not answer in time'}").response()
+        return Problem(
+            ProblemType.NOT_READY, f"ledger: {str(error) or 'it did not answer in time'}"
+        ).response()
     return PlainTextResponse("ok")
 
 
@@ -203,8 +209,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
         allowed = dict(error.headers or {})
         methods = allowed["Allow"] = ", ".join(sorted(allowed.get("Allow", "").split(", ")))
         return Problem(
-            Kind.METHOD_NOT_ALLOWED, f"{request.method} {request.url.path}: use {methods}", headers=allowed
+            ProblemType.METHOD_NOT_ALLOWED,
+            f"{request.method} {request.url.path}: use {methods}",
+            headers=allowed,
         ).response()
     return Problem(
-        Kind.NOT_FOUND, f"{request.url.path}: no such route; agents' routes start with /agent/v1"
+        ProblemType.NOT_FOUND, f"{request.url.path}: no such route; agents' routes start with /agent/v1"
     ).response()

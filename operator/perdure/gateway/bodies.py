@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from starlette.types import Message, Receive
 
 from perdure.gateway.limits import Limits
-from perdure.gateway.problems import Kind, Problem
+from perdure.gateway.problems import Problem, ProblemType
 
 
 class ClientGone(Exception):
@@ -63,7 +63,7 @@ class Budget:
                     self._free -= size
         except TimeoutError:
             raise Problem(
-                Kind.BUSY, "body: the gateway holds as many large bodies as it can; send it again"
+                ProblemType.BUSY, "body: the gateway holds as many large bodies as it can; send it again"
             ) from None
         return Hold(self, size)
 
@@ -209,12 +209,12 @@ class Body:
 
     @staticmethod
     def _too_slow(what: str) -> Problem:
-        return Problem(Kind.TOO_SLOW, f"{what}: the body stopped arriving; send it again")
+        return Problem(ProblemType.TOO_SLOW, f"{what}: the body stopped arriving; send it again")
 
     @staticmethod
     def _too_large(limit: int, what: str) -> Problem:
         return Problem(
-            Kind.TOO_LARGE,
+            ProblemType.TOO_LARGE,
             f"{what}: at most {limit} bytes; send less, or a reference to it",
             members={"limit": limit},
         )

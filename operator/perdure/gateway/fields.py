@@ -10,9 +10,9 @@ from urllib.parse import parse_qs, quote, unquote_to_bytes
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from perdure.api.parse import MAX_DEPTH
+from perdure.api.validation.parse import MAX_DEPTH
 from perdure.gateway.limits import Limits
-from perdure.gateway.problems import Kind, Problem
+from perdure.gateway.problems import Problem, ProblemType
 
 BINARY = "application/octet-stream"
 
@@ -56,11 +56,13 @@ def parse(model: type[BodyModel], content: bytes, *, example: str) -> BodyModel:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "body"
-        raise Problem(Kind.INVALID_FIELD, f"{field}: {first['msg']}; send {example}") from None
+        raise Problem(ProblemType.INVALID_FIELD, f"{field}: {first['msg']}; send {example}") from None
 
 
 def _too_deep() -> Problem:
-    return Problem(Kind.INVALID_FIELD, f"output: nested too deeply; at most {MAX_DEPTH} levels can be kept")
+    return Problem(
+        ProblemType.INVALID_FIELD, f"output: nested too deeply; at most {MAX_DEPTH} levels can be kept"
+    )
 
 
 def _nesting(value: Any) -> int:
@@ -82,7 +84,8 @@ def parse_output(content: bytes, *, limits: Limits) -> Any:
     body = _json(content, example=example)
     if not isinstance(body, dict) or set(body) != {"output"}:
         raise Problem(
-            Kind.INVALID_FIELD, f"output: the body must be an object with this one field; send {example}"
+            ProblemType.INVALID_FIELD,
+            f"output: the body must be an object with this one field; send {example}",
         )
     output = body["output"]
     try:
@@ -93,14 +96,14 @@ def parse_output(content: bytes, *, limits: Limits) -> Any:
         raise _too_deep()
     if len(compact) > limits.output:
         raise Problem(
-            Kind.TOO_LARGE,
+            ProblemType.TOO_LARGE,
             f"output: {len(compact)} bytes of compact JSON, at most {limits.output} can be kept; "
             "keep what is large elsewhere and return a reference to it",
             members={"limit": limits.output},
         )
     if _NUL.search(compact):
         raise Problem(
-            Kind.INVALID_FIELD,
+            ProblemType.INVALID_FIELD,
             "output: a string in it holds the character U+0000, which cannot be kept; remove it",
         )
     return output
@@ -121,9 +124,9 @@ def label(header: bytes | None, query: bytes, *, limit: int) -> str | None:
         given = _query(query).get("label")
         text = given[0] if given else unquote_to_bytes(header or b"").decode()
     except ValueError:
-        raise Problem(Kind.INVALID_FIELD, f"label: not valid UTF-8; {remedy}") from None
+        raise Problem(ProblemType.INVALID_FIELD, f"label: not valid UTF-8; {remedy}") from None
     if len(text) > limit or _CONTROL.search(text):
-        raise Problem(Kind.INVALID_FIELD, f"label: too long, or with control characters; {remedy}")
+        raise Problem(ProblemType.INVALID_FIELD, f"label: too long, or with control characters; {remedy}")
     return text or None
 
 
@@ -133,7 +136,7 @@ def checksum(header: bytes | None) -> bytes | None:
         return None
     if not _SHA256.fullmatch(header):
         raise Problem(
-            Kind.INVALID_FIELD,
+            ProblemType.INVALID_FIELD,
             "Perdure-Sha256: send the body's SHA-256 as 64 hexadecimal digits, or leave it out",
         )
     return bytes.fromhex(header.decode())
@@ -145,7 +148,7 @@ def order(header: bytes | None) -> int | None:
         return None
     if not _NUMBER.fullmatch(header) or not 1 <= int(header) <= LARGEST:
         raise Problem(
-            Kind.INVALID_FIELD,
+            ProblemType.INVALID_FIELD,
             "Perdure-Order: send a whole number from 1 to 2^63 - 1 that rises with each checkpoint of the "
             "attempt, the same one when a call is repeated; or leave it out",
         )
@@ -159,7 +162,7 @@ def recoverable(header: bytes | None) -> bool:
             return True
         case b"false":
             return False
-    raise Problem(Kind.INVALID_FIELD, "Perdure-Recoverable: send true or false, or leave it out")
+    raise Problem(ProblemType.INVALID_FIELD, "Perdure-Recoverable: send true or false, or leave it out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +185,9 @@ def listing(query: bytes, *, limits: Limits) -> Listing:
         text = given[0].encode()
         if not _NUMBER.fullmatch(text) or int(text) < 1 or (most is not None and int(text) > most):
             up_to = "" if most is None else f" to {most}"
-            raise Problem(Kind.INVALID_FIELD, f"{name}: use a whole number from 1{up_to}, or leave it out")
+            raise Problem(
+                ProblemType.INVALID_FIELD, f"{name}: use a whole number from 1{up_to}, or leave it out"
+            )
         return int(text)
 
     wanted = label(None, query, limit=limits.label)
@@ -210,7 +215,7 @@ def content_type(header: bytes | None) -> str:
     text = (header or b"").decode("latin-1").strip()
     if len(text) > 255 or not text.isascii() or _CONTROL.search(text):
         raise Problem(
-            Kind.INVALID_FIELD,
+            ProblemType.INVALID_FIELD,
             "Content-Type: use at most 255 printable ASCII characters, such as application/json",
         )
     return text or BINARY
@@ -220,4 +225,4 @@ def _json(content: bytes, *, example: str) -> Any:
     try:
         return orjson.loads(content)
     except orjson.JSONDecodeError as error:
-        raise Problem(Kind.INVALID_JSON, f"body: {error}; send {example}") from None
+        raise Problem(ProblemType.INVALID_JSON, f"body: {error}; send {example}") from None

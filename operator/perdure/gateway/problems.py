@@ -16,7 +16,7 @@ TYPE_BASE = "https://perdure.dev/problems/"
 MEDIA_TYPE = "application/problem+json"
 
 
-class Kind(Enum):
+class ProblemType(Enum):
     """Last part of the problem's type, HTTP status, title."""
 
     #: No token, or one that proves nothing.
@@ -64,7 +64,13 @@ class Kind(Enum):
 
 #: Kinds that heal by themselves within a second or so.
 _SOON = frozenset(
-    {Kind.KEYS_UNAVAILABLE, Kind.ATTEMPT_NOT_READY, Kind.LEDGER_UNAVAILABLE, Kind.BUSY, Kind.NOT_READY}
+    {
+        ProblemType.KEYS_UNAVAILABLE,
+        ProblemType.ATTEMPT_NOT_READY,
+        ProblemType.LEDGER_UNAVAILABLE,
+        ProblemType.BUSY,
+        ProblemType.NOT_READY,
+    }
 )
 
 
@@ -73,7 +79,7 @@ class Problem(Exception):
 
     def __init__(
         self,
-        kind: Kind,
+        kind: ProblemType,
         detail: str,
         *,
         headers: Mapping[str, str] | None = None,
@@ -91,7 +97,7 @@ class Problem(Exception):
         headers = dict(self.headers)
         if self.kind in _SOON:
             headers["Retry-After"] = "1"
-        if self.kind is Kind.UNAUTHENTICATED:
+        if self.kind is ProblemType.UNAUTHENTICATED:
             headers["WWW-Authenticate"] = 'Bearer realm="perdure"'
         document = {
             "type": TYPE_BASE + self.kind.slug,

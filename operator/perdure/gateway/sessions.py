@@ -13,7 +13,7 @@ from datetime import datetime
 
 from perdure.domain.records import Superseded
 from perdure.gateway.ports import AgentLedger, Verifier
-from perdure.gateway.problems import Kind, Problem
+from perdure.gateway.problems import Problem, ProblemType
 from perdure.kube.tokens import AgentIdentity, InvalidToken, KeysUnavailable
 from perdure.ledger.types import AgentSession
 
@@ -37,19 +37,20 @@ class Sessions:
         scheme, _, token = (authorization or b"").partition(b" ")
         if scheme.lower() != b"bearer" or not token.strip():
             raise Problem(
-                Kind.UNAUTHENTICATED,
+                ProblemType.UNAUTHENTICATED,
                 "Authorization: send `Bearer` and the token in the file that PERDURE_TOKEN_FILE names",
             )
         try:
             return await self._verifier.verify(token.strip().decode("latin-1"), now=self._clock())
         except InvalidToken as error:
             raise Problem(
-                Kind.UNAUTHENTICATED,
+                ProblemType.UNAUTHENTICATED,
                 f"Authorization: {error}; read the file that PERDURE_TOKEN_FILE names again at each use",
             ) from None
         except KeysUnavailable:
             raise Problem(
-                Kind.KEYS_UNAVAILABLE, "Authorization: the cluster's keys cannot be fetched; send it again"
+                ProblemType.KEYS_UNAVAILABLE,
+                "Authorization: the cluster's keys cannot be fetched; send it again",
             ) from None
 
     async def for_writing(self, identity: AgentIdentity) -> AgentSession:
@@ -86,7 +87,7 @@ class Sessions:
         if session is None:
             # The operator notes a pod's uid just after creating the pod; the pod may be faster.
             raise Problem(
-                Kind.ATTEMPT_NOT_READY,
+                ProblemType.ATTEMPT_NOT_READY,
                 f"pod {identity.pod_name}: no attempt of a task is recorded for it (yet); try again",
             )
         return session

@@ -21,11 +21,11 @@ import orjson
 from yarl import URL
 
 from perdure import __version__
-from perdure.kube.answers import error_of, pause_after, seconds_of
 from perdure.kube.connection import Connection, ConnectionConfigError, load_connection
 from perdure.kube.errors import ApiError
-from perdure.kube.kinds import Kind, collection_path, kind_of, object_path
 from perdure.kube.page import Page
+from perdure.kube.resources import Resource, collection_path, kind_of, object_path
+from perdure.kube.retries import error_of, pause_after, seconds_of
 
 PAGE_SIZE = 500
 #: Kinds with fields that people wrote: one that the API server does not know is refused, not dropped.
@@ -428,7 +428,7 @@ def _decoded(raw: bytes) -> tuple[Any, bool]:
         return raw[:500].decode("utf-8", "replace").strip(), False
 
 
-def _with_type(items: Iterable[dict[str, Any]], kind: Kind) -> Iterator[dict[str, Any]]:
+def _with_type(items: Iterable[dict[str, Any]], kind: Resource) -> Iterator[dict[str, Any]]:
     """Items of a list of a built-in kind do not say what they are; make them say it."""
     for item in items:
         item.setdefault("apiVersion", kind.api_version)

@@ -11,11 +11,11 @@ from typing import Any
 
 from perdure.api import GROUP
 from perdure.api.workflow import MAX_INPUT_BYTES
-from perdure.domain.facts import CONTAINER
+from perdure.domain.engine.outcome import shorten
+from perdure.domain.engine.pod_facts import CONTAINER
+from perdure.domain.expressions.templating import compact
 from perdure.domain.names import ANNOTATION_INPUT
-from perdure.domain.outcome import shorten
 from perdure.domain.records import NO_INDEX
-from perdure.domain.templating import compact
 from perdure.kube.podtemplate import merge_pod_spec, refuse_directives
 
 INPUT_FOLDER = "/perdure"

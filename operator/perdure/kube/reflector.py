@@ -18,10 +18,10 @@ from urllib.parse import urlencode
 import orjson
 import structlog
 
-from perdure.kube.answers import error_of, growing_pause
 from perdure.kube.errors import ApiError
-from perdure.kube.kinds import collection_path, kind_of
 from perdure.kube.page import Page
+from perdure.kube.resources import collection_path, kind_of
+from perdure.kube.retries import error_of, growing_pause
 
 #: Seconds after which the API server ends a watch; up to twice as many, so that not all end at once.
 WATCH_SECONDS = 300

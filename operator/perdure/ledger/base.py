@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from perdure.ledger.database import Database, KeptConnection
-from perdure.ledger.writer import GroupWriter
+from perdure.ledger.group_commit import GroupWriter
 
 
 class Side:

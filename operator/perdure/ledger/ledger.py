@@ -7,13 +7,13 @@ from types import TracebackType
 from typing import Final, Self
 
 from perdure.domain.records import LedgerUnavailable
-from perdure.ledger.agent_side import AgentSide
+from perdure.ledger.agents import AgentSide
 from perdure.ledger.database import Database, KeptConnection
+from perdure.ledger.events import ReaderSide
+from perdure.ledger.group_commit import GroupWriter
 from perdure.ledger.migrate import migrations
-from perdure.ledger.operator_side import OperatorSide
+from perdure.ledger.operator import OperatorSide
 from perdure.ledger.queries import SQL
-from perdure.ledger.reader_side import ReaderSide
-from perdure.ledger.writer import GroupWriter
 
 #: Seconds that closing waits for what is being written.
 DRAIN_TIMEOUT: Final = 5.0

@@ -14,8 +14,8 @@ from perdure.domain.records import (
     CachedResult,
     Commit,
     Event,
-    EventDraft,
     News,
+    PendingEvent,
     Report,
     RunRecord,
     RunState,
@@ -183,7 +183,7 @@ def _attempt(attempt: AttemptRecord) -> dict[str, Any]:
     }
 
 
-def _draft(ordinal: int, draft: EventDraft) -> dict[str, Any]:
+def _draft(ordinal: int, draft: PendingEvent) -> dict[str, Any]:
     return {
         "ordinal": ordinal,
         "type": draft.type,

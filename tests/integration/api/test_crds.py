@@ -18,8 +18,8 @@ from tests.integration.api.objects import (
     workflow_template,
 )
 
-from perdure.api import crds
-from perdure.api.kinds import KINDS
+from perdure.api.codegen import crds
+from perdure.api.custom_resources import KINDS
 from perdure.api.status import MAX_STATUS_STEPS
 from perdure.kube.client import KubeClient
 

@@ -22,8 +22,8 @@ from perdure.domain.phases import Phase
 from perdure.domain.records import (
     Commit,
     Event,
-    EventDraft,
     LedgerUnavailable,
+    PendingEvent,
     RunKind,
     RunRecord,
 )
@@ -70,7 +70,7 @@ class Writer:
         """Commit events of these types, numbered by the ledger."""
         now = datetime.now(UTC)
         drafts = [
-            EventDraft(
+            PendingEvent(
                 type=type_, time=now, data={"message": f"{type_} ü", "percent": 12.5}, task="work-abcde"
             )
             for type_ in types
@@ -80,9 +80,9 @@ class Writer:
     async def finish(self, uid: str, type_: str = "workflow.succeeded") -> None:
         """Commit the run's end."""
         run = replace(self.runs[uid], phase=Phase.SUCCEEDED, finished_at=datetime.now(UTC))
-        await self._commit(run, [EventDraft(type=type_, time=datetime.now(UTC))])
+        await self._commit(run, [PendingEvent(type=type_, time=datetime.now(UTC))])
 
-    async def _commit(self, run: RunRecord, events: Sequence[EventDraft] = ()) -> None:
+    async def _commit(self, run: RunRecord, events: Sequence[PendingEvent] = ()) -> None:
         committed = await self._ledger.commit(Commit(run=run, events=tuple(events)), epoch=self._epoch)
         self.runs[run.uid] = replace(run, version=committed.version, last_sequence=committed.last_sequence)
 

@@ -119,11 +119,11 @@ async def test_an_agent_that_thaws_after_it_was_replaced_changes_nothing(
     replaced = tmp_path / "replaced"
     async with process_of(environment, WORKS[name], replaced=replaced) as process:
 
-        async def at_work() -> bool:
+        async def has_running_pod() -> bool:
             session = await session_of_pod(ledger, run.attempts[KEY].pod_uid)
             return (session.checkpoint_sequence or 0) >= 3
 
-        await until(at_work)
+        await until(has_running_pod)
         process.send_signal(signal.SIGSTOP)
         await until(lambda: stopped(process))
         new = await superseded(ledger, run, epoch)

@@ -6,7 +6,7 @@ import pytest
 from tests.integration.apiserver import eventually
 from tests.integration.kube.test_agents import agent_task, leaves
 
-from perdure.domain.facts import PodFacts, read_pod
+from perdure.domain.engine.pod_facts import PodFacts, read_pod
 from perdure.kube.client import KubeClient
 from perdure.kube.errors import ApiError
 from perdure.kube.jobs import build_job

@@ -13,7 +13,7 @@ from perdure.domain.records import (
     WORKFLOW,
     AttemptRecord,
     Commit,
-    EventDraft,
+    PendingEvent,
     Report,
     RunRecord,
     RunState,
@@ -57,8 +57,8 @@ def attempt_record(key: TaskKey = KEY, number: int = 1, **changes: Any) -> Attem
     return replace(record, **changes)
 
 
-def event(type: str, **changes: Any) -> EventDraft:
-    return replace(EventDraft(type=type, time=START), **changes)
+def event(type: str, **changes: Any) -> PendingEvent:
+    return replace(PendingEvent(type=type, time=START), **changes)
 
 
 def success(output: Any = None, seconds: float = 5) -> Report:

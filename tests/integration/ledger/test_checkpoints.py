@@ -12,7 +12,7 @@ import pytest
 
 from perdure.domain.records import LedgerUnavailable, Superseded
 from perdure.ledger import AgentSession, CorruptCheckpoint, Ledger
-from perdure.ledger.payload import PIECE, WHOLE
+from perdure.ledger.checkpoint_bytes import PIECE, WHOLE
 from perdure.ledger.types import Overtaken, WrongChecksum
 from tests.integration.ledger import samples
 from tests.integration.ledger.samples import START, at

@@ -12,7 +12,7 @@ import pytest
 
 from perdure.domain.records import Commit, LedgerUnavailable, TaskKey
 from perdure.ledger import Ledger
-from perdure.ledger.writer import GroupWriter
+from perdure.ledger.group_commit import GroupWriter
 from tests.integration.ledger import samples
 from tests.integration.ledger.samples import START, event
 from tests.integration.waiting import until

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from perdure.api.status import timestamp
-from perdure.domain.schedule import run_name
+from perdure.domain.schedules.schedule import run_name
 from tests.integration.operator.conftest import Stage
 from tests.integration.waiting import until
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from perdure.domain.plan import Plan, compile_plan
+from perdure.domain.engine.plan import Plan, compile_plan
 from perdure.domain.records import AttemptRecord, Commit, Report, RunRecord, TaskKey, TaskRecord
 
 

@@ -87,7 +87,7 @@ class Pod:
 
 
 class Nodes:
-    """Scheduler, kubelets, the Job controller, and what takes lost nodes' pods away."""
+    """ScheduleReconciler, kubelets, the Job controller, and what takes lost nodes' pods away."""
 
     def __init__(
         self,

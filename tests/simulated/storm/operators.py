@@ -9,18 +9,18 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final, NoReturn, TypeVar
 
-from perdure.control.actor import Actor
-from perdure.control.announcer import Announcer
-from perdure.control.elector import Elector
-from perdure.control.guard import GuardedKube
-from perdure.control.hearing import Hearing
-from perdure.control.leader import Leader
+from perdure.control.cluster_cache.store import Store
+from perdure.control.event_handler import EventHandler
+from perdure.control.leadership.fenced_kube import FencedKube
+from perdure.control.leadership.leader import Leader
+from perdure.control.leadership.lease_elector import Elector
 from perdure.control.ports import KubePort, News
-from perdure.control.reconciler import Reconciler
-from perdure.control.scheduler import Scheduler
-from perdure.control.slots import Slots
-from perdure.control.store import Store
-from perdure.control.workqueue import WorkQueue
+from perdure.control.queue.slots import Slots
+from perdure.control.queue.workqueue import WorkQueue
+from perdure.control.runs.actuator import Actuator
+from perdure.control.runs.reconciler import Reconciler
+from perdure.control.schedules import ScheduleReconciler
+from perdure.control.status.kube_events import KubeEvents
 from perdure.domain.records import (
     AttemptRecord,
     CachedResult,
@@ -227,17 +227,17 @@ class Operator:
             elapsed=asyncio.get_running_loop().time,
             leave=self._leave,
         )
-        kube: KubePort = GuardedKube(plain, self._elector.holds) if leases else plain
+        kube: KubePort = FencedKube(plain, self._elector.lease_held) if leases else plain
         ledger = LedgerClient(database)
         store, queue = self._store, self._queue
         self.reconciler = Reconciler(
             store=store,
             kube=kube,
             ledger=ledger,
-            actor=Actor(
+            actor=Actuator(
                 store=store, kube=kube, ledger=ledger, gateway_url="http://gateway", audience="perdure"
             ),
-            announcer=Announcer(EventRecorder(plain, instance=name, enabled=False)),
+            announcer=KubeEvents(EventRecorder(plain, instance=name, enabled=False)),
             clock=now,
             status_interval=STATUS_INTERVAL,
             template_timeout=60.0,
@@ -250,7 +250,7 @@ class Operator:
             kube=kube,
             ledger=ledger,
             reconciler=self.reconciler,
-            scheduler=Scheduler(store=store, kube=kube, clock=now, wake=queue.add),
+            scheduler=ScheduleReconciler(store=store, kube=kube, clock=now, wake=queue.add),
             identity=name,
             namespaces=(),
             workers=3,
@@ -258,7 +258,7 @@ class Operator:
             clock=now,
             beside=lambda: Relay(database, guarantees),
         )
-        self._heard = Hearing(
+        self._heard = EventHandler(
             store=store,
             queue=queue,
             working=lambda: self.leader.working,
@@ -304,7 +304,7 @@ class Operator:
         if self.leader.working:
             if self._gap_timer is not None:
                 self._gap_timer.cancel()
-            self._gap_timer = asyncio.get_running_loop().call_later(GAP_SECONDS, self.leader.sweep_soon)
+            self._gap_timer = asyncio.get_running_loop().call_later(GAP_SECONDS, self.leader.relist_soon)
 
     # --- what is looked at
 

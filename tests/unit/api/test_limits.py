@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from perdure.api.parse import (
+from perdure.api.validation.parse import (
     Checked,
     check_agenttask,
     check_workflow,

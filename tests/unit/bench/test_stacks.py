@@ -9,8 +9,8 @@ from tests.bench.stacks import shares
 _OUTER = "<module> (perdure:8);main (perdure/cli/main.py:3);run (asyncio/base_events.py:9)"
 STACKS = f"""\
 {_OUTER};worker (kopf/core.py:5);loads (json/x.py:1) 3
-{_OUTER};decide (perdure/domain/decide.py:7) 4
-{_OUTER};decide (perdure/domain/decide.py:8) 2
+{_OUTER};decide (perdure/domain/engine/decide.py:7) 4
+{_OUTER};decide (perdure/domain/engine/decide.py:8) 2
 {_OUTER} 1
 {_OUTER};EpollSelector.select (selectors.py:4) 90
 _worker (concurrent/futures/thread.py:81) 90
@@ -25,7 +25,7 @@ def test_only_the_time_with_something_to_do_counts() -> None:
 
 def test_a_function_has_what_it_called_whatever_its_line() -> None:
     found = shares(STACKS.splitlines(), packages=()).functions
-    assert found["decide (perdure/domain/decide.py)"] == pytest.approx(0.6)
+    assert found["decide (perdure/domain/engine/decide.py)"] == pytest.approx(0.6)
     assert found["run (asyncio/base_events.py)"] == pytest.approx(1.0)
     assert not any("select" in name for name in found)
 

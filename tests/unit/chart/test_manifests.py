@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from perdure.api import kinds as api_kinds
-from perdure.kube import kinds
+from perdure.api import custom_resources
+from perdure.kube import resources
 from perdure.settings import Settings
 
 from .helm import (
@@ -258,16 +258,16 @@ def test_operator_may_do_this_and_no_more(external):
 def test_permissions_and_the_table_of_kinds_name_the_same_resources(external):
     table = {
         (kind.api_version.rpartition("/")[0], kind.plural)
-        for kind in kinds.KINDS.values()
+        for kind in resources.KINDS.values()
         # Namespaces are made by tests only, and the Lease is in a Role of its own.
         if kind.name not in {"Namespace", "Lease"}
     }
     granted = {(group, resource) for group, resource in ALLOWED if "/" not in resource}
     assert granted - {("", "events")} == table
-    with_status = {kind.plural for kind in api_kinds.KINDS if kind.status is not None}
+    with_status = {kind.plural for kind in custom_resources.KINDS if kind.status is not None}
     assert {resource for _, resource in ALLOWED if "/" in resource} == {f"{it}/status" for it in with_status}
     # kopf watches every kind of ours.
-    for kind in api_kinds.KINDS:
+    for kind in custom_resources.KINDS:
         assert ALLOWED["perdure.dev", kind.plural] >= {"get", "list", "watch"}
 
 
@@ -316,7 +316,7 @@ def test_people_get_what_their_role_in_the_namespace_says(external):
     for name in ("view", "edit", "admin"):
         role = one(external, "ClusterRole", f"perdure-{name}")
         assert role["metadata"]["labels"][f"rbac.authorization.k8s.io/aggregate-to-{name}"] == "true"
-        for kind in api_kinds.KINDS:
+        for kind in custom_resources.KINDS:
             verbs = _rules(role)[("perdure.dev", kind.plural)]
             assert verbs == reading if name == "view" else verbs > reading
             # Status is the operator's to write.
@@ -437,7 +437,7 @@ def test_network_policies_let_only_our_pods_at_the_stores():
 def test_the_charts_crds_are_the_generated_ones(external):
     generated = {file.name: file.read_text() for file in (ROOT / "crds").glob("*.yaml")}
     bundled = {file.name: file.read_text() for file in (ROOT / "charts/perdure/files/crds").glob("*.yaml")}
-    assert len(generated) == len(api_kinds.KINDS)
+    assert len(generated) == len(custom_resources.KINDS)
     assert bundled == generated, "run `make crds`"
     for text in generated.values():
         crd = yaml.safe_load(text)

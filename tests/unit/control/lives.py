@@ -6,12 +6,12 @@ from typing import Any
 from tests.unit.domain.builders import view_of_task, view_of_workflow
 from tests.unit.domain.runs import Run
 
-from perdure.control.keys import RunKey
-from perdure.control.live import LiveRun
-from perdure.control.projection import task_status, workflow_status
-from perdure.domain.decide import Decision, decide
-from perdure.domain.facts import PodFacts
-from perdure.domain.observed import Observed
+from perdure.control.cluster_cache.run_key import RunKey
+from perdure.control.live_run import LiveRun
+from perdure.control.status.compute import task_status, workflow_status
+from perdure.domain.engine.decide import Decision, decide
+from perdure.domain.engine.observed import Observed
+from perdure.domain.engine.pod_facts import PodFacts
 from perdure.domain.records import TaskKey
 
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from perdure.control.keys import RunKey
-from perdure.control.store import POD, Store
+from perdure.control.cluster_cache.run_key import RunKey
+from perdure.control.cluster_cache.store import POD, Store
 from perdure.domain.records import AGENT_TASK, WORKFLOW
 
 GROUP_VERSION = "perdure.dev/v1alpha1"

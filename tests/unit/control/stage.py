@@ -12,11 +12,11 @@ from tests.unit.control.lives import Live
 from tests.unit.control.objects import obj
 from tests.unit.domain.builders import UID
 
-from perdure.control.actor import Actor
-from perdure.control.observer import Observer
-from perdure.control.store import Store
-from perdure.domain.decide import Decision
-from perdure.domain.observed import Observed
+from perdure.control.cluster_cache.store import Store
+from perdure.control.runs.actuator import Actuator
+from perdure.control.runs.observer import Observer
+from perdure.domain.engine.decide import Decision
+from perdure.domain.engine.observed import Observed
 from perdure.domain.records import (
     AttemptRecord,
     News,
@@ -105,7 +105,7 @@ class Stage(Live):
         self.store = Store()
         self.store.apply(self.run.kind, self._root)
         common: dict[str, Any] = {"store": self.store, "kube": self.cluster, "ledger": self.ledger}
-        self.actor = Actor(**common, gateway_url="http://gateway", audience="perdure")
+        self.actor = Actuator(**common, gateway_url="http://gateway", audience="perdure")
         self.observer = Observer(**common)
 
     def _hear(self, kind: str, seen: Mapping[str, Any], deleted: bool) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from perdure.api import generated, reference
-from perdure.api.kinds import KINDS
+from perdure.api.codegen import generated, reference
+from perdure.api.custom_resources import KINDS
 from perdure.domain import glossary
 from perdure.domain.phases import TRANSITIONS, Phase, Reason
 

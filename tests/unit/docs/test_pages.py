@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from perdure.api.parse import parse_workflow
+from perdure.api.validation.parse import parse_workflow
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = [

@@ -6,14 +6,14 @@ from typing import Any
 
 from tests.unit.domain.clock import START
 
-from perdure.api.parse import parse_agenttask, parse_agenttemplate, parse_workflow
-from perdure.domain.accept import accept_task, accept_workflow
+from perdure.api.validation.parse import parse_agenttask, parse_agenttemplate, parse_workflow
+from perdure.domain.admission.accept import accept_task, accept_workflow
+from perdure.domain.engine.plan import compile_plan
+from perdure.domain.engine.view import RunView
+from perdure.domain.expressions.templating import Text, compile_value
 from perdure.domain.names import shard_of
 from perdure.domain.phases import Phase
-from perdure.domain.plan import compile_plan
 from perdure.domain.records import AGENT_TASK, RunKind, RunRecord, RunState
-from perdure.domain.templating import Text, compile_value
-from perdure.domain.view import RunView
 
 UID = "0b5f1c9e-7f55-4d8e-9a3d-2f1f6f4f7a10"
 IMAGE = {"image": "agents/audit:1"}

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from perdure.domain.phases import Phase, Reason
-from perdure.domain.records import WORKFLOW, Commit, EventDraft
+from perdure.domain.records import WORKFLOW, Commit, PendingEvent
 
 if TYPE_CHECKING:
     from tests.unit.domain.runs import Run
@@ -86,7 +86,7 @@ def _run_events(before: Run, commit: Commit) -> list[str]:
     return words
 
 
-def _check_order(before: Run, events: tuple[EventDraft, ...], *, is_workflow: bool, ended: bool) -> None:
+def _check_order(before: Run, events: tuple[PendingEvent, ...], *, is_workflow: bool, ended: bool) -> None:
     types = [event.type for event in events]
     if is_workflow and types:
         assert (types[0] == "workflow.created") == (before.run.version == 0)

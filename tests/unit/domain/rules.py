@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from tests.unit.domain.eventrules import DISRUPTIONS, check_events
 
-from perdure.domain.decide import Decision
-from perdure.domain.observed import Observed
+from perdure.domain.engine.decide import Decision
+from perdure.domain.engine.observed import Observed
+from perdure.domain.engine.plan import PlannedStep
+from perdure.domain.engine.steps import MAX_NEW_TASKS
 from perdure.domain.phases import TRANSITIONS, Phase, Reason
-from perdure.domain.plan import PlannedStep
 from perdure.domain.records import (
     AGENT_TASK,
     AttemptRecord,
@@ -23,7 +24,6 @@ from perdure.domain.records import (
     TaskKey,
     TaskRecord,
 )
-from perdure.domain.steps import MAX_NEW_TASKS
 
 if TYPE_CHECKING:
     from tests.unit.domain.runs import Run

@@ -12,25 +12,25 @@ import orjson
 from tests.unit.domain.clock import START
 from tests.unit.domain.rules import check_commit, check_decision
 
-from perdure.domain.decide import Decision, decide
-from perdure.domain.facts import ContainerExit, PodFacts
-from perdure.domain.observed import ChildRun, Observed, Refusal
+from perdure.domain.engine.decide import Decision, decide
+from perdure.domain.engine.observed import ChildRun, Observed, Refusal
+from perdure.domain.engine.plan import compile_plan
+from perdure.domain.engine.pod_facts import ContainerExit, PodFacts
+from perdure.domain.engine.view import RunView
 from perdure.domain.phases import Phase, Reason
-from perdure.domain.plan import compile_plan
 from perdure.domain.records import (
     AttemptRecord,
     CachedResult,
     Commit,
     Committed,
     DesiredState,
-    EventDraft,
+    PendingEvent,
     Report,
     RunState,
     StepRecord,
     TaskKey,
     TaskRecord,
 )
-from perdure.domain.view import RunView
 
 #: What a view keeps beside the records: all of it must follow from them.
 INDEXES = (
@@ -61,7 +61,7 @@ class Run:
         self.steps: dict[str, StepRecord] = {}
         self.tasks: dict[TaskKey, TaskRecord] = {}
         self.attempts: dict[tuple[TaskKey, int], AttemptRecord] = {}
-        self.events: list[EventDraft] = []
+        self.events: list[PendingEvent] = []
         # What every decision sees beside what is new: what is wanted, how many attempts may be open at once
         # (None for any number), what lies in the cache by key, and the newest signs of life.
         self.desired: DesiredState = "Running"

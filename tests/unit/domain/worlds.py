@@ -12,9 +12,9 @@ from typing import Any
 from tests.unit.domain.graphs import Choose, once_in, some
 from tests.unit.domain.runs import FAILURE, FATAL, SUCCESS, Run
 
-from perdure.domain.decide import decide
-from perdure.domain.facts import ContainerExit
-from perdure.domain.observed import Observed, Refusal
+from perdure.domain.engine.decide import decide
+from perdure.domain.engine.observed import Observed, Refusal
+from perdure.domain.engine.pod_facts import ContainerExit
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import CachedResult, Report, TaskKey
 

@@ -12,16 +12,16 @@ from pydantic import BaseModel
 from tests.cluster import language
 from tests.cluster.language import Example, Expected, Namespace, differences, due
 
-from perdure.api import parse
 from perdure.api.agent import Agent
 from perdure.api.agenttask import AgentTaskSpec
-from perdure.api.kinds import KINDS
+from perdure.api.custom_resources import KINDS
 from perdure.api.step import Step
+from perdure.api.validation import parse
 from perdure.api.workflow import WorkflowSpec
 from perdure.api.workflowschedule import WorkflowScheduleSpec
 from perdure.api.workflowtemplate import WorkflowTemplateSpec
-from perdure.domain.accept import Refused, accept_task, accept_workflow
-from perdure.domain.plan import compile_plan
+from perdure.domain.admission.accept import Refused, accept_task, accept_workflow
+from perdure.domain.engine.plan import compile_plan
 
 EXAMPLES = {example.name: example for example in language.examples()}
 IMAGE = "python:3.13-slim"

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from perdure import __version__
-from perdure.kube import answers as module
+from perdure.kube import retries as module
 from perdure.kube.client import KubeClient
 from perdure.kube.connection import Connection, ConnectionConfigError
 from perdure.kube.errors import ApiError

@@ -2,7 +2,7 @@
 
 import pytest
 
-from perdure.kube.kinds import KINDS, collection_path, kind_of, object_path
+from perdure.kube.resources import KINDS, collection_path, kind_of, object_path
 
 
 @pytest.mark.parametrize(

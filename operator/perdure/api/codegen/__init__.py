@@ -1,0 +1,1 @@
+"""Generators: CustomResourceDefinitions and reference pages from the models."""

@@ -1,0 +1,147 @@
+"""The kinds of `perdure.dev`: names, models, and what `kubectl get` shows of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pydantic import BaseModel
+
+from perdure.api import GROUP, agenttask, workflow
+from perdure.api.agenttask import AgentTaskSpec
+from perdure.api.agenttemplate import AgentTemplateSpec
+from perdure.api.status import AgentTaskStatus, WorkflowScheduleStatus, WorkflowStatus
+from perdure.api.workflow import WorkflowSpec
+from perdure.api.workflowschedule import MAX_SCHEDULE_NAME, WorkflowScheduleSpec
+from perdure.api.workflowtemplate import WorkflowTemplateSpec
+
+CATEGORY: Final = "perdure"
+#: Characters of a DNS label.
+MAX_LABEL: Final = 63
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of `kubectl get`; a wide one shows with `-o wide` only."""
+
+    name: str
+    path: str
+    type: Literal["string", "integer", "boolean", "date"] = "string"
+    description: str = ""
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomResource:
+    """One custom resource.
+
+    With a `max_name` its name is held to a DNS label of so many characters, since subjects and pods carry it.
+    """
+
+    kind: str
+    plural: str
+    short_name: str
+    description: str
+    spec: type[BaseModel]
+    status: type[BaseModel] | None
+    columns: tuple[Column, ...]
+    max_name: int | None
+    #: Fields of a spec in which only `desiredState` can be changed, that aside. Empty if all can.
+    fixed: tuple[str, ...] = ()
+
+    @property
+    def singular(self) -> str:
+        return self.kind.lower()
+
+    @property
+    def crd_name(self) -> str:
+        """Name of its CustomResourceDefinition."""
+        return f"{self.plural}.{GROUP}"
+
+
+_AGE = Column("Age", ".metadata.creationTimestamp", "date", "Time since it was applied")
+
+WORKFLOW: Final = CustomResource(
+    kind="Workflow",
+    plural="workflows",
+    short_name="pwf",
+    description="One run of a graph of steps, each of which is done by agents in pods.",
+    spec=WorkflowSpec,
+    status=WorkflowStatus,
+    columns=(
+        Column("Phase", ".status.phase", "string", "Where the run stands"),
+        Column("Progress", ".status.progress", "string", "What has finished, of what is known"),
+        Column("Message", ".status.message", "string", "What it waits for, or why it ended"),
+        _AGE,
+        Column("Attempts", ".status.attempts", "integer", "Attempts made in all", wide=True),
+        Column("Events", ".status.events", "integer", "Number of the last event", wide=True),
+    ),
+    max_name=MAX_LABEL,
+    fixed=workflow.FIXED,
+)
+
+AGENT_TASK: Final = CustomResource(
+    kind="AgentTask",
+    plural="agenttasks",
+    short_name="ptask",
+    description="One unit of work, done by an agent in a pod: applied alone, or made by a Workflow.",
+    spec=AgentTaskSpec,
+    status=AgentTaskStatus,
+    columns=(
+        Column("Phase", ".status.phase", "string", "Where the task stands"),
+        Column("Attempt", ".status.attempt", "integer", "Number of the newest attempt"),
+        Column("Reason", ".status.reason", "string", "Why it is in this phase"),
+        # A union takes the first of its keys that is there: the label, or else the number.
+        Column("Checkpoint", ".status.checkpoint['label','sequence']", "string", "The newest checkpoint"),
+        _AGE,
+        Column("Pod", ".status.podName", "string", "The newest attempt's pod", wide=True),
+        Column("Progress", ".status.progress['message','percent']", "string", "What it is doing", wide=True),
+        Column("Message", ".status.message", "string", "Why, for people", wide=True),
+    ),
+    max_name=MAX_LABEL,
+    fixed=agenttask.FIXED,
+)
+
+AGENT_TEMPLATE: Final = CustomResource(
+    kind="AgentTemplate",
+    plural="agenttemplates",
+    short_name="ptmpl",
+    description="A named agent that steps and tasks refer to by `templateRef`.",
+    spec=AgentTemplateSpec,
+    status=None,
+    columns=(Column("Image", ".spec.image", "string", "Container image"), _AGE),
+    max_name=None,
+)
+
+WORKFLOW_TEMPLATE: Final = CustomResource(
+    kind="WorkflowTemplate",
+    plural="workflowtemplates",
+    short_name="pwftmpl",
+    description="A graph of steps with typed parameters that Workflows refer to by `templateRef`.",
+    spec=WorkflowTemplateSpec,
+    status=None,
+    columns=(_AGE,),
+    max_name=None,
+)
+
+WORKFLOW_SCHEDULE: Final = CustomResource(
+    kind="WorkflowSchedule",
+    plural="workflowschedules",
+    short_name="psched",
+    description="Makes a Workflow whenever a cron schedule says so.",
+    spec=WorkflowScheduleSpec,
+    status=WorkflowScheduleStatus,
+    columns=(
+        Column("Schedule", ".spec.schedule", "string", "When it makes a run"),
+        Column("Suspended", ".spec.suspend", "boolean", "Whether it makes none for now"),
+        Column("Last", ".status.lastScheduleTime", "date", "Time since it last made a run"),
+        # A date would be shown as the time since then, which is none.
+        Column("Next", ".status.nextScheduleTime", "string", "When it makes the next run"),
+        _AGE,
+        Column("Active", ".status.active[*].name", "string", "A run that is live", wide=True),
+        Column("Message", ".status.message", "string", "Why it makes no runs", wide=True),
+    ),
+    max_name=MAX_SCHEDULE_NAME,
+)
+
+KINDS: Final = (WORKFLOW, AGENT_TASK, AGENT_TEMPLATE, WORKFLOW_TEMPLATE, WORKFLOW_SCHEDULE)

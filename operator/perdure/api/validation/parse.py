@@ -1,0 +1,318 @@
+"""From an object as it was applied to its spec, or to a list of what is wrong with it.
+
+The API server has refused most mistakes before; but an object may have been stored under another schema,
+some limits cannot be written in a schema, and a check without a cluster has no server. So everything that a
+manifest shows by itself is checked here, with the path of the field as the author wrote it, and what to do
+about it. What needs the graph or an expression is checked where those are known.
+
+For each kind there are two functions. `parse_…` gives a spec that can be run, or raises. `check_…` raises
+nothing: it gives all problems, and beside them a spec that is good enough to be looked at further
+(perdure.api.validation.checked), so that a person hears of all faults at once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+from perdure.api import API_VERSION
+from perdure.api.agenttask import AgentTaskSpec
+from perdure.api.agenttemplate import AgentTemplateSpec
+from perdure.api.base import DNS_LABEL_PATTERN, Model
+from perdure.api.custom_resources import (
+    AGENT_TASK,
+    AGENT_TEMPLATE,
+    WORKFLOW,
+    WORKFLOW_SCHEDULE,
+    WORKFLOW_TEMPLATE,
+    CustomResource,
+)
+from perdure.api.graph import MAX_INPUT_BYTES, InlineWorkflowSpec
+from perdure.api.step import MAX_WORKFLOW_DEPTH
+from perdure.api.validation.checked import Checked
+from perdure.api.validation.cross_field import (
+    STEP_LISTS,
+    Found,
+    Names,
+    Raw,
+    check_agent,
+    check_choice_of_steps,
+    check_container,
+    check_graph,
+    check_size,
+)
+from perdure.api.validation.problems import FORMS, InvalidManifest, Location, ManifestProblem, path_of, quoted
+from perdure.api.validation.repair import Draft, validate
+from perdure.api.workflow import WorkflowSpec
+from perdure.api.workflowschedule import WorkflowScheduleSpec
+from perdure.api.workflowtemplate import MAX_PARAMETERS_BYTES, WorkflowTemplateSpec
+
+__all__ = [
+    "MAX_DEPTH",
+    "Checked",
+    "InvalidManifest",
+    "ManifestProblem",
+    "Names",
+    "check_agenttask",
+    "check_agenttemplate",
+    "check_inline_workflow",
+    "check_workflow",
+    "check_workflowschedule",
+    "check_workflowtemplate",
+    "parse_agenttask",
+    "parse_agenttemplate",
+    "parse_inline_workflow",
+    "parse_workflow",
+    "parse_workflowschedule",
+    "parse_workflowtemplate",
+]
+
+#: Levels of lists and maps in a spec. Deeper ones exhaust the stack of one parser or another.
+MAX_DEPTH: Final = 100
+
+_Spec = TypeVar("_Spec", bound=Model)
+#: What is to be said of a raw spec beyond its fields.
+_Together = Callable[[Raw, Found], Names]
+#: The workflows that are written out in a raw spec: where, and what there is to say of them.
+_Inside = Callable[[Raw], Iterator[tuple[Location, Checked[Any]]]]
+
+
+def parse_workflow(manifest: Mapping[str, Any]) -> WorkflowSpec:
+    """The spec of a Workflow object. Raises InvalidManifest."""
+    return check_workflow(manifest).require()
+
+
+def parse_agenttask(manifest: Mapping[str, Any]) -> AgentTaskSpec:
+    """The spec of an AgentTask object. Raises InvalidManifest."""
+    return check_agenttask(manifest).require()
+
+
+def parse_agenttemplate(manifest: Mapping[str, Any]) -> AgentTemplateSpec:
+    """The spec of an AgentTemplate object. Raises InvalidManifest."""
+    return check_agenttemplate(manifest).require()
+
+
+def parse_workflowtemplate(manifest: Mapping[str, Any]) -> WorkflowTemplateSpec:
+    """The spec of a WorkflowTemplate object. Raises InvalidManifest."""
+    return check_workflowtemplate(manifest).require()
+
+
+def parse_workflowschedule(manifest: Mapping[str, Any]) -> WorkflowScheduleSpec:
+    """The spec of a WorkflowSchedule object, the Workflow in it looked at too. Raises InvalidManifest."""
+    return check_workflowschedule(manifest).require()
+
+
+def parse_inline_workflow(raw: Any, path: str) -> InlineWorkflowSpec:
+    """The spec that a `workflow` step writes out; `path` is its own. Raises InvalidManifest."""
+    return check_inline_workflow(raw, path).require()
+
+
+def check_workflow(manifest: Mapping[str, Any]) -> Checked[WorkflowSpec]:
+    """All that a Workflow object shows to be wrong by itself, and the spec as far as it is good."""
+    return _check_object(manifest, WORKFLOW, _check_workflow_spec)
+
+
+def check_agenttask(manifest: Mapping[str, Any]) -> Checked[AgentTaskSpec]:
+    """The same of an AgentTask object."""
+
+    def together(raw: Raw, found: Found) -> Names:
+        check_agent(raw.at("agent"), found)
+        check_container(raw.at("agent"), found)
+        return Names()
+
+    return _check_object(manifest, AGENT_TASK, lambda raw, root: _check(raw, root, AgentTaskSpec, together))
+
+
+def check_agenttemplate(manifest: Mapping[str, Any]) -> Checked[AgentTemplateSpec]:
+    """The same of an AgentTemplate object."""
+
+    def together(raw: Raw, found: Found) -> Names:
+        check_agent(raw, found)
+        return Names()
+
+    return _check_object(
+        manifest, AGENT_TEMPLATE, lambda raw, root: _check(raw, root, AgentTemplateSpec, together)
+    )
+
+
+def check_workflowtemplate(manifest: Mapping[str, Any]) -> Checked[WorkflowTemplateSpec]:
+    """The same of a WorkflowTemplate object. Whether its `parameters` are a JSON Schema is not looked at."""
+
+    def together(raw: Raw, found: Found) -> Names:
+        check_size(raw.at("parameters"), MAX_PARAMETERS_BYTES, found)
+        return check_graph(raw, found, root="spec")
+
+    return _check_object(
+        manifest,
+        WORKFLOW_TEMPLATE,
+        lambda raw, root: _check(raw, root, WorkflowTemplateSpec, together, inside=_children(root)),
+    )
+
+
+def check_workflowschedule(manifest: Mapping[str, Any]) -> Checked[WorkflowScheduleSpec]:
+    """The same of a WorkflowSchedule object; the Workflow in it is in `inner`, as `spec.workflow.spec`."""
+
+    def inside(raw: Raw) -> Iterator[tuple[Location, Checked[WorkflowSpec]]]:
+        spec = raw.at("workflow", "spec")
+        if isinstance(spec.value, dict):
+            yield spec.named, _check_workflow_spec(spec.value, path_of(spec.named, "spec"))
+
+    return _check_object(
+        manifest,
+        WORKFLOW_SCHEDULE,
+        lambda raw, root: _check(raw, root, WorkflowScheduleSpec, lambda *_: Names(), inside=inside),
+    )
+
+
+def check_inline_workflow(raw: Any, path: str, *, depth: int = 1) -> Checked[InlineWorkflowSpec]:
+    """The same of the spec that a `workflow` step writes out.
+
+    `path` is its own, such as `spec.steps[2].workflow.spec`, and `depth` the number of workflows around it.
+    """
+    if depth > MAX_WORKFLOW_DEPTH:
+        message = f"has {depth} workflows around it; at most {MAX_WORKFLOW_DEPTH} are allowed"
+        return Checked(spec=None, problems=(ManifestProblem(path, message),), root=path)
+    return _check(
+        raw,
+        path,
+        InlineWorkflowSpec,
+        lambda whole, found: check_graph(whole, found, root=path),
+        inside=_children(path, depth),
+    )
+
+
+def _check_workflow_spec(raw: Any, root: str) -> Checked[WorkflowSpec]:
+    def together(whole: Raw, found: Found) -> Names:
+        check_choice_of_steps(whole, found)
+        check_size(whole.at("inputs"), MAX_INPUT_BYTES, found)
+        return check_graph(whole, found, root=root)
+
+    return _check(raw, root, WorkflowSpec, together, inside=_children(root))
+
+
+def _children(root: str, depth: int = 0) -> _Inside:
+    """The workflows that steps write out, in a graph at `root` with `depth` workflows around it."""
+
+    def inside(graph: Raw) -> Iterator[tuple[Location, Checked[InlineWorkflowSpec]]]:
+        for field in STEP_LISTS:
+            for step in graph.at(field).items():
+                spec = step.at("workflow", "spec")
+                if isinstance(spec.value, dict):
+                    path = path_of(spec.named, root)
+                    yield spec.named, check_inline_workflow(spec.value, path, depth=depth + 1)
+
+    return inside
+
+
+def _nothing_inside(_: Raw) -> Iterator[tuple[Location, Checked[Any]]]:
+    return iter(())
+
+
+def _check_object(
+    manifest: Mapping[str, Any], kind: CustomResource, check: Callable[[Any, str], Checked[_Spec]]
+) -> Checked[_Spec]:
+    problems = tuple(_envelope_problems(manifest, kind))
+    checked = check(manifest.get("spec"), "spec")
+    return replace(checked, problems=(*problems, *checked.problems))
+
+
+def _envelope_problems(manifest: Mapping[str, Any], kind: CustomResource) -> Iterator[ManifestProblem]:
+    # Items of a list may come without these two; wrong ones are another matter.
+    for field, wanted in (("apiVersion", API_VERSION), ("kind", kind.kind)):
+        if manifest.get(field, wanted) != wanted:
+            yield ManifestProblem(field, f"must be {wanted}")
+    metadata = manifest.get("metadata") or {}
+    name = metadata.get("name") if isinstance(metadata, Mapping) else None
+    longest = kind.max_name
+    if longest is None or not isinstance(name, str):
+        return
+    if len(name) > longest or not re.fullmatch(DNS_LABEL_PATTERN, name):
+        yield ManifestProblem(
+            "metadata.name", f"{quoted(name)} {FORMS[DNS_LABEL_PATTERN]}; at most {longest} characters"
+        )
+
+
+def _check(
+    raw: Any, root: str, model: type[_Spec], together: _Together, *, inside: _Inside = _nothing_inside
+) -> Checked[_Spec]:
+    """Everything about the spec at `root`."""
+    if not isinstance(raw, dict):
+        problem = ManifestProblem(root, "is required" if raw is None else "must be a map")
+        return Checked(spec=None, problems=(problem,), root=root, names=Names(complete=False))
+    draft = Draft(raw)
+    # By place and text, because a look at the mended spec may find the same again.
+    faults: dict[tuple[Location, str], ManifestProblem] = {}
+
+    def found(at: Location, message: str) -> None:
+        path = path_of(at, root)
+        # The whole path of what is nested too deeply is no help to anybody.
+        faults[at, message] = ManifestProblem(f"{path[:60]}…" if len(at) >= MAX_DEPTH else path, message)
+
+    # First, because the model would name the place in its own terms.
+    _check_json(draft, raw, (), found)
+    spec, misspelt = validate(draft, model, found)
+    whole = Raw(draft, (), frozenset(misspelt))
+    edits = draft.edits
+    names = together(whole, found)
+    inner = dict(inside(whole))
+    for at, child in inner.items():
+        faults |= {(at, str(problem)): problem for problem in child.problems}
+    if draft.edits != edits:
+        spec, _ = validate(draft, model, found)
+    return Checked(
+        spec=spec,
+        problems=tuple(faults[key] for key in sorted(faults, key=lambda key: _order(raw, key[0]))),
+        names=names,
+        inner={child.root: child for child in inner.values()},
+        root=root,
+        draft=draft,
+    )
+
+
+def _order(raw: Any, location: Location) -> tuple[int, ...]:
+    """What sorts locations as they stand in the manifest, with what is missing at the end of its object."""
+    places = []
+    for part in location:
+        if isinstance(raw, dict):
+            keys = list(raw)
+            places.append(keys.index(part) if part in raw else len(keys))
+            raw = raw.get(part)
+        elif isinstance(raw, list) and isinstance(part, int) and part < len(raw):
+            places.append(part)
+            raw = raw[part]
+        else:
+            break
+    return tuple(places)
+
+
+def _check_json(draft: Draft, value: Any, at: Location, found: Found) -> None:
+    """What JSON or the ledger cannot store. A server refuses most of it; a file on disk may hold anything."""
+    if isinstance(value, str):
+        if "\0" in value:
+            found(at, "must not hold the character U+0000")
+            draft.replaced[at] = value.replace("\0", "")
+    elif isinstance(value, dict | list):
+        if len(at) == MAX_DEPTH:
+            found(at, f"is nested deeper than {MAX_DEPTH} levels")
+            draft.replaced[at] = None
+            return
+        for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(value, dict) and (not isinstance(key, str) or "\0" in key):
+                found(at, f"{key!r} cannot be the name of a field: names are text, in quotes if need be")
+                draft.dropped.add((*at, key))
+            else:
+                _check_json(draft, child, (*at, key), found)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            found(at, f"is {value}, which is not JSON")
+            draft.replaced[at] = 0
+    elif isinstance(value, int):
+        if not -(2**63) <= value < 2**64:
+            found(at, "has more than 64 bits: write it as text, in quotes")
+            draft.replaced[at] = 0
+    elif value is not None:
+        found(at, f"is a {type(value).__name__}, not JSON: write it as text, in quotes")
+        draft.replaced[at] = str(value)

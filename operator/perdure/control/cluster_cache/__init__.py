@@ -1,0 +1,1 @@
+"""The cluster as last observed, and the relist that repairs it."""

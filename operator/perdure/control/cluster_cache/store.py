@@ -1,0 +1,338 @@
+"""The cluster as last seen, in memory and slim.
+
+Filled by watch events and by full looks (`relist.py`), which may overtake each other: an object is only ever
+replaced by a newer version of itself. The store is a hint. Nothing is decided from an absence here alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from perdure.control.cluster_cache.run_key import SCHEDULE, RunKey, owner_key, run_key
+from perdure.domain.engine.pod_facts import PodFacts, read_pod, read_time
+from perdure.domain.phases import TERMINAL
+from perdure.domain.records import AGENT_TASK, WORKFLOW, DesiredState
+
+POD = "Pod"
+AGENT_TEMPLATE = "AgentTemplate"
+WORKFLOW_TEMPLATE = "WorkflowTemplate"
+#: Kinds that are watched.
+KINDS = (WORKFLOW, AGENT_TASK, AGENT_TEMPLATE, WORKFLOW_TEMPLATE, SCHEDULE, POD)
+#: How deep a Workflow lies under the one that a person applied; those that we make have it.
+DEPTH_ANNOTATION = "perdure.dev/depth"
+#: Objects that are no more, and of which late news is known by their uids. Later ones push out earlier ones.
+REMOVED = 10_000
+#: Versions in which objects were made of which no event has told yet; the same.
+MADE = 10_000
+_TERMINAL = frozenset(phase.value for phase in TERMINAL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Root:
+    """The object that a person applied."""
+
+    key: RunKey
+    uid: str
+    version: int
+    generation: int
+    created_at: datetime
+    #: None once it has finished: then nobody needs it any more.
+    manifest: Mapping[str, Any] | None
+    status: Mapping[str, Any] | None
+    phase: str | None = None
+    finished: bool
+    desired_state: DesiredState = "Running"
+    #: What made it, if no person did: a Workflow or a schedule.
+    owner: RunKey | None = None
+    owner_uid: str | None = None
+    depth: int = 0
+
+
+class TaskObject(NamedTuple):
+    """An AgentTask that a run made, and the phase that its status shows."""
+
+    uid: str
+    shown_phase: str | None
+
+
+@dataclass(slots=True)
+class Children:
+    """What a run has made, as far as it is of interest, and what changed since the run was last looked at."""
+
+    #: Its AgentTask objects, by name.
+    tasks: dict[str, TaskObject] = field(default_factory=dict)
+    pods: dict[str, PodFacts] = field(default_factory=dict)
+    #: Names of pods that changed, came or went.
+    changed: set[str] = field(default_factory=set)
+    #: A Workflow that it made came, went, or ended.
+    children_changed: bool = False
+
+
+@dataclass(slots=True)
+class _Entry:
+    version: int
+    uid: str
+    run: RunKey | None
+    #: The name under which a pod is kept, which is its Job's if it has one.
+    kept_as: str = ""
+
+
+class Store:
+    """Objects by run. `apply` and `remove` return the run to look at, None if nothing of interest changed."""
+
+    def __init__(self) -> None:
+        self.roots: dict[RunKey, Root] = {}
+        self.children: dict[RunKey, Children] = {}
+        #: Specs of AgentTemplates and of WorkflowTemplates.
+        self.templates: dict[tuple[str, str], Mapping[str, Any]] = {}
+        self.workflow_templates: dict[tuple[str, str], Mapping[str, Any]] = {}
+        #: Whole WorkflowSchedules.
+        self.schedules: dict[RunKey, Mapping[str, Any]] = {}
+        #: Workflows that were made by something, by its uid.
+        self._owned: dict[str, set[RunKey]] = {}
+        self._dirty_owners: dict[RunKey, None] = {}
+        self._entries: dict[tuple[str, str, str], _Entry] = {}
+        #: An answer of the API server may have been overtaken by the event of the object's deletion.
+        self._removed: dict[str, None] = {}
+        self._made: dict[str, None] = {}
+
+    def apply(self, kind: str, obj: Mapping[str, Any]) -> RunKey | None:
+        """Take in an object, unless a newer version of it is already here.
+
+        Returns the run that is to be looked at because of it. Most events are the echoes of our own writes to
+        statuses, and tell nothing: None.
+        """
+        metadata = obj["metadata"]
+        place = (kind, metadata["namespace"], metadata["name"])
+        version = int(metadata["resourceVersion"])
+        entry = self._entries.get(place)
+        if metadata["uid"] in self._removed or (entry is not None and entry.version >= version):
+            return None
+        if kind in (AGENT_TEMPLATE, WORKFLOW_TEMPLATE):
+            self._entries[place] = _Entry(version, metadata["uid"], None)
+            self._templates(kind)[place[1:]] = obj.get("spec") or {}
+            return None
+        run = run_key(kind, obj)
+        if run is None:
+            return None
+        if entry is not None and entry.uid != metadata["uid"]:
+            self._note_removed(entry.uid)
+            self._forget(place, entry)
+        self._entries[place] = _Entry(version, metadata["uid"], run)
+        if kind == SCHEDULE:
+            self.schedules[run] = obj
+            return run
+        root = self.roots.get(run)
+        finished = root is not None and root.finished
+        if run == RunKey(kind, *place[1:]):
+            return run if self._keep_root(_root(run, obj, version)) else None
+        if kind == POD:
+            facts = read_pod(obj)
+            self._entries[place].kept_as = facts.name
+            if finished and facts.ended:
+                self._forget(place, self._entries[place])
+                return run
+            if self._is_beside_another(run, facts):
+                # A full look brings it again, and by then the other may be gone.
+                del self._entries[place]
+                return None
+            return run if self._keep_pod(run, facts) else None
+        if finished:
+            # Nobody looks at it again, and every full look would bring all of them back.
+            self._forget(place, self._entries[place])
+            return None
+        tasks = self.of(run).tasks
+        known = tasks.get(place[2])
+        tasks[place[2]] = TaskObject(metadata["uid"], (obj.get("status") or {}).get("phase"))
+        return run if known is None or known.uid != metadata["uid"] else None
+
+    def apply_created(self, kind: str, obj: Mapping[str, Any]) -> None:
+        """Take in an object that we have just made. The event of that tells nothing any more."""
+        self.apply(kind, obj)
+        _remember(self._made, obj["metadata"]["resourceVersion"], most=MADE)
+
+    def is_own_create(self, version: str) -> bool:
+        """Whether the event in which an object came to be is one of which `apply_created` knows; once."""
+        if version not in self._made:
+            return False
+        del self._made[version]
+        return True
+
+    def remove(self, kind: str, namespace: str, name: str, *, uid: str | None = None) -> RunKey | None:
+        """Take out an object that is no more. One of another uid under the same name stays."""
+        entry = self._entries.get((kind, namespace, name))
+        if uid is not None:
+            self._note_removed(uid)
+        if entry is None or (uid is not None and entry.uid != uid):
+            return None
+        self._note_removed(entry.uid)
+        self._forget((kind, namespace, name), entry)
+        return entry.run
+
+    def names(self, kind: str) -> Iterator[tuple[str, str, int, str]]:
+        """Namespace, name, version and uid of every object of a kind."""
+        for (entry_kind, namespace, name), entry in self._entries.items():
+            if entry_kind == kind:
+                yield namespace, name, entry.version, entry.uid
+
+    def of(self, run: RunKey) -> Children:
+        """What a run has made."""
+        return self.children.setdefault(run, Children())
+
+    def pod(self, namespace: str, name: str) -> PodFacts | None:
+        """The pod of this name; None if it is not known, or not kept."""
+        entry = self._entries.get((POD, namespace, name))
+        if entry is None or entry.run is None or entry.run not in self.children:
+            return None
+        pod = self.children[entry.run].pods.get(entry.kept_as)
+        return pod if pod is not None and pod.uid == entry.uid else None
+
+    def release(self, run: RunKey) -> None:
+        """Keep no more of a finished run than that it has finished."""
+        children = self.children.pop(run, None)
+        if children is None:
+            return
+        for name in children.tasks:
+            self._entries.pop((AGENT_TASK, run.namespace, name), None)
+        for pod in children.pods.values():
+            self._entries.pop((POD, run.namespace, pod.pod_name), None)
+
+    def has_running_pod(self, run: RunKey) -> bool:
+        """Whether a pod that it made has not ended, as far as is known here."""
+        children = self.children.get(run)
+        return children is not None and any(not pod.ended for pod in children.pods.values())
+
+    def finished_with_pods(self) -> list[RunKey]:
+        """Finished runs with pods: one may have been made by a request that came late."""
+        return [
+            key
+            for key, children in self.children.items()
+            if children.pods and key in self.roots and self.roots[key].finished
+        ]
+
+    def owned_by(self, uid: str) -> list[Root]:
+        """Workflows whose controlling owner has this uid."""
+        return [self.roots[key] for key in sorted(self._owned.get(uid, ()))]
+
+    def pop_dirty_owners(self) -> list[RunKey]:
+        """What is to be looked at because something that it made has changed."""
+        stirred, self._dirty_owners = list(self._dirty_owners), {}
+        return stirred
+
+    def _templates(self, kind: str) -> dict[tuple[str, str], Mapping[str, Any]]:
+        return self.templates if kind == AGENT_TEMPLATE else self.workflow_templates
+
+    def _keep_root(self, root: Root) -> bool:
+        """True if there is more that is new about it than its status."""
+        before = self.roots.get(root.key)
+        self.roots[root.key] = root
+        if root.owner_uid is not None:
+            self._owned.setdefault(root.owner_uid, set()).add(root.key)
+            if before is None or before.finished != root.finished:
+                self._mark_owner_dirty(root)
+        return before is None or any(
+            getattr(before, field) != getattr(root, field)
+            for field in ("uid", "generation", "finished", "owner_uid")
+        )
+
+    def _mark_owner_dirty(self, root: Root) -> None:
+        if root.owner is None:
+            return
+        self._dirty_owners[root.owner] = None
+        if root.owner in self.roots:
+            self.of(root.owner).children_changed = True
+
+    def _drop_root(self, key: RunKey) -> None:
+        root = self.roots.pop(key, None)
+        if root is None or root.owner_uid is None:
+            return
+        owned = self._owned.get(root.owner_uid, set())
+        owned.discard(key)
+        if not owned:
+            self._owned.pop(root.owner_uid, None)
+        self._mark_owner_dirty(root)
+
+    def _is_beside_another(self, run: RunKey, facts: PodFacts) -> bool:
+        """An attempt has one pod: what its Job, or a namesake, makes beside the first is not taken for it."""
+        known = self.of(run).pods.get(facts.name)
+        return known is not None and known.of_job and known.pod_name != facts.pod_name
+
+    def _keep_pod(self, run: RunKey, facts: PodFacts) -> bool:
+        """True if it is not as it was known."""
+        children = self.of(run)
+        if children.pods.get(facts.name) == facts:
+            return False
+        children.pods[facts.name] = facts
+        children.changed.add(facts.name)
+        return True
+
+    def _note_removed(self, uid: str) -> None:
+        _remember(self._removed, uid, most=REMOVED)
+
+    def _forget(self, place: tuple[str, str, str], entry: _Entry) -> None:
+        del self._entries[place]
+        kind, namespace, name = place
+        if kind in (AGENT_TEMPLATE, WORKFLOW_TEMPLATE):
+            self._templates(kind).pop((namespace, name), None)
+        if entry.run is None:
+            return
+        if kind == SCHEDULE:
+            self.schedules.pop(entry.run, None)
+            return
+        children = self.children.get(entry.run)
+        if entry.run == RunKey(*place):
+            self._drop_root(entry.run)
+        elif children is not None and kind == POD:
+            kept = children.pods.get(entry.kept_as)
+            if kept is not None and kept.uid == entry.uid:
+                del children.pods[entry.kept_as]
+            children.changed.add(entry.kept_as)
+        elif children is not None:
+            children.tasks.pop(name, None)
+        if children is not None and not (children.tasks or children.pods or entry.run in self.roots):
+            del self.children[entry.run]
+
+
+def _remember(known: dict[str, None], item: str, *, most: int) -> None:
+    """Keep an item, and let go of the oldest if there are too many."""
+    known[item] = None
+    if len(known) > most:
+        del known[next(iter(known))]
+
+
+def _root(key: RunKey, obj: Mapping[str, Any], version: int) -> Root:
+    metadata = obj["metadata"]
+    spec: Mapping[str, Any] = obj.get("spec") or {}
+    status = obj.get("status") or {}
+    phase = status.get("phase")
+    finished = phase in _TERMINAL
+    owner = owner_key(obj)
+    return Root(
+        key=key,
+        uid=metadata["uid"],
+        version=version,
+        generation=metadata.get("generation", 1),
+        created_at=read_time(metadata["creationTimestamp"]),
+        manifest=None if finished else {"metadata": {"name": key.name}, "spec": spec},
+        status=None if finished else status,
+        phase=phase,
+        finished=finished,
+        desired_state=_desired_state(spec),
+        owner=None if owner is None else owner[0],
+        owner_uid=None if owner is None else owner[1],
+        depth=_depth(metadata),
+    )
+
+
+def _desired_state(spec: Mapping[str, Any]) -> DesiredState:
+    """What is wanted of a run; a value that nobody knows counts as none, and acceptance refuses it."""
+    state = spec.get("desiredState")
+    return state if state in ("Paused", "Cancelled") else "Running"
+
+
+def _depth(metadata: Mapping[str, Any]) -> int:
+    text = (metadata.get("annotations") or {}).get(DEPTH_ANNOTATION, "0")
+    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() else 0

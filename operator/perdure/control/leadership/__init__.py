@@ -1,0 +1,1 @@
+"""Who may write: the Lease, its holder, and the client fenced by it."""

@@ -1,0 +1,212 @@
+"""What the leader does: takes the epoch, looks at everything once, then works until it is stopped.
+
+The order is what guarantees that nothing is judged too early: first the fence, then the cluster, then the
+ledger, and only then the first decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from datetime import datetime
+
+import structlog
+
+from perdure.aio import wait_for_event
+from perdure.control.cluster_cache.relist import relist
+from perdure.control.cluster_cache.run_key import SCHEDULE, RunKey
+from perdure.control.cluster_cache.store import Store
+from perdure.control.ports import KubePort, LedgerPort
+from perdure.control.queue.workqueue import WorkQueue
+from perdure.control.runs.reconciler import Reconciler
+from perdure.control.schedules import ScheduleReconciler
+from perdure.domain.records import Deposed, LedgerError, LedgerUnavailable, VersionConflict
+from perdure.kube.errors import ApiError
+from perdure.kube.reflector import Selection
+
+#: Seconds between attempts to reach what is away at the start.
+START_RETRY = 1.0
+#: Seconds for which an agent's sign of life waits for company. It is shown to people, and an agent may save
+#: a hundred checkpoints a second; whoever is due to be silent for too long is asked about in time anyway.
+SIGN_LOOK = 1.0
+#: Seconds between looks for runs whose retention has ended, and how many end at once.
+RETENTION_INTERVAL = 30.0
+RETENTION_BATCH = 100
+CACHE_BATCH = 1000
+
+_log = structlog.get_logger(__name__)
+
+
+class Leader:
+    """Runs the workers. `lead` may be called again after it has ended; it begins anew each time."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        queue: WorkQueue,
+        kube: KubePort,
+        ledger: LedgerPort,
+        reconciler: Reconciler,
+        scheduler: ScheduleReconciler,
+        identity: str,
+        namespaces: Sequence[str],
+        workers: int,
+        sweep_interval: float,
+        clock: Callable[[], datetime],
+        beside: Callable[[], Awaitable[None]] | None = None,
+        held_up: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`beside` is run for as long as we lead: the relay. `held_up` is called whenever we cannot begin."""
+        self._store = store
+        self._queue = queue
+        self._kube = kube
+        self._ledger = ledger
+        self._reconciler = reconciler
+        self._scheduler = scheduler
+        self._identity = identity
+        self._namespaces = namespaces
+        self._workers = workers
+        self._sweep_interval = sweep_interval
+        self._clock = clock
+        self._beside = beside
+        self._held_up = held_up
+        self._relist_now = asyncio.Event()
+        #: True once the first full look is done.
+        self.working = False
+        #: The versions of the lists of that look.
+        self.listed: Mapping[Selection, str] = {}
+
+    async def lead(self) -> None:
+        """Work until cancelled, or until another leader has taken the epoch."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._reconciler.projector.run())
+                await self._begin()
+                self.working = True
+                for _ in range(self._workers):
+                    group.create_task(self._work())
+                group.create_task(self._listen())
+                group.create_task(self._relist())
+                group.create_task(self._end_retention())
+                if self._beside is not None:
+                    group.create_task(_awaited(self._beside()))
+        except* Deposed:
+            _log.warning("another operator has taken over", epoch=self._reconciler.epoch)
+        finally:
+            self.working = False
+            self._queue.close()
+            # What was under way was cut off, and is not known to be done: next time all is looked at anew.
+            self._reconciler.forget()
+
+    async def _begin(self) -> None:
+        """Fence older leaders, then see the whole cluster, then the whole ledger."""
+        while True:
+            try:
+                self._reconciler.epoch = await self._ledger.take_epoch(self._identity)
+                self.listed = await relist(self._kube, self._store, self._namespaces)
+                states = await self._ledger.load_live()
+                break
+            except (LedgerError, ApiError) as error:
+                _log.warning("waiting to begin", error=str(error))
+                self._held_up()
+                if isinstance(error, LedgerUnavailable):
+                    for key in self._unfinished():
+                        self._reconciler.note_unavailable(key)
+                await asyncio.sleep(START_RETRY)
+        # What has a pod at work can wait a little longer: the others wait for us.
+        for key in sorted(self._reconciler.restore(states), key=self._store.has_running_pod):
+            self._queue.add(key)
+        for key in self._unfinished():
+            self._queue.add(key)
+        _log.info("working", epoch=self._reconciler.epoch, live_runs=len(states))
+
+    def relist_soon(self) -> None:
+        """Look at the whole cluster again, without waiting for the interval."""
+        self._relist_now.set()
+
+    def _unfinished(self) -> list[RunKey]:
+        """Everything that is to be looked at, whether something was heard of it or not: schedules too."""
+        self._store.pop_dirty_owners()
+        return [
+            *(key for key, root in self._store.roots.items() if not root.finished),
+            *self._store.finished_with_pods(),
+            *self._reconciler.leaving,
+            *self._store.schedules,
+        ]
+
+    async def _work(self) -> None:
+        while True:
+            key = await self._queue.get()
+            try:
+                if key.kind == SCHEDULE:
+                    delay = await self._scheduler.reconcile(key)
+                else:
+                    delay = await self._reconciler.reconcile(key)
+                self._queue.succeeded(key)
+                if delay is not None:
+                    self._queue.add_after(key, delay)
+            except VersionConflict:
+                self._queue.add(key)  # an agent was faster: look again at once
+            except (ApiError, LedgerError) as error:
+                if isinstance(error, Deposed):
+                    raise
+                if isinstance(error, LedgerUnavailable):
+                    self._reconciler.note_unavailable(key)
+                delay = self._queue.add_failed(key)
+                _log.warning("pass failed", run=key, error=str(error), again_in=delay)
+            except Exception:
+                # A fault of ours in one run must not stop the others.
+                delay = self._queue.add_failed(key)
+                _log.exception("pass broke", run=key, again_in=delay)
+            finally:
+                self._queue.done(key)
+
+    async def _listen(self) -> None:
+        """Look at a run when agents have written something about it."""
+        async with aclosing(self._ledger.wakes()) as wakes:
+            async for wake in wakes:
+                for key in self._reconciler.note_wake(wake):
+                    if wake is None or wake.reported:
+                        self._queue.add(key)
+                    else:
+                        self._queue.add_after(key, SIGN_LOOK)
+
+    async def _relist(self) -> None:
+        while True:
+            await wait_for_event(self._relist_now, self._sweep_interval)
+            self._relist_now.clear()
+            try:
+                await relist(self._kube, self._store, self._namespaces)
+            except ApiError as error:
+                _log.warning("relist failed", error=str(error))
+                continue
+            for key in self._reconciler.look_at_all():
+                self._queue.add(key)
+            for key in self._unfinished():
+                self._queue.add(key)
+
+    async def _end_retention(self) -> None:
+        """Delete finished runs, and their history, when their time is over."""
+        while True:
+            try:
+                expired = await self._ledger.expired(self._clock(), limit=RETENTION_BATCH)
+                for uid, kind, namespace, name in expired:
+                    await self._kube.delete(kind, namespace, name, uid=uid)
+                if expired:
+                    await self._ledger.forget([run[0] for run in expired], epoch=self._reconciler.epoch)
+                await self._ledger.forget_cache(
+                    self._clock(), limit=CACHE_BATCH, epoch=self._reconciler.epoch
+                )
+            except (ApiError, LedgerError) as error:
+                if isinstance(error, Deposed):
+                    raise
+                _log.warning("retention failed", error=str(error))
+                expired = []
+            if len(expired) < RETENTION_BATCH:
+                await asyncio.sleep(RETENTION_INTERVAL)
+
+
+async def _awaited(work: Awaitable[None]) -> None:
+    await work

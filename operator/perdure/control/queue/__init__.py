@@ -1,0 +1,1 @@
+"""What is reconciled next: the work queue and the slots that runs share."""

@@ -1,0 +1,1 @@
+"""One pass over one run: observe, decide, commit, act, clean up."""

@@ -1,0 +1,321 @@
+"""Tidying: what a run need not keep in the cluster any longer.
+
+Pods outlive their attempts, and ended tasks their use. What goes, and when, follows from the run's view and
+the store alone, so that it is found again after a restart; a deletion that was lost is simply made again.
+Nothing is taken for a disruption here, for only what belongs to closed attempts is ever deleted, by its uid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import structlog
+
+from perdure.control.cluster_cache.run_key import RunKey
+from perdure.control.cluster_cache.store import POD, Store
+from perdure.control.live_run import LiveRun
+from perdure.control.ports import KubePort
+from perdure.control.runs.manifests import JOB
+from perdure.domain.engine.plan import PodRetention
+from perdure.domain.engine.pod_facts import PodFacts
+from perdure.domain.phases import Phase
+from perdure.domain.records import AGENT_TASK, WORKFLOW, AttemptRecord, TaskKey, TaskRecord
+from perdure.kube.errors import ApiError
+
+#: Ended tasks of one run whose objects are kept.
+MAX_ENDED_TASKS = 1000
+#: Objects deleted in one pass, at most.
+AT_ONCE = 128
+#: Ended tasks that go along with those that must, so that planning is rare.
+BATCH = 32
+#: Deletions under way at once.
+CONCURRENCY = 16
+#: How long an agent may take to leave after its result was committed before its pod is deleted.
+LINGER = timedelta(seconds=30)
+#: How long to wait after a deletion was refused.
+RETRY = timedelta(seconds=5)
+
+#: What is deleted first; failed tasks are looked into the longest.
+_RANK = {Phase.SUCCEEDED: 0, Phase.SKIPPED: 0, Phase.CANCELLED: 1, Phase.FAILED: 2}
+
+_log = structlog.get_logger(__name__)
+
+
+class Deletion(NamedTuple):
+    """An object to be deleted."""
+
+    kind: str
+    name: str
+    uid: str
+
+
+def excess_tasks(tasks: Iterable[TaskRecord], *, excess: int) -> list[TaskRecord]:
+    """The ended tasks that can best be spared: the oldest that succeeded first, failed ones last.
+
+    `excess` of them have to go. A batch more goes along, so that planning is rare, but no failed ones.
+    """
+    if excess <= 0:
+        return []
+    ordered = sorted(tasks, key=_worth)
+    return ordered[:excess] + [
+        task for task in ordered[excess : excess + BATCH] if task.phase is Phase.SUCCEEDED
+    ]
+
+
+def due(
+    policy: PodRetention, attempt: AttemptRecord | None, pod: PodFacts, number: int, now: datetime
+) -> datetime | None:
+    """When a pod is to be deleted; None if it stays, or leaves without our doing.
+
+    `attempt` is the newest of the pod's task, `number` that of the pod's own.
+    """
+    own = attempt if attempt is not None and attempt.number == number else None
+    if attempt is None or (own is not None and own.closed_at is None) or pod.deletion is not None:
+        return None
+    succeeded = own is not None and own.outcome is Phase.SUCCEEDED
+    if pod.ended:
+        return now if policy == "Never" or (policy == "OnFailure" and succeeded) else None
+    # An agent whose report was taken leaves by itself; a superseded one has nothing left to do.
+    leaves = own is not None and (succeeded or own.report is not None)
+    return ((own.closed_at if own is not None else None) or now) + (LINGER if leaves else timedelta(0))
+
+
+class Cleanup:
+    """Deletes what is to go, a few objects at a time. One for all runs."""
+
+    def __init__(self, *, store: Store, kube: KubePort) -> None:
+        self._store = store
+        self._kube = kube
+        #: Ended tasks that have no object, by run, when they were last counted.
+        self._bare: dict[str, int] = {}
+        #: Runs that have ended, and all of whose pods were looked at since.
+        self._over: set[str] = set()
+        #: Runs of which a deletion was refused, and when to try again.
+        self._refused: dict[str, datetime] = {}
+        #: Pods that still ran when their run ended, and are not to outlive their own end.
+        self._leaving: dict[RunKey, dict[str, Deletion]] = {}
+        #: Finished runs whose pods are still leaving, and since when.
+        self._ended: dict[RunKey, datetime] = {}
+
+    async def tidy(self, live: LiveRun, now: datetime) -> float | None:
+        """Delete what is due of a run. Returns the seconds until there is more to do, None for nothing.
+
+        What the API server refuses is tried again later, and stops nobody.
+        """
+        pods, next_due = self._pods_to_delete(live, now)
+        if live.view.run.phase.terminal and pods:
+            # It may be let go of before the last of them is deleted.
+            self._leaving.setdefault(live.key, {}).update({pod.name: pod for pod in pods})
+        again = self._refused.get(live.uid)
+        if again is not None and again > now:
+            return (again - now).total_seconds()
+        now_due = pods[:AT_ONCE]
+        tasks = self._tasks_to_delete(live)[: AT_ONCE - len(now_due)]
+        doomed = now_due + [doomed for _, doomed in tasks]
+        deleted = await self._delete(live.key, doomed)
+        if len(deleted) < len(doomed):
+            self._refused[live.uid] = now + RETRY
+            return RETRY.total_seconds()
+        self._refused.pop(live.uid, None)
+        live.lingering -= {pod.name for pod in now_due}
+        for pod in now_due:
+            self._leaving.get(live.key, {}).pop(pod.name, None)
+        for key, task in tasks:
+            self._forget_task(live, key, task)
+        if len(pods) > len(now_due) or self._count_excess(live) > 0:
+            return 0.0
+        return None if next_due is None else max(0.0, (next_due - now).total_seconds())
+
+    def behind(self, live: LiveRun) -> bool:
+        """True while a run that has ended has more objects than it may keep.
+
+        Its final status waits for that: once it is written, nobody looks at the run again.
+        """
+        return live.view.run.phase.terminal and live.uid not in self._refused and self._count_excess(live) > 0
+
+    async def after_end(self, key: RunKey, now: datetime) -> float | None:
+        """Delete pods that outlive their finished run, and let go of what is known of it.
+
+        Returns the seconds after which to look again, None once there is nothing left to do. Raises ApiError.
+        """
+        pods = self._store.of(key).pods
+        alive = {name: pod for name, pod in pods.items() if not pod.ended and pod.deletion is None}
+        leaving = self._leaving.get(key, {})
+        for doomed in [doomed for name, doomed in leaving.items() if name not in alive]:
+            await self._kube.delete(doomed.kind, key.namespace, doomed.name, uid=doomed.uid)
+            del leaving[doomed.name]
+        if not alive:
+            self.forget(key)
+            self._store.release(key)
+            return None
+        left = (self._ended.setdefault(key, now) + LINGER - now).total_seconds()
+        if left > 0:
+            return left
+        for _, pod in sorted(alive.items()):
+            doomed = _object_of(pod)
+            await self._kube.delete(doomed.kind, key.namespace, doomed.name, uid=doomed.uid)
+        return None
+
+    @property
+    def leaving(self) -> list[RunKey]:
+        """Runs that have ended, and of whose pods some were to be deleted when they end."""
+        return list(self._leaving)
+
+    def forget(self, key: RunKey, uid: str | None = None) -> None:
+        """Nothing more will be asked about a run; if `uid` is given, only about the live one with it."""
+        if uid is None:
+            self._leaving.pop(key, None)
+            self._ended.pop(key, None)
+        else:
+            self._bare.pop(uid, None)
+            self._over.discard(uid)
+            self._refused.pop(uid, None)
+
+    # --- pods
+
+    def _pods_to_delete(self, live: LiveRun, now: datetime) -> tuple[list[Deletion], datetime | None]:
+        """Pods that are due, and when the next one is. What needs no more looking at leaves `lingering`."""
+        objects = self._store.of(live.key)
+        pods = objects.pods
+        ended = live.view.run.phase.terminal
+        if ended:
+            # Nobody observes it any more, so the news is for us.
+            changed, objects.changed = objects.changed, set()
+            live.lingering |= changed if live.uid in self._over else pods.keys()
+            self._over.add(live.uid)
+        found: list[Deletion] = []
+        next_due: datetime | None = None
+        for name in sorted(live.lingering):
+            pod, key = pods.get(name), live.pod_names.get(name)
+            attempt = None if key is None else live.view.attempts.get(key)
+            at = None if pod is None else due(live.view.plan.pod_retention, attempt, pod, pod.attempt, now)
+            if pod is None or key is None or at is None:
+                live.lingering.discard(name)
+                continue
+            doomed = _object_of(pod)
+            if at <= now:
+                found.append(doomed)
+                continue
+            next_due = at if next_due is None else min(next_due, at)
+            if ended and live.view.plan.pod_retention != "Always":
+                # It leaves by itself, but the store forgets ended pods of finished runs.
+                self._leaving.setdefault(live.key, {})[name] = doomed
+        return found, next_due
+
+    # --- tasks
+
+    def _tasks_to_delete(self, live: LiveRun) -> list[tuple[TaskKey, Deletion]]:
+        """Ended tasks beyond those that are kept, as far as nothing of them runs."""
+        if not self._may_have_excess(live):
+            return []
+        there = self._ended_objects(live)
+        self._bare[live.uid] = len(live.view.tasks) - len(live.view.live) - len(there)
+        excess = len(there) - MAX_ENDED_TASKS
+        if excess <= 0:
+            return []
+        free = {key: doomed for key, doomed in there.items() if self._is_idle(live, key, doomed)}
+        chosen = excess_tasks((live.view.tasks[key] for key in free), excess=excess)
+        return [(task.key, free[task.key]) for task in chosen]
+
+    def _count_excess(self, live: LiveRun) -> int:
+        if not self._may_have_excess(live):
+            return 0
+        there = self._ended_objects(live)
+        if len(there) <= MAX_ENDED_TASKS:
+            return 0
+        idle = sum(self._is_idle(live, key, doomed) for key, doomed in there.items())
+        return min(idle, len(there) - MAX_ENDED_TASKS)
+
+    def _may_have_excess(self, live: LiveRun) -> bool:
+        """False if there are certainly not too many: what most passes find out without counting."""
+        view = live.view
+        ended = len(view.tasks) - len(view.live)
+        made = len(self._store.of(live.key).tasks)
+        return (
+            ended - self._bare.get(live.uid, 0) > MAX_ENDED_TASKS or made - len(view.live) > MAX_ENDED_TASKS
+        )
+
+    def _ended_objects(self, live: LiveRun) -> dict[TaskKey, Deletion]:
+        """The objects of ended tasks: AgentTasks, and child Workflows."""
+        there: dict[TaskKey, Deletion] = {}
+        if live.key.kind != WORKFLOW:
+            return there
+        objects = self._store.of(live.key).tasks
+        for key, task in live.view.tasks.items():
+            if not task.phase.terminal:
+                continue
+            if task.name in objects:
+                there[key] = Deletion(AGENT_TASK, task.name, objects[task.name].uid)
+            elif live.view.plan.steps[key.step].kind == "workflow":
+                child = self._child(live, key)
+                if child is not None:
+                    there[key] = child
+        return there
+
+    def _child(self, live: LiveRun, key: TaskKey) -> Deletion | None:
+        attempt = live.view.attempts.get(key)
+        if attempt is None:
+            return None
+        root = self._store.roots.get(RunKey(WORKFLOW, live.key.namespace, attempt.pod_name))
+        if root is None or root.uid != attempt.pod_uid:
+            return None
+        return Deletion(WORKFLOW, attempt.pod_name, root.uid)
+
+    def _is_idle(self, live: LiveRun, key: TaskKey, doomed: Deletion) -> bool:
+        """True if nothing of an ended task runs: its pods go with its object."""
+        if doomed.kind == WORKFLOW:
+            root = self._store.roots.get(RunKey(WORKFLOW, live.key.namespace, doomed.name))
+            return root is None or root.finished
+        attempt = live.view.attempts.get(key)
+        pod = None if attempt is None else self._store.of(live.key).pods.get(attempt.pod_name)
+        return pod is None or pod.ended
+
+    def _forget_task(self, live: LiveRun, key: TaskKey, task: Deletion) -> None:
+        self._store.remove(task.kind, live.key.namespace, task.name, uid=task.uid)
+        self._bare[live.uid] = self._bare.get(live.uid, 0) + 1
+        live.unshown.pop(key, None)
+        live.shown.pop((task.kind, task.name), None)
+        live.vitals.pop(key, None)
+
+    # --- deleting
+
+    async def _delete(self, key: RunKey, objects: Sequence[Deletion]) -> list[Deletion]:
+        """Delete objects, some at once. Returns those that are gone; the rest was refused."""
+        waiting = list(reversed(objects))
+        deleted: list[Deletion] = []
+
+        async def work() -> None:
+            while waiting:
+                doomed = waiting.pop()
+                try:
+                    await self._kube.delete(doomed.kind, key.namespace, doomed.name, uid=doomed.uid)
+                except ApiError as error:
+                    _log.warning("not deleted", run=key, kind=doomed.kind, name=doomed.name, error=str(error))
+                    waiting.clear()
+                else:
+                    deleted.append(doomed)
+
+        if len(objects) == 1:
+            await work()
+        elif objects:
+            # No group: what is raised has to arrive as it is, above all that another leads by now.
+            workers = (work() for _ in range(min(CONCURRENCY, len(objects))))
+            for result in await asyncio.gather(*workers, return_exceptions=True):
+                if isinstance(result, BaseException):
+                    raise result
+        return deleted
+
+
+def _worth(task: TaskRecord) -> tuple[int, float, TaskKey]:
+    ended = 0.0 if task.finished_at is None else task.finished_at.timestamp()
+    return _RANK.get(task.phase, 2), ended, task.key
+
+
+def _object_of(pod: PodFacts) -> Deletion:
+    """What is deleted to delete a pod: a Job's goes with the Job, which would make another one."""
+    if pod.of_job:
+        return Deletion(JOB, pod.name, pod.owner_uid)
+    return Deletion(POD, pod.name, pod.uid)

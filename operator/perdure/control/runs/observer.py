@@ -1,0 +1,191 @@
+"""Looking before deciding: what changed in the cluster, and what agents wrote, since the last pass.
+
+A watch event may be late, repeated or lost, so nothing final is concluded from the store alone: a pod that
+is missing there is asked for, and one whose time is over is looked at again. The ledger is asked for reports
+when it says that there are some. One that was written a moment before the end of its pod was seen, and of
+which nobody has told yet, has raised the run's version: the end cannot be committed without it. The end of a
+child Workflow is taken from the ledger, never from its status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from perdure.control.cluster_cache.run_key import RunKey
+from perdure.control.cluster_cache.store import Store
+from perdure.control.live_run import LiveRun
+from perdure.control.lookup import find
+from perdure.control.ports import KubePort, LedgerPort
+from perdure.control.runs.attempt_pods import AttemptPods
+from perdure.domain.engine.deadlines import last_sign
+from perdure.domain.engine.observed import ChildRun, Observed
+from perdure.domain.engine.pod_facts import PodFacts
+from perdure.domain.records import WORKFLOW, AttemptRecord, Report, RunRecord, TaskKey, VersionConflict
+
+#: What is over this much later is looked at as if it were over: a look costs less than a second pass.
+SOON = timedelta(seconds=1)
+
+Signs = dict[TaskKey, tuple[int, datetime]]
+
+
+class Observer:
+    """Makes the `Observed` of a decision."""
+
+    def __init__(self, *, store: Store, kube: KubePort, ledger: LedgerPort) -> None:
+        self._store = store
+        self._kube = kube
+        self._ledger = ledger
+        self._pods = AttemptPods(store=store, kube=kube)
+
+    async def observe(self, live: LiveRun, now: datetime) -> Observed:
+        """What is new about a run. Raises ApiError, LedgerError; then everything is looked at next time."""
+        objects = self._store.of(live.key)
+        changed, objects.changed = objects.changed, set()
+        live.lingering |= objects.pods.keys() if live.look_at_all else changed
+        overdue = _overdue(live, now)
+        pods: dict[TaskKey, PodFacts] = {}
+        gone: set[TaskKey] = set()
+        for attempt in self._to_look_at(live, changed, overdue):
+            if _is_child(live, attempt.key):
+                continue
+            found = await self._pods.find(live, attempt, now, ask=attempt.key in overdue)
+            if found.gone:
+                gone.add(attempt.key)
+            elif found.pod is not None:
+                pods[attempt.key] = found.pod
+            if attempt.stopping is not None or (found.pod is not None and found.pod.deletion is not None):
+                live.leaving.add(attempt.key)
+        children = await self._children(live, overdue, gone)
+        live.look_at_all = False
+        refusals, live.refusals = live.refusals, {}
+        reports = await self._reports(live, now, overdue=bool(overdue), since=_since(live, overdue))
+        return Observed(
+            looked_at=now,
+            pods=pods,
+            gone=frozenset(gone),
+            reports=reports,
+            refusals=refusals,
+            children=children,
+            signs=_signs(live),
+            held_up=dict(live.held_up),
+        )
+
+    def seen(self, live: LiveRun) -> dict[TaskKey, PodFacts]:
+        """The pods of a run's open attempts, as far as they are known without asking."""
+        pods = self._store.of(live.key).pods
+        names = ((key, live.view.attempts[key].pod_name) for key in live.view.open)
+        return {key: pods[name] for key, name in names if name in pods}
+
+    def _to_look_at(self, live: LiveRun, changed: set[str], overdue: set[TaskKey]) -> list[AttemptRecord]:
+        """Open attempts of which something may be new, by task."""
+        keys = live.view.open
+        if not live.look_at_all:
+            named = {live.pod_names[name] for name in changed if name in live.pod_names}
+            keys = (named | live.leaving | overdue) & live.view.open
+        live.leaving.clear()
+        return [live.view.attempts[key] for key in sorted(keys)]
+
+    async def _children(
+        self, live: LiveRun, overdue: set[TaskKey], gone: set[TaskKey]
+    ) -> dict[TaskKey, ChildRun]:
+        """How child Workflows stand, if one may have changed. Adds those that are no more to `gone`."""
+        keys = live.view.open if live.ask_children or live.look_at_all else overdue
+        # Before the call, not after: see _reports.
+        live.ask_children = False
+        attempts = [
+            attempt
+            for key in sorted(keys)
+            if _is_child(live, key) and (attempt := live.view.attempts[key]).pod_uid is not None
+        ]
+        if not attempts:
+            return {}
+        runs = await self._ledger.outcomes([str(attempt.pod_uid) for attempt in attempts])
+        for attempt in attempts:
+            if attempt.pod_uid not in runs and not await self._is_there(live, attempt):
+                gone.add(attempt.key)
+        return {attempt.key: _child(runs[attempt.pod_uid]) for attempt in attempts if attempt.pod_uid in runs}
+
+    async def _is_there(self, live: LiveRun, attempt: AttemptRecord) -> bool:
+        """Whether a child that the ledger has not seen exists, so that it will."""
+        root = self._store.roots.get(RunKey(WORKFLOW, live.key.namespace, attempt.pod_name))
+        if root is not None and root.uid == attempt.pod_uid:
+            return True
+        there = await find(self._kube, WORKFLOW, live.key.namespace, attempt.pod_name)
+        return there is not None and there["metadata"]["uid"] == attempt.pod_uid
+
+    async def _reports(
+        self, live: LiveRun, looked_at: datetime, *, overdue: bool, since: datetime | None
+    ) -> Mapping[TaskKey, tuple[int, Report]]:
+        """Reports of open attempts, if any may have come or time is about to end one.
+
+        Signs of life come along if they are newer than `since` (all, if it is None). They do not raise the
+        version, so whom time is to end is always asked about.
+        """
+        if live.view.run.version == 0 or not (live.ask_ledger or overdue):
+            return {}
+        # Before the call, not after: a wake that comes during it may be about what it no longer saw.
+        live.ask_ledger = False
+        news = await self._ledger.news(live.uid, since=since)
+        for vitals in news.vitals:
+            live.vitals[vitals.key] = vitals
+            live.note_unshown([vitals.key], looked_at)
+            if live.vitals_since is None or vitals.changed_at > live.vitals_since:
+                live.vitals_since = vitals.changed_at
+        if news.version < live.view.run.version:
+            raise VersionConflict(f"the ledger has an older version of run {live.uid} than we have seen")
+        # Beside a leader's commits, which the epoch fences, only reports raise it, and here are all that are
+        # unread. Without this, every report would cost a refused commit and the whole run read again.
+        live.view.note_version(news.version)
+        return news.reports
+
+
+def _overdue(live: LiveRun, now: datetime) -> set[TaskKey]:
+    """Tasks whose attempt time alone is about to end, as far as we know."""
+    view = live.view
+    if view.run.paused_at is not None:
+        return set()
+    due = set(view.deadlines.due(now + SOON))
+    known = Observed(signs=_signs(live)) if view.idle else Observed()
+    for key in view.idle:
+        limit = view.plan.steps[key.step].idle_timeout
+        if limit is not None and last_sign(view.attempts[key], known) + limit <= now + SOON:
+            due.add(key)
+    return due
+
+
+def _since(live: LiveRun, overdue: set[TaskKey]) -> datetime | None:
+    """How far back to ask for signs of life.
+
+    Writes are not committed in the order of their times, and the clocks of two gateways differ: a sign may be
+    older than the newest we know and news to us. Nobody is taken for silent because of that.
+    """
+    if live.vitals_since is None or not (silent := overdue & live.view.idle):
+        return live.vitals_since
+    known = Observed(signs=_signs(live))
+    return min(live.vitals_since, *(last_sign(live.view.attempts[key], known) for key in silent))
+
+
+def _signs(live: LiveRun) -> Signs:
+    """The newest signs of life of attempts that need to give some."""
+    found: Signs = {}
+    for key in live.view.idle:
+        vitals = live.vitals.get(key)
+        if vitals is not None:
+            found[key] = (vitals.attempt, vitals.changed_at)
+    return found
+
+
+def _is_child(live: LiveRun, key: TaskKey) -> bool:
+    return live.view.plan.steps[key.step].kind == "workflow"
+
+
+def _child(run: RunRecord) -> ChildRun:
+    return ChildRun(
+        uid=run.uid,
+        phase=run.phase,
+        reason=run.reason,
+        message=run.message,
+        outputs=run.outputs,
+        started_at=run.started_at,
+    )

@@ -1,0 +1,365 @@
+"""One pass over a WorkflowSchedule: look at its runs, decide, cancel, create, note it in the status, delete.
+
+The ledger knows nothing of schedules: what a schedule has to remember is its status, and it is written last.
+A pass that dies on the way is repeated; names that follow from the scheduled times make that harmless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import structlog
+
+from perdure.api import API_VERSION, GROUP
+from perdure.api.status import timestamp
+from perdure.api.validation.parse import InvalidManifest, parse_workflowschedule
+from perdure.control.cluster_cache.run_key import SCHEDULE, RunKey
+from perdure.control.cluster_cache.store import Root, Store
+from perdure.control.lookup import find
+from perdure.control.ports import KubePort
+from perdure.control.status.status_writer import status_patch
+from perdure.domain.engine.outcome import shorten
+from perdure.domain.engine.pod_facts import read_time
+from perdure.domain.names import LABEL_MANAGED_BY, MANAGED_BY
+from perdure.domain.phases import Phase, Reason
+from perdure.domain.records import WORKFLOW
+from perdure.domain.schedules.schedule import (
+    DueRun,
+    ScheduleDecision,
+    ScheduledRun,
+    ScheduleFacts,
+    decide_schedule,
+)
+from perdure.kube.errors import ApiError
+
+#: On the runs of a schedule: its name, and the time for which the run was made.
+LABEL_SCHEDULE: Final = f"{GROUP}/schedule"
+ANNOTATION_TIME: Final = f"{GROUP}/scheduled-time"
+#: Seconds until a run that was refused is tried again.
+REFUSED_RETRY: Final = 30.0
+#: Seconds after which the clock is looked at in any case: it may have been set.
+LONGEST_WAIT: Final = 300.0
+#: Live runs that a status lists, the newest ones.
+MAX_ACTIVE: Final = 100
+MAX_MESSAGE: Final = 1024
+
+#: Reasons of the condition Ready that only schedules have.
+SCHEDULED: Final = "Scheduled"
+SUSPENDED: Final = "Suspended"
+REFUSED: Final = "Refused"
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Problem:
+    """Why it makes no runs."""
+
+    reason: str
+    message: str
+    #: False if nothing can come of it before its spec is changed.
+    accepted: bool = True
+
+
+class ScheduleReconciler:
+    """Keeps schedules. Used by one leader at a time; holds no state of its own."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        kube: KubePort,
+        clock: Callable[[], datetime],
+        wake: Callable[[RunKey], None],
+    ) -> None:
+        """`wake` has a run looked at that we made or changed: its event tells nothing new by then."""
+        self._store = store
+        self._wake = wake
+        self._kube = kube
+        self._clock = clock
+
+    async def reconcile(self, key: RunKey) -> float | None:
+        """Do what is due. Returns the seconds after which to look again, None for not before a change.
+
+        Raises ApiError for the caller to repeat it later.
+        """
+        schedule = self._store.schedules.get(key)
+        if schedule is None or "deletionTimestamp" in schedule["metadata"]:
+            return None
+        before: Mapping[str, Any] = schedule.get("status") or {}
+        runs = [_run(root) for root in self._store.owned_by(schedule["metadata"]["uid"])]
+        now = self._clock()
+        try:
+            spec = parse_workflowschedule(schedule)
+        except InvalidManifest as error:
+            problem = _Problem(reason=Reason.INVALID_CONFIG.value, message=str(error), accepted=False)
+            live = [{"name": run.name, "uid": run.uid} for run in runs if not run.finished]
+            await self._write(schedule, _remembered(before) | _status(schedule, live, now, problem=problem))
+            return None
+        decision = decide_schedule(spec, _facts(schedule), runs, now)
+        return await self._carry_out(schedule, decision, runs, suspended=spec.suspend)
+
+    async def _carry_out(
+        self,
+        schedule: Mapping[str, Any],
+        decision: ScheduleDecision,
+        runs: list[ScheduledRun],
+        *,
+        suspended: bool,
+    ) -> float | None:
+        namespace = schedule["metadata"]["namespace"]
+        before: Mapping[str, Any] = schedule.get("status") or {}
+        for run in decision.cancel:
+            await self._cancel(namespace, run)
+        due, problem = decision.create, None
+        active = [{"name": run.name, "uid": run.uid} for run in decision.active]
+        if due is not None:
+            known = next((run for run in runs if run.name == due.name), None)
+            made = known or await self._create(schedule, due)
+            if isinstance(made, _Problem):
+                problem = made
+            elif not made.finished:
+                active.insert(0, {"name": made.name, "uid": made.uid})
+        succeeded_at = await self._newest_success(namespace, before, runs, due)
+        after = _remembered(before)
+        if succeeded_at is not None:
+            after["lastSuccessfulTime"] = max(after.get("lastSuccessfulTime", ""), timestamp(succeeded_at))
+        if due is not None and problem is None:
+            after["lastScheduleTime"] = timestamp(due.time)
+        # Of a run that could not be made, the time stays the next one.
+        next_time = due.time if due is not None and problem is not None else decision.next_time
+        if next_time is not None:
+            after["nextScheduleTime"] = timestamp(next_time)
+        after |= _status(schedule, active, self._clock(), problem=problem, suspended=suspended)
+        if problem is None and not suspended:
+            message = decision.left_out or (_standing_message(schedule) if due is None else "")
+            after |= {"message": message} if message else {}
+        if decision.left_out:
+            _log.info("scheduled runs left out", schedule=_place(schedule), message=decision.left_out)
+        await self._write(schedule, after)
+        for run in decision.delete:
+            await self._kube.delete(WORKFLOW, namespace, run.name, uid=run.uid)
+        longest = LONGEST_WAIT if problem is None else REFUSED_RETRY
+        if decision.next_time is None:
+            return None if problem is None else longest
+        return min(longest, max(0.0, (decision.next_time - self._clock()).total_seconds()))
+
+    async def _cancel(self, namespace: str, run: ScheduledRun) -> None:
+        # With the uid, so that a namesake that was made in the meantime is left alone.
+        body = {"metadata": {"uid": run.uid}, "spec": {"desiredState": "Cancelled"}}
+        try:
+            there = await self._kube.patch(WORKFLOW, namespace, run.name, body)
+        except ApiError as error:
+            if not (error.not_found or error.conflict):
+                raise
+        else:
+            self._take_in(there)
+
+    def _take_in(self, run: Mapping[str, Any]) -> None:
+        if (key := self._store.apply(WORKFLOW, run)) is not None:
+            self._wake(key)
+
+    async def _create(self, schedule: Mapping[str, Any], due: DueRun) -> ScheduledRun | _Problem:
+        """The run, made now or by an earlier pass; or why there is none."""
+        metadata = schedule["metadata"]
+        namespace = metadata["namespace"]
+        try:
+            made = await self._kube.create(WORKFLOW, namespace, _workflow(schedule, due))
+        except ApiError as error:
+            if error.transient:
+                raise
+            if not error.conflict:
+                _log.warning("run refused", schedule=_place(schedule), run=due.name, error=str(error))
+                return _Problem(
+                    reason=REFUSED, message=f"the API server refuses the run {due.name}: {error.message}"
+                )
+            made = await self._kube.get(WORKFLOW, namespace, due.name)
+            owners = made["metadata"].get("ownerReferences") or ()
+            if not any(owner.get("controller") and owner.get("uid") == metadata["uid"] for owner in owners):
+                return _Problem(
+                    reason=Reason.NAME_CONFLICT.value,
+                    message=f"a Workflow {due.name} exists and is not of this schedule: delete or rename it",
+                )
+        self._take_in(made)
+        finished = (made.get("status") or {}).get("phase") in _ENDS
+        return ScheduledRun(
+            name=due.name,
+            uid=made["metadata"]["uid"],
+            created_at=read_time(made["metadata"]["creationTimestamp"]),
+            finished=finished,
+        )
+
+    async def _newest_success(
+        self, namespace: str, before: Mapping[str, Any], runs: list[ScheduledRun], due: DueRun | None
+    ) -> datetime | None:
+        """When the newest of the runs that have succeeded since the last pass did so; None if none has.
+
+        Those are the ones that the status still lists; and one whose pass died before it was listed.
+        """
+        listed = {run["uid"] for run in before.get("active") or ()}
+        newest = None
+        for run in runs:
+            if run.succeeded and (run.uid in listed or (due is not None and run.name == due.name)):
+                there = await find(self._kube, WORKFLOW, namespace, run.name)
+                if there is None:
+                    continue
+                finished_at = (there.get("status") or {}).get("finishedAt")
+                if there["metadata"]["uid"] == run.uid and finished_at:
+                    time = read_time(finished_at)
+                    newest = time if newest is None else max(newest, time)
+        return newest
+
+    async def _write(self, schedule: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        metadata = schedule["metadata"]
+        patch = status_patch(metadata["uid"], schedule.get("status") or {}, after)
+        if not patch:
+            return
+        # A leader that was deposed and does not know it yet must not turn the memory back.
+        patch.insert(
+            1, {"op": "test", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]}
+        )
+        try:
+            there = await self._kube.patch_status(SCHEDULE, metadata["namespace"], metadata["name"], patch)
+        except ApiError as error:
+            if error.not_found:
+                return  # it is no more, and what it made goes with it
+            if error.status == 422:
+                # It is not what we took it for: decide anew.
+                there = await self._kube.get(SCHEDULE, metadata["namespace"], metadata["name"])
+                self._store.apply(SCHEDULE, there)
+            raise
+        # The next pass must not go by what was before, or it would make a run again that is deleted by then.
+        self._store.apply(SCHEDULE, there)
+
+
+_ENDS: Final = frozenset(phase.value for phase in Phase if phase.terminal)
+
+
+def _run(root: Root) -> ScheduledRun:
+    return ScheduledRun(
+        name=root.key.name,
+        uid=root.uid,
+        created_at=root.created_at,
+        finished=root.finished,
+        succeeded=root.phase == Phase.SUCCEEDED.value,
+        cancelled=root.desired_state == "Cancelled",
+    )
+
+
+def _facts(schedule: Mapping[str, Any]) -> ScheduleFacts:
+    metadata, status = schedule["metadata"], schedule.get("status") or {}
+
+    def time(name: str) -> datetime | None:
+        return read_time(status[name]) if status.get(name) else None
+
+    return ScheduleFacts(
+        name=metadata["name"],
+        created_at=read_time(metadata["creationTimestamp"]),
+        generation=metadata.get("generation", 1),
+        observed_generation=status.get("observedGeneration"),
+        last_time=time("lastScheduleTime"),
+        next_time=time("nextScheduleTime"),
+    )
+
+
+def _workflow(schedule: Mapping[str, Any], due: DueRun) -> dict[str, Any]:
+    metadata, made = schedule["metadata"], schedule["spec"]["workflow"]
+    given = made.get("metadata") or {}
+    return {
+        "apiVersion": API_VERSION,
+        "kind": WORKFLOW,
+        "metadata": {
+            "name": due.name,
+            "labels": {
+                **(given.get("labels") or {}),
+                LABEL_MANAGED_BY: MANAGED_BY,
+                LABEL_SCHEDULE: metadata["name"],
+            },
+            "annotations": {**(given.get("annotations") or {}), ANNOTATION_TIME: timestamp(due.time)},
+            "ownerReferences": [
+                {
+                    "apiVersion": API_VERSION,
+                    "kind": SCHEDULE,
+                    "name": metadata["name"],
+                    "uid": metadata["uid"],
+                    "controller": True,
+                    "blockOwnerDeletion": False,
+                }
+            ],
+        },
+        "spec": made["spec"],
+    }
+
+
+# --- the status
+
+
+def _remembered(before: Mapping[str, Any]) -> dict[str, Any]:
+    """What stays in the status until there is something newer."""
+    kept = ("lastScheduleTime", "lastSuccessfulTime")
+    return {name: before[name] for name in kept if name in before}
+
+
+def _standing_message(schedule: Mapping[str, Any]) -> str:
+    """What the status says of times that were left out, if that still is the newest there is to say."""
+    before = schedule.get("status") or {}
+    same = before.get("observedGeneration") == schedule["metadata"].get("generation", 1)
+    fine = any(
+        condition.get("type") == "Ready" and condition.get("reason") == SCHEDULED
+        for condition in before.get("conditions") or ()
+    )
+    return str(before.get("message") or "") if same and fine else ""
+
+
+def _status(
+    schedule: Mapping[str, Any],
+    active: list[dict[str, str]],
+    now: datetime,
+    *,
+    problem: _Problem | None,
+    suspended: bool = False,
+) -> dict[str, Any]:
+    """All of the status but the times. Ready is False if a run that is due cannot be made."""
+    before: Mapping[str, Any] = schedule.get("status") or {}
+    generation = schedule["metadata"].get("generation", 1)
+    status: dict[str, Any] = {"observedGeneration": generation}
+    if active:
+        status["active"] = active[:MAX_ACTIVE]
+    text = ""
+    if problem is not None:
+        text = shorten(problem.message, MAX_MESSAGE)
+    elif suspended:
+        text = "suspended: it makes no runs"
+    if text:
+        status["message"] = text
+    reason = problem.reason if problem else SUSPENDED if suspended else SCHEDULED
+    accepted = problem is None or problem.accepted
+    values = {
+        "Accepted": ("True", "Accepted", "") if accepted else ("False", reason, text),
+        "Ready": ("True" if problem is None else "False", reason, text),
+        "Stalled": ("False" if problem is None else "True", reason, "" if problem is None else text),
+    }
+    old = {condition.get("type"): condition for condition in before.get("conditions") or ()}
+    status["conditions"] = [
+        {
+            "type": type,
+            "status": value,
+            "reason": word,
+            "message": message,
+            "observedGeneration": generation,
+            "lastTransitionTime": (
+                old[type]["lastTransitionTime"]
+                if old.get(type, {}).get("status") == value
+                else timestamp(now)
+            ),
+        }
+        for type, (value, word, message) in values.items()
+    ]
+    return status
+
+
+def _place(schedule: Mapping[str, Any]) -> str:
+    return f"{schedule['metadata']['namespace']}/{schedule['metadata']['name']}"

@@ -1,0 +1,1 @@
+"""What people see: statuses, conditions, waiting reasons, Kubernetes Events."""

@@ -1,0 +1,48 @@
+"""Objects of tasks that came to light when there was nothing to tell them, or not at all.
+
+A leader may have begun with a list from the past, and the run may end before the next sweep. Once its last
+status is written nobody looks at the run again: so the API server itself is asked first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+
+from perdure.control.cluster_cache.store import Store, TaskObject
+from perdure.control.live_run import LiveRun
+from perdure.control.ports import KubePort
+from perdure.domain.names import LABEL_WORKFLOW
+from perdure.domain.records import AGENT_TASK, WORKFLOW, TaskKey, TaskRecord
+
+
+async def find_unreported(live: LiveRun, *, store: Store, kube: KubePort, now: datetime) -> None:
+    """Have every AgentTask of a run that has ended shown as it ended. Raises ApiError.
+
+    Asks only if one is missing that must have been made; some may have been tidied away since.
+    """
+    if live.sought:
+        return
+    if live.key.kind == WORKFLOW:
+        untold = [task for key, task in live.view.tasks.items() if key not in live.told]
+        objects = store.of(live.key).tasks
+        if any(_was_made(live, task) and task.name not in objects for task in untold):
+            found, _ = await kube.list(
+                AGENT_TASK, namespace=live.key.namespace, label_selector=f"{LABEL_WORKFLOW}={live.key.name}"
+            )
+            for obj in found:
+                store.apply(AGENT_TASK, obj)
+            objects = store.of(live.key).tasks
+        live.note_unshown(status_differs(untold, objects), now)
+    live.sought = True
+
+
+def status_differs(tasks: Iterable[TaskRecord], objects: Mapping[str, TaskObject]) -> Iterator[TaskKey]:
+    """Those of which there is an object, and its status shows another phase."""
+    for task in tasks:
+        if task.name in objects and objects[task.name].shown_phase != task.phase.value:
+            yield task.key
+
+
+def _was_made(live: LiveRun, task: TaskRecord) -> bool:
+    return task.key in live.view.attempts and live.view.plan.steps[task.key.step].kind == "agent"

@@ -1,0 +1,281 @@
+"""What people see of a run: its status, computed from what was committed and what its pods wait for.
+
+Pure. A status is a projection and nothing is ever read back from it, so it can be written late, or again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from perdure.api.status import MAX_STATUS_STEPS, MAX_STEP_MESSAGE, timestamp
+from perdure.control.live_run import LiveRun
+from perdure.control.status.conditions import MAX_MESSAGE, conditions, was_accepted
+from perdure.control.status.waiting import (
+    MAX_NAMES,
+    Sight,
+    child_message,
+    run_waiting,
+    step_waiting,
+    task_waiting,
+)
+from perdure.domain.engine.outcome import shorten
+from perdure.domain.engine.plan import PlannedStep
+from perdure.domain.engine.pod_facts import PodFacts
+from perdure.domain.engine.run_control import is_cancelled
+from perdure.domain.expressions.templating import compact
+from perdure.domain.phases import Phase, Reason
+from perdure.domain.records import RunRecord, StepRecord, TaskKey
+
+#: Compact JSON of outputs that a status may hold.
+MAX_OUTPUT_BYTES = 8 * 1024
+#: Compact JSON of a whole status.
+MAX_STATUS_BYTES = 32 * 1024
+
+_ORDER = {Phase.FAILED: 0, Phase.RUNNING: 1, Phase.PAUSED: 1, Phase.PENDING: 2}
+
+
+def workflow_status(
+    live: LiveRun,
+    pods: Mapping[str, PodFacts],
+    before: Mapping[str, Any],
+    now: datetime,
+    *,
+    children: Mapping[str, Mapping[str, Any]] | None = None,
+    wants: int = 0,
+) -> dict[str, Any]:
+    """The status of a Workflow, at most 32 KiB.
+
+    `before` keeps the transition times of its conditions. `children` are the statuses of child Workflows by
+    name, as far as they are known; `wants` is more than 0 if attempts wait for slots (`Decision.wants`).
+    """
+    sight = Sight(pods, children or {}, wants)
+    view = live.view
+    run = view.run
+    counts = Counter[Phase]()
+    for step_counts in view.counts.values():
+        counts.update(step_counts)
+    waiting = run_waiting(live, sight)
+    message = (run.message if run.phase.terminal else "") or (waiting[1] if waiting else _activity(live))
+    status: dict[str, Any] = {
+        "observedGeneration": live.generation,
+        "phase": run.phase.value,
+        "progress": _progress(live),
+        "message": shorten(message, MAX_MESSAGE),
+        "tasks": _numbers(counts, sum(counts.values())),
+        "attempts": view.attempts_total,
+        "events": run.last_sequence,
+        "conditions": conditions(
+            run.phase, run.reason, run.message, live.generation, waiting=waiting, before=before, now=now
+        ),
+    }
+    if run.started_at is not None:
+        status["startedAt"] = timestamp(run.started_at)
+    if run.finished_at is not None:
+        status["finishedAt"] = timestamp(run.finished_at)
+    if run.phase is Phase.SUCCEEDED and run.outputs:
+        status["outputs"] = small(run.outputs)
+    steps = _steps(live, sight)
+    status["steps"] = steps
+    # Long messages in a hundred steps could pass the limit: the least interesting steps go first.
+    while len(compact(status)) > MAX_STATUS_BYTES and status["steps"]:
+        status["steps"] = status["steps"][: len(status["steps"]) * 3 // 4]
+    return status
+
+
+def task_status(
+    live: LiveRun, key: TaskKey, pod: PodFacts | None, before: Mapping[str, Any], now: datetime
+) -> dict[str, Any]:
+    """The status of an AgentTask, of a run or standing alone."""
+    sight = Sight({} if pod is None else {pod.name: pod})
+    task = live.view.tasks[key]
+    attempt = live.view.attempts.get(key)
+    waiting = task_waiting(live, task, sight)
+    reason, message = (task.reason, task.message) if waiting is None else waiting
+    generation = live.generation if not key.step else 1
+    status: dict[str, Any] = {
+        "observedGeneration": generation,
+        "phase": task.phase.value,
+        "attempt": task.attempt,
+        "conditions": conditions(
+            task.phase, reason, message, generation, waiting=waiting, before=before, now=now
+        ),
+    }
+    if reason is not None:
+        status["reason"] = reason.value
+    if message:
+        status["message"] = shorten(message, MAX_MESSAGE)
+    if attempt is not None:
+        # A Job gives its pod a name of its own, by which its logs are found.
+        own = pod is not None and pod.attempt == attempt.number
+        status["podName"] = pod.pod_name if pod is not None and own else attempt.pod_name
+    if task.exit_code is not None:
+        status["exitCode"] = task.exit_code
+    for name, number in (("retries", task.retries), ("disruptions", task.disruptions)):
+        if number:
+            status[name] = number
+    if task.last_failure is not None:
+        status["lastFailure"] = _last_failure(task.last_failure)
+    if task.output is not None:
+        status["output"] = small(task.output)
+    if task.started_at is not None:
+        status["startedAt"] = timestamp(task.started_at)
+    if task.finished_at is not None:
+        status["finishedAt"] = timestamp(task.finished_at)
+    _add_vitals(status, live, key)
+    return status
+
+
+def refused_status(
+    generation: int, reason: Reason, message: str, before: Mapping[str, Any], now: datetime, *, final: bool
+) -> dict[str, Any]:
+    """The status of a run that was not accepted: for good, or not yet.
+
+    One that was accepted before, and waits for the ledger, stays accepted.
+    """
+    phase = Phase.FAILED if final else Phase.PENDING
+    return {
+        "observedGeneration": generation,
+        "phase": phase.value,
+        "message": shorten(message, MAX_MESSAGE),
+        "conditions": conditions(
+            phase,
+            reason,
+            message,
+            generation,
+            waiting=None if final else (reason, message),
+            accepted=False if final else was_accepted(before),
+            before=before,
+            now=now,
+        ),
+    }
+
+
+def small(value: Any) -> Any:
+    """A value that a status may hold; a larger one is replaced by a note of where it is."""
+    size = len(compact(value))
+    if size <= MAX_OUTPUT_BYTES:
+        return value
+    return {"truncated": True, "bytes": size, "note": "too large for a status; the ledger has it"}
+
+
+def _last_failure(failure: Mapping[str, Any]) -> dict[str, Any]:
+    shown = {name: value for name, value in failure.items() if value is not None}
+    if "message" in shown:
+        shown["message"] = shorten(shown["message"], MAX_MESSAGE)
+    return shown
+
+
+def _add_vitals(status: dict[str, Any], live: LiveRun, key: TaskKey) -> None:
+    vitals = live.vitals.get(key)
+    if vitals is None:
+        return
+    if vitals.checkpoint_sequence is not None and vitals.checkpoint_at is not None:
+        status["checkpoint"] = {
+            "sequence": vitals.checkpoint_sequence,
+            **({"label": vitals.checkpoint_label} if vitals.checkpoint_label else {}),
+            "at": timestamp(vitals.checkpoint_at),
+        }
+    progress: dict[str, Any] = {}
+    if vitals.percent is not None:
+        progress["percent"] = vitals.percent
+    if vitals.message:
+        progress["message"] = shorten(vitals.message, MAX_STEP_MESSAGE)
+    if progress:
+        status["progress"] = progress
+
+
+def _progress(live: LiveRun) -> str:
+    """Ended tasks of all that are known to be done.
+
+    A step that was not looked at yet counts as one, and so do a loop, of which nobody knows how often it will
+    go round, and a step that turned out to have no task: what was counted does not vanish.
+    """
+    ended = total = 0
+    for name, step in live.view.plan.steps.items():
+        record = live.view.steps.get(name)
+        if record is None or step.repeat is not None or not record.total:
+            total += 1
+            ended += record is not None and record.phase.terminal
+        else:
+            total += record.total
+            ended += sum(number for phase, number in live.view.counts.get(name, {}).items() if phase.terminal)
+    return f"{ended}/{total}"
+
+
+def _activity(live: LiveRun) -> str:
+    """What goes on in a run of which something runs."""
+    view = live.view
+    running = [
+        name
+        for name in view.plan.steps
+        if (record := view.steps.get(name)) is not None and record.phase is Phase.RUNNING and name
+    ]
+    shown = ", ".join(running[:MAX_NAMES])
+    if len(running) > MAX_NAMES:
+        shown += f" and {len(running) - MAX_NAMES} more"
+    parts = [_stopping(view.run)]
+    parts.append(f"running: {shown}" if shown else "")
+    return "; ".join(part for part in parts if part)
+
+
+def _stopping(run: RunRecord) -> str:
+    if run.phase.terminal:
+        return ""
+    if is_cancelled(run):
+        return "is being cancelled"
+    return "its timeout is over" if run.stop is Reason.TIMEOUT else ""
+
+
+def _steps(live: LiveRun, sight: Sight) -> list[dict[str, Any]]:
+    """Steps in the spec's order, main ones first; beyond a hundred failed and active ones come first."""
+    plan = live.view.plan
+    pairs = [(step, live.view.steps.get(name)) for name, step in plan.steps.items() if name]
+    if len(pairs) > MAX_STATUS_STEPS:
+        pairs.sort(key=lambda pair: _ORDER.get(pair[1].phase, 3) if pair[1] is not None else 4)
+    return [_step(live, sight, step, record) for step, record in pairs[:MAX_STATUS_STEPS]]
+
+
+def _step(live: LiveRun, sight: Sight, step: PlannedStep, record: StepRecord | None) -> dict[str, Any]:
+    counts: Mapping[Phase, int] = live.view.counts.get(step.name) or {}
+    phase = Phase.PENDING if record is None else record.phase
+    reason, message = (None, "") if record is None else (record.reason, record.message)
+    if not phase.terminal:
+        phase = _shown_phase(live, record, counts)
+        reason, message = step_waiting(live, step, record, sight) or (None, "")
+        if not message:
+            message = _step_activity(live, sight, step, record)
+    status: dict[str, Any] = {"name": step.name, "phase": phase.value}
+    if reason is not None:
+        status["reason"] = reason.value
+    if message:
+        status["message"] = shorten(message, MAX_STEP_MESSAGE)
+    if record is not None and (record.total or counts):
+        status["tasks"] = _numbers(counts, record.total)
+    return status
+
+
+def _shown_phase(live: LiveRun, record: StepRecord | None, counts: Mapping[Phase, int]) -> Phase:
+    """The phase of a step that has not ended: Paused once nothing of it runs in a run that is paused."""
+    if record is None:
+        return Phase.PENDING
+    if live.view.run.phase is Phase.PAUSED and not (counts.get(Phase.RUNNING) or counts.get(Phase.PENDING)):
+        return Phase.PAUSED
+    return record.phase
+
+
+def _step_activity(live: LiveRun, sight: Sight, step: PlannedStep, record: StepRecord | None) -> str:
+    """What a step does, where that can be said in a few words."""
+    if record is None:
+        return ""
+    if step.repeat is not None and record.total:
+        return f"iteration {record.total} of at most {step.repeat.max_iterations}"
+    if step.kind == "workflow" and not step.is_for_each:
+        return child_message(live.view.attempts.get(TaskKey(step.name)), sight)
+    return ""
+
+
+def _numbers(counts: Mapping[Phase, int], total: int) -> dict[str, int]:
+    return {"total": total, **{phase.value.lower(): number for phase, number in counts.items() if number}}

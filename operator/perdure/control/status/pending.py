@@ -1,0 +1,186 @@
+"""Which statuses are to be written about a run: its own, and those of its tasks that changed."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from perdure.control.cluster_cache.store import Root, Store
+from perdure.control.live_run import LiveRun
+from perdure.control.status.compute import refused_status, task_status, workflow_status
+from perdure.control.status.conditions import conditions
+from perdure.control.status.status_writer import StatusWrite
+from perdure.domain.engine.pod_facts import PodFacts
+from perdure.domain.phases import Phase, Reason
+from perdure.domain.records import AGENT_TASK, NO_INDEX, WORKFLOW, TaskKey, TaskRecord
+
+#: Statuses of tasks that are computed at once.
+MAX_TASKS = 256
+STANDALONE = TaskKey("", NO_INDEX)
+_LEDGER_AWAY = "the ledger (Postgres) cannot be reached; nothing new starts, running agents go on"
+
+
+def ignore() -> None:
+    """What to do about a write of which nobody needs to know."""
+
+
+def writes_of_live(
+    live: LiveRun, root: Root, store: Store, now: datetime, *, patience: timedelta
+) -> list[StatusWrite]:
+    """The statuses of a run in memory, and of its tasks that changed.
+
+    The end of a task is shown at once, everything else when it is as old as `patience`: what tasks are on
+    their way through is worth a write only if they stay there.
+    """
+    writes: list[StatusWrite] = []
+    if live.key.kind == WORKFLOW:
+        # Marks are taken off before the writes, not after: what changes meanwhile is marked anew.
+        while len(writes) < MAX_TASKS and (turn := _take_unshown(live, now - patience)):
+            found = (_task_write(live, task_key, store, now, since) for task_key, since in turn)
+            writes += [write for write in found if write is not None]
+        if live.unshown and live.view.run.phase.terminal:
+            return writes  # its last status comes after those of all its tasks
+    else:
+        live.unshown.pop(STANDALONE, None)
+    before = live.shown.get((root.key.kind, root.key.name), {})
+    after = _root_status(live, root, store, before, now)
+    shown = partial(live.shown.__setitem__, (root.key.kind, root.key.name), after)
+    writes.append(_root_write(root, before, after, shown))
+    return writes
+
+
+def more_is_due_in(live: LiveRun, now: datetime, *, patience: timedelta) -> float | None:
+    """Seconds until there is something to write about its tasks; None if there is nothing."""
+    if not live.unshown:
+        return None
+    if any(_is_due(live, key, now - patience) for key in live.unshown):
+        return 0.0
+    return max(0.0, (min(live.unshown.values()) + patience - now).total_seconds())
+
+
+def _is_due(live: LiveRun, key: TaskKey, before: datetime) -> bool:
+    """Whether an unshown task is to be shown now: it has ended, or has changed `before` a time."""
+    task = live.view.tasks.get(key)
+    return live.unshown[key] <= before or task is None or task.phase.terminal
+
+
+def _take_unshown(live: LiveRun, before: datetime) -> list[tuple[TaskKey, datetime]]:
+    """The tasks whose turn it is to be shown: not more than are written soon, beginning after the last."""
+    due = {key for key in live.unshown if _is_due(live, key, before)}
+    last = live.shown_last
+    later = due if last is None else {key for key in due if key > last}
+    turn = heapq.nsmallest(MAX_TASKS, later)
+    if len(turn) < MAX_TASKS:
+        turn += heapq.nsmallest(MAX_TASKS - len(turn), due - later)
+    live.shown_last = turn[-1] if turn else None
+    return [(key, live.unshown.pop(key)) for key in turn]
+
+
+def write_of_unavailable(root: Root, now: datetime) -> StatusWrite:
+    """The status of a run of which nothing is known while the ledger is away."""
+    before = root.status or {}
+    status = refused_status(
+        root.generation, Reason.LEDGER_UNAVAILABLE, _LEDGER_AWAY, before, now, final=False
+    )
+    after = {**before, **status, "phase": before.get("phase", Phase.PENDING.value)}
+    return _root_write(root, before, after, ignore)
+
+
+def write_of_waiting(root: Root, message: str, now: datetime) -> StatusWrite:
+    """The status of a run that waits for a template."""
+    before = root.status or {}
+    reason = Reason.TEMPLATE_NOT_FOUND
+    after = refused_status(root.generation, reason, message, before, now, final=False)
+    return _root_write(root, before, after, ignore)
+
+
+def _root_status(
+    live: LiveRun, root: Root, store: Store, before: Mapping[str, Any], now: datetime
+) -> dict[str, Any]:
+    run = live.view.run
+    pods: Mapping[str, PodFacts] = store.of(root.key).pods
+    if not run.spec and run.phase.terminal:
+        reason = run.reason or Reason.INVALID_CONFIG
+        return refused_status(root.generation, reason, run.message, before, now, final=True)
+    if root.key.kind == WORKFLOW:
+        return workflow_status(
+            live, pods, before, now, children=_children(live, root, store), wants=live.wants
+        )
+    if STANDALONE in live.view.tasks:
+        attempt = live.view.attempts.get(STANDALONE)
+        pod = None if attempt is None else pods.get(attempt.pod_name)
+        return task_status(live, STANDALONE, pod, before, now)
+    return _taskless_status(live, before, now)
+
+
+def _children(live: LiveRun, root: Root, store: Store) -> dict[str, Mapping[str, Any]]:
+    """The statuses of child Workflows, of which each is a step's only one: others are shown as numbers."""
+    steps = live.view.plan.steps.values()
+    if not any(step.kind == "workflow" and not step.is_for_each for step in steps):
+        return {}
+    return {child.key.name: child.status or {} for child in store.owned_by(root.uid)}
+
+
+def _taskless_status(live: LiveRun, before: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    """The status of an AgentTask that was paused or cancelled before it came to start."""
+    run = live.view.run
+    status: dict[str, Any] = {
+        "observedGeneration": live.generation,
+        "phase": run.phase.value,
+        "conditions": conditions(
+            run.phase, run.reason, run.message, live.generation, waiting=None, before=before, now=now
+        ),
+    }
+    if run.reason is not None:
+        status["reason"] = run.reason.value
+    if run.message:
+        status["message"] = run.message
+    return status
+
+
+def _root_write(
+    root: Root, before: Mapping[str, Any], after: dict[str, Any], written: Callable[[], None]
+) -> StatusWrite:
+    return StatusWrite(
+        kind=root.key.kind,
+        name=root.key.name,
+        uid=root.uid,
+        before=before,
+        after=after,
+        written=written,
+        missed=ignore,
+    )
+
+
+def _task_write(
+    live: LiveRun, key: TaskKey, store: Store, now: datetime, since: datetime
+) -> StatusWrite | None:
+    task = live.view.tasks.get(key)
+    children = store.of(live.key)
+    if task is None or task.name not in children.tasks:
+        return None  # it has no object: it failed before it could start, or is no agent's
+    before = live.shown.get((AGENT_TASK, task.name), {})
+    attempt = live.view.attempts.get(key)
+    pod = None if attempt is None else children.pods.get(attempt.pod_name)
+    after = task_status(live, key, pod, before, now)
+    return StatusWrite(
+        kind=AGENT_TASK,
+        name=task.name,
+        uid=children.tasks[task.name].uid,
+        before=before,
+        after=after,
+        written=partial(_note_shown, live, task, after),
+        missed=partial(live.note_unshown, [key], since),
+    )
+
+
+def _note_shown(live: LiveRun, task: TaskRecord, status: dict[str, Any]) -> None:
+    place = (AGENT_TASK, task.name)
+    if task.phase.terminal:
+        live.shown.pop(place, None)  # nothing follows, and there may be thousands
+        live.told.add(task.key)
+    else:
+        live.shown[place] = status

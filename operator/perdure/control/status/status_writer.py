@@ -1,0 +1,260 @@
+"""Writing statuses: few patches, each computed at the last moment from the newest state.
+
+What is waiting to be written is a name, never a payload: changes that come while it waits are part of the
+patch, and an old status can never overwrite a newer one. A run's own status comes before those of its tasks,
+however many they are, since it is what people look at; only its last one comes after them all, because after
+that nobody looks at the run again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+import structlog
+
+from perdure.control.cluster_cache.run_key import RunKey
+from perdure.control.ports import KubePort
+from perdure.control.queue.workqueue import WorkQueue
+from perdure.domain.phases import TERMINAL
+from perdure.kube.errors import ApiError
+
+#: Runs written about at once.
+WORKERS = 8
+#: Patches under way at once: about one run, and about all of them.
+PATCHES_OF_RUN = 8
+PATCHES = 16
+#: Seconds after which a run's own status is written again before more of its tasks' are.
+SLICE = 1.0
+#: Seconds that a change waits for company at most.
+LONGEST_INTERVAL = 10.0
+#: The share that the newest patch has in what a patch is taken to last.
+_NEWEST = 1 / 16
+
+_TERMINAL = frozenset(phase.value for phase in TERMINAL)
+
+_log = structlog.get_logger(__name__)
+
+
+class StatusSource(Protocol):
+    """Where statuses come from: the reconciler."""
+
+    def statuses(self, key: RunKey, now: datetime, *, patience: timedelta) -> Sequence[StatusWrite]:
+        """What is to be written about a run now: of its tasks as much as is good to hold at once, then its
+        own, which comes last. What has not come to an end may be left out until it is `patience` old."""
+        ...
+
+    def written(self, key: RunKey, now: datetime, *, patience: timedelta) -> float | None:
+        """All that `statuses` gave has been written. Seconds until there is more to write, None if there is
+        nothing."""
+        ...
+
+
+class StatusWrite:
+    """One object's status as it was and as it is to be.
+
+    `written` is called once the API server has it, `missed` if it has to be computed and written again.
+    """
+
+    __slots__ = ("after", "before", "kind", "missed", "name", "uid", "written")
+
+    def __init__(
+        self,
+        *,
+        kind: str,
+        name: str,
+        uid: str,
+        before: Mapping[str, Any],
+        after: Mapping[str, Any],
+        written: Callable[[], None],
+        missed: Callable[[], None],
+    ) -> None:
+        self.kind = kind
+        self.name = name
+        self.uid = uid
+        self.before = before
+        self.after = after
+        self.written = written
+        self.missed = missed
+
+
+class StatusWriter:
+    """Gathers changes to a run's statuses and writes them at most once per interval.
+
+    Patches of statuses are what an API server with many runs spends most on, and they are not to be at the
+    expense of the steps. So about one run's is under way at a time: the more runs wait and the slower the API
+    server answers, the longer the interval, up to `LONGEST_INTERVAL`. By Little's law the number under way is
+    their rate times how long each lasts.
+    """
+
+    def __init__(
+        self, *, kube: KubePort, source: StatusSource, interval: float, clock: Callable[[], datetime]
+    ) -> None:
+        self._kube = kube
+        self._source = source
+        self._interval = interval
+        self._clock = clock
+        self._queue = WorkQueue()
+        self._last: dict[RunKey, float] = {}
+        self._patches = asyncio.Semaphore(PATCHES)
+        #: Seconds that a patch lasts, of late.
+        self._lasts = 0.0
+
+    def mark(self, key: RunKey, *, urgent: bool = False) -> None:
+        """A run's statuses have changed. Urgent ones (another phase, a refusal) are written at once."""
+        wait = self.shown_in(key)
+        if urgent or wait <= 0:
+            self._queue.add(key)
+        else:
+            self._queue.add_after(key, wait)
+
+    def shown_in(self, key: RunKey) -> float:
+        """Seconds until it is time to write about a run; 0 or less if it is time."""
+        now = asyncio.get_running_loop().time()
+        pause = self._pause()
+        return self._last.get(key, now - pause) + pause - now
+
+    def forget(self, key: RunKey) -> None:
+        """Nothing more will be written about a run."""
+        self._last.pop(key, None)
+
+    def close(self) -> None:
+        """Forget everything that waits to be written."""
+        self._queue.close()
+        self._last.clear()
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(WORKERS):
+                group.create_task(self._work())
+
+    def _pause(self) -> float:
+        """Seconds between two writes about a run, as things are."""
+        return max(self._interval, min(LONGEST_INTERVAL, self._queue.pending * self._lasts))
+
+    async def _work(self) -> None:
+        while True:
+            key = await self._queue.get()
+            try:
+                self._last[key] = asyncio.get_running_loop().time()
+                patience = timedelta(seconds=self._pause())
+                writes = list(self._source.statuses(key, self._clock(), patience=patience))
+                done = await self._write(key, writes)
+                if done is None:
+                    self._queue.add_failed(key)
+                    continue
+                self._queue.succeeded(key)
+                due = self._source.written(key, self._clock(), patience=patience) if done else 0.0
+                if due:
+                    self._queue.add_after(key, max(due, self.shown_in(key)))
+                # A source that gives nothing of the rest now has it later, and says so by a mark.
+                elif due == 0 and any(write.kind != key.kind or write.name != key.name for write in writes):
+                    self._queue.add(key)
+            finally:
+                self._queue.done(key)
+
+    async def _write(self, key: RunKey, writes: Sequence[StatusWrite]) -> bool | None:
+        """Write what is to be written about a run.
+
+        Returns True if all of it is written, False if time ran out, None if some of it was refused.
+        """
+        tasks = list(writes)
+        own = tasks.pop() if tasks and (tasks[-1].kind, tasks[-1].name) == (key.kind, key.name) else None
+        last = own is not None and own.after.get("phase") in _TERMINAL
+        if own is not None and not last and not await self._try(key, own):
+            for write in tasks:
+                write.missed()
+            return None
+        done = await self._write_tasks(key, tasks, within=None if last else SLICE)
+        if own is None or not last:
+            return done
+        if not done:
+            own.missed()
+            return None
+        return True if await self._try(key, own) else None
+
+    async def _write_tasks(
+        self, key: RunKey, writes: Sequence[StatusWrite], *, within: float | None
+    ) -> bool | None:
+        """As `_write`, for tasks only. What was not written is `missed`."""
+        loop = asyncio.get_running_loop()
+        waiting = list(reversed(writes))
+        until = None if within is None else loop.time() + within
+        refused = False
+
+        async def work() -> None:
+            nonlocal refused
+            while waiting and not refused and (until is None or loop.time() < until):
+                if not await self._try(key, waiting.pop()):
+                    refused = True
+
+        if len(writes) == 1:
+            await work()
+        elif writes:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(PATCHES_OF_RUN, len(writes))):
+                    group.create_task(work())
+        for write in waiting:
+            write.missed()
+        return None if refused else not waiting
+
+    async def _try(self, key: RunKey, write: StatusWrite) -> bool:
+        """Write one status. False if it was refused, and is `missed`."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with self._patches:
+                begun = loop.time()
+                try:
+                    await self._patch(key.namespace, write)
+                finally:
+                    self._lasts += (loop.time() - begun - self._lasts) * _NEWEST
+        except ApiError as error:
+            if not error.not_found:
+                _log.warning(
+                    "status not written",
+                    kind=write.kind,
+                    namespace=key.namespace,
+                    name=write.name,
+                    error=str(error),
+                )
+                write.missed()
+                return False
+            # It is no more: there is nobody left to tell.
+        write.written()
+        return True
+
+    async def _patch(self, namespace: str, write: StatusWrite) -> None:
+        patch = status_patch(write.uid, write.before, write.after)
+        if not patch:
+            return
+        try:
+            await self._kube.patch_status(write.kind, namespace, write.name, patch, brief=True)
+        except ApiError as error:
+            if error.status != 422:
+                raise
+            # The status there is not the one we took it for, or the object is another: write it whole.
+            there = await self._kube.get(write.kind, namespace, write.name)
+            if there["metadata"]["uid"] == write.uid:
+                whole = status_patch(write.uid, {}, write.after)
+                await self._kube.patch_status(write.kind, namespace, write.name, whole, brief=True)
+
+
+def status_patch(uid: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The JSON patch (RFC 6902) that makes status `after` of `before`; [] if they are equal.
+
+    A merge patch could not write a null that is part of an output. The test of the uid makes the API server
+    refuse the patch for a namesake that was made in the meantime.
+    """
+    if not before:
+        changes = [{"op": "add", "path": "/status", "value": dict(after)}] if after else []
+    else:
+        changes = [{"op": "remove", "path": f"/status/{name}"} for name in before if name not in after]
+        changes += [
+            {"op": "add", "path": f"/status/{name}", "value": value}
+            for name, value in after.items()
+            if name not in before or before[name] != value
+        ]
+    return [{"op": "test", "path": "/metadata/uid", "value": uid}, *changes] if changes else []

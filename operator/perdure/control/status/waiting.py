@@ -1,0 +1,192 @@
+"""Why a task, a step or a run does not go on: one reason of a closed set, and its explanation for people.
+
+Pure. Of what a run waits for is found without looking at all of its tasks, since it is asked every second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from perdure.api.status import timestamp
+from perdure.control.live_run import LiveRun
+from perdure.domain.engine.plan import PlannedStep
+from perdure.domain.engine.pod_facts import PodFacts
+from perdure.domain.engine.pod_waiting import Waiting, waiting_reason
+from perdure.domain.phases import Phase, Reason
+from perdure.domain.records import AttemptRecord, StepRecord, TaskKey, TaskRecord
+
+#: Names that a message lists.
+MAX_NAMES = 3
+LIMIT_MESSAGE = "the limit of tasks that may run at once in the namespace or in all is used up"
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a status shows beside what was committed."""
+
+    pods: Mapping[str, PodFacts]
+    #: The statuses of child Workflows, by name.
+    children: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: More than 0 if the last decision would have started attempts, had the limits across runs let it.
+    wants: int = 0
+
+
+def task_waiting(live: LiveRun, task: TaskRecord, sight: Sight) -> Waiting | None:
+    """Why a task does not run; None if it does, or has ended."""
+    if task.phase.terminal:
+        return None
+    attempt = live.view.attempts.get(task.key)
+    if attempt is not None and (attempt.closed_at is not None or attempt.number != task.attempt):
+        attempt = None
+    if attempt is not None and attempt.stopping is not None:
+        return attempt.stopping, "its agent was asked to save a checkpoint and leave"
+    if task.phase is Phase.PAUSED:
+        return Reason.PAUSED, task.message or "paused"
+    if task.retry_at is not None:
+        return _waiting_for_time(task)
+    if task.phase is Phase.RUNNING:
+        return None
+    if task.key in live.held_up:
+        return live.held_up[task.key]
+    if attempt is None:
+        return task.reason or Reason.STARTING, task.message
+    if live.view.plan.steps[task.key.step].kind == "workflow":
+        return _waiting_for_child(attempt, sight)
+    pod = sight.pods.get(attempt.pod_name)
+    if pod is not None and pod.attempt == attempt.number:
+        return waiting_reason(pod)
+    return Reason.STARTING, "the pod is being made"
+
+
+def child_message(attempt: AttemptRecord | None, sight: Sight) -> str:
+    """How far the child of a `workflow` step is, as its status says; empty if that is not known."""
+    status = {} if attempt is None else sight.children.get(attempt.pod_name) or {}
+    if attempt is None or not status.get("phase"):
+        return ""
+    text = f"{attempt.pod_name}: {status['phase']}"
+    if status.get("progress"):
+        text += f" {status['progress']}"
+    return f"{text}: {status['message']}" if status.get("message") else text
+
+
+def run_waiting(live: LiveRun, sight: Sight) -> Waiting | None:
+    """What the whole run waits for: a reason only if none of its tasks runs."""
+    view = live.view
+    if view.run.phase.terminal:
+        return None
+    if view.run.phase is Phase.PAUSED:
+        # A child Workflow is paused as well, but it does not leave.
+        leaving = view.slots
+        return Reason.PAUSED, f"paused; {_number(leaving, 'pod')} still to leave" if leaving else "paused"
+    for name, counts in view.counts.items():
+        if counts[Phase.RUNNING] and view.plan.steps[name].kind != "wait":
+            return None
+    key = min(view.live, default=None)
+    if key is None:
+        return (Reason.LIMIT, LIMIT_MESSAGE) if sight.wants else None
+    task = view.tasks[key]
+    waiting = task_waiting(live, task, sight)
+    return None if waiting is None else (waiting[0], f"{task.name}: {waiting[1]}".removesuffix(": "))
+
+
+def step_waiting(live: LiveRun, step: PlannedStep, record: StepRecord | None, sight: Sight) -> Waiting | None:
+    """Why a step that has not ended does not go on; None if it does."""
+    view = live.view
+    if record is None:
+        return _waiting_to_be_looked_at(live, step)
+    if view.run.phase is Phase.PAUSED:
+        counts: Mapping[Phase, int] = view.counts.get(step.name) or {}
+        leaving = _active(counts) - counts.get(Phase.PAUSED, 0)
+        return Reason.PAUSED, f"{_number(leaving, 'task')} still to leave" if leaving else "paused"
+    if record.phase is Phase.PENDING and record.reason is not None:
+        return record.reason, record.message
+    if step.is_for_each:
+        return _fan_waiting(live, step, record, sight)
+    task = view.tasks.get(TaskKey(step.name, record.total - 1) if step.repeat else TaskKey(step.name))
+    return None if task is None else task_waiting(live, task, sight)
+
+
+def _number(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _waiting_for_time(task: TaskRecord) -> Waiting:
+    assert task.retry_at is not None
+    when = timestamp(task.retry_at)
+    if task.phase is Phase.RUNNING:
+        return Reason.WAITING, f"until {when}"
+    text = f"attempt {task.attempt + 1} starts at {when}"
+    return Reason.BACKOFF, f"{text}: {task.message}" if task.message else text
+
+
+def _waiting_for_child(attempt: AttemptRecord, sight: Sight) -> Waiting:
+    return Reason.STARTING, child_message(attempt, sight) or f"{attempt.pod_name} is being started"
+
+
+def _waiting_to_be_looked_at(live: LiveRun, step: PlannedStep) -> Waiting:
+    view = live.view
+    # Finally steps wait for all main ones, whatever they name.
+    needed = step.depends_on + view.plan.order if step.is_finally else step.depends_on
+    missing = []
+    for name in needed:
+        record = view.steps.get(name)
+        if record is None or not record.phase.terminal:
+            missing.append(name)
+            if len(missing) > MAX_NAMES:
+                break
+    if missing:
+        return Reason.DEPENDENCY, f"waits for {_listed(missing)}"
+    if view.run.phase is Phase.PAUSED:
+        return Reason.PAUSED, "paused"
+    return Reason.STARTING, ""
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:MAX_NAMES]) + (" and others" if len(names) > MAX_NAMES else "")
+
+
+def _fan_waiting(live: LiveRun, step: PlannedStep, record: StepRecord, sight: Sight) -> Waiting | None:
+    """What keeps most tasks of a step, or all of its live ones, from running."""
+    view = live.view
+    counts: Mapping[Phase, int] = view.counts.get(step.name) or {}
+    unmade = 0 if _starts_nothing(live, step) else record.total - sum(counts.values())
+    active = _active(counts)
+    if unmade > 0:
+        if step.parallelism is not None and active >= step.parallelism:
+            limit = f"the step's parallelism {step.parallelism}"
+            return Reason.PARALLELISM, f"{_tasks_wait(unmade)}: {limit}"
+        if view.plan.parallelism is not None and _working(live) >= view.plan.parallelism:
+            return Reason.PARALLELISM, f"{_tasks_wait(unmade)}: parallelism {view.plan.parallelism}"
+    limited = sum(key.step == step.name and view.tasks[key].reason is Reason.LIMIT for key in view.ready) + (
+        unmade if sight.wants else 0
+    )
+    if limited:
+        return Reason.LIMIT, f"{_tasks_wait(limited)}: {LIMIT_MESSAGE}"
+    if active and not counts.get(Phase.RUNNING):
+        key = min((key for key in view.live if key.step == step.name), default=None)
+        return None if key is None else task_waiting(live, view.tasks[key], sight)
+    return None
+
+
+def _tasks_wait(number: int) -> str:
+    return f"{number} task waits" if number == 1 else f"{number} tasks wait"
+
+
+def _starts_nothing(live: LiveRun, step: PlannedStep) -> bool:
+    """True if the run is at its end, and what was not started yet never will be."""
+    view = live.view
+    if step.is_finally:
+        return False
+    return view.run.stop is not None or (view.failing and view.plan.failure_policy != "RunAll")
+
+
+def _active(counts: Mapping[Phase, int]) -> int:
+    return sum(number for phase, number in counts.items() if not phase.terminal)
+
+
+def _working(live: LiveRun) -> int:
+    """Tasks that count against the run's parallelism."""
+    steps = live.view.plan.steps
+    return sum(_active(counts) for name, counts in live.view.counts.items() if steps[name].kind != "wait")

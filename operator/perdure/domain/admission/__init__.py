@@ -1,0 +1,1 @@
+"""Static analysis of a manifest, before a run starts."""

@@ -1,0 +1,1 @@
+"""The decision: what a run is, and what happens to it next."""

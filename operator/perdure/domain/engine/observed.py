@@ -1,0 +1,62 @@
+"""What was seen of a run's pods and agents, as an argument of a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from perdure.domain.engine.pod_facts import PodFacts
+from perdure.domain.phases import Phase, Reason
+from perdure.domain.records import CachedResult, DesiredState, Report, TaskKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """The API server's refusal to make the pod of an attempt, for a cause that waiting does not heal."""
+
+    attempt: int
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildRun:
+    """How the child Workflow of a `workflow` step stands, as the ledger has it."""
+
+    uid: str
+    phase: Phase
+    reason: Reason | None = None
+    message: str = ""
+    outputs: Any = None
+    started_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What was seen of a run's open attempts. A task that is not mentioned has nothing new."""
+
+    #: When the look began, None for now. No attempt's time is over after it: since then it may have started,
+    #: ended or given a sign of life.
+    looked_at: datetime | None = None
+    pods: Mapping[TaskKey, PodFacts] = field(default_factory=dict)
+    #: Tasks whose pod was made, and of which the API server itself says that it is no more.
+    gone: frozenset[TaskKey] = frozenset()
+    #: Reports in the ledger, with the number of the attempt that made them.
+    reports: Mapping[TaskKey, tuple[int, Report]] = field(default_factory=dict)
+    refusals: Mapping[TaskKey, Refusal] = field(default_factory=dict)
+    #: Children of `workflow` steps that are known to the ledger.
+    children: Mapping[TaskKey, ChildRun] = field(default_factory=dict)
+    #: Newest signs of life: the attempt's number, and when.
+    signs: Mapping[TaskKey, tuple[int, datetime]] = field(default_factory=dict)
+    #: Why the pods of open attempts do not exist yet, where the API server says so.
+    held_up: Mapping[TaskKey, tuple[Reason, str]] = field(default_factory=dict)
+    #: Answers to a decision's questions for cached results; None where there is none.
+    cached: Mapping[TaskKey, CachedResult | None] = field(default_factory=dict)
+    #: What is wanted of the run, here or by the Workflow above.
+    desired: DesiredState = "Running"
+    #: Attempts that may be started now under limits that many runs share; None if there are no such limits.
+    slots: int | None = None
+    #: The object that a person applied is no more.
+    deleted: bool = False

@@ -1,0 +1,222 @@
+"""A run's snapshot, compiled: steps in order, dependencies both ways, expressions ready to evaluate.
+
+What a snapshot leaves out has its default here, so that one made by an earlier version still loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+from perdure.api.base import parse_duration
+from perdure.domain.engine.retry import DEFAULT_BACKOFF, DISRUPTION_LIMIT, Backoff
+from perdure.domain.expressions.templating import compile_value
+from perdure.domain.graph import topological_order
+
+StepKind = Literal["agent", "wait", "workflow"]
+FailurePolicy = Literal["FinishRunning", "CancelRunning", "RunAll"]
+PodRetention = Literal["Always", "OnFailure", "Never"]
+
+DEFAULT_CACHE_TTL = "168h"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRepeat:
+    """A loop: until the expression is true, or so many iterations were made."""
+
+    until: Any
+    max_iterations: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRetry:
+    """When a failed attempt is followed by another."""
+
+    limit: int = 0
+    backoff: Backoff = DEFAULT_BACKOFF
+    #: Only if this is true, if it is there.
+    on: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedCache:
+    """Under which key a result is shared, and for how long."""
+
+    key: Any
+    ttl: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedStep:
+    """A step with its strings compiled (see `templating.compile_value`)."""
+
+    name: str
+    kind: StepKind
+    is_finally: bool
+    #: Steps that must have ended before this one is looked at.
+    depends_on: tuple[str, ...]
+    #: Steps that its expressions see.
+    sees: tuple[str, ...]
+    #: A compiled expression; None if the step has no condition of its own.
+    when: Any
+    is_for_each: bool
+    for_each: Any
+    repeat: PlannedRepeat | None
+    #: The agent block in camelCase; {} unless it is an agent step.
+    agent: Mapping[str, Any]
+    #: `duration` or `until`; {} unless it is a wait step.
+    wait: Mapping[str, Any]
+    #: `templateRef` or `spec` as written, and `inputs` compiled; {} unless it is a workflow step.
+    workflow: Mapping[str, Any]
+    input: Any
+    retry: PlannedRetry
+    disruption_limit: int
+    timeout: timedelta | None
+    pending_timeout: timedelta | None
+    idle_timeout: timedelta | None
+    continue_on_failure: bool
+    parallelism: int | None
+    #: Failed tasks that a `forEach` bears: a number, or a percentage such as "20%"; None if it bears none.
+    max_failures: int | str | None
+    cache: PlannedCache | None
+
+    @property
+    def is_indexed(self) -> bool:
+        """True if its tasks have numbers: one for each item, or for each iteration."""
+        return self.is_for_each or self.repeat is not None
+
+    @property
+    def retry_limit(self) -> int:
+        return self.retry.limit
+
+    @property
+    def result_required(self) -> bool:
+        """True if a container that ends well without a result has failed."""
+        return bool(self.agent.get("result") == "Required")
+
+    @property
+    def timed(self) -> bool:
+        """True if time alone can end an attempt."""
+        return not (self.timeout is None and self.pending_timeout is None and self.idle_timeout is None)
+
+    def failures_borne(self, total: int) -> int:
+        """How many of `total` tasks may fail without failing the step. A percentage is rounded down."""
+        if self.max_failures is None:
+            return 0
+        if isinstance(self.max_failures, str):
+            return int(self.max_failures.rstrip("%")) * total // 100
+        return self.max_failures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run is to do."""
+
+    inputs: Mapping[str, Any]
+    parallelism: int | None
+    priority: int
+    timeout: timedelta | None
+    failure_policy: FailurePolicy
+    #: Main and finally steps, as written.
+    steps: Mapping[str, PlannedStep]
+    #: Names of the main steps, each after all it depends on; then those of the finally steps, likewise.
+    order: tuple[str, ...]
+    finally_order: tuple[str, ...]
+    outputs: Any
+    retention: timedelta
+    pod_retention: PodRetention
+
+
+def compile_plan(snapshot: Mapping[str, Any]) -> Plan:
+    """Compile what acceptance has made. Raises nothing that acceptance has not ruled out."""
+    main = {step["name"]: _step(step, is_finally=False) for step in snapshot["steps"]}
+    last = {step["name"]: _step(step, is_finally=True) for step in snapshot.get("finally") or ()}
+    retention = snapshot["retention"]
+    return Plan(
+        inputs=snapshot["inputs"],
+        parallelism=snapshot["parallelism"],
+        priority=snapshot.get("priority", 0),
+        timeout=_duration(snapshot.get("timeout")),
+        failure_policy=snapshot.get("failurePolicy", "FinishRunning"),
+        steps=main | last,
+        order=_order(main),
+        finally_order=_order(last),
+        outputs=compile_value(snapshot["outputs"]),
+        retention=timedelta(seconds=parse_duration(retention["ttlAfterFinished"])),
+        pod_retention=retention.get("pods", "Always"),
+    )
+
+
+def _order(steps: Mapping[str, PlannedStep]) -> tuple[str, ...]:
+    return topological_order({name: frozenset(step.depends_on) for name, step in steps.items()})
+
+
+def _step(step: Mapping[str, Any], *, is_finally: bool) -> PlannedStep:
+    agent = step.get("agent") or {}
+    repeat, cache = step.get("repeat"), step.get("cache")
+    kind: StepKind = "wait" if "wait" in step else "workflow" if "workflow" in step else "agent"
+    return PlannedStep(
+        name=step["name"],
+        kind=kind,
+        is_finally=is_finally,
+        depends_on=tuple(step["dependsOn"]),
+        sees=tuple(step.get("sees", step["dependsOn"])),
+        when=compile_value(step.get("when")),
+        is_for_each="forEach" in step,
+        for_each=compile_value(step.get("forEach")),
+        repeat=None
+        if repeat is None
+        else PlannedRepeat(until=compile_value(repeat["until"]), max_iterations=repeat["maxIterations"]),
+        agent={
+            **agent,
+            **{field: compile_value(agent[field]) for field in ("command", "args", "env") if field in agent},
+        },
+        wait=compile_value(step.get("wait") or {}),
+        workflow=_workflow(step.get("workflow") or {}),
+        input=compile_value(step.get("input", {})),
+        retry=_retry(step.get("retry") or {}),
+        disruption_limit=(step.get("disruptions") or {}).get("limit", DISRUPTION_LIMIT),
+        timeout=_duration(step.get("timeout")),
+        pending_timeout=_duration(step.get("pendingTimeout")),
+        idle_timeout=_duration(step.get("idleTimeout")),
+        continue_on_failure=bool(step.get("continueOnFailure")),
+        parallelism=step.get("parallelism"),
+        max_failures=step.get("maxFailures"),
+        cache=None
+        if cache is None
+        else PlannedCache(
+            key=compile_value(cache["key"]), ttl=_required_duration(cache.get("ttl", DEFAULT_CACHE_TTL))
+        ),
+    )
+
+
+def _workflow(block: Mapping[str, Any]) -> Mapping[str, Any]:
+    # The expressions of an inline child are its own: they are compiled when the child starts.
+    if not block:
+        return {}
+    return {**block, "inputs": compile_value(block.get("inputs") or {})}
+
+
+def _retry(block: Mapping[str, Any]) -> PlannedRetry:
+    given, default = block.get("backoff") or {}, DEFAULT_BACKOFF
+    initial, longest = _duration(given.get("initial")), _duration(given.get("max"))
+    return PlannedRetry(
+        limit=block.get("limit", 0),
+        backoff=Backoff(
+            initial=default.initial if initial is None else initial.total_seconds(),
+            factor=given.get("factor", default.factor),
+            longest=default.longest if longest is None else longest.total_seconds(),
+            jitter=given.get("jitter", default.jitter),
+        ),
+        on=compile_value(block.get("on")),
+    )
+
+
+def _duration(text: str | None) -> timedelta | None:
+    return None if text is None else _required_duration(text)
+
+
+def _required_duration(text: str) -> timedelta:
+    return timedelta(seconds=parse_duration(text))

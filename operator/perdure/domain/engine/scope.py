@@ -1,0 +1,155 @@
+"""What expressions see: the names `inputs`, `steps`, `workflow`, `item` and `index`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from perdure.domain.engine.plan import Plan, PlannedStep
+from perdure.domain.engine.view import task_keys
+from perdure.domain.expressions.cel import ExpressionError, kind_of
+from perdure.domain.expressions.templating import Text, render, render_argument
+from perdure.domain.phases import Phase, Reason
+from perdure.domain.records import NO_INDEX, RunRecord, StepRecord, TaskKey, TaskRecord
+
+
+class Records(Protocol):
+    """Where steps and tasks are read: a run as it is, or as a decision is about to make it."""
+
+    @property
+    def plan(self) -> Plan: ...
+
+    @property
+    def run(self) -> RunRecord: ...
+
+    @property
+    def failing(self) -> bool: ...
+
+    def step(self, name: str) -> StepRecord | None: ...
+
+    def task(self, key: TaskKey) -> TaskRecord | None: ...
+
+
+def step_values(records: Records, names: Iterable[str]) -> dict[str, Any]:
+    """The value of `steps`, with the named steps only."""
+    return {name: _step_value(records, name) for name in names}
+
+
+def scope(records: Records, steps: Mapping[str, Any], *, is_finally: bool = False) -> dict[str, Any]:
+    """The names that every expression of a workflow may use."""
+    run = records.run
+    # Main steps see a running run whenever they are evaluated: what is evaluated on the way to a first
+    # attempt must not differ when it is evaluated again for a later one.
+    workflow: dict[str, Any] = {
+        "name": run.name,
+        "namespace": run.namespace,
+        "uid": run.uid,
+        "phase": Phase.RUNNING.value,
+    }
+    if is_finally:
+        workflow["phase"] = phase_to_be(records).value
+        workflow["failures"] = [
+            {
+                "step": name,
+                "reason": None if record.reason is None else record.reason.value,
+                "message": record.message,
+            }
+            for name in records.plan.order
+            if (record := records.step(name)) is not None and record.phase is Phase.FAILED
+        ]
+    return {"inputs": records.plan.inputs, "steps": steps, "workflow": workflow}
+
+
+def phase_to_be(records: Records) -> Phase:
+    """The phase in which a run ends whose main steps have ended, unless a finally step changes it."""
+    if records.run.stop is Reason.CANCELLED:
+        return Phase.CANCELLED
+    failed = records.run.stop is not None or records.failing
+    return Phase.FAILED if failed else Phase.SUCCEEDED
+
+
+def item_scope(names: Mapping[str, Any], items: list[Any] | None, index: int) -> Mapping[str, Any]:
+    """The names of one task: those of its step, and its item if the step has `forEach`."""
+    if items is None or index == NO_INDEX:
+        return names
+    return {**names, "item": items[index], "index": index}
+
+
+def iteration_scope(records: Records, step: str, names: Mapping[str, Any], index: int) -> Mapping[str, Any]:
+    """The names of one iteration of a `repeat`: `last` is the output of the one before, null at first."""
+    before = records.task(TaskKey(step, index - 1)) if index > 0 else None
+    return {**names, "last": None if before is None else before.output, "index": index}
+
+
+def render_workflow(step: PlannedStep, names: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec of a `workflow` step's child, its inputs filled in. Raises ExpressionError."""
+    inputs = render(step.workflow["inputs"], names, "workflow.inputs")
+    if "templateRef" in step.workflow:
+        return {"templateRef": step.workflow["templateRef"], "inputs": inputs}
+    return {**step.workflow["spec"], "inputs": inputs}
+
+
+def evaluate_condition(condition: Any, names: Mapping[str, Any], path: str) -> bool:
+    """The value of a compiled expression that must be true or false. Raises ExpressionError."""
+    value = render(condition, names, path)
+    if not isinstance(value, bool):
+        raise ExpressionError(f"{path}: must give true or false; it gave {kind_of(value)}")
+    return value
+
+
+def evaluate_items(step: PlannedStep, names: Mapping[str, Any]) -> list[Any]:
+    """The items of a step's `forEach`; of a map, `{key, value}` in order of keys. Raises ExpressionError."""
+    value = render(step.for_each, names, "forEach")
+    if isinstance(value, dict):
+        return [{"key": key, "value": value[key]} for key in sorted(value)]
+    if isinstance(value, list):
+        return value
+    raise ExpressionError(f"forEach: must give a list or a map; it gave {kind_of(value)}")
+
+
+def render_agent(step: PlannedStep, names: Mapping[str, Any]) -> dict[str, Any]:
+    """The agent block with its expressions filled in, ready for a pod. Raises ExpressionError."""
+    agent = dict(step.agent)
+    for field in ("command", "args"):
+        if field in agent:
+            agent[field] = [
+                render_argument(value, names, f"agent.{field}[{position}]")
+                for position, value in enumerate(agent[field])
+            ]
+    if "env" in agent:
+        agent["env"] = [
+            {**variable, "value": render_argument(variable["value"], names, f"agent.env.{variable['name']}")}
+            if isinstance(variable.get("value"), (str, Text))
+            else variable
+            for variable in agent["env"]
+        ]
+    return agent
+
+
+def _step_value(records: Records, name: str) -> dict[str, Any]:
+    record = records.step(name)
+    if record is None:
+        return {"phase": Phase.PENDING.value, "attempts": 0}
+    value: dict[str, Any] = {"phase": record.phase.value}
+    if record.reason is not None:
+        value["reason"] = record.reason.value
+    if record.message:
+        value["message"] = record.message
+    if record.started_at is not None:
+        value["startedAt"] = record.started_at
+    if record.finished_at is not None:
+        value["finishedAt"] = record.finished_at
+    step = records.plan.steps[name]
+    tasks = [records.task(key) for key in task_keys(step, record)]
+    value["attempts"] = sum(task.attempt for task in tasks if task is not None)
+    if step.is_for_each:
+        # A step that never started has none: whoever takes them for granted is to be told.
+        if record.phase.terminal and record.started_at is not None:
+            value["outputs"] = [task.output if task is not None else None for task in tasks]
+        return value
+    task = tasks[-1] if tasks else None
+    if task is not None and task.exit_code is not None:
+        value["exitCode"] = task.exit_code
+    if task is not None and record.phase is Phase.SUCCEEDED:
+        value["output"] = task.output
+    return value

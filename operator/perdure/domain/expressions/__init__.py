@@ -1,0 +1,1 @@
+"""CEL expressions in `${}`: tokens, compilation, evaluation, rendering."""

@@ -1,0 +1,314 @@
+"""The gateway's side of the ledger: what agents write, each statement fenced by its own attempt."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterable, AsyncIterator
+from datetime import datetime
+from typing import Any, Final
+
+from perdure.domain.records import Report, Superseded
+from perdure.ledger import checkpoint_bytes, rows
+from perdure.ledger.base import Side
+from perdure.ledger.queries import SQL
+from perdure.ledger.types import (
+    AgentSession,
+    Checkpoint,
+    CheckpointInfo,
+    CorruptCheckpoint,
+    OpenCheckpoint,
+    Overtaken,
+    WrongChecksum,
+)
+
+#: Bytes as stored from which a checkpoint goes on a connection of its own: in a batch it would hold up
+#: everybody's small ones.
+LARGE: Final = 256 * 1024
+#: Slowest transfer that is waited for, in bytes a second.
+_SLOWEST: Final = 1024 * 1024
+#: Seconds to read a checkpoint that is stored whole, which one of an older version may be up to 64 MiB.
+_READ_TIMEOUT: Final = 60.0
+#: The largest number that Postgres counts to.
+_LARGEST: Final = 2**63 - 1
+
+
+class AgentSide(Side):
+    """Facts from agents. No phase changes here: the operator decides about phases."""
+
+    async def attempt_for_pod(self, namespace: str, pod_uid: str) -> AgentSession | None:
+        """The attempt that this pod is; None if the pod is not (yet) known to be one of ours."""
+        row = await self.database.fetchrow(SQL["attempt_for_pod"], namespace, rows.text(pod_uid))
+        return None if row is None else rows.session(row)
+
+    async def write_checkpoint(
+        self,
+        session: AgentSession,
+        data: bytes | AsyncIterable[bytes],
+        *,
+        content_type: str,
+        label: str | None = None,
+        recoverable: bool = True,
+        order: int | None = None,
+        sha256: bytes | None = None,
+        now: datetime,
+    ) -> int:
+        """Keep a checkpoint; returns its sequence number once it is durable.
+
+        What is iterated over is stored as it comes, on a connection of its own, and counts when its last byte
+        is there: an error of the iterator's own leaves nothing. `order` rises within an attempt: what has an
+        older one than another that was kept is refused, what has its order and bytes is acknowledged again.
+        `sha256`: what the sender says of the bytes. Raises Superseded, Overtaken, WrongChecksum.
+        """
+        about = (
+            now,
+            rows.text(content_type),
+            None if label is None else rows.text(label),
+        )
+        kept = (session.checkpoints_per_task, recoverable, order)
+        if not isinstance(data, bytes):
+            return await self._write_pieces(session, data, about=about, kept=kept, expected=sha256)
+        if len(data) > checkpoint_bytes.WHOLE:
+            return await self._write_pieces(session, _once(data), about=about, kept=kept, expected=sha256)
+        stored = await checkpoint_bytes.pack(data)
+        _compare(stored.sha256, sha256)
+        arguments = (
+            *_attempt(session),
+            *about,
+            len(data),
+            len(stored.data),
+            stored.encoding,
+            stored.sha256,
+            stored.data,
+            *kept,
+            None,
+        )
+        if len(stored.data) > LARGE:
+            row = await self.database.fetchrow(
+                SQL["write_checkpoint"], *arguments, timeout=self._time_for(len(stored.data))
+            )
+        else:
+            row = await self._write(session, "write_checkpoint", arguments, size=len(stored.data))
+        if row["sequence"] is None:
+            return await self._refused(session, order, stored.sha256)
+        self.outbox_written.set()
+        sequence: int = row["sequence"]
+        return sequence
+
+    async def _write_pieces(
+        self,
+        session: AgentSession,
+        source: AsyncIterable[bytes],
+        *,
+        about: tuple[Any, ...],
+        kept: tuple[int, bool, int | None],
+        expected: bytes | None,
+    ) -> int:
+        pieces = checkpoint_bytes.Pieces()
+        upload = uuid.uuid4()
+        async with self.database.acquire() as connection:
+            try:
+                await connection.execute("begin")
+                # A glance, without a lock: what cannot count need not be taken in.
+                if not await connection.fetchval(SQL["attempt_is_open"], *_attempt(session)):
+                    raise _superseded(session)
+                number = 0
+                async for packed, piece in pieces.cut(source):
+                    await connection.execute(SQL["write_piece"], upload, number, packed, piece)
+                    number += 1
+                _compare(pieces.sha256, expected)
+                totals = (pieces.size, pieces.stored_size, "identity", pieces.sha256, b"")
+                row = await connection.fetchrow(
+                    SQL["write_checkpoint"], *_attempt(session), *about, *totals, *kept, upload
+                )
+                if row["sequence"] is None:
+                    await connection.execute("rollback")
+                else:
+                    # The disk may have to take in all of it now.
+                    await connection.execute("commit", timeout=self._time_for(pieces.stored_size))
+            except BaseException:
+                # Whatever it was doing, Postgres undoes it; asking it to could fail or be cancelled as well.
+                connection.terminate()
+                raise
+        if row["sequence"] is None:
+            return await self._refused(session, kept[2], pieces.sha256)
+        self.outbox_written.set()
+        sequence: int = row["sequence"]
+        return sequence
+
+    async def _refused(self, session: AgentSession, order: int | None, sha256: bytes) -> int:
+        """The number that the same checkpoint got before, or else why this one got none."""
+        if order is None:
+            raise _superseded(session)
+        row = await self.database.fetchrow(SQL["refused_checkpoint"], *_attempt(session), order, sha256)
+        if row is None or not row["open"]:
+            raise _superseded(session)
+        if row["sequence"] is None:
+            raise Overtaken(
+                f"attempt {session.attempt} of {session.namespace}/{session.task_name} has saved a newer "
+                f"checkpoint than that of order {order}"
+            )
+        sequence: int = row["sequence"]
+        return sequence
+
+    async def checkpoints(
+        self, session: AgentSession, *, label: str | None = None, before: int | None = None, limit: int
+    ) -> list[CheckpointInfo]:
+        """The task's checkpoints, newest first; only those below the number `before`, if there is one."""
+        key = session.key
+        found = await self.database.fetch(
+            SQL["checkpoints"],
+            session.workflow_uid,
+            key.step,
+            key.index,
+            None if label is None else rows.text(label),
+            None if before is None else min(before, _LARGEST),
+            limit,
+        )
+        return [rows.checkpoint_info(row) for row in found]
+
+    async def open_latest(self, session: AgentSession, label: str | None = None) -> OpenCheckpoint | None:
+        """The newest recoverable checkpoint, of that label if there is one, whichever attempt wrote it.
+
+        All of it is read and compared with its checksum before this returns. Raises CorruptCheckpoint.
+        """
+        return await self._open(session, "latest_checkpoint", None if label is None else rows.text(label))
+
+    async def open_checkpoint(self, session: AgentSession, sequence: int) -> OpenCheckpoint | None:
+        """One checkpoint; None if it never was, or is no longer kept. As `open_latest`."""
+        if not 1 <= sequence <= _LARGEST:
+            return None
+        return await self._open(session, "one_checkpoint", sequence)
+
+    async def latest_checkpoint(self, session: AgentSession) -> Checkpoint | None:
+        """The newest recoverable checkpoint, whole. Raises CorruptCheckpoint."""
+        return await _whole(await self.open_latest(session))
+
+    async def checkpoint(self, session: AgentSession, sequence: int) -> Checkpoint | None:
+        """One checkpoint, whole; None if it never was, or is no longer kept. Raises CorruptCheckpoint."""
+        return await _whole(await self.open_checkpoint(session, sequence))
+
+    async def _open(self, session: AgentSession, name: str, which: Any) -> OpenCheckpoint | None:
+        key = session.key
+        tried = None
+        while True:
+            row = await self.database.fetchrow(
+                SQL[name], session.workflow_uid, key.step, key.index, which, timeout=_READ_TIMEOUT
+            )
+            if row is None:
+                return None
+            try:
+                return await self._opened(row)
+            except CorruptCheckpoint:
+                # Newer ones may have pushed it out while it was read: then its pieces have gone with it.
+                if tried == row["sequence"]:
+                    raise
+                tried = row["sequence"]
+
+    async def _opened(self, row: Any) -> OpenCheckpoint:
+        info = rows.checkpoint_info(row)
+        if row["upload"] is not None:
+            # Once through before the first byte goes out: an answer that has begun cannot become an error.
+            async for _ in self._pieces(info, row["upload"]):
+                pass
+            return OpenCheckpoint(info=info, pieces=lambda: self._pieces(info, row["upload"]))
+        stored = checkpoint_bytes.Stored(data=row["data"], encoding=row["encoding"], sha256=row["sha256"])
+        try:
+            data = await checkpoint_bytes.unpack(stored, size=row["size"])
+        except CorruptCheckpoint as error:
+            raise _corrupt(info, error) from error
+        return OpenCheckpoint(info=info, pieces=lambda: _once(data))
+
+    async def _pieces(self, info: CheckpointInfo, upload: uuid.UUID) -> AsyncIterator[bytes]:
+        check = checkpoint_bytes.Check(size=info.size, sha256=bytes.fromhex(info.sha256))
+        number = 0
+        try:
+            while check.left > 0:
+                # No transaction around it: a slow reader would hold a connection.
+                row = await self.database.fetchrow(SQL["read_piece"], upload, number)
+                piece = b"" if row is None else checkpoint_bytes.unpack_piece(row["packed"], row["data"])
+                check.take(piece)
+                yield piece
+                number += 1
+        except CorruptCheckpoint as error:
+            raise _corrupt(info, error) from error
+
+    async def progress(
+        self, session: AgentSession, percent: float | None, message: str | None, now: datetime
+    ) -> None:
+        """Note progress, with an event for each call. None leaves what this attempt said before.
+
+        Raises Superseded.
+        """
+        data = rows.dumps({"percent": percent, "message": message})
+        message = None if message is None else rows.text(message)
+        row = await self._write(session, "progress", (*_attempt(session), now, percent, message, data))
+        if not row["written"]:
+            raise _superseded(session)
+        self.outbox_written.set()
+
+    async def heartbeat(self, session: AgentSession, now: datetime) -> None:
+        """Note a sign of life. No event, and nobody is woken. Raises Superseded."""
+        row = await self._write(session, "heartbeat", (*_attempt(session), now))
+        if not row["written"]:
+            raise _superseded(session)
+
+    async def report(self, session: AgentSession, report: Report) -> None:
+        """Note how the agent says it ended. The first report of an attempt stands.
+
+        Repeating it, changed or not, returns as the first one did, even after the attempt was closed:
+        agents retry when an answer is lost. Raises Superseded if the attempt was closed without a report.
+        """
+        arguments = (*_attempt(session), rows.dumps(rows.report_json(report)))
+        row = await self._write(session, "report", arguments)
+        if not row["written"]:
+            raise _superseded(session)
+
+    async def _write(
+        self, session: AgentSession, name: str, arguments: tuple[Any, ...], *, size: int = 0
+    ) -> Any:
+        return await self.writer.submit(
+            SQL[name], arguments, order=(session.shard, session.workflow_uid), size=size
+        )
+
+    def _time_for(self, size: int) -> float:
+        """Seconds for a statement that moves so many bytes."""
+        return self.database.timeout + size / _SLOWEST
+
+
+def _attempt(session: AgentSession) -> tuple[str, str, int, int]:
+    return session.workflow_uid, session.key.step, session.key.index, session.attempt
+
+
+def _superseded(session: AgentSession) -> Superseded:
+    return Superseded(f"attempt {session.attempt} of {session.namespace}/{session.task_name} is over")
+
+
+def _compare(found: bytes, said: bytes | None) -> None:
+    if said is not None and found != said:
+        raise WrongChecksum(f"what arrived has the SHA-256 {found.hex()}, not {said.hex()}")
+
+
+def _corrupt(info: CheckpointInfo, error: CorruptCheckpoint) -> CorruptCheckpoint:
+    named = CorruptCheckpoint(f"checkpoint {info.sequence}: {error}")
+    named.sequence = info.sequence
+    return named
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def _whole(found: OpenCheckpoint | None) -> Checkpoint | None:
+    if found is None:
+        return None
+    info = found.info
+    return Checkpoint(
+        sequence=info.sequence,
+        attempt=info.attempt,
+        created_at=info.created_at,
+        content_type=info.content_type,
+        label=info.label,
+        sha256=info.sha256,
+        data=b"".join([piece async for piece in found.pieces()]),
+        recoverable=info.recoverable,
+    )

@@ -1,0 +1,90 @@
+"""The full look at the cluster, and what happens while its lists are on their way."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any, cast
+
+import pytest
+from tests.unit.control.objects import AUDIT, filled, pod, task, workflow
+
+from perdure.control.cluster_cache.relist import SELECTORS, relist
+from perdure.control.cluster_cache.store import KINDS, POD, Store
+from perdure.control.ports import KubePort, Page
+from perdure.domain.records import AGENT_TASK, WORKFLOW
+from perdure.kube.errors import ApiError
+from perdure.kube.reflector import Selection
+
+
+class Lists:
+    """An API server whose lists are as of `version`; `meanwhile` happens while that of pods is on its way."""
+
+    def __init__(self, version: int, objects: dict[str, list[dict[str, Any]]]) -> None:
+        self.version = version
+        self.objects = objects
+        self.meanwhile: Callable[[], object] = lambda: None
+        #: What begins and ends, in order.
+        self.told: list[str] = []
+        #: The kind of which there is no list.
+        self.refused = ""
+
+    async def pages(
+        self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
+    ) -> AsyncGenerator[Page, None]:
+        self.told.append(f"{kind} asked")
+        await asyncio.sleep(0)
+        if kind == self.refused:
+            raise ApiError(500, "InternalError", "not now")
+        if kind == POD:
+            self.meanwhile()
+        yield Page(items=self.objects.get(kind, []), version=str(self.version), first=True)
+        self.told.append(f"{kind} read")
+
+
+def look(store: Store, lists: Lists, namespaces: Sequence[str] = ()) -> dict[Selection, str]:
+    return asyncio.run(relist(cast(KubePort, lists), store, namespaces))
+
+
+def test_what_is_not_listed_is_taken_out() -> None:
+    store = filled()
+    look(store, Lists(9, {WORKFLOW: [workflow(1)], AGENT_TASK: [task("audit-a", 2)]}))
+    assert store.of(AUDIT).pods == {}
+    assert store.apply(POD, pod("audit-a-1", 8)) is None, "late news of what is gone"
+
+
+def test_what_is_newer_than_the_list_stays() -> None:
+    store = filled()
+    look(store, Lists(2, {WORKFLOW: [workflow(1)], AGENT_TASK: [task("audit-a", 2)]}))
+    assert set(store.of(AUDIT).pods) == {"audit-a-1"}
+
+
+@pytest.mark.parametrize("version", [10, 12])
+def test_what_was_made_anew_while_the_list_was_on_its_way_stays(version: int) -> None:
+    """The list tells that the first of its name is gone, and nothing of the second."""
+    store = filled()
+    lists = Lists(9, {WORKFLOW: [workflow(1)], AGENT_TASK: [task("audit-a", 2)]})
+    lists.meanwhile = lambda: store.apply(POD, pod("audit-a-1", version, uid="uid-second"))
+    look(store, lists)
+    assert store.of(AUDIT).pods["audit-a-1"].uid == "uid-second"
+    assert store.apply(POD, pod("audit-a-1", 20, uid="uid-second", phase="Failed")) == AUDIT
+
+
+def test_it_tells_from_where_on_each_list_can_be_watched() -> None:
+    assert look(filled(), Lists(9, {})) == {Selection(kind, None, SELECTORS.get(kind)): "9" for kind in KINDS}
+    assert set(look(filled(), Lists(9, {}), ["a", "b"])) == {
+        Selection(kind, namespace, SELECTORS.get(kind)) for kind in KINDS for namespace in ("a", "b")
+    }
+
+
+def test_what_runs_made_is_read_at_once_after_the_runs() -> None:
+    lists = Lists(9, {})
+    look(filled(), lists)
+    assert lists.told[:2] == ["Workflow asked", "Workflow read"]
+    assert [what.endswith("asked") for what in lists.told[2:]] == [True] * 5 + [False] * 5
+
+
+def test_a_list_that_fails_leaves_no_other_under_way() -> None:
+    lists = Lists(9, {})
+    lists.refused = AGENT_TASK
+    with pytest.raises(ApiError, match="not now"):
+        look(filled(), lists)
+    assert "Pod read" in lists.told

@@ -1,0 +1,419 @@
+"""What is made for an attempt, what is remembered of it, and what becomes of refusals."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.unit.control.stage import NAMESPACE, A, Stage, played
+from tests.unit.domain.builders import UID
+
+from perdure.api.step import MAX_WORKFLOW_DEPTH
+from perdure.domain.engine.observed import Observed
+from perdure.domain.phases import Phase, Reason
+from perdure.kube.errors import ApiError
+
+POD = {"name": "a"}
+JOB: dict[str, Any] = {"name": "a", "agent": {"image": "agents/audit:1", "executor": "Job"}}
+CHILD: dict[str, Any] = {
+    "name": "a",
+    "workflow": {"templateRef": "audits", "inputs": {"n": "${inputs.n + 1}"}},
+}
+#: Longer than a watch event or the Job controller takes.
+A_WHILE = 2.0
+
+
+async def soon() -> None:
+    await asyncio.sleep(A_WHILE)
+
+
+# --- pods
+
+
+def test_an_attempt_gets_a_task_and_a_pod() -> None:
+    async def scenario() -> None:
+        stage = Stage(POD)
+        await stage.ensure()
+        task, pod = stage.only("AgentTask"), stage.only("Pod")
+        assert pod["metadata"]["name"] == stage.attempt().pod_name
+        assert pod["metadata"]["ownerReferences"][0]["uid"] == task["metadata"]["uid"]
+        assert stage.ledger.recorded == {A: pod["metadata"]["uid"]}
+        assert stage.attempt().pod_uid == pod["metadata"]["uid"]
+
+    played(scenario())
+
+
+def test_what_was_done_before_a_crash_is_found_again() -> None:
+    async def scenario() -> None:
+        stage = Stage(POD)
+        stage.hears = False
+        await stage.ensure()
+        uid = stage.only("Pod")["metadata"]["uid"]
+        stage.view.attempts[A] = replace(stage.attempt(), pod_uid=None)
+        stage.ledger.recorded.clear()
+        stage.restart(pods=False)
+        await stage.ensure()
+        assert stage.ledger.recorded == {A: uid}
+        assert len(stage.cluster.all("AgentTask")) == len(stage.cluster.all("Pod")) == 1
+
+    played(scenario())
+
+
+def test_a_task_says_how_hard_it_tries() -> None:
+    async def scenario() -> None:
+        stage = Stage(
+            {
+                **POD,
+                "retry": {"limit": 3},
+                "disruptions": {"limit": 4},
+                "timeout": "90s",
+                "pendingTimeout": "1500ms",
+                "idleTimeout": "1h",
+            }
+        )
+        await stage.ensure()
+        spec = stage.only("AgentTask")["spec"]
+        assert (spec["retry"]["limit"], spec["disruptions"]["limit"]) == (3, 4)
+        assert (spec["timeout"], spec["pendingTimeout"], spec["idleTimeout"]) == ("90s", "1500ms", "3600s")
+
+    played(scenario())
+
+
+def test_the_next_attempt_is_told_of_the_last_failure() -> None:
+    async def scenario() -> None:
+        stage = Stage({**POD, "retry": {"limit": 1}})
+        await stage.ensure()
+        first = _environment(stage)
+        assert "PERDURE_LAST_FAILURE" not in first
+        stage.exited(A, code=3)
+        stage.settle(now=stage.tasks[A].retry_at)
+        await stage.ensure()
+        text = _environment(stage)["PERDURE_LAST_FAILURE"]
+        assert '"attempt":1' in text and '"reason":"ExitCode"' in text and '"exitCode":3' in text
+
+    played(scenario())
+
+
+def _environment(stage: Stage) -> dict[str, str]:
+    pod = stage.cluster.find("Pod", stage.attempt().pod_name, NAMESPACE)
+    assert pod is not None
+    return {each["name"]: each["value"] for each in pod["spec"]["containers"][0]["env"]}
+
+
+def test_a_template_that_cannot_be_merged_fails_the_task_and_names_the_field() -> None:
+    async def scenario() -> None:
+        stage = Stage(POD)
+        agent = dict(stage.view.plan.steps["a"].agent) | {"podTemplate": {"spec": {"volumes": [{}]}}}
+        steps = {"a": replace(stage.view.plan.steps["a"], agent=agent)}
+        stage.view.plan = replace(stage.view.plan, steps=steps)
+        await stage.ensure()
+        refusal = stage.live.refusals[A]
+        assert refusal.reason is Reason.INVALID_CONFIG
+        assert refusal.message.startswith("agent.podTemplate.spec.volumes[0].name: ")
+        assert not stage.cluster.all("Pod")
+
+    played(scenario())
+
+
+# --- Jobs
+
+
+def test_the_pod_of_a_job_is_recorded_when_it_is_seen() -> None:
+    async def scenario() -> None:
+        stage = Stage(JOB)
+        await stage.ensure()
+        job, task = stage.only("Job"), stage.only("AgentTask")
+        assert job["metadata"]["name"] == stage.attempt().pod_name
+        assert job["metadata"]["ownerReferences"][0]["uid"] == task["metadata"]["uid"]
+        assert stage.ledger.recorded == {}, "a Job's uid would let nobody in at the gateway"
+        calls = len(stage.cluster.calls)
+        await stage.ensure()
+        assert len(stage.cluster.calls) == calls, "there is nothing to do but wait"
+        await soon()
+        pod = stage.only("Pod")
+        await stage.step()
+        assert stage.ledger.recorded == {A: pod["metadata"]["uid"]}
+        assert stage.names("Job") == [stage.attempt().pod_name]
+        assert stage.cluster.made[stage.attempt().pod_name] == 1
+
+    played(scenario())
+
+
+def test_a_job_that_was_made_before_a_crash_is_found_again() -> None:
+    async def scenario() -> None:
+        stage = Stage(JOB)
+        await stage.ensure()
+        await soon()
+        stage.restart()
+        await stage.ensure()
+        assert stage.ledger.recorded == {A: stage.only("Pod")["metadata"]["uid"]}
+        assert len(stage.cluster.all("Job")) == 1
+
+    played(scenario())
+
+
+def test_a_job_of_our_name_that_is_not_ours_is_a_conflict() -> None:
+    async def scenario() -> None:
+        stage = Stage(JOB)
+        body = {
+            "metadata": {"name": stage.attempt().pod_name},
+            "spec": {"template": {"metadata": {}, "spec": {}}},
+        }
+        stage.cluster.add("Job", NAMESPACE, body)
+        await soon()
+        await stage.ensure()
+        assert stage.live.refusals[A].reason is Reason.NAME_CONFLICT
+        assert stage.ledger.recorded == {}
+
+    played(scenario())
+
+
+def test_a_job_without_a_pod_goes_with_its_attempt() -> None:
+    async def scenario() -> None:
+        stage = Stage(JOB)
+        stage.cluster.jobs_get_pods = False
+        await stage.ensure()
+        stage.settle(Observed(desired="Cancelled"))
+        assert stage.phase is Phase.CANCELLED
+        await stage.ensure()
+        assert stage.names("Job") == []
+        assert stage.live.jobs == {}
+
+    played(scenario())
+
+
+def test_a_job_whose_pod_was_seen_is_kept() -> None:
+    """Its pod ended before it was recorded: logs are kept as long as the task."""
+
+    async def scenario() -> None:
+        stage = Stage(JOB)
+        await stage.ensure()
+        await soon()
+        ended = {"terminated": {"exitCode": 0, "startedAt": "2024-05-01T12:00:00Z"}}
+        stage.set_pod(stage.only("Pod")["metadata"]["name"], ended, "Succeeded")
+        await soon()
+        await stage.step()
+        assert stage.phase is Phase.SUCCEEDED
+        assert len(stage.cluster.all("Job")) == len(stage.cluster.all("Pod")) == 1
+
+    played(scenario())
+
+
+# --- stopping
+
+
+@pytest.mark.parametrize(("step", "kind"), [(POD, "Pod"), (JOB, "Job")])
+def test_a_stopping_attempt_loses_its_pod_and_gets_no_other(step: dict[str, Any], kind: str) -> None:
+    async def scenario() -> None:
+        stage = Stage(step)
+        await stage.ensure()
+        await soon()
+        await stage.step()
+        stage.settle(Observed(desired="Paused"))
+        assert stage.attempt().stopping is Reason.PAUSED
+        assert await stage.actor.stop(stage.live, A) is False
+        assert ("delete", kind) in stage.cluster.calls
+        await soon()
+        assert stage.names("Pod") == stage.names("Job") == []
+        calls = len(stage.cluster.calls)
+        await stage.ensure()
+        assert len(stage.cluster.calls) == calls
+        observed = await stage.look()
+        assert observed.gone == {A}, "nothing is left, and a decision is to know"
+        stage.decide(replace(observed, desired="Paused"))
+        assert (stage.tasks[A].phase, stage.tasks[A].disruptions) == (Phase.PAUSED, 0)
+
+    played(scenario())
+
+
+def test_a_pod_is_asked_to_leave_once() -> None:
+    async def scenario() -> None:
+        stage = Stage(POD)
+        stage.cluster.grace = 10.0
+        await stage.ensure()
+        stage.set_pod(stage.attempt().pod_name, {"running": {"startedAt": "2024-05-01T12:00:00Z"}})
+        await asyncio.sleep(0.5)
+        stage.settle(Observed(desired="Paused"))
+        await stage.actor.stop(stage.live, A)
+        await asyncio.sleep(0.5)
+        await stage.actor.stop(stage.live, A)
+        assert stage.cluster.calls.count(("delete", "Pod")) == 1
+        assert (await stage.look()).pods[A].deletion is not None
+
+    played(scenario())
+
+
+@pytest.mark.parametrize("step", [POD, JOB])
+def test_what_was_never_seen_is_looked_for_before_it_is_gone(step: dict[str, Any]) -> None:
+    """A pod that was made in a crash and not recorded is not left behind."""
+
+    async def scenario() -> None:
+        stage = Stage(step)
+        stage.hears = False
+        await stage.ensure()
+        await soon()
+        stage.restart(pods=False)
+        attempt = replace(stage.attempt(), pod_uid=None, stopping=Reason.PAUSED)
+        stage.view.attempts[A] = attempt
+        assert await stage.actor.stop(stage.live, A) is True
+        assert not (await stage.look()).gone
+        assert await stage.actor.stop(stage.live, A) is False
+        await soon()
+        assert stage.names("Pod") == []
+
+    played(scenario())
+
+
+# --- children
+
+
+def test_an_attempt_of_a_workflow_step_is_a_workflow() -> None:
+    async def scenario() -> None:
+        stage = Stage(CHILD, inputs={"n": 1}, depth=2)
+        await stage.ensure()
+        child = stage.only("Workflow")
+        metadata = child["metadata"]
+        assert metadata["name"] == stage.attempt().pod_name
+        assert child["spec"] == {"templateRef": "audits", "inputs": {"n": 2}}
+        assert metadata["annotations"] == {"perdure.dev/depth": "3"}
+        assert metadata["labels"]["perdure.dev/workflow"] == "audit"
+        assert (metadata["labels"]["perdure.dev/step"], metadata["labels"]["perdure.dev/attempt"]) == (
+            "a",
+            "1",
+        )
+        (owner,) = metadata["ownerReferences"]
+        assert (owner["kind"], owner["name"], owner["uid"], owner["controller"]) == (
+            "Workflow",
+            "audit",
+            UID,
+            True,
+        )
+        assert stage.ledger.recorded == {A: metadata["uid"]}
+        assert not stage.cluster.all("AgentTask")
+
+    played(scenario())
+
+
+def test_the_event_of_a_childs_coming_is_still_news() -> None:
+    async def scenario() -> None:
+        stage = Stage(CHILD, inputs={"n": 1})
+        stage.hears = False
+        await stage.ensure()
+        assert stage.store.apply("Workflow", stage.only("Workflow")) is not None
+
+    played(scenario())
+
+
+def test_an_inline_child_keeps_what_it_says() -> None:
+    async def scenario() -> None:
+        spec = {"steps": [{"name": "x", "agent": {"image": "i"}, "input": "${inputs.n}"}], "parallelism": 2}
+        stage = Stage({"name": "a", "workflow": {"spec": spec, "inputs": {"n": 5}}})
+        await stage.ensure()
+        assert stage.only("Workflow")["spec"] == {**spec, "inputs": {"n": 5}}
+
+    played(scenario())
+
+
+def test_children_of_children_have_an_end() -> None:
+    async def scenario() -> None:
+        last = Stage(CHILD, inputs={"n": 1}, depth=MAX_WORKFLOW_DEPTH - 1)
+        await last.ensure()
+        assert len(last.cluster.all("Workflow")) == 1
+        stage = Stage(CHILD, inputs={"n": 1}, depth=MAX_WORKFLOW_DEPTH)
+        await stage.ensure()
+        assert stage.live.refusals[A].reason is Reason.INVALID_CONFIG
+        assert not stage.cluster.all("Workflow")
+
+    played(scenario())
+
+
+def test_a_workflow_of_our_name_that_is_not_ours_is_a_conflict() -> None:
+    async def scenario() -> None:
+        stage = Stage(CHILD, inputs={"n": 1})
+        stage.cluster.add("Workflow", NAMESPACE, {"metadata": {"name": stage.attempt().pod_name}})
+        await stage.ensure()
+        assert stage.live.refusals[A].reason is Reason.NAME_CONFLICT
+
+    played(scenario())
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("step", "kind", "what"),
+    [(POD, "Pod", "pod"), (JOB, "Job", "Job"), (CHILD, "Workflow", "child Workflow")],
+)
+def test_a_refusal_that_never_heals(step: dict[str, Any], kind: str, what: str) -> None:
+    async def scenario() -> None:
+        stage = Stage(step, inputs={"n": 1})
+        stage.cluster.refuse[kind] = ApiError(422, "Invalid", "spec.x: bad")
+        await stage.ensure()
+        refusal = stage.live.refusals[A]
+        assert (refusal.reason, refusal.attempt) == (Reason.INVALID_CONFIG, 1)
+        assert refusal.message == f"the API server refuses the {what}: spec.x: bad"
+        assert stage.live.held_up == {}
+
+    played(scenario())
+
+
+@pytest.mark.parametrize(("step", "kind"), [(POD, "Pod"), (JOB, "Job"), (CHILD, "Workflow")])
+def test_a_quota_is_waited_for(step: dict[str, Any], kind: str) -> None:
+    async def scenario() -> None:
+        stage = Stage(step, inputs={"n": 1})
+        stage.cluster.refuse[kind] = ApiError(403, "Forbidden", "exceeded quota: few")
+        await stage.ensure()
+        assert stage.live.held_up == {A: (Reason.QUOTA, "exceeded quota: few")}
+        assert (await stage.look()).held_up == stage.live.held_up
+        del stage.cluster.refuse[kind]
+        await stage.ensure()
+        assert stage.live.held_up == {}
+        assert len(stage.cluster.all(kind)) == 1
+
+    played(scenario())
+
+
+@pytest.mark.parametrize(("step", "kind"), [(POD, "Pod"), (JOB, "Job"), (CHILD, "Workflow")])
+@pytest.mark.parametrize(
+    "message",
+    [
+        'error looking up service account team/reader: serviceaccount "reader" not found',
+        'violates PodSecurity "restricted:latest": runAsNonRoot != true',
+        'User "operator" cannot create resource: RBAC: clusterrole "perdure-operator" not found',
+    ],
+)
+def test_what_is_forbidden_is_waited_for_and_told(step: dict[str, Any], kind: str, message: str) -> None:
+    async def scenario() -> None:
+        stage = Stage(step, inputs={"n": 1})
+        stage.cluster.refuse[kind] = ApiError(403, "Forbidden", message)
+        await stage.ensure()
+        assert stage.live.refusals == {}
+        reason, told = stage.live.held_up[A]
+        assert (reason, message in told) == (Reason.STARTING, True)
+        del stage.cluster.refuse[kind]
+        await stage.ensure()
+        assert stage.live.held_up == {}
+        assert len(stage.cluster.all(kind)) == 1
+
+    played(scenario())
+
+
+def test_an_agent_task_that_is_forbidden_is_waited_for() -> None:
+    async def scenario() -> None:
+        stage = Stage(POD)
+        stage.cluster.refuse["AgentTask"] = ApiError(403, "Forbidden", "agenttasks is forbidden")
+        await stage.ensure()
+        assert (stage.live.refusals, set(stage.live.held_up)) == ({}, {A})
+
+    played(scenario())
+
+
+def test_what_may_heal_at_once_is_raised() -> None:
+    async def scenario() -> None:
+        stage = Stage(POD)
+        stage.cluster.refuse["Pod"] = ApiError(503, "Unavailable", "later")
+        with pytest.raises(ApiError):
+            await stage.ensure()
+        assert (stage.live.refusals, stage.live.held_up) == ({}, {})
+
+    played(scenario())

@@ -1,0 +1,203 @@
+"""Which pod is an attempt's, when a Job is between them."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from tests.unit.control.stage import NAMESPACE, A, Stage, played
+from tests.unit.domain.clock import at
+
+from perdure.control.runs.attempt_pods import PODLESS
+from perdure.domain.phases import Phase, Reason
+
+JOB: dict[str, Any] = {"name": "a", "agent": {"image": "agents/audit:1", "executor": "Job"}}
+RUNNING = {"running": {"startedAt": "2024-05-01T12:00:00Z"}}
+ENDED = {"terminated": {"exitCode": 0, "startedAt": "2024-05-01T12:00:00Z", "message": "done"}}
+#: Longer than a watch event, the Job controller, and the garbage collector take.
+A_WHILE = 3.0
+
+
+async def with_pod() -> tuple[Stage, dict[str, Any]]:
+    """A Job whose pod runs and is recorded."""
+    stage = Stage(JOB)
+    await stage.ensure()
+    await asyncio.sleep(A_WHILE)
+    pod = stage.only("Pod")
+    stage.set_pod(pod["metadata"]["name"], RUNNING)
+    await asyncio.sleep(A_WHILE)
+    await stage.step()
+    assert stage.attempt().pod_uid == pod["metadata"]["uid"]
+    assert stage.tasks[A].phase is Phase.RUNNING
+    stage.cluster.calls.clear()
+    return stage, pod
+
+
+def test_a_job_ends_as_its_pod_does() -> None:
+    async def scenario() -> None:
+        stage, pod = await with_pod()
+        stage.set_pod(pod["metadata"]["name"], ENDED, "Succeeded")
+        await asyncio.sleep(A_WHILE)
+        await stage.step()
+        assert (stage.phase, stage.tasks[A].output) == (Phase.SUCCEEDED, "done")
+
+    played(scenario())
+
+
+def test_a_deleted_job_is_a_disruption_and_the_next_attempt_has_its_own() -> None:
+    async def scenario() -> None:
+        stage, _ = await with_pod()
+        first = stage.attempt().pod_name
+        stage.remove("Job", first)
+        await asyncio.sleep(A_WHILE)
+        await stage.step()
+        assert ("list", "Pod") in stage.cluster.calls, "gone only once the API server has said so"
+        task = stage.tasks[A]
+        assert (task.attempt, task.disruptions, task.retries) == (2, 1, 0)
+        assert stage.names("Job") == [stage.attempt().pod_name] != [first]
+
+    played(scenario())
+
+
+def test_a_pod_that_only_the_store_misses_is_not_gone() -> None:
+    async def scenario() -> None:
+        stage, pod = await with_pod()
+        stage.restart(pods=False)
+        observed = await stage.look()
+        assert (observed.gone, observed.pods[A].uid) == (frozenset(), pod["metadata"]["uid"])
+
+    played(scenario())
+
+
+def test_a_job_deleted_before_its_pod_was_seen_is_gone() -> None:
+    async def scenario() -> None:
+        stage = Stage(JOB)
+        stage.cluster.jobs_get_pods = False
+        await stage.ensure()
+        assert not (await stage.look()).gone
+        stage.remove("Job", stage.attempt().pod_name)
+        await stage.ensure()
+        assert not stage.names("Job"), "it is not made again in the same attempt"
+        stage.live.look_at_all = True
+        await stage.step()
+        assert (stage.tasks[A].attempt, stage.tasks[A].disruptions) == (2, 1)
+
+    played(scenario())
+
+
+def test_a_job_whose_pod_came_and_went_unseen_is_gone() -> None:
+    """The operator was away all the while; the Job has ended and will make no other."""
+
+    async def scenario() -> None:
+        stage = Stage(JOB)
+        stage.hears = False
+        await stage.ensure()
+        await asyncio.sleep(A_WHILE)
+        stage.remove("Pod", stage.only("Pod")["metadata"]["name"])
+        await asyncio.sleep(A_WHILE)
+        stage.restart()
+        await stage.ensure()
+        stage.live.look_at_all = True
+        await stage.step()
+        assert (stage.tasks[A].attempt, stage.tasks[A].disruptions) == (2, 1)
+
+    played(scenario())
+
+
+def test_a_job_that_gets_no_pod_says_where_to_look() -> None:
+    async def scenario() -> None:
+        stage = Stage(JOB)
+        stage.cluster.jobs_get_pods = False
+        await stage.ensure()
+        await stage.look()
+        assert stage.live.held_up == {}
+        stage.now = at(0) + PODLESS + timedelta(seconds=1)
+        stage.live.look_at_all = True
+        observed = await stage.look()
+        reason, message = observed.held_up[A]
+        assert reason is Reason.STARTING
+        assert f"kubectl describe job {stage.attempt().pod_name}" in message
+        await stage.ensure()
+        assert stage.live.held_up == {A: (reason, message)}, "it is still so"
+        stage.cluster.add_pod_of(stage.only("Job"))
+        await asyncio.sleep(A_WHILE)
+        await stage.step()
+        assert (stage.live.held_up, stage.live.jobs) == ({}, {})
+
+    played(scenario())
+
+
+def test_a_second_pod_of_a_job_is_not_adopted() -> None:
+    """Exactly one party retries. What the second does counts for nothing, and the first's end counts."""
+
+    async def scenario() -> None:
+        stage, first = await with_pod()
+        second = stage.cluster.add_pod_of(stage.only("Job"))
+        stage.set_pod(second["metadata"]["name"], ENDED, "Succeeded")
+        await asyncio.sleep(A_WHILE)
+        await stage.step()
+        assert stage.tasks[A].phase is Phase.RUNNING
+        assert stage.attempt().pod_uid == first["metadata"]["uid"]
+        stage.remove("Pod", first["metadata"]["name"])
+        await asyncio.sleep(A_WHILE)
+        await stage.step()
+        assert (stage.tasks[A].attempt, stage.tasks[A].disruptions) == (2, 1)
+
+    played(scenario())
+
+
+def test_the_first_pods_end_is_seen_beside_a_second() -> None:
+    async def scenario() -> None:
+        stage, first = await with_pod()
+        stage.cluster.add_pod_of(stage.only("Job"))
+        stage.set_pod(first["metadata"]["name"], ENDED, "Succeeded")
+        await asyncio.sleep(A_WHILE)
+        await stage.step()
+        assert stage.phase is Phase.SUCCEEDED
+
+    played(scenario())
+
+
+def test_a_pod_of_somebody_elses_job_is_not_ours() -> None:
+    async def scenario() -> None:
+        stage = Stage(JOB)
+        await stage.ensure()
+        await asyncio.sleep(A_WHILE)
+        foreign = stage.only("Job")
+        name = foreign["metadata"]["name"]
+        stage.cluster._objects["Job", NAMESPACE, name]["metadata"]["ownerReferences"] = []
+        stage.restart()
+        observed = await stage.look()
+        assert (observed.pods, observed.gone) == ({}, frozenset())
+        await stage.ensure()
+        assert stage.live.refusals[A].reason is Reason.NAME_CONFLICT
+
+    played(scenario())
+
+
+def test_time_that_is_over_for_a_job_without_a_pod() -> None:
+    async def scenario() -> None:
+        stage = Stage({**JOB, "pendingTimeout": "60s"})
+        stage.cluster.jobs_get_pods = False
+        await stage.ensure()
+        await stage.look()
+        stage.now = at(60)
+        await stage.step()
+        assert stage.tasks[A].reason is Reason.PENDING_TIMEOUT
+        assert "kubectl describe job" in stage.tasks[A].message
+        assert stage.names("Job") == [], "its pod must not come after all"
+
+    played(scenario())
+
+
+def test_a_stopping_job_without_a_pod_is_gone_once_it_is() -> None:
+    async def scenario() -> None:
+        stage = Stage(JOB)
+        stage.cluster.jobs_get_pods = False
+        await stage.ensure()
+        stage.view.attempts[A] = replace(stage.attempt(), stopping=Reason.PAUSED)
+        assert await stage.actor.stop(stage.live, A) is True
+        assert stage.names("Job") == []
+        assert (await stage.look()).gone == {A}
+
+    played(scenario())

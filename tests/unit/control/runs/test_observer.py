@@ -1,0 +1,367 @@
+"""What is looked at in a pass, and again in the next."""
+
+import asyncio
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, NoReturn
+
+import pytest
+from tests.simulated.clock import run as on_virtual_time
+from tests.unit.control.lives import Live
+from tests.unit.control.objects import pod, workflow
+from tests.unit.control.stage import NAMESPACE, Stage, played
+from tests.unit.domain.clock import at
+from tests.unit.domain.runs import SUCCESS
+
+from perdure.control.cluster_cache.store import POD, Store
+from perdure.control.runs.observer import Observer
+from perdure.domain.engine.decide import Decision, decide
+from perdure.domain.engine.observed import ChildRun, Observed
+from perdure.domain.engine.outcome import LOST_AFTER
+from perdure.domain.phases import Phase, Reason
+from perdure.domain.records import WORKFLOW, News, RunRecord, TaskKey, VersionConflict, Vitals
+
+A = TaskKey("a")
+CHILD: dict[str, Any] = {"name": "a", "workflow": {"templateRef": "audits"}}
+RUNNING = {"running": {"startedAt": "2024-05-01T12:00:00Z"}}
+#: Longer than a watch event takes.
+A_WHILE = 1.0
+
+
+class QuietLedger:
+    """What agents have written: nothing, unless told otherwise."""
+
+    def __init__(self, live: Live, news: News | None = None) -> None:
+        self._live = live
+        self._news = news
+
+    async def news(self, uid: str, *, since: datetime | None) -> News:
+        return self._news or News(version=self._live.run.version, reports={}, vitals=())
+
+
+class NoServer:
+    """Nobody asks the API server for anything."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AssertionError(f"asked to {name}")
+
+
+def looked(live: Live, observer: Observer) -> Decision:
+    """One pass: observe and decide."""
+    observed = on_virtual_time(observer.observe(live.live, live.now))
+    return live.decide(observed)
+
+
+def dying(live: Live, version: int, **status: Any) -> dict[str, Any]:
+    name = live.view.attempts[A].pod_name
+    seen = pod(name, version)
+    seen["metadata"]["deletionTimestamp"] = "2024-05-01T12:00:30Z"
+    running = {"name": "agent", "state": {"running": {"startedAt": "2024-05-01T12:00:00Z"}}}
+    seen["status"] = {"phase": "Running", "containerStatuses": [running]} | status
+    return seen
+
+
+def test_a_pod_whose_node_never_confirms_its_deletion_is_given_up_in_time() -> None:
+    """No event comes from a lost node: time alone must be enough, whatever else is looked at meanwhile."""
+    live, store = Live({"name": "a"}), Store()
+    observer = Observer(store=store, kube=NoServer(), ledger=QuietLedger(live))  # type: ignore[arg-type]
+    live.live.learn_pods(live.attempts.values())
+    looked(live, observer)
+    store.apply(POD, dying(live, 1))
+    due = looked(live, observer).requeue_at
+    assert due is not None and due >= at(30) + LOST_AFTER
+    # A pass for another cause, in which nothing about this pod is new.
+    live.now = at(10)
+    assert looked(live, observer).requeue_at == due
+    live.now = due
+    looked(live, observer)
+    assert (live.tasks[A].disruptions, live.tasks[A].attempt) == (1, 2)
+    assert looked(live, observer).requeue_at is None, "the new attempt's pod is not being deleted"
+
+
+def test_a_report_is_taken_in_without_reading_the_run_anew() -> None:
+    """A report raises the run's version. The news has all reports, so the decision is about that version."""
+    live = Live({"name": "a"})
+    seen = live.run.version
+    news = News(version=seen + 1, reports={A: (1, SUCCESS)}, vitals=())
+    observer = Observer(store=Store(), kube=NoServer(), ledger=QuietLedger(live, news))  # type: ignore[arg-type]
+    observed = on_virtual_time(observer.observe(live.live, live.now))
+    commit = decide(live.view, observed, live.now).commit
+    assert commit is not None
+    assert (commit.run.version, commit.run.phase) == (seen + 1, Phase.SUCCEEDED)
+
+
+def test_a_ledger_that_is_behind_what_was_seen_is_not_believed() -> None:
+    live = Live({"name": "a"})
+    news = News(version=live.run.version - 1, reports={}, vitals=())
+    observer = Observer(store=Store(), kube=NoServer(), ledger=QuietLedger(live, news))  # type: ignore[arg-type]
+    with pytest.raises(VersionConflict):
+        on_virtual_time(observer.observe(live.live, live.now))
+
+
+def test_a_pod_of_our_name_that_belongs_to_somebody_else_is_not_ours() -> None:
+    """The pod of a deleted namesake: its end is no end of ours."""
+    live = Live()
+    name = live.view.attempts[TaskKey("")].pod_name
+    store = Store()
+    other = pod(name, 1)
+    other["metadata"] |= {
+        "labels": {"perdure.dev/task": "alone", "perdure.dev/attempt": "1"},
+        "ownerReferences": [{"kind": "AgentTask", "uid": "another", "controller": True}],
+    }
+    store.apply(POD, other)
+    observer = Observer(store=store, kube=NoServer(), ledger=QuietLedger(live))  # type: ignore[arg-type]
+    observed = on_virtual_time(observer.observe(live.live, live.now))
+    assert (observed.pods, observed.gone) == ({}, frozenset())
+
+
+# --- what time alone ends
+
+
+async def running(stage: Stage) -> None:
+    """The agent runs, and a decision knows."""
+    await stage.ensure()
+    stage.set_pod(stage.attempt().pod_name, RUNNING)
+    await asyncio.sleep(A_WHILE)
+    await stage.step()
+    assert stage.tasks[A].phase is Phase.RUNNING
+    stage.cluster.calls.clear()
+    stage.ledger.asked.clear()
+
+
+def test_before_a_timeout_the_truth_is_asked_for() -> None:
+    """The agent ended in time, and every event of that was lost."""
+
+    async def scenario() -> None:
+        stage = Stage({"name": "a", "timeout": "60s"})
+        await running(stage)
+        stage.hears = False
+        ended = {"terminated": {"exitCode": 0, "startedAt": "2024-05-01T12:00:00Z", "message": "in time"}}
+        stage.set_pod(stage.attempt().pod_name, ended, "Succeeded")
+        stage.now = at(30)
+        await stage.step()
+        assert (stage.cluster.calls, stage.ledger.asked) == ([], []), "there is time left"
+        stage.now = at(62)
+        await stage.step()
+        assert stage.cluster.calls == [("get", "Pod")]
+        assert stage.ledger.asked == ["news"]
+        assert (stage.phase, stage.tasks[A].output) == (Phase.SUCCEEDED, "in time")
+
+    played(scenario())
+
+
+def test_a_report_that_nobody_told_of_comes_before_a_timeout() -> None:
+    async def scenario() -> None:
+        stage = Stage({"name": "a", "timeout": "60s"})
+        await running(stage)
+        stage.ledger.reports = {A: (1, SUCCESS)}
+        stage.now = at(62)
+        await stage.step()
+        assert stage.phase is Phase.SUCCEEDED
+
+    played(scenario())
+
+
+def test_a_start_that_nobody_told_of_comes_before_a_pending_timeout() -> None:
+    async def scenario() -> None:
+        stage = Stage({"name": "a", "pendingTimeout": "60s"})
+        await stage.ensure()
+        await asyncio.sleep(A_WHILE)
+        stage.hears = False
+        stage.set_pod(stage.attempt().pod_name, RUNNING)
+        stage.now = at(60)
+        await stage.step()
+        assert stage.tasks[A].phase is Phase.RUNNING
+
+    played(scenario())
+
+
+def test_time_that_is_over_ends_an_attempt() -> None:
+    async def scenario() -> None:
+        stage = Stage({"name": "a", "timeout": "60s"})
+        await running(stage)
+        stage.now = at(62)
+        await stage.step()
+        assert (stage.tasks[A].phase, stage.tasks[A].reason) == (Phase.FAILED, Reason.TIMEOUT)
+
+    played(scenario())
+
+
+def test_signs_of_life_are_read_before_a_silence_is_believed() -> None:
+    async def scenario() -> None:
+        stage = Stage({"name": "a", "idleTimeout": "60s"})
+        await running(stage)
+        stage.ledger.vitals = (Vitals(key=A, attempt=1, changed_at=at(50)),)
+        stage.now = at(62)
+        await stage.step()
+        assert stage.ledger.asked == ["news"]
+        assert stage.tasks[A].phase is Phase.RUNNING
+        assert (await stage.look()).signs == {A: (1, at(50))}
+        stage.ledger.asked.clear()
+        stage.now = at(100)
+        await stage.step()
+        assert stage.ledger.asked == [], "what was read counts until its own time is over"
+        stage.now = at(111)
+        await stage.step()
+        assert (stage.ledger.asked, stage.tasks[A].reason) == (["news"], Reason.IDLE_TIMEOUT)
+
+    played(scenario())
+
+
+def test_a_sign_that_came_to_light_late_is_read_before_a_silence_is_believed() -> None:
+    """Its write was slow: by then a newer one of another agent had been read."""
+
+    async def scenario() -> None:
+        stage = Stage({"name": "a", "idleTimeout": "60s"}, {"name": "b"})
+        await running(stage)
+        stage.ledger.vitals = (Vitals(key=TaskKey("b"), attempt=1, changed_at=at(30)),)
+        stage.live.ask_ledger = True
+        await stage.step()
+        assert stage.live.vitals_since == at(30)
+        stage.ledger.vitals += (Vitals(key=A, attempt=1, changed_at=at(29)),)
+        stage.now = at(62)
+        await stage.step()
+        assert stage.tasks[A].phase is Phase.RUNNING
+        stage.now = at(89)
+        await stage.step()
+        assert stage.tasks[A].reason is Reason.IDLE_TIMEOUT
+
+    played(scenario())
+
+
+@pytest.mark.parametrize("limit", ["timeout", "idleTimeout"])
+def test_a_start_that_is_news_after_its_time_is_over_is_looked_at_again_before_it_counts(limit: str) -> None:
+    """Nobody has asked for its signs of life: it was not known to run."""
+
+    async def scenario() -> None:
+        stage = Stage({"name": "a", limit: "60s"})
+        await stage.ensure()
+        stage.set_pod(stage.attempt().pod_name, RUNNING)
+        stage.ledger.vitals = (Vitals(key=A, attempt=1, changed_at=at(99)),)
+        stage.now = at(100)
+        await asyncio.sleep(A_WHILE)
+        decision = await stage.step()
+        assert stage.tasks[A].phase is Phase.RUNNING
+        assert decision.requeue_at is not None and decision.requeue_at <= stage.now
+        await stage.step()
+        assert stage.tasks[A].phase is (Phase.FAILED if limit == "timeout" else Phase.RUNNING)
+
+    played(scenario())
+
+
+def test_no_time_is_over_that_ran_out_while_others_were_asked() -> None:
+    """The decision came long after the look: what the agent did meanwhile nobody knows."""
+
+    async def scenario() -> None:
+        stage = Stage({"name": "a", "idleTimeout": "60s"})
+        await running(stage)
+        stage.now = at(58)
+        observed = await stage.look()
+        stage.now = at(70)
+        assert stage.decide(observed).requeue_at == at(60)
+        assert stage.tasks[A].phase is Phase.RUNNING
+        await stage.step()
+        assert stage.tasks[A].reason is Reason.IDLE_TIMEOUT
+
+    played(scenario())
+
+
+def test_no_time_is_over_in_a_pause() -> None:
+    async def scenario() -> None:
+        stage = Stage({"name": "a", "timeout": "60s"})
+        await running(stage)
+        stage.settle(Observed(desired="Paused"))
+        stage.now = at(1000)
+        await stage.look()
+        assert (stage.cluster.calls, stage.ledger.asked) == ([], [])
+
+    played(scenario())
+
+
+# --- children
+
+
+def child_run(stage: Stage, **changes: Any) -> RunRecord:
+    """The child as the ledger has it."""
+    uid = stage.attempt().pod_uid
+    assert uid is not None
+    return replace(stage.run, uid=uid, name=stage.attempt().pod_name, **changes)
+
+
+def test_a_childs_end_is_read_from_the_ledger() -> None:
+    async def scenario() -> None:
+        stage = Stage(CHILD)
+        await stage.ensure()
+        await asyncio.sleep(A_WHILE)
+        assert (await stage.look()).children == {}, "the ledger does not know it yet, and it exists"
+        stage.ledger.asked.clear()
+        await stage.look()
+        assert stage.ledger.asked == [], "nothing has told of a change"
+        run = child_run(stage, phase=Phase.SUCCEEDED, outputs={"n": 1}, started_at=at(1))
+        stage.ledger.runs[run.uid] = run
+        stage.live.ask_children = True
+        observed = await stage.look()
+        assert observed.children == {
+            A: ChildRun(uid=run.uid, phase=Phase.SUCCEEDED, outputs={"n": 1}, started_at=at(1))
+        }
+        stage.decide(observed)
+        assert (stage.phase, stage.tasks[A].output) == (Phase.SUCCEEDED, {"n": 1})
+
+    played(scenario())
+
+
+def test_a_child_that_has_vanished_before_anybody_accepted_it_is_gone() -> None:
+    async def scenario() -> None:
+        stage = Stage(CHILD)
+        await stage.ensure()
+        stage.remove(WORKFLOW, stage.attempt().pod_name)
+        await asyncio.sleep(A_WHILE)
+        observed = await stage.look()
+        assert observed.gone == {A}
+        stage.decide(observed)
+        assert (stage.tasks[A].phase, stage.tasks[A].reason) == (Phase.FAILED, Reason.CHILD_FAILED)
+
+    played(scenario())
+
+
+def test_a_namesake_is_not_taken_for_the_child() -> None:
+    async def scenario() -> None:
+        stage = Stage(CHILD)
+        await stage.ensure()
+        name = stage.attempt().pod_name
+        stage.remove(WORKFLOW, name)
+        stage.cluster.add(WORKFLOW, NAMESPACE, workflow(name=name))
+        await asyncio.sleep(A_WHILE)
+        assert (await stage.look()).gone == {A}
+
+    played(scenario())
+
+
+def test_a_deleted_child_that_the_ledger_knows_ended_as_the_ledger_says() -> None:
+    async def scenario() -> None:
+        stage = Stage(CHILD)
+        await stage.ensure()
+        run = child_run(stage, phase=Phase.CANCELLED, reason=Reason.DELETED)
+        stage.ledger.runs[run.uid] = run
+        stage.remove(WORKFLOW, stage.attempt().pod_name)
+        await asyncio.sleep(A_WHILE)
+        observed = await stage.look()
+        assert (observed.gone, observed.children[A].reason) == (frozenset(), Reason.DELETED)
+
+    played(scenario())
+
+
+def test_a_childs_time_is_over_only_if_the_ledger_agrees() -> None:
+    async def scenario() -> None:
+        stage = Stage({**CHILD, "timeout": "60s"})
+        await stage.ensure()
+        run = child_run(stage, phase=Phase.RUNNING, started_at=at(0))
+        stage.ledger.runs[run.uid] = run
+        await stage.step()
+        assert stage.tasks[A].phase is Phase.RUNNING
+        stage.ledger.runs[run.uid] = replace(run, phase=Phase.SUCCEEDED, outputs={})
+        stage.now = at(60) + timedelta(seconds=1)
+        await stage.step()
+        assert stage.phase is Phase.SUCCEEDED
+
+    played(scenario())

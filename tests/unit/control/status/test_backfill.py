@@ -1,0 +1,76 @@
+"""AgentTasks that came to light late, or not at all, are told how their tasks ended."""
+
+from typing import Any
+
+from tests.unit.control.stage import Stage, played
+from tests.unit.domain.runs import SUCCESS
+
+from perdure.control.status.backfill import find_unreported
+from perdure.domain.phases import Phase
+from perdure.domain.records import AGENT_TASK, TaskKey
+
+A = TaskKey("a")
+
+
+async def ended(stage: Stage) -> None:
+    """The run's only task succeeds; its AgentTask is in the cluster."""
+    await stage.ensure()
+    stage.reported(A, SUCCESS)
+    assert stage.phase is Phase.SUCCEEDED
+    stage.live.unshown.clear()
+    stage.cluster.calls.clear()
+
+
+async def seek(stage: Stage) -> list[tuple[Any, ...]]:
+    """Returns what was asked of the API server."""
+    await find_unreported(stage.live, store=stage.store, kube=stage.cluster, now=stage.now)
+    assert stage.live.sought
+    return stage.cluster.calls
+
+
+def test_one_that_no_cache_has_shown_is_asked_for() -> None:
+    async def scenario() -> None:
+        stage = Stage({"name": "a"})
+        await ended(stage)
+        (name,) = stage.names(AGENT_TASK)
+        stage.store.of(stage.live.key).tasks.clear()
+        stage.store._entries.clear()
+        assert await seek(stage) == [("list", AGENT_TASK)]
+        assert set(stage.live.unshown) == {A}
+        assert name in stage.store.of(stage.live.key).tasks
+
+    played(scenario())
+
+
+def test_one_that_came_when_its_task_had_ended_is_told() -> None:
+    async def scenario() -> None:
+        stage = Stage({"name": "a"})
+        await ended(stage)
+        assert await seek(stage) == [], "it is there"
+        assert set(stage.live.unshown) == {A}
+
+    played(scenario())
+
+
+def test_one_that_was_told_is_left_alone() -> None:
+    async def scenario() -> None:
+        stage = Stage({"name": "a"})
+        await ended(stage)
+        stage.live.told.add(A)
+        stage.store.of(stage.live.key).tasks.clear()
+        assert await seek(stage) == []
+        assert not stage.live.unshown
+
+    played(scenario())
+
+
+def test_what_has_no_object_is_not_asked_for() -> None:
+    async def scenario() -> None:
+        stage = Stage({"name": "a", "wait": {"duration": "1s"}})
+        stage.now = stage.moment(2)
+        await stage.step()
+        assert stage.phase is Phase.SUCCEEDED
+        stage.cluster.calls.clear()
+        assert await seek(stage) == []
+
+    played(scenario())

@@ -1,0 +1,474 @@
+"""One pass over a schedule: what it does to the cluster, and what it says of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from tests.simulated.chance import Chance, Odds
+from tests.simulated.clock import START, now, run
+from tests.simulated.cluster import SimulatedCluster
+from tests.simulated.schedules import KIND, NAMESPACE, allow_patches, edit, schedule
+
+from perdure.control.cluster_cache.run_key import RunKey
+from perdure.control.cluster_cache.store import Store
+from perdure.control.schedules import LONGEST_WAIT, REFUSED_RETRY, ScheduleReconciler
+from perdure.domain.schedules.schedule import run_name
+from perdure.kube.errors import ApiError
+
+KEY = RunKey(KIND, NAMESPACE, "often")
+SPEC = {"steps": [{"name": "only", "agent": {"image": "agent"}}]}
+
+
+class Stage:
+    """A schedule `often`, applied at the start of time, and its operator."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.cluster = SimulatedCluster(Chance(1, Odds()))
+        allow_patches(self.cluster)
+        self.calls: list[str] = []
+        for verb in ("create", "patch", "patch_status", "delete"):
+            self._count(verb)
+        self.start()
+        self.uid = self.cluster.add(KIND, NAMESPACE, schedule("often", SPEC, **fields))["metadata"]["uid"]
+
+    def _count(self, verb: str) -> None:
+        call = getattr(self.cluster, verb)
+
+        async def counted(*args: Any, **kwargs: Any) -> Any:
+            self.calls.append(verb)
+            return await call(*args, **kwargs)
+
+        setattr(self.cluster, verb, counted)
+
+    def start(self) -> None:
+        """A new life of the operator."""
+        self.store = Store()
+        self.woken: list[RunKey] = []
+        self.scheduler = ScheduleReconciler(
+            store=self.store, kube=self.cluster, clock=now, wake=self.woken.append
+        )
+        for kind in ("Workflow", KIND):
+            for obj in self.cluster.all(kind):
+                self.store.apply(kind, obj)
+
+        def hear(kind: str, obj: Mapping[str, Any], deleted: bool) -> None:
+            metadata = obj["metadata"]
+            if deleted:
+                self.store.remove(kind, metadata["namespace"], metadata["name"], uid=metadata["uid"])
+            else:
+                self.store.apply(kind, obj)
+
+        self.cluster.watch(hear)
+
+    async def look(self, seconds: float | None = None) -> float | None:
+        """One pass, at a time counted from the start of time, after everything has been heard."""
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(0.1 if seconds is None else seconds - loop.time())
+        return await self.scheduler.reconcile(KEY)
+
+    def finish(self, name: str, phase: str = "Succeeded") -> None:
+        obj = self.cluster.find("Workflow", name)
+        assert obj is not None
+        status = {"phase": phase, "finishedAt": now().strftime("%Y-%m-%dT%H:%M:%SZ")}
+        self.cluster.set_status("Workflow", NAMESPACE, name, obj["metadata"]["uid"], status)
+
+    @property
+    def runs(self) -> list[str]:
+        return sorted(obj["metadata"]["name"] for obj in self.cluster.all("Workflow"))
+
+    @property
+    def status(self) -> dict[str, Any]:
+        found = self.cluster.find(KIND, "often")
+        assert found is not None
+        status: dict[str, Any] = found.get("status") or {}
+        return status
+
+    def condition(self, type: str) -> tuple[str, str]:
+        found = next(item for item in self.status["conditions"] if item["type"] == type)
+        return found["status"], found["reason"]
+
+
+def named(minute: int) -> str:
+    """The run of a minute after the start of time."""
+    return run_name("often", START + timedelta(minutes=minute))
+
+
+def test_a_run_is_made_at_its_time_and_shown() -> None:
+    async def play() -> None:
+        metadata = {"labels": {"team": "a", "perdure.dev/schedule": "x"}, "annotations": {"note": "b"}}
+        at = Stage(workflow={"metadata": metadata, "spec": SPEC})
+        delay = await at.look()
+        assert delay is not None and 59 < delay < 60
+        assert at.runs == []
+        assert at.status["nextScheduleTime"] == "2026-01-01T00:01:00Z"
+        assert at.condition("Ready") == ("True", "Scheduled")
+        assert at.condition("Accepted")[0] == "True"
+        assert "lastScheduleTime" not in at.status
+        await at.look(61)
+        assert at.runs == [named(1)]
+        made = at.cluster.find("Workflow", named(1))
+        assert made is not None
+        assert made["spec"] == SPEC
+        assert made["metadata"]["labels"] == {
+            "team": "a",
+            "app.kubernetes.io/managed-by": "perdure",
+            "perdure.dev/schedule": "often",
+        }
+        assert made["metadata"]["annotations"] == {
+            "note": "b",
+            "perdure.dev/scheduled-time": "2026-01-01T00:01:00Z",
+        }
+        (owner,) = made["metadata"]["ownerReferences"]
+        assert (owner["kind"], owner["uid"], owner["controller"]) == (KIND, at.uid, True)
+        assert at.status["active"] == [{"name": named(1), "uid": made["metadata"]["uid"]}]
+        assert at.status["lastScheduleTime"] == "2026-01-01T00:01:00Z"
+        assert at.status["nextScheduleTime"] == "2026-01-01T00:02:00Z"
+        assert at.status["observedGeneration"] == 1
+
+    run(play())
+
+
+def test_a_look_that_changes_nothing_writes_nothing() -> None:
+    async def play() -> None:
+        at = Stage()
+        await at.look(61)
+        at.calls.clear()
+        await at.look()
+        at.start()
+        await at.look()
+        assert at.calls == []
+
+    run(play())
+
+
+def test_the_clock_is_looked_at_from_time_to_time() -> None:
+    async def play() -> None:
+        at = Stage(schedule="@yearly")
+        assert await at.look() == LONGEST_WAIT
+
+    run(play())
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_creation_that_failed_is_repeated_under_the_same_name(before: bool) -> None:
+    async def play() -> None:
+        at = Stage()
+        await at.look()
+        create = at.cluster.create
+
+        async def failing(*args: Any) -> dict[str, Any]:
+            if not before:
+                await create(*args)
+            raise ApiError(0, "", "no answer")
+
+        at.cluster.create = failing  # type: ignore[method-assign]
+        with pytest.raises(ApiError):
+            await at.look(61)
+        assert at.status["nextScheduleTime"] == "2026-01-01T00:01:00Z"
+        at.cluster.create = create  # type: ignore[method-assign]
+        at.start()
+        await at.look(100)
+        assert at.runs == [named(1)]
+        assert at.status["lastScheduleTime"] == "2026-01-01T00:01:00Z"
+
+    run(play())
+
+
+def test_a_run_that_nobody_has_heard_of_is_met_as_our_own() -> None:
+    async def play() -> None:
+        at = Stage()
+        await at.look()
+        at.cluster.watch(None)
+        made = at.cluster.add(
+            "Workflow",
+            NAMESPACE,
+            {
+                "metadata": {
+                    "name": named(1),
+                    "ownerReferences": [
+                        {"apiVersion": "perdure.dev/v1alpha1", "kind": KIND, "name": "often", "uid": at.uid,
+                         "controller": True}
+                    ],
+                },
+                "spec": SPEC,
+            },
+        )  # fmt: skip
+        await at.look(61)
+        assert at.status["active"] == [{"name": named(1), "uid": made["metadata"]["uid"]}]
+        assert at.condition("Ready") == ("True", "Scheduled")
+
+    run(play())
+
+
+def test_a_namesake_of_somebody_else_is_reported_and_left_alone() -> None:
+    async def play() -> None:
+        at = Stage(schedule="1 * * * *")
+        foreign = at.cluster.add("Workflow", NAMESPACE, {"metadata": {"name": named(1)}, "spec": {}})
+        await at.look()
+        delay = await at.look(61)
+        assert delay == REFUSED_RETRY
+        assert at.condition("Ready") == ("False", "NameConflict")
+        assert at.condition("Stalled") == ("True", "NameConflict")
+        assert named(1) in at.status["message"]
+        assert at.status["nextScheduleTime"] == "2026-01-01T00:01:00Z", "it is still to be made"
+        assert at.cluster.find("Workflow", named(1))["metadata"]["uid"] == foreign["metadata"]["uid"]  # type: ignore[index]
+        at.cluster.remove("Workflow", NAMESPACE, named(1))
+        await at.look()
+        assert at.condition("Ready") == ("True", "Scheduled")
+        assert at.status["active"][0]["name"] == named(1)
+        assert "message" not in at.status
+
+    run(play())
+
+
+def test_a_refused_run_is_reported_and_tried_again() -> None:
+    async def play() -> None:
+        at = Stage(schedule="1 * * * *")
+        await at.look()
+        create = at.cluster.create
+
+        async def refusing(*args: Any) -> dict[str, Any]:
+            raise ApiError(403, "Forbidden", "exceeded quota: few")
+
+        at.cluster.create = refusing  # type: ignore[method-assign]
+        assert await at.look(61) == REFUSED_RETRY
+        assert at.condition("Ready") == ("False", "Refused")
+        assert "exceeded quota" in at.status["message"]
+        at.cluster.create = create  # type: ignore[method-assign]
+        await at.look()
+        assert at.runs == [named(1)]
+        assert at.condition("Ready") == ("True", "Scheduled")
+
+    run(play())
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"schedule": "every minute"}, "spec.schedule"),
+        ({"timeZone": "Europe/Atlantis"}, "spec.timeZone"),
+        ({"workflow": {"spec": {"steps": [{"name": "x", "agnet": {}}]}}}, "spec.workflow.spec.steps[0]"),
+    ],
+)
+def test_a_schedule_that_cannot_run_says_why_and_starts_nothing(fields: dict[str, Any], says: str) -> None:
+    async def play() -> None:
+        at = Stage()
+        await at.look(61)
+        edit(at.cluster, "often", **fields)
+        assert await at.look(121) is None
+        assert at.runs == [named(1)]
+        for type, expected in (("Accepted", "False"), ("Ready", "False"), ("Stalled", "True")):
+            assert at.condition(type) == (expected, "InvalidConfig")
+        assert says in at.status["message"]
+        assert at.status["observedGeneration"] == 2
+        assert "nextScheduleTime" not in at.status
+        assert at.status["lastScheduleTime"] == "2026-01-01T00:01:00Z"
+        assert [one["name"] for one in at.status["active"]] == [named(1)]
+        # Mended, it starts with the next time.
+        edit(at.cluster, "often", schedule="* * * * *", timeZone="UTC", workflow={"spec": SPEC})
+        await at.look(185)
+        assert at.runs == [named(1)]
+        await at.look(241)
+        assert at.runs == [named(1), named(4)]
+
+    run(play())
+
+
+def test_a_suspended_schedule_says_so() -> None:
+    async def play() -> None:
+        at = Stage(suspend=True)
+        assert await at.look(61) is None
+        assert at.runs == []
+        assert at.condition("Ready") == ("True", "Suspended")
+        assert "nextScheduleTime" not in at.status
+        edit(at.cluster, "often", suspend=False)
+        await at.look(125)
+        assert at.runs == [], "what came while it was suspended is left out"
+        assert at.status["nextScheduleTime"] == "2026-01-01T00:03:00Z"
+
+    run(play())
+
+
+def test_replace_cancels_what_is_live_and_no_namesake_of_it() -> None:
+    async def play() -> None:
+        at = Stage(concurrencyPolicy="Replace")
+        await at.look(61)
+        await at.look(121)
+        assert at.runs == [named(1), named(2)]
+        assert at.cluster.find("Workflow", named(1))["spec"]["desiredState"] == "Cancelled"  # type: ignore[index]
+        assert "desiredState" not in at.cluster.find("Workflow", named(2))["spec"]  # type: ignore[index]
+        # The second is deleted, and another made under its name, before this is heard.
+        at.cluster.watch(None)
+        at.cluster.remove("Workflow", NAMESPACE, named(2))
+        at.cluster.add("Workflow", NAMESPACE, {"metadata": {"name": named(2)}, "spec": {}})
+        at.cluster.remove("Workflow", NAMESPACE, named(1))
+        await at.look(181)
+        assert at.cluster.find("Workflow", named(2))["spec"] == {}  # type: ignore[index]
+        assert named(3) in at.runs
+
+    run(play())
+
+
+def test_forbid_leaves_a_run_out_and_says_so_until_the_next() -> None:
+    async def play() -> None:
+        at = Stage(concurrencyPolicy="Forbid")
+        await at.look(61)
+        await at.look(121)
+        assert at.runs == [named(1)]
+        assert "Forbid" in at.status["message"] and named(1) in at.status["message"]
+        assert at.condition("Ready") == ("True", "Scheduled")
+        assert at.status["lastScheduleTime"] == "2026-01-01T00:01:00Z"
+        at.finish(named(1))
+        await at.look(150)
+        assert "Forbid" in at.status["message"]
+        await at.look(181)
+        assert at.runs == [named(1), named(3)]
+        assert "message" not in at.status
+
+    run(play())
+
+
+def test_what_was_made_is_known_before_it_is_heard_of() -> None:
+    async def play() -> None:
+        at = Stage(concurrencyPolicy="Forbid")
+        await at.look()
+        at.cluster.watch(None)
+        await at.look(61)
+        assert at.woken == [RunKey("Workflow", NAMESPACE, named(1))], "its event would tell nothing new"
+        await at.look(121)
+        assert at.runs == [named(1)]
+
+    run(play())
+
+
+def test_a_namesake_of_a_run_that_is_deleted_stays() -> None:
+    async def play() -> None:
+        at = Stage(successfulHistoryLimit=0, schedule="1 * * * *")
+        await at.look(61)
+        at.finish(named(1))
+        await asyncio.sleep(0.1)
+        at.cluster.watch(None)
+        at.cluster.remove("Workflow", NAMESPACE, named(1))
+        at.cluster.add("Workflow", NAMESPACE, {"metadata": {"name": named(1)}, "spec": {}})
+        await at.look()
+        assert at.calls.count("delete") == 1
+        assert at.runs == [named(1)]
+
+    run(play())
+
+
+def test_a_run_that_was_over_before_it_was_noted_counts_as_a_success() -> None:
+    async def play() -> None:
+        at = Stage()
+        await at.look()
+        patch_status = at.cluster.patch_status
+
+        async def failing(*args: Any) -> dict[str, Any]:
+            raise ApiError(0, "", "no answer")
+
+        at.cluster.patch_status = failing  # type: ignore[method-assign]
+        with pytest.raises(ApiError):
+            await at.look(61)
+        at.cluster.patch_status = patch_status  # type: ignore[method-assign]
+        at.finish(named(1))
+        at.start()
+        await at.look(70)
+        assert at.status["lastSuccessfulTime"] == "2026-01-01T00:01:01Z"
+        assert at.status["lastScheduleTime"] == "2026-01-01T00:01:00Z"
+        assert at.runs == [named(1)]
+
+    run(play())
+
+
+def test_finished_runs_are_kept_as_long_as_history_allows() -> None:
+    async def play() -> None:
+        at = Stage(successfulHistoryLimit=1, failedHistoryLimit=0)
+        for minute in range(1, 5):
+            await at.look(60 * minute + 1)
+            at.finish(named(minute), "Failed" if minute == 3 else "Succeeded")
+            await at.look()
+        assert at.runs == [named(4)]
+        assert at.status["lastSuccessfulTime"] == "2026-01-01T00:04:01Z"
+        assert "active" not in at.status
+
+    run(play())
+
+
+def test_a_run_that_is_over_and_deleted_is_not_made_again() -> None:
+    async def play() -> None:
+        at = Stage(successfulHistoryLimit=0)
+        await at.look(61)
+        at.finish(named(1))
+        await at.look()
+        assert at.runs == []
+        at.start()
+        await at.look()
+        assert at.runs == []
+        assert at.calls.count("create") == 1
+
+    run(play())
+
+
+def test_a_success_between_two_lives_is_noticed() -> None:
+    async def play() -> None:
+        at = Stage()
+        await at.look(61)
+        at.cluster.watch(None)
+        at.finish(named(1))
+        at.start()
+        await at.look(70)
+        assert at.status["lastSuccessfulTime"] == "2026-01-01T00:01:01Z"
+
+    run(play())
+
+
+def test_a_leader_that_was_deposed_does_not_turn_the_memory_back() -> None:
+    async def play() -> None:
+        at = Stage(successfulHistoryLimit=0)
+        await at.look()
+        deposed, patch_status = at.scheduler, at.cluster.patch_status
+
+        async def slow(*args: Any) -> dict[str, Any]:
+            # While it hangs, another leader goes on.
+            at.cluster.patch_status = patch_status  # type: ignore[method-assign]
+            at.start()
+            await at.look(121)
+            return await patch_status(*args)
+
+        at.cluster.patch_status = slow  # type: ignore[method-assign]
+        await asyncio.sleep(60 - asyncio.get_running_loop().time())
+        with pytest.raises(ApiError):
+            await deposed.reconcile(KEY)
+        assert at.status["lastScheduleTime"] == "2026-01-01T00:02:00Z"
+
+    run(play())
+
+
+def test_a_schedule_that_is_being_deleted_makes_nothing() -> None:
+    async def play() -> None:
+        at = Stage()
+        await at.look()
+        obj = dict(at.store.schedules[KEY])
+        obj["metadata"] = {**obj["metadata"], "deletionTimestamp": "2026-01-01T00:00:30Z"}
+        at.store.schedules[KEY] = obj
+        assert await at.look(61) is None
+        assert at.runs == []
+        del at.store.schedules[KEY]
+        assert await at.look() is None
+
+    run(play())
+
+
+def test_a_schedule_deleted_in_the_middle_of_a_pass_is_no_error() -> None:
+    async def play() -> None:
+        at = Stage()
+        await asyncio.sleep(1)
+        at.cluster.watch(None)
+        at.cluster.remove(KIND, NAMESPACE, "often")
+        assert await at.look(61) is not None
+
+    run(play())
