@@ -38,6 +38,10 @@ lint: venv ## Check style, types, layers, and that generated files are fresh.
 	$(PYTHON) -m perdure.api.codegen.reference --check
 	$(PYTHON) -m perdure.domain.glossary --check
 
+.PHONY: lint-words
+lint-words: venv ## Find words that the project has replaced by the field's own; WORDS=folders for some, a count for each.
+	$(PYTHON) hack/lint/words.py $(WORDS)
+
 .PHONY: format
 format: venv ## Format the code and mend what can be mended.
 	.venv/bin/ruff check --fix .
