@@ -118,6 +118,30 @@ def test_every_fault_is_told_once_on_its_line() -> None:
         assert (finding.kind, finding.name, finding.note) == ("Workflow", "audit", False)
 
 
+def test_an_expression_beyond_the_limits_is_refused_as_by_the_operator() -> None:
+    long, wide = "'" + "x" * 8191 + "'", "1" + "+1" * 500
+    text = f"""
+apiVersion: perdure.dev/v1alpha1
+kind: Workflow
+metadata: {{name: audit}}
+spec:
+  steps:
+  - name: a
+    agent:
+      image: x
+      args: ["${{{long}}}"]
+    input: ${{{wide}}}
+"""
+    findings = check_files([("audit.yaml", text)]).findings
+    assert sorted((finding.line, finding.path) for finding in findings) == [
+        (10, "spec.steps[0].agent.args[0]"),
+        (11, "spec.steps[0].input"),
+    ]
+    messages = {finding.path: finding.message for finding in findings}
+    assert "8,193 characters, and the limit is 8,192; split it" in messages["spec.steps[0].agent.args[0]"]
+    assert "1,001 tokens" in messages["spec.steps[0].input"]
+
+
 def test_the_same_without_the_faults() -> None:
     sound = FAULTY
     for before, after in (

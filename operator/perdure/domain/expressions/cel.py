@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
+from perdure.api.base import MAX_EXPRESSION
 from perdure.api.validation.parse import MAX_DEPTH
 from perdure.domain.expressions import evaluator
 from perdure.domain.expressions.macros import LIBRARY, MACROS, ORDERING, STANDARD_FUNCTIONS, repeatable
@@ -24,6 +25,12 @@ class ExpressionError(Exception):
     """An expression that does not compile, or fails, or gives what cannot be used."""
 
 
+#: Tokens of one expression: names, numbers, strings, operators and brackets. The parser limits how deep an
+#: expression is nested, but not how long its chains are (`1+1+…`, `.trim().trim()…`), and the tree of a
+#: chain, as deep as the chain is long, is walked recursively: beyond the stack, the process ends. 1,000
+#: tokens need less than 1 MiB of stack (measured: tests/unit/domain/expressions/shapes.py), and a thread has
+#: 8 MiB by default.
+MAX_TOKENS = 1000
 #: `math.abs` is called `abs` in a program's references, and `math` a variable.
 _LIBRARY_NAMES = frozenset(name.rpartition(".")[2] for name in LIBRARY)
 _LIBRARY_SPACES = frozenset(name.partition(".")[0] for name in LIBRARY if "." in name)
@@ -81,7 +88,11 @@ class Expression:
 
 @lru_cache(maxsize=4096)
 def compile_expression(source: str) -> Expression:
-    """Compile CEL text (without `${` and `}`). Raises ExpressionError naming the place of the fault."""
+    """Compile CEL text (without `${` and `}`). Raises ExpressionError naming the place of the fault.
+
+    The text has at most MAX_EXPRESSION characters and MAX_TOKENS tokens. Nothing longer reaches the parser.
+    """
+    tokens = _tokens_within_limits(source)
     program = _compile(source, source)
     references = program.references()
     functions = frozenset(references["functions"])
@@ -93,7 +104,6 @@ def compile_expression(source: str) -> Expression:
     )
     if unknown:
         raise ExpressionError(f"${{{source}}}: unknown function {unknown[0]!r}")
-    tokens = tokenize(source)
     bound = _bound_names(tokens)
     if any(name == "steps" for name, _, _ in bound):
         raise ExpressionError(f"${{{source}}}: 'steps' cannot be a variable of a macro; choose another name")
@@ -110,6 +120,27 @@ def compile_expression(source: str) -> Expression:
         _program=program,
         _functions=calls,
     )
+
+
+def _tokens_within_limits(source: str) -> list[Token]:
+    """The tokens of an expression. Raises ExpressionError if its text, or their number, exceeds the limit."""
+    size = f"{len(source):,} characters, and the limit is {MAX_EXPRESSION:,}"
+    if len(source) <= MAX_EXPRESSION:
+        tokens = tokenize(source)
+        if len(tokens) <= MAX_TOKENS:
+            return tokens
+        size = (
+            f"{len(tokens):,} tokens (names, literals, operators, brackets), and the limit is {MAX_TOKENS:,}"
+        )
+    raise ExpressionError(
+        f"${{{shortened(source)}}}: the expression has {size}; "
+        "split it, for example between the outputs of several steps, or pass what is long as an input"
+    )
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text, for a message that names a text of any length."""
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def _compile(text: str, source: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from perdure.domain.expressions.cel import Expression, ExpressionError, compile_expression
+from perdure.domain.expressions.cel import Expression, ExpressionError, compile_expression, shortened
 from perdure.domain.expressions.tokens import end_of_expression
 
 
@@ -43,7 +43,7 @@ def parse_text(text: str) -> Text:
             end = end_of_expression(text, position + 2)
             if end is None:
                 raise ExpressionError(
-                    f"{text[position:]!r}: '${{' without '}}'; write $${{ for a literal ${{"
+                    f"{shortened(text[position:])!r}: '${{' without '}}'; write $${{ for a literal ${{"
                 )
             if literal:
                 parts.append(literal)

@@ -9,14 +9,22 @@ from dataclasses import dataclass
 _TOKEN = re.compile(
     r"""
     (?P<space>\s+|//[^\n]*)
-  | (?P<string>[rRbB]{0,2}(?:\"\"\"(?:[^\\]|\\.)*?\"\"\"|'''(?:[^\\]|\\.)*?'''
-        |"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'))
+  | (?P<opening>[rRbB]{0,2}(?P<quote>\"\"\"|'''|"|'))
   | (?P<number>\d[\w.]*)
   | (?P<name>[A-Za-z_]\w*)
   | (?P<punctuation>.)
     """,
     re.VERBOSE | re.DOTALL,
 )
+#: What a string holds, by its quote, up to the closing quote or to where there can be none. Possessive, so
+#: that no character is read twice.
+_BODIES = {
+    '"""': re.compile(r'(?:[^"\\]++|\\.|"(?!""))*+', re.DOTALL),
+    "'''": re.compile(r"(?:[^'\\]++|\\.|'(?!''))*+", re.DOTALL),
+    '"': re.compile(r'(?:[^"\\\n]++|\\.)*+', re.DOTALL),
+    "'": re.compile(r"(?:[^'\\\n]++|\\.)*+", re.DOTALL),
+}
+_NAME = re.compile(r"[A-Za-z_]\w*")
 _OPENING, _CLOSING = "([{", ")]}"
 
 
@@ -74,6 +82,41 @@ def closing_bracket(tokens: list[Token], opening: int) -> int | None:
 
 
 def _tokens(source: str, start: int) -> Iterator[Token]:
-    for match in _TOKEN.finditer(source, start):
-        if match.lastgroup != "space":
-            yield Token(match.lastgroup or "", match.group(), match.start(), match.end())
+    """Tokens from `start` on, in time that grows with the text and no faster."""
+    # By quote, up to where the text is known to close no string. A string that opens before that place opens
+    # at a quote which the failed string escaped: the same characters follow, and the string fails there as
+    # well. Reading them again for each such quote would take the square of their number.
+    open_until: dict[str, int] = {}
+    position = start
+    while match := _TOKEN.match(source, position):
+        kind, end = match.lastgroup or "", match.end()
+        if match["opening"] is not None:
+            quote = match["quote"]
+            closed = _end_of_string(source, end, quote, open_until)
+            if closed is None and len(quote) == 3:
+                # Without its end, a triple quote is an empty string and one quote more.
+                closed = end - 1
+            if closed is not None:
+                kind, end = "string", closed
+            elif len(match["opening"]) > len(quote):
+                # What could be the prefix of a string is a name, or its beginning.
+                name = _NAME.match(source, position)
+                assert name is not None
+                kind, end = "name", name.end()
+            else:
+                kind = "punctuation"
+        if kind != "space":
+            yield Token(kind, source[position:end], position, end)
+        position = end
+
+
+def _end_of_string(source: str, start: int, quote: str, open_until: dict[str, int]) -> int | None:
+    """Where the string ends whose text begins at `start`; None, noted in `open_until`, if it does not end."""
+    if start < open_until.get(quote, 0):
+        return None
+    body = _BODIES[quote].match(source, start)
+    assert body is not None
+    if source.startswith(quote, body.end()):
+        return body.end() + len(quote)
+    open_until[quote] = body.end()
+    return None
