@@ -6,12 +6,17 @@ again, which then has the hostile object in its first list.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from perdure.api import API_VERSION
+from perdure.control.cluster_cache.run_key import RunKey
+from perdure.control.runs.reconciler import Reconciler
+from perdure.domain.expressions import cel
 from perdure.domain.phases import Phase
 from tests.simulated.clock import run
 from tests.simulated.world import World, settled, world
@@ -82,5 +87,47 @@ def test_an_expression_beyond_the_limits_is_refused(step: dict[str, Any], path: 
         at = world(1)
         apply_theirs(at, "Workflow", {"steps": [{"name": "a", **step}]})
         await survives(at, meanwhile=refused(at, path, text))
+
+    run(scenario())
+
+
+#: A syntax error beyond column 65,535: the parser panics when it formats the message.
+PANIC = f"size('{'a' * 70_000}') + ("
+
+
+def test_a_panic_of_the_parser_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The limit of an expression's size keeps this panic away; others may be found.
+    monkeypatch.setattr(cel, "MAX_EXPRESSION", 10**6)
+
+    async def scenario() -> None:
+        at = world(2)
+        apply_theirs(at, "Workflow", {"steps": [{"name": "a", "agent": AGENT, "input": f"${{{PANIC}}}"}]})
+        await survives(at, meanwhile=refused(at, "spec.steps[0].input", ""))
+
+    run(scenario())
+
+
+class Panic(BaseException):
+    """What a native library may raise, anywhere."""
+
+
+def test_a_pass_that_panics_is_repeated_later_and_ends_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[float] = []
+    reconcile = Reconciler.reconcile
+
+    async def panics(self: Reconciler, key: RunKey) -> float | None:
+        if key.namespace != THEIRS:
+            return await reconcile(self, key)
+        passes.append(asyncio.get_running_loop().time())
+        raise Panic("a fault of a native library")
+
+    monkeypatch.setattr(Reconciler, "reconcile", panics)
+
+    async def scenario() -> None:
+        at = world(3)
+        apply_theirs(at, "Workflow", CHAIN)
+        await survives(at, meanwhile=lambda: len(passes) > 4)
+        pauses = [later - earlier for earlier, later in pairwise(passes[:5])]
+        assert pauses == sorted(pauses) and pauses[-1] > pauses[0], "each failure waits longer than the last"
 
     run(scenario())

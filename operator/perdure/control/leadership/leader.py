@@ -156,8 +156,11 @@ class Leader:
                     self._reconciler.note_unavailable(key)
                 delay = self._queue.add_failed(key)
                 _log.warning("pass failed", run=key, error=str(error), again_in=delay)
-            except Exception:
-                # A fault of ours in one run must not stop the others.
+            except (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit):
+                raise
+            except BaseException:
+                # A fault of ours in one run must not stop the others. The panic of a native library is no
+                # Exception, and would end the workers' task group, and so the process.
                 delay = self._queue.add_failed(key)
                 _log.exception("pass broke", run=key, again_in=delay)
             finally:

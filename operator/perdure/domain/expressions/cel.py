@@ -62,7 +62,7 @@ class Expression:
             variables: Any = {name: values[name] for name in self.names}
             if self._functions:
                 variables = evaluator.Context(variables, self._functions)
-            return to_json(self._program.execute(variables))
+            return to_json(evaluator.execute(self._program, variables))
         except ExpressionError as error:
             text = str(error)
         except KeyError as error:
@@ -94,7 +94,10 @@ def compile_expression(source: str) -> Expression:
     """
     tokens = _tokens_within_limits(source)
     program = _compile(source, source)
-    references = program.references()
+    try:
+        references = evaluator.references(program)
+    except ValueError as error:
+        raise ExpressionError(f"${{{source}}}: {_syntax_message(str(error))}") from None
     functions = frozenset(references["functions"])
     # Operators have names such as `_+_` and `@in`.
     unknown = sorted(
