@@ -1,11 +1,12 @@
 """A check of the prose: words that this project has replaced by those of its field.
 
-`dialect.txt` maps each word, or phrase of several words, to its remedies; codespell finds the words in files. Names
-of tests are checked too, each as a sentence. A summary says how many findings each folder has.
+`dialect.txt` maps each word, or phrase of several words, to its remedies; codespell finds the words in
+files. Names of tests are checked too, each as a sentence. A summary says how many findings each folder has.
 
-Not found: a phrase that a line break divides; words inside other identifiers (`was_told`), in file names, and in
-what is generated or may not change (`SKIPPED`); and plain words in a sense that is a riddle ("made", "shown",
-"wants", "goes", "a sentence whose subject is it"), which have honest uses too. Those are for the reviewer.
+Not found: a phrase that a line break divides; words inside other identifiers (`was_told`), in file names,
+and in what is generated or may not change (`SKIPPED`); and plain words in a sense that is a riddle ("made",
+"shown", "wants", "goes", a sentence whose subject is "it"), which have honest uses too. Those are for the
+reviewer.
 
     python hack/lint/words.py [FOLDER…]     exits with 1 if there is any finding
 """
@@ -24,15 +25,15 @@ ROOT: Final = HERE.parents[1]
 DIALECT: Final = HERE / "dialect.txt"
 SEARCHED: Final = ("operator", "sdk", "tests", "hack", "docs", "examples", "charts", "Makefile", "README.md")
 
-#: Generated from sources that are checked themselves; applied migrations, whose checksums are stored in databases;
-#: statements of an old version, kept for the upgrade test; lists of hashes and figures; the dictionary.
+#: Generated from sources that are checked themselves; applied migrations, whose checksums are stored in
+#: databases; statements of an old version, kept for the upgrade test; hashes and figures; the dictionary.
 SKIPPED: Final = re.compile(
     r"charts/perdure/files/crds/|docs/reference\.md|docs/performance\.json|.*\.(svg|sum|json)$"
     r"|operator/perdure/ledger/migrations/000[1-8]_|tests/integration/ledger/statements_|hack/lint/"
 )
 
-#: Uses that are the field's own: to look something up, the user "nobody", `tell` of files; and the ledger's `News`,
-#: what it has received since the last pass.
+#: Uses that are the field's own: to look something up, the user "nobody", `tell` of files; and the type
+#: `News` of the ledger.
 ALLOWED: Final = (
     r"\b[Ll]ook(s|ed|ing)? ([a-z]+ ){0,3}up\b|\bnobody:|[`\"']nobody[`\"']|\.tell\(|\b(is|are) no more than\b"
     r"|\bNews\b(?! [a-z])|\bnews\(|[.]news\b|name: news\b"
@@ -41,7 +42,7 @@ _TEST: Final = re.compile(r"^ *(?:async )?def (test_\w+)", re.MULTILINE)
 
 
 def _pattern() -> str:
-    """What codespell takes for a word: a phrase of the dictionary, or letters, digits, `_`, `-` and apostrophes."""
+    """What codespell takes for a word: a phrase of the dictionary, or letters, digits, `_-'`."""
     keys = (line.partition("->")[0] for line in DIALECT.read_text().splitlines())
     phrases = sorted((key for key in keys if " " in key), key=len, reverse=True)
     return rf"\b(?i:{'|'.join(phrases)})\b|[\w\-'’]+"
@@ -90,7 +91,7 @@ def _names_of_tests(files: list[str]) -> list[str]:
 
 
 def find(files: list[str]) -> list[str]:
-    """Findings in files, each as `file:line: word ==> remedies`; paths are relative to the repository, or absolute."""
+    """Findings in files (paths in the repository, or absolute), each as `file:line: word ==> remedies`."""
     return sorted(_codespell(*files) + _names_of_tests(files))
 
 
