@@ -21,11 +21,12 @@ Without `PERDURE_GATEWAY_URL` the same program runs on a laptop: input from `PER
 `.perdure/`, the result on standard output.
 """
 
-from perdure_agent.agent import Agent
-from perdure_agent.backend import Options
-from perdure_agent.checkpoints import Checkpoint, CheckpointInfo, RestoredFile
-from perdure_agent.connecting import connect
-from perdure_agent.environment import Environment
+from perdure_agent._agent import Agent, connect
+from perdure_agent._checkpoints import Checkpoint, CheckpointInfo, RestoredFile
+from perdure_agent._environment import Environment
+from perdure_agent._last_failure import LastFailure
+from perdure_agent._options import Options, Retries
+from perdure_agent._run import EXIT_INTERRUPTED, EXIT_SUPERSEDED, run, supervise
 from perdure_agent.errors import (
     AgentError,
     AgentFailure,
@@ -34,9 +35,6 @@ from perdure_agent.errors import (
     GatewayUnavailable,
     Superseded,
 )
-from perdure_agent.failures import LastFailure
-from perdure_agent.running import EXIT_INTERRUPTED, EXIT_SUPERSEDED, run, supervise
-from perdure_agent.transport import Retries
 
 __all__ = [
     "EXIT_INTERRUPTED",

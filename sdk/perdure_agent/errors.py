@@ -61,7 +61,7 @@ class DamagedCheckpoint(AgentError):
         self.sequence = sequence
 
 
-def holds(error: BaseException, *kinds: type[Exception]) -> bool:
+def contains(error: BaseException, *kinds: type[Exception]) -> bool:
     """True for an error of one of these kinds, and for a task group's error with one in it."""
     if isinstance(error, BaseExceptionGroup):
         return error.subgroup(kinds) is not None

@@ -14,8 +14,8 @@ from perdure.domain.phases import Phase
 from perdure.domain.records import Commit, RunState
 from perdure.ledger import Ledger
 from perdure_agent import Options, Superseded, connect
-from perdure_agent.checkpoints import Which
-from perdure_agent.payload import MemorySink, in_memory
+from perdure_agent._checkpoints import Which
+from perdure_agent._payload import MemorySink, in_memory
 from tests.integration.gateway.conftest import KEY, AgentOf
 from tests.integration.gateway.keys import ClusterKeys
 from tests.integration.ledger.samples import at, attempt_record, started, superseded

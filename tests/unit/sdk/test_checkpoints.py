@@ -128,7 +128,7 @@ async def test_the_limit_is_told_before_anything_is_sent(
     source: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("perdure_agent.payload.LIMIT", 300_000)
+    monkeypatch.setattr("perdure_agent._payload.LIMIT", 300_000)
 
     def given(size: int) -> object:
         file = tmp_path / "state"

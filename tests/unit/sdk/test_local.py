@@ -76,7 +76,7 @@ async def test_an_input_that_is_not_json_is_named(tmp_path: Path) -> None:
 
 async def test_the_kubelet_s_file_is_never_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kubelets = tmp_path / "termination-log"
-    monkeypatch.setattr("perdure_agent.termination.DEFAULT_TERMINATION_LOG", kubelets)
+    monkeypatch.setattr("perdure_agent._termination_message.DEFAULT_TERMINATION_LOG", kubelets)
     async with connect(Environment(local_directory=tmp_path, termination_log=kubelets)) as agent:
         await agent.result(1)
     assert not kubelets.exists()

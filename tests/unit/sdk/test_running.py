@@ -224,9 +224,9 @@ async def test_a_result_at_the_last_moment_does_not_wait_beyond_the_grace_period
 )
 async def test_a_superseded_process_ends_whatever_main_does(tmp_path: Path, body: str) -> None:
     start = """
-import perdure_agent.running
-perdure_agent.running.STOPPING = 0.1
-from perdure_agent import ending
+import perdure_agent._run
+perdure_agent._run.STOPPING = 0.1
+from perdure_agent import _exit_state
 """
-    async with agent_process(f"{start}end = ending.current.get()\n{body}", tmp_path) as process:
+    async with agent_process(f"{start}end = _exit_state.current.get()\n{body}", tmp_path) as process:
         assert await ended(process) == 76

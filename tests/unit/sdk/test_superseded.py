@@ -16,7 +16,7 @@ SUPERSEDED = refuse("superseded", 409)
 async def test_whoever_catches_it_is_stopped_all_the_same(
     gateway: MisbehavingGateway, environment: Environment, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("perdure_agent.agent._TO_NOTICE", 0.05)
+    monkeypatch.setattr("perdure_agent._session._SUPERSEDED_GRACE", 0.05)
     gateway.faults.append(SUPERSEDED)
     went_on = []
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from perdure_agent.environment import DEFAULT_TERMINATION_LOG
+from perdure_agent._environment import DEFAULT_TERMINATION_LOG
 
 #: What the kubelet keeps.
 LIMIT = 4096

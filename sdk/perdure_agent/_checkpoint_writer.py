@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from perdure_agent._options import Retries
+from perdure_agent._payload import Payload
 from perdure_agent.errors import AgentError, GatewayError, GatewayUnavailable, Superseded
-from perdure_agent.payload import Payload
-from perdure_agent.transport import Retries
 
 log = logging.getLogger("perdure_agent")
 
@@ -37,7 +37,7 @@ class _Pending:
     order: int
 
 
-class Saver:
+class CheckpointWriter:
     """Sends an agent's checkpoints, one at a time, in the order in which they were given.
 
     Its spool holds one: the newest of those that nobody waits for. It is memory, since a container that ends

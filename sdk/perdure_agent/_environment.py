@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from perdure_agent.failures import LastFailure
+from perdure_agent._last_failure import LastFailure
 
 #: Made by the kubelet in every container; what is written there outlives the container.
 DEFAULT_TERMINATION_LOG = Path("/dev/termination-log")

@@ -11,9 +11,9 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from perdure_agent import ending
-from perdure_agent.ending import Ending
-from perdure_agent.errors import GatewayUnavailable, Superseded, holds
+from perdure_agent import _exit_state
+from perdure_agent._exit_state import ExitState
+from perdure_agent.errors import GatewayUnavailable, Superseded, contains
 
 EXIT_SUCCEEDED = 0
 EXIT_FAILED = 1
@@ -40,12 +40,12 @@ def run(main: Callable[[], Coroutine[Any, Any, object]]) -> NoReturn:
 
 async def supervise(main: Callable[[], Coroutine[Any, Any, object]]) -> int:
     """What `run` does, without leaving the process: returns the exit code."""
-    end = Ending()
-    token = ending.current.set(end)
+    end = ExitState()
+    token = _exit_state.current.set(end)
     try:
         task = asyncio.create_task(_as_object(main), name="perdure-main")
     finally:
-        ending.current.reset(token)
+        _exit_state.current.reset(token)
 
     def interrupt() -> None:
         # Once: a second cancellation would break into the saving of the last checkpoint.
@@ -79,17 +79,17 @@ async def supervise(main: Callable[[], Coroutine[Any, Any, object]]) -> int:
     return _exit_code(task, end)
 
 
-def _exit_code(task: asyncio.Task[object], end: Ending) -> int:
+def _exit_code(task: asyncio.Task[object], end: ExitState) -> int:
     error = None if task.cancelled() else task.exception()
     if error is not None:
         traceback.print_exception(error)
-    if end.superseded.is_set() or (error is not None and holds(error, Superseded)):
+    if end.superseded.is_set() or (error is not None and contains(error, Superseded)):
         return EXIT_SUPERSEDED
     # What has been left behind outweighs the interruption: exit 75 would have finished work done again.
     if end.settled is not None and (end.interrupted or error is None):
         return EXIT_SUCCEEDED if end.settled == "succeeded" else EXIT_FAILED
     # An absent gateway is no fault of the work's, and must not be counted as one.
-    away = error is not None and end.settled is None and holds(error, GatewayUnavailable)
+    away = error is not None and end.settled is None and contains(error, GatewayUnavailable)
     if end.interrupted or end.unsent or away:
         return EXIT_INTERRUPTED
     return EXIT_FAILED if error is not None or task.cancelled() else EXIT_SUCCEEDED

@@ -1,26 +1,11 @@
-"""What an agent needs from wherever its task's state lives, and what of it a user may tune."""
+"""Port to the place where a task's state is kept."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from perdure_agent.checkpoints import CheckpointInfo, Found, Which
-from perdure_agent.payload import Payload, Sink
-from perdure_agent.transport import Retries
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What a user may tune. The defaults suit agents that work for minutes to days."""
-
-    retries: Retries = field(default_factory=Retries)
-    #: Seconds between signs of life.
-    heartbeat_interval: float = 10.0
-    #: How long a result that is safe in the termination message waits for an absent gateway. Seconds.
-    result_patience: float = 300.0
-    #: After SIGTERM no call waits beyond so many seconds from it: less than the pod's grace period, 30 s.
-    grace: float = 20.0
+from perdure_agent._checkpoints import CheckpointInfo, Found, Which
+from perdure_agent._payload import Payload, Sink
 
 
 class Backend(Protocol):

@@ -18,9 +18,10 @@ from typing import Any
 
 import aiohttp
 
-from perdure_agent.checkpoints import LIMIT
+from perdure_agent._checkpoints import LIMIT
+from perdure_agent._options import Retries
+from perdure_agent._payload import Payload, Sink
 from perdure_agent.errors import AgentError, GatewayError, GatewayUnavailable, Superseded
-from perdure_agent.payload import Payload, Sink
 
 log = logging.getLogger("perdure_agent")
 
@@ -32,19 +33,6 @@ _LONGEST_OBEYED = 60.0
 _LASTING = frozenset({"checkpoint-corrupt"})
 #: How often what was damaged on its way is sent again: a cause that lasts is somebody's defect.
 _DAMAGED_TRIES = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retries:
-    """How to behave while the gateway is away. Seconds."""
-
-    #: How long a call that matters (checkpoint, restore, result) keeps trying; None means for ever.
-    patience: float | None = 3600.0
-    #: First delay; each following one is twice as long, less up to half of it at random.
-    first_delay: float = 0.1
-    longest_delay: float = 10.0
-    #: Time for one try of a call with a small body; a large one gets a second more for each MiB.
-    request_timeout: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from perdure_agent.backend import Backend
-from perdure_agent.checkpoints import Found, Which
+from perdure_agent._backend import Backend
+from perdure_agent._checkpoints import Found, Which
+from perdure_agent._payload import Sink
 from perdure_agent.errors import DamagedCheckpoint
-from perdure_agent.payload import Sink
 
 log = logging.getLogger("perdure_agent")
 

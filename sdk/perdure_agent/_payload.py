@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from perdure_agent.checkpoints import BYTES, JSON, LIMIT, encode_json
+from perdure_agent._checkpoints import BYTES, JSON, LIMIT, encode_json
 from perdure_agent.errors import GatewayError
 
 #: Bytes that are read, hashed and sent at once.

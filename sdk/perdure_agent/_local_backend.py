@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from perdure_agent.checkpoints import CheckpointInfo, Found, Which, encode_json
+from perdure_agent._checkpoints import CheckpointInfo, Found, Which, encode_json
+from perdure_agent._payload import Payload, Sink
 from perdure_agent.errors import DamagedCheckpoint
-from perdure_agent.payload import Payload, Sink
 
 #: As many as a task keeps unless its run says otherwise.
 _KEPT = 10

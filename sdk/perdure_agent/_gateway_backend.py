@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import unquote
 
-from perdure_agent.checkpoints import BYTES, CheckpointInfo, Found, Which, encode_json
+from perdure_agent._checkpoints import BYTES, CheckpointInfo, Found, Which, encode_json
+from perdure_agent._payload import Payload, Sink
+from perdure_agent._transport import Transport
 from perdure_agent.errors import DamagedCheckpoint, GatewayError
-from perdure_agent.payload import Payload, Sink
-from perdure_agent.transport import Transport
 
 #: How often a checkpoint that comes damaged is asked for: the way here may have been at fault.
 _TRIES = 3
