@@ -2,7 +2,7 @@
 #
 # Two ways to build it, from the same lines:
 #   docker build --tag perdure/perdure:dev .          online: dependencies come from the package index, as uv.lock says
-#   python3 hack/cluster/images.py build --tag perdure/perdure:dev
+#   python3 hack/cluster/image_builder build --tag perdure/perdure:dev
 #       without network and without an engine: wheelhouse/ and dist/ in the build context hold everything as wheels
 #
 # What one of the two does not have is copied with a glob, since COPY of a missing file is an error.

@@ -122,7 +122,7 @@ cluster-down: ## Take the cluster down and leave nothing behind.
 
 .PHONY: image
 image: ## Build the container images.
-	python3 hack/cluster/images.py all
+	python3 hack/cluster/image_builder all
 
 .PHONY: install
 install: ## Build the images and install the chart, with Postgres and NATS, into the cluster.

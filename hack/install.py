@@ -19,7 +19,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from hack import diagnosis  # noqa: E402 (the import needs the path above)
 from hack.target import (  # noqa: E402
-    IMAGES_TOOL,
+    IMAGE_BUILDER,
     NAMESPACE,
     RELEASE,
     ROOT,
@@ -56,7 +56,15 @@ def _images(target: Target) -> str:
     say("==> images")
     # kind users have docker; without it the images are made from Debian packages and wheels.
     engine = "docker" if target.kind == "kind" else "buildah"
-    command = [sys.executable, str(IMAGES_TOOL), "all", "--state-dir", str(target.state), "--engine", engine]
+    command = [
+        sys.executable,
+        str(IMAGE_BUILDER),
+        "all",
+        "--state-dir",
+        str(target.state),
+        "--engine",
+        engine,
+    ]
     archives = run(command, deadline=3600, shown=True).split()
     _load(target, [Path(archive) for archive in archives])
     return str(json.loads((target.state / "images" / "perdure.json").read_text())["id"])
@@ -72,7 +80,7 @@ def _load(target: Target, archives: list[Path]) -> None:
     }
     missing = [archive for archive in archives if known.get(archive.name) != now[archive.name]]
     if missing:
-        load = [sys.executable, str(IMAGES_TOOL), "load", "--state-dir", str(target.state)]
+        load = [sys.executable, str(IMAGE_BUILDER), "load", "--state-dir", str(target.state)]
         run([*load, "--cluster", target.kind, *missing], deadline=600, shown=True)
         note.write_text(json.dumps(now, indent=2) + "\n")
 

@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER_TOOL = ROOT / "hack" / "cluster"
-IMAGES_TOOL = CLUSTER_TOOL / "images.py"
+IMAGE_BUILDER = CLUSTER_TOOL / "image_builder"
 KINDS = ("native", "kind", "current")
 NAMESPACE = "perdure-system"
 RELEASE = "perdure"

@@ -8,7 +8,8 @@ standard library, so that it runs before any virtual environment exists.
     from hack.cluster import start_light    # etcd + API server, for integration tests
 """
 
-from .cluster import Cluster, start, start_full, start_kwok, start_light
+from .boot import start, start_full, start_kwok, start_light
+from .cluster import Cluster
 from .errors import ClusterError
 
 __all__ = ["Cluster", "ClusterError", "start", "start_full", "start_kwok", "start_light"]

@@ -13,9 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-from . import cluster as clusters
-from . import containers, programs
-from .cluster import Cluster
+from . import containers, programs, state_folder
+from .boot import start
+from .cluster import Cluster, stop
 from .errors import ClusterError
 
 
@@ -95,9 +95,7 @@ def _build(options: argparse.Namespace) -> None:
 def _up(options: argparse.Namespace) -> None:
     before = Cluster.load(options.state_dir)
     started = time.monotonic()
-    cluster = clusters.start(
-        options.mode, options.state_dir, attached=False, port=options.port, nodes=options.nodes
-    )
+    cluster = start(options.mode, options.state_dir, attached=False, port=options.port, nodes=options.nodes)
     if before and before.init == cluster.init:
         print(f"already up: {cluster.mode} cluster at {cluster.server}")
     else:
@@ -107,8 +105,8 @@ def _up(options: argparse.Namespace) -> None:
 
 def _down(options: argparse.Namespace) -> int:
     started = time.monotonic()
-    existed = (options.state_dir / clusters.FACTS).exists()
-    if remains := clusters.stop(options.state_dir, keep_logs=options.keep_logs):
+    existed = (options.state_dir / state_folder.FACTS).exists()
+    if remains := stop(options.state_dir, keep_logs=options.keep_logs):
         print(f"error: these are left: {'; '.join(remains)}", file=sys.stderr)
         return 1
     print(f"down in {time.monotonic() - started:.1f} s, nothing left" if existed else "no cluster was there")

@@ -1,37 +1,25 @@
-"""The life of one cluster: boot it, find it again, repair it, take it down.
+"""One cluster: its facts, its components, and how it is taken down.
 
-Why: the command line and the test fixtures share the rules about whose cluster
-may be touched. A state folder is one cluster; its `cluster.json` names the
-process that holds it; while that process lives, the cluster is somebody's.
+Why: the demo and the tests kill, restart and inspect the components of a real control plane; every one of
+these operations needs the same facts, which `cluster.json` keeps for the next command.
 """
 
-import fcntl
 import json
-import os
-import shutil
 import signal
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from . import probes, programs
+from . import probes, programs, state_folder, sweep
 from .api import Api, wait_for
 from .certs import Pki
-from .control import SOCKET, Supervisor
-from .errors import ClusterError
+from .control import Supervisor
 from .identity import Process, host_pids
+from .state_folder import FACTS, KUBECONFIG, locked
 
 Mode = Literal["light", "kwok", "full"]
-
-FACTS = "cluster.json"
-KUBECONFIG = "kubeconfig"
-# All that a cluster ever writes: taking it down deletes these and nothing else,
-# because a state folder may be one that the user had already.
-FILES = (KUBECONFIG, FACTS, SOCKET, f"{SOCKET}.new", "scheduler.json", "pki", "etcd", "node", "kwok.json")
 
 
 class Cluster:
@@ -45,12 +33,10 @@ class Cluster:
     @classmethod
     def load(cls, state_dir: Path) -> "Cluster | None":
         """The living cluster of this folder."""
-        try:
-            facts = json.loads((state_dir / FACTS).read_text())
-        except (OSError, ValueError):
+        facts = state_folder.facts(state_dir)
+        if facts is None:
             return None
-        process = Process(**facts["supervisor"])
-        return cls(state_dir, facts, Supervisor(state_dir, process)) if process.alive else None
+        return cls(state_dir, facts, Supervisor(state_dir, Process(**facts["supervisor"])))
 
     @property
     def mode(self) -> Mode:
@@ -154,77 +140,12 @@ class Cluster:
         self.stop()
 
 
-def start(
-    mode: Mode, state_dir: Path, *, attached: bool = True, port: int | None = None, nodes: int = 10
-) -> Cluster:
-    """Boots a cluster, or returns the healthy one that the folder has already.
-
-    An attached one ends with this process, in whatever way that ends.
-    """
-    from . import full, kwok, light, packages, sweep  # they import this module
-
-    state_dir = state_dir.absolute()
-    if mode == "full":
-        packages.ensure()
-    programs.build(programs.SETS[mode])
-    with _locked(state_dir):
-        if cluster := _running(mode, state_dir):
-            return cluster
-        remains = sweep.clean(state_dir)
-        if remains:
-            raise ClusterError(f"Leftovers of an earlier cluster could not be removed: {'; '.join(remains)}")
-        (state_dir / "logs").mkdir(exist_ok=True)
-        supervisor = Supervisor.spawn(state_dir, attached=attached, isolated=mode == "full")
-        identity = {"pid": supervisor.process.pid, "start": supervisor.process.start}
-        facts = {
-            "mode": mode,
-            "booted": False,
-            "isolated": mode == "full",
-            "supervisor": identity,
-            "server": "",
-        }
-        cluster = Cluster(state_dir, facts, supervisor)
-        try:
-            cluster.save()
-            if mode == "full":
-                full.boot(cluster)
-            elif mode == "kwok":
-                kwok.boot(cluster, port=port, nodes=nodes)
-            else:
-                light.boot(cluster, port=port)
-            cluster.facts["booted"] = True
-            cluster.save()
-        except BaseException:
-            # Half a cluster helps nobody; its logs do.
-            supervisor.end()
-            sweep.clean(state_dir, keep_logs=True)
-            raise
-        return cluster
-
-
-def start_light(state_dir: Path, **options: Any) -> Cluster:
-    """etcd, API server and controller manager on loopback; several can run side by side."""
-    return start("light", state_dir, **options)
-
-
-def start_kwok(state_dir: Path, **options: Any) -> Cluster:
-    """The light one with a scheduler and simulated nodes."""
-    return start("kwok", state_dir, **options)
-
-
-def start_full(state_dir: Path, **options: Any) -> Cluster:
-    """A real node as well; needs root."""
-    return start("full", state_dir, **options)
-
-
 def stop(state_dir: Path, *, keep_logs: bool = False, cluster: Cluster | None = None) -> list[str]:
     """Takes down whatever the folder holds; returns what could not be removed."""
-    from . import sweep
-
     state_dir = state_dir.absolute()
     if not state_dir.exists():
         return []
-    with _locked(state_dir):
+    with locked(state_dir):
         cluster = cluster or Cluster.load(state_dir)
         if cluster and not cluster.supervisor.end():
             return [f"process {cluster.init.pid} does not die"]
@@ -232,57 +153,3 @@ def stop(state_dir: Path, *, keep_logs: bool = False, cluster: Cluster | None = 
         with suppress(OSError):  # it holds something of the user's
             state_dir.rmdir()
         return remains
-
-
-def _running(mode: Mode, state_dir: Path) -> Cluster | None:
-    cluster = Cluster.load(state_dir)
-    if cluster is None:
-        return None
-    if not cluster.facts["booted"]:
-        cluster.supervisor.end()  # whoever booted it was killed meanwhile
-        return None
-    if cluster.mode != mode:
-        raise ClusterError(
-            f"{state_dir} holds a running cluster of mode {cluster.mode}: take it down first "
-            "(python3 hack/cluster down), or choose another --state-dir."
-        )
-    if revived := cluster.repair():
-        print(f"Started again, as they had died: {', '.join(revived)}", file=sys.stderr)
-    return cluster
-
-
-@contextmanager
-def _locked(state_dir: Path) -> Iterator[None]:
-    """One command at a time per state folder; the folder itself is the lock."""
-    deadline = time.monotonic() + 180
-    while True:
-        state_dir.mkdir(parents=True, exist_ok=True)
-        folder = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The one who had the lock may have deleted the folder.
-            if os.path.exists(state_dir) and os.path.samestat(os.fstat(folder), os.stat(state_dir)):
-                break
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                os.close(folder)
-                raise ClusterError(
-                    f"Another command has worked on {state_dir} for three minutes; see what it does."
-                ) from None
-            time.sleep(0.1)
-        os.close(folder)
-    try:
-        yield
-    finally:
-        os.close(folder)
-
-
-def remove(state_dir: Path, *, keep_logs: bool) -> list[str]:
-    """Deletes the files of a cluster that is no more; returns what stayed."""
-    for name in FILES if keep_logs else (*FILES, "logs"):
-        target = state_dir / name
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target, ignore_errors=True)
-        else:
-            target.unlink(missing_ok=True)
-    return [str(state_dir / name) for name in FILES if (state_dir / name).exists()]

@@ -7,16 +7,29 @@ nobody to talk to; boot and repair wait for these.
 import http.client
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from .cluster import Cluster
+from .api import Api
+from .identity import Process
 
 COREDNS_READY_PORT = 8181
 KUBELET_PORT = 10250
 
 
-def of(component: str, cluster: "Cluster") -> Callable[[], bool] | None:
+class Probed(Protocol):
+    """What a probe needs of a cluster."""
+
+    facts: dict[str, Any]
+
+    @property
+    def init(self) -> Process: ...
+
+    def api(self) -> Api: ...
+
+    def runs(self, component: str) -> bool: ...
+
+
+def of(component: str, cluster: Probed) -> Callable[[], bool] | None:
     """The probe of a component; None where nothing can be seen, or nobody depends on it."""
     if component == "kube-apiserver":
         return cluster.api().ready
@@ -30,7 +43,7 @@ def of(component: str, cluster: "Cluster") -> Callable[[], bool] | None:
     return None
 
 
-def _kubelet_knows_its_pods(cluster: "Cluster") -> bool:
+def _kubelet_knows_its_pods(cluster: Probed) -> bool:
     """One that was restarted refuses `kubectl exec` until it has seen its pods again."""
     facts = cluster.facts
     if not _listens((facts["addresses"]["node"], KUBELET_PORT)):

@@ -10,11 +10,11 @@ checkouts on one machine never sweep each other's live cluster.
 from pathlib import Path
 
 from . import cgroups, network
-from .cluster import FACTS, Cluster, remove
+from .state_folder import FACTS, facts, remove
 
 
 def clean(state_dir: Path, *, keep_logs: bool = False) -> list[str]:
     """Sweeps the folder's cluster, which must be dead, and the control groups of all dead ones."""
-    if Cluster.load(state_dir) is not None:
+    if facts(state_dir) is not None:
         return [f"the cluster in {state_dir} still runs"]
     return network.disconnected(state_dir / FACTS) + cgroups.sweep() + remove(state_dir, keep_logs=keep_logs)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
-from hack.cluster.imaging.common import OPERATOR_TAG, PYTHON
+from hack.cluster.image_builder.common import OPERATOR_TAG, PYTHON
 
 from tests.bench.say import say
 
@@ -93,7 +93,7 @@ async def _from_image() -> Product:
     archive = _IMAGE / "perdure.tar"
     say("the image that is measured: built, unless nothing has changed")
     build = (
-        str(_ROOT / "hack" / "cluster" / "images.py"),
+        str(_ROOT / "hack" / "cluster" / "image_builder"),
         "build",
         "--tag",
         OPERATOR_TAG,

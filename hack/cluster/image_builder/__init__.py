@@ -1,1 +1,1 @@
-"""The parts of `hack/cluster/images.py`."""
+"""Container images without a registry or a container engine: stand-ins, build contexts, builds."""

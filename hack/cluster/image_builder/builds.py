@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from imaging.common import (
+from .common import (
     BASE,
     CACHE,
     Failure,
@@ -24,9 +24,9 @@ from imaging.common import (
     shown,
     step,
 )
-from imaging.contexts import fingerprint
-from imaging.host import need
-from imaging.standins import archive_id, stand_in
+from .contexts import fingerprint
+from .host import need
+from .standins import archive_id, stand_in
 
 
 @functools.cache

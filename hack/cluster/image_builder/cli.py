@@ -5,9 +5,9 @@ stand-ins for them out of Debian packages and Python wheels, under the very name
 use, and builds the project's own images on top with buildah, without a daemon. The same Dockerfiles work
 online with the official images.
 
-    python3 hack/cluster/images.py all            every image, into .cluster/images/
-    python3 hack/cluster/images.py build --tag perdure/perdure:dev
-    python3 hack/cluster/images.py load .cluster/images/perdure.tar
+    python3 hack/cluster/image_builder all            every image, into .cluster/images/
+    python3 hack/cluster/image_builder build --tag perdure/perdure:dev
+    python3 hack/cluster/image_builder load .cluster/images/perdure.tar
 
 Everything is kept by content hash under ${XDG_CACHE_HOME:-~/.cache}/perdure/images, so a second run only
 compares hashes. PERDURE_DEBIAN_MIRROR names another mirror than Debian's own.
@@ -29,7 +29,7 @@ Build contexts
     there, which keeps the wheels out of the layers; it then copies what decides them (uv.lock,
     requirements.txt) before, because buildah does not look into a mount to see whether its cache still holds.
 
-Recipes of the stand-ins: hack/cluster/images/<name>/
+Recipes of the stand-ins: hack/cluster/image_recipes/<name>/
     rootfs.toml   a first layer, made by mmdebstrap: suite, variant, packages, dpkg_options; customize.sh
                   finishes it.
     image.toml    tag; rootfs: whose first layer; [[wheel]]: requirement, copy (prefix in the wheel = path in
@@ -49,8 +49,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from imaging.builds import build, full_tag, pick_engine, short_name
-from imaging.common import (
+from .builds import build, full_tag, pick_engine, short_name
+from .common import (
     CACHE,
     EXAMPLE_CONTEXT,
     EXAMPLE_TAG,
@@ -65,8 +65,8 @@ from imaging.common import (
     shown,
     step,
 )
-from imaging.contexts import assemble
-from imaging.standins import stand_in
+from .contexts import assemble
+from .standins import stand_in
 
 
 def into(state: Path, name: str) -> Path:
@@ -89,7 +89,7 @@ def publish(archive: Path, target: Path) -> Path:
 def load(state: Path, archives: Sequence[Path], cluster: str) -> None:
     for archive in archives:
         if not archive.is_file():
-            raise Failure(f"no {archive}: make it with `python3 hack/cluster/images.py all`, or `build`")
+            raise Failure(f"no {archive}: make it with `python3 hack/cluster/image_builder all`, or `build`")
     names = ", ".join(archive.stem for archive in archives)
     if cluster == "native":
         with step(f"load into the cluster under {shown(state)}: {names}"):
@@ -137,7 +137,7 @@ def make_all(options: argparse.Namespace) -> list[Path]:
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
-        prog="images.py",
+        prog="image_builder",
         description="Container images for the demo's and the tests' clusters, without a registry.",
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -233,10 +233,10 @@ def main(words: Sequence[str] | None = None) -> int:
         elif options.command == "clean":
             clean(options.state_dir)
     except Failure as failure:
-        say(f"images.py: {failure}")
+        say(f"image_builder: {failure}")
         return 1
     except KeyboardInterrupt:
-        say("images.py: interrupted; what was finished is kept")
+        say("image_builder: interrupted; what was finished is kept")
         return 130
     say(f"    {options.command}: {time.monotonic() - started:.1f} s in all")
     for archive in made:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-RECIPES = Path(__file__).resolve().parents[1] / "images"
+RECIPES = Path(__file__).resolve().parents[1] / "image_recipes"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "perdure" / "images"
 
 BASE = "docker.io/library/python:3.13-slim"
@@ -87,7 +87,7 @@ def locked(name: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"    waiting for another images.py, which is making {name}")
+            say(f"    waiting for another image_builder, which is building {name}")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from imaging.common import (
+from .common import (
     CACHE,
     EPOCH,
     KEY_LENGTH,
@@ -29,7 +29,7 @@ from imaging.common import (
     say,
     step,
 )
-from imaging.host import download, uv
+from .host import download, uv
 
 
 def ignored_by(text: str) -> Callable[[str], bool]:

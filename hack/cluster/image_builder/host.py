@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from imaging.common import CACHE, GLIBC_MINORS, PYTHON, Failure, locked, machine, replacing, run, say, step
+from .common import CACHE, GLIBC_MINORS, PYTHON, Failure, locked, machine, replacing, run, say, step
 
 
 def need(*programs: str) -> None:

@@ -1,4 +1,4 @@
-"""Stand-ins for public images, out of Debian packages and Python wheels; see `images.py` for the recipes."""
+"""Stand-ins for public images, out of Debian packages and Python wheels; `cli.py` documents the recipes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from imaging.common import (
+from .common import (
     ARCHITECTURES,
     CACHE,
     EPOCH,
@@ -34,7 +34,7 @@ from imaging.common import (
     say,
     step,
 )
-from imaging.host import download, need
+from .host import download, need
 
 
 def recipe_files(name: str) -> dict[str, str]:
@@ -142,7 +142,7 @@ def write_archive(target: Path, tag: str, layers: Sequence[Path], config: Mappin
         "created": created,
         "config": {**config, "Labels": {**config.get("Labels", {}), "dev.perdure.stand-in": "true"}},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{value}" for value in digests]},
-        "history": [{"created": created, "created_by": "hack/cluster/images.py"} for _ in layers],
+        "history": [{"created": created, "created_by": "hack/cluster/image_builder"} for _ in layers],
     }
     blob = json.dumps(image, sort_keys=True).encode()
     name = f"{hashlib.sha256(blob).hexdigest()}.json"
