@@ -1,7 +1,7 @@
-"""Wiring: what the two processes are made of.
+"""The two processes, operator and gateway: their connections, signals, probes and shutdown.
 
-Everything that lives as long as a process is made here, in the order in which it is needed and taken apart
-in the reverse. No other module knows more than its own neighbours.
+Everything that lives as long as a process is opened here in the order of need, and closed in the reverse
+order. The reconcilers are assembled in `control/loop.py`.
 """
 
 from __future__ import annotations
@@ -25,17 +25,8 @@ with without_authorities():
 
 from perdure.aio import wait_for_event
 from perdure.control.cluster_cache.relist import selected
-from perdure.control.cluster_cache.store import KINDS, POD, Store
-from perdure.control.event_handler import EventHandler
-from perdure.control.leadership.fenced_kube import FencedKube
-from perdure.control.leadership.leader import Leader
-from perdure.control.leadership.lease_elector import Elector
-from perdure.control.queue.slots import Slots
-from perdure.control.queue.workqueue import WorkQueue
-from perdure.control.runs.actuator import Actuator
-from perdure.control.runs.reconciler import Reconciler
-from perdure.control.schedules import ScheduleReconciler
-from perdure.control.status.kube_events import KubeEvents
+from perdure.control.cluster_cache.store import KINDS, POD
+from perdure.control.loop import ControlLoop, LeaseOptions, LoopOptions
 from perdure.domain.records import AGENT_TASK
 from perdure.kube.client import KubeClient
 from perdure.kube.recorder import EventRecorder
@@ -49,16 +40,15 @@ if TYPE_CHECKING:
 
 #: Seconds that a stopping operator may take, within its pod's grace of 30.
 SHUTDOWN_SECONDS = 20.0
-#: Seconds after a watch had to start anew until everything is looked at: it lists for a moment.
-GAP_SECONDS = 5.0
-#: Seconds that everything else waits at the start for the leader to have looked at every run: probes, events
-#: and the watches. kopf alone, its import included, takes longer than all the first decisions together.
+#: Seconds for which probes, relay and watches wait at the start until the leader has reconciled every run.
+#: Importing and starting kopf takes longer than all first decisions together, and would delay them.
 SETTLE_WITHIN = 2.0
-#: Seconds that the watches wait for its look at the cluster, which a long history makes longer: they read as
-#: much, and what they tell is of use only after it.
+#: Seconds for which the watches wait for the leader's first full relist, which a long history makes longer.
+#: The watches read as much as the relist does, and their events are of use only after it.
 WATCH_WITHIN = 60.0
 
-#: What runs make, and most events are about. Jobs are not followed: their pods tell all there is to know.
+#: Kinds that runs create by the thousand, followed by reflectors of our own. Jobs are not followed: their
+#: pods carry all that is needed of them.
 FOLLOWED = (POD, AGENT_TASK)
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -73,7 +63,7 @@ def utc_now() -> datetime:
 
 async def run_gateway(settings: Settings) -> None:
     """The gateway process, until SIGTERM."""
-    # A quarter of the time in which an operator starts, and it needs neither.
+    # Imported here: these imports are a quarter of the start-up time of an operator, which needs neither.
     from perdure.gateway.server import serve
     from perdure.kube.tokens import TokenVerifier
 
@@ -86,8 +76,8 @@ async def run_gateway(settings: Settings) -> None:
 
 
 async def run_operator(settings: Settings) -> None:
-    """The operator process, until SIGTERM, or until a watch or a part of it fails for good."""
-    # What was imported stays: no collection need look at it again.
+    """The operator process, until SIGTERM. Raises what a watch or another part of it fails with for good."""
+    # Imported modules are never freed: without this every full collection would traverse them.
     gc.freeze()
     if settings.kubeconfig:
         os.environ["KUBECONFIG"] = settings.kubeconfig  # where kopf looks for it
@@ -102,7 +92,7 @@ async def run_operator(settings: Settings) -> None:
 
 
 class _Operator:
-    """The parts of the operator process and how they hear of each other."""
+    """The operator process: the control loop, its watches, the relay and the probes."""
 
     def __init__(
         self, settings: Settings, *, kube: KubeClient, ledger: Ledger, stack: AsyncExitStack
@@ -114,117 +104,64 @@ class _Operator:
         self._stack = stack
         self._relay: Relay | None = None
         self._can_relay = asyncio.Event()
-        self._store = Store()
-        self._queue = WorkQueue()
-        self._listening = asyncio.Event()
-        #: Set once the leader has seen the cluster, and once it has also looked at every run; both as well
-        #: when that is not to be waited for.
-        self._seen = asyncio.Event()
-        self._settled = asyncio.Event()
+        self._watching = asyncio.Event()
         #: What is followed without kopf and has not been listed yet.
         self._unlisted = set(selected(FOLLOWED, settings.watch_namespaces))
-        self._elector = Elector(
-            kube=kube,
-            namespace=settings.namespace,
-            name=settings.lease_name,
-            identity=settings.identity,
-            duration=settings.lease_duration,
-            renew_deadline=settings.lease_renew_deadline,
-            retry=settings.lease_retry,
-            clock=utc_now,
-            follow=self._wait_no_more,
-        )
-        guarded = FencedKube(kube, self._elector.lease_held)
         self._recorder = EventRecorder(kube, instance=settings.identity, enabled=settings.kubernetes_events)
-        self._reconciler = Reconciler(
-            store=self._store,
-            kube=guarded,
-            ledger=ledger,
-            actor=Actuator(
-                store=self._store,
-                kube=guarded,
-                ledger=ledger,
-                gateway_url=settings.gateway_url,
-                audience=settings.token_audience,
-            ),
-            announcer=KubeEvents(self._recorder),
-            clock=utc_now,
-            status_interval=settings.status_interval,
-            template_timeout=settings.template_timeout,
-            slots=Slots(settings.max_running_tasks, settings.max_running_tasks_per_namespace),
-            wake=self._queue.add,
+        self._loop = ControlLoop(
+            kube,
+            ledger,
+            utc_now,
+            _loop_options(settings),
+            recorder=self._recorder,
+            while_leading=self._publish,
         )
-        self._leader = Leader(
-            store=self._store,
-            queue=self._queue,
-            kube=guarded,
-            ledger=ledger,
-            reconciler=self._reconciler,
-            scheduler=ScheduleReconciler(
-                store=self._store, kube=guarded, clock=utc_now, wake=self._queue.add
-            ),
-            identity=settings.identity,
-            namespaces=settings.watch_namespaces,
-            workers=settings.workers,
-            sweep_interval=settings.sweep_interval,
-            clock=utc_now,
-            beside=self._beside_leading,
-            held_up=self._wait_no_more,
-        )
-        self._heard = EventHandler(
-            store=self._store,
-            queue=self._queue,
-            working=lambda: self._leader.working,
-            note_template=self._reconciler.note_template,
-            shown_in=self._reconciler.projector.shown_in,
-        )
-        self._gap_timer: asyncio.TimerHandle | None = None
 
     async def run(self, signals: _Signals) -> None:
-        """Lead when elected, listen always."""
+        """Lead when elected, watch always."""
         stop = signals.stop
         ending = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._recorder.run())
-            leading = group.create_task(self._elector.run(self._leader.lead, stop))
+            leading = group.create_task(self._loop.lead(stop))
             stopping = group.create_task(_until(stop))
-            stopping.add_done_callback(lambda _: self._wait_no_more())
+            stopping.add_done_callback(lambda _: self._loop.stop_waiting())
             with _nothing_collected():
-                bus = await self._first_look(group, ending)
+                bus = await self._start_rest(group, ending)
             from perdure.kopf_watch import listen
 
-            ears = group.create_task(
+            watching = group.create_task(
                 listen(
-                    self._heard,
-                    gap=self._note_gap,
+                    self._loop.handle_event,
+                    gap=self._loop.handle_gap,
                     kinds=[kind for kind in KINDS if kind not in FOLLOWED],
                     namespaces=self._settings.watch_namespaces,
                     stop=ending,
-                    ready=self._listening,
+                    ready=self._watching,
                 )
             )
             # What the leader has listed need not be listed again.
-            listed = self._leader.listed
+            listed = self._loop.listed
             followed, self._unlisted = self._unlisted, self._unlisted - listed.keys()
             followers = [
                 group.create_task(
                     reflect(
                         self._kube,
                         selection,
-                        heard=partial(self._heard, selection.kind),
+                        heard=partial(self._loop.handle_event, selection.kind),
                         listed=partial(self._note_list, selection),
-                        is_ours=self._store.is_own_create,
+                        is_ours=self._loop.is_own_create,
                         version=listed.get(selection, ""),
                     )
                 )
                 for selection in sorted(followed, key=str)
             ]
-            await _first((ears, group.create_task(_until(self._listening))))
+            await _first((watching, group.create_task(_until(self._watching))))
             # kopf takes the signals when it starts, and would end itself, and our workers with it, at once.
             signals.take()
-            # What was deleted between the leader's look and the first list is missing from both.
-            self._note_gap()
-            await _first((ears, stopping))
+            # An object deleted between the leader's relist and the first list of a watch is in neither.
+            self._loop.handle_gap()
+            await _first((watching, stopping))
             stop.set()
             try:
                 async with asyncio.timeout(SHUTDOWN_SECONDS):
@@ -241,23 +178,23 @@ class _Operator:
             await bus.close()
             ending.set()
 
-    async def _first_look(self, group: asyncio.TaskGroup, ending: asyncio.Event) -> Bus:
-        """Wait until the leader has seen the cluster, and begin meanwhile what needs no watches.
+    async def _start_rest(self, group: asyncio.TaskGroup, ending: asyncio.Event) -> Bus:
+        """Start probes and relay once the leader has settled, then wait until it has seen the cluster.
 
-        The relay's connection to NATS, made or still being made.
+        Returns the relay's connection to NATS, established or still being established.
         """
-        await wait_for_event(self._settled, SETTLE_WITHIN)
+        await wait_for_event(self._loop.settled, SETTLE_WITHIN)
         from perdure.bus.connection import Bus
         from perdure.bus.relay import Relay
         from perdure.bus.stream import StreamLimits
         from perdure.health import Health, serve_health
 
-        def listens() -> bool:
-            return self._listening.is_set() and not self._unlisted
+        def watches_started() -> bool:
+            return self._watching.is_set() and not self._unlisted
 
         health = Health(
             alive=lambda: None,
-            ready=lambda: None if listens() else "the watches have not started",
+            ready=lambda: None if watches_started() else "the watches have not started",
         )
         group.create_task(
             serve_health(self._settings.health_host, self._settings.health_port, health, stop=ending)
@@ -268,40 +205,42 @@ class _Operator:
         )
         self._relay = Relay(self._ledger, bus, limits=StreamLimits.of(self._settings))
         self._can_relay.set()
-        if not self._seen.is_set():
-            await wait_for_event(self._seen, WATCH_WITHIN)
-            await wait_for_event(self._settled, SETTLE_WITHIN)
+        if not self._loop.seen.is_set():
+            await wait_for_event(self._loop.seen, WATCH_WITHIN)
+            await wait_for_event(self._loop.settled, SETTLE_WITHIN)
         return bus
 
     def _note_list(self, selection: Selection) -> None:
         self._unlisted.discard(selection)
-        self._note_gap()
-
-    def _note_gap(self) -> None:
-        """A list instead of events: deletions may be missing, so look at everything once it is over."""
-        if not self._leader.working:
-            return
-        if self._gap_timer is not None:
-            self._gap_timer.cancel()
-        self._gap_timer = asyncio.get_running_loop().call_later(GAP_SECONDS, self._leader.relist_soon)
-
-    def _wait_no_more(self) -> None:
-        """There is no first look of ours to wait for."""
-        self._seen.set()
-        self._settled.set()
-
-    async def _beside_leading(self) -> None:
-        self._seen.set()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._publish())
-            await self._queue.idle()
-            self._settled.set()
+        self._loop.handle_gap()
 
     async def _publish(self) -> None:
         await self._can_relay.wait()
         assert self._relay is not None
-        # It ends by cancellation, together with everything else that the leader runs.
+        # The relay ends by cancellation, together with everything else that the leader runs.
         await self._relay.run(stop=asyncio.Event(), wake=self._ledger.outbox_written)
+
+
+def _loop_options(settings: Settings) -> LoopOptions:
+    return LoopOptions(
+        identity=settings.identity,
+        gateway_url=settings.gateway_url,
+        audience=settings.token_audience,
+        namespaces=settings.watch_namespaces,
+        workers=settings.workers,
+        max_running_tasks=settings.max_running_tasks,
+        max_running_tasks_per_namespace=settings.max_running_tasks_per_namespace,
+        relist_interval=settings.sweep_interval,
+        status_interval=settings.status_interval,
+        template_timeout=settings.template_timeout,
+        lease=LeaseOptions(
+            namespace=settings.namespace,
+            name=settings.lease_name,
+            duration=settings.lease_duration,
+            renew_deadline=settings.lease_renew_deadline,
+            retry=settings.lease_retry,
+        ),
+    )
 
 
 class _Signals:
@@ -319,7 +258,7 @@ class _Signals:
             asyncio.get_running_loop().remove_signal_handler(number)
 
     def take(self) -> None:
-        """Have the signals delivered to us, whoever took them meanwhile."""
+        """Install our handlers again after another library has replaced them."""
         for number in _STOPPING:
             asyncio.get_running_loop().add_signal_handler(number, self._note, number)
 
@@ -330,7 +269,10 @@ class _Signals:
 
 @contextmanager
 def _nothing_collected() -> Iterator[None]:
-    """What is listed at the start has no cycles, and to look for some takes as long as to decode it."""
+    """No garbage collection during the first relist: the decoded objects have no cycles.
+
+    Collections would take as long as decoding the lists does.
+    """
     gc.disable()
     try:
         yield

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from perdure.main import GAP_SECONDS
+from perdure.control.loop import GAP_SECONDS
 from tests.bench import chain_load, history
 from tests.bench.budgets import Budget
 from tests.bench.chains import Chains

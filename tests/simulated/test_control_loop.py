@@ -217,7 +217,7 @@ def test_a_successor_looks_first_at_runs_that_have_no_pod_at_work() -> None:
         await settled(lambda: running() == 3)
         await at.kill_operator()
         await settled(lambda: len(at.pods()) == 2)
-        reconciler, looked_at = at.start_operator().reconciler, []
+        reconciler, looked_at = at.start_operator().loop.reconciler, []
         reconcile = reconciler.reconcile
 
         async def noted(key: RunKey) -> float | None:
@@ -250,7 +250,7 @@ def test_a_leader_that_leads_again_goes_by_nothing_that_it_knew() -> None:
         at.cluster.patch_status = hangs  # type: ignore[method-assign]
         await at.until_ended([uid])
         await begun.wait()
-        operator.reconciler.projector.mark(RunKey(WORKFLOW, NAMESPACE, "chain"))
+        operator.loop.reconciler.projector.mark(RunKey(WORKFLOW, NAMESPACE, "chain"))
         operator.task.cancel()
         await asyncio.gather(operator.task, return_exceptions=True)
         at.cluster.patch_status = patch  # type: ignore[method-assign]
@@ -261,7 +261,7 @@ def test_a_leader_that_leads_again_goes_by_nothing_that_it_knew() -> None:
             return await take_epoch(holder)
 
         at.ledger.take_epoch = slowly  # type: ignore[method-assign]
-        operator.task = asyncio.create_task(operator.leader.lead())
+        operator.task = asyncio.create_task(operator.loop.lead(asyncio.Event()))
         await settled(lambda: at.status("chain").get("phase") == "Succeeded")
         assert {task["status"]["phase"] for task in at.cluster.all(AGENT_TASK)} == {"Succeeded"}
         await at.close()
@@ -280,13 +280,13 @@ def test_signs_of_life_wait_for_company() -> None:
         await settled(lambda: bool(at.pods()))
         await asyncio.sleep(5.0)
         looked_at: list[float] = []
-        reconcile = operator.reconciler.reconcile
+        reconcile = operator.loop.reconciler.reconcile
 
         async def noted(key: RunKey) -> float | None:
             looked_at.append(asyncio.get_running_loop().time())
             return await reconcile(key)
 
-        operator.reconciler.reconcile = noted  # type: ignore[method-assign]
+        operator.loop.reconciler.reconcile = noted  # type: ignore[method-assign]
         for _ in range(500):
             at.ledger.wake(Wake(uid, reported=False))
             await asyncio.sleep(0.01)
@@ -318,14 +318,14 @@ def test_who_waits_for_the_first_look_hears_that_it_cannot_be_taken() -> None:
 
     async def scenario() -> None:
         at = world(11)
-        held_up = asyncio.Event()
         at.ledger.outage = True
-        at.start_operator(held_up=held_up.set)
-        await settled(held_up.is_set)
+        operator = at.start_operator()
+        assert not operator.loop.seen.is_set()
+        await settled(lambda: operator.loop.seen.is_set() and operator.loop.settled.is_set())
         assert at.operator is not None
-        assert not at.operator.leader.working
+        assert not at.operator.loop.reconciling
         at.ledger.outage = False
-        await settled(lambda: at.operator is not None and at.operator.leader.working)
+        await settled(lambda: at.operator is not None and at.operator.loop.reconciling)
         await at.close()
 
     run(scenario())
@@ -335,7 +335,7 @@ def test_ledger_outage_delays_and_says_so() -> None:
     async def scenario() -> None:
         at = world(11)
         at.start_operator()
-        await settled(lambda: at.operator is not None and at.operator.leader.working)
+        await settled(lambda: at.operator is not None and at.operator.loop.reconciling)
         at.ledger.outage = True
         uid = at.apply("chain", CHAIN)
         await settled(lambda: at.status("chain").get("conditions") is not None)

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from perdure.api import API_VERSION
-from perdure.control.cluster_cache.store import Store
-from perdure.control.event_handler import EventHandler
-from perdure.control.leadership.leader import Leader
-from perdure.control.queue.slots import Slots
-from perdure.control.queue.workqueue import WorkQueue
-from perdure.control.runs.actuator import Actuator
-from perdure.control.runs.reconciler import Reconciler
-from perdure.control.schedules import ScheduleReconciler
-from perdure.control.status.kube_events import KubeEvents
+from perdure.control.loop import ControlLoop, LoopOptions
 from perdure.domain.names import LABEL_ATTEMPT, LABEL_TASK
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import LedgerUnavailable, Report, RunRecord, Superseded, TaskKey
@@ -34,8 +25,7 @@ NAMESPACE = "default"
 class Operator:
     """One life of the operator process: everything in it dies with it."""
 
-    leader: Leader
-    reconciler: Reconciler
+    loop: ControlLoop
     task: asyncio.Task[None]
 
 
@@ -63,53 +53,27 @@ class World:
 
     # --- the operator
 
-    def start_operator(
-        self, *, template_timeout: float = 60.0, held_up: Callable[[], None] = lambda: None
-    ) -> Operator:
-        store, queue = Store(), WorkQueue()
-        reconciler = Reconciler(
-            store=store,
-            kube=self.cluster,
-            ledger=self.ledger,
-            actor=Actuator(
-                store=store,
-                kube=self.cluster,
-                ledger=self.ledger,
+    def start_operator(self, *, template_timeout: float = 60.0) -> Operator:
+        loop = ControlLoop(
+            self.cluster,
+            self.ledger,
+            now,
+            LoopOptions(
+                identity="simulated",
                 gateway_url="http://gateway",
                 audience="perdure",
+                workers=4,
+                max_running_tasks=self.limits[0],
+                max_running_tasks_per_namespace=self.limits[1],
+                relist_interval=30.0,
+                status_interval=1.0,
+                template_timeout=template_timeout,
+                lease=None,
             ),
-            announcer=KubeEvents(EventRecorder(self.cluster, instance="simulated", enabled=False)),
-            clock=now,
-            status_interval=1.0,
-            template_timeout=template_timeout,
-            slots=Slots(*self.limits),
-            wake=queue.add,
+            recorder=EventRecorder(self.cluster, instance="simulated", enabled=False),
         )
-        leader = Leader(
-            store=store,
-            queue=queue,
-            kube=self.cluster,
-            ledger=self.ledger,
-            reconciler=reconciler,
-            scheduler=ScheduleReconciler(store=store, kube=self.cluster, clock=now, wake=queue.add),
-            identity="simulated",
-            namespaces=(),
-            workers=4,
-            sweep_interval=30.0,
-            clock=now,
-            held_up=held_up,
-        )
-
-        hear = EventHandler(
-            store=store,
-            queue=queue,
-            working=lambda: leader.working,
-            note_template=reconciler.note_template,
-            shown_in=reconciler.projector.shown_in,
-        )
-        self.cluster.watch(hear)
-        task = asyncio.create_task(leader.lead())
-        self.operator = Operator(leader=leader, reconciler=reconciler, task=task)
+        self.cluster.watch(loop.handle_event)
+        self.operator = Operator(loop=loop, task=asyncio.create_task(loop.lead(asyncio.Event())))
         return self.operator
 
     async def kill_operator(self) -> None:

@@ -24,15 +24,14 @@ class EventHandler:
         *,
         store: Store,
         queue: WorkQueue,
-        working: Callable[[], bool],
+        is_reconciling: Callable[[], bool],
         note_template: Callable[[str, str], list[RunKey]],
         shown_in: Callable[[RunKey], float],
     ) -> None:
-        """`working`: whether we lead, and runs are looked at. `note_template`: see `Reconciler`. `shown_in`:
-        see `StatusWriter`."""
+        """See `Leader.is_reconciling`, `Reconciler.note_template` and `StatusWriter.shown_in`."""
         self._store = store
         self._queue = queue
-        self._working = working
+        self._is_reconciling = is_reconciling
         self._note_template = note_template
         self._shown_in = shown_in
 
@@ -43,7 +42,7 @@ class EventHandler:
             key = self._store.remove(kind, metadata["namespace"], metadata["name"], uid=metadata["uid"])
         else:
             key = self._store.apply(kind, obj)
-        if not self._working():
+        if not self._is_reconciling():
             return
         for stirred in self._store.pop_dirty_owners():
             self._queue.add(stirred)

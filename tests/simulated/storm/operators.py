@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, NoReturn, TypeVar
 
-from perdure.control.cluster_cache.store import Store
-from perdure.control.event_handler import EventHandler
-from perdure.control.leadership.fenced_kube import FencedKube
-from perdure.control.leadership.leader import Leader
-from perdure.control.leadership.lease_elector import Elector
-from perdure.control.ports import KubePort, News
-from perdure.control.queue.slots import Slots
-from perdure.control.queue.workqueue import WorkQueue
-from perdure.control.runs.actuator import Actuator
-from perdure.control.runs.reconciler import Reconciler
-from perdure.control.schedules import ScheduleReconciler
-from perdure.control.status.kube_events import KubeEvents
+from perdure.control.loop import ControlLoop, LeaseOptions, LoopOptions
+from perdure.control.ports import News
 from perdure.domain.records import (
     AttemptRecord,
     CachedResult,
@@ -44,13 +34,27 @@ from tests.simulated.storm.weather import Weather
 Result = TypeVar("Result")
 
 LEASE: Final = "perdure-operator"
-#: Seconds, all longer than by default: fewer requests, and the same algorithm.
-DURATION, DEADLINE, RETRY = 16.0, 12.0, 4.0
-SWEEP_INTERVAL: Final = 40.0
-STATUS_INTERVAL: Final = 1.0
-GAP_SECONDS: Final = 5.0
+#: Durations longer than the defaults: fewer requests, and the same algorithm.
+LEASE_OPTIONS: Final = LeaseOptions(
+    namespace=NAMESPACE, name=LEASE, duration=16.0, renew_deadline=12.0, retry=4.0
+)
 #: Seconds between looks at the outbox.
 RELAY_POLL: Final = 3.0
+
+
+def options(name: str, *, lease: LeaseOptions | None, limit: int | None) -> LoopOptions:
+    """How a simulated operator is configured."""
+    return LoopOptions(
+        identity=name,
+        gateway_url="http://gateway",
+        audience="perdure",
+        workers=3,
+        max_running_tasks=limit,
+        relist_interval=40.0,
+        status_interval=1.0,
+        template_timeout=60.0,
+        lease=lease,
+    )
 
 
 class KubeClient:
@@ -208,70 +212,26 @@ class Operator:
         self.process = Process(name)
         self._api = api
         self._database = database
-        self._weather = weather
         self._guarantees = guarantees
         self._leases = leases
-        self._stop = asyncio.Event()
-        self._gap_timer: asyncio.TimerHandle | None = None
-        self._store, self._queue = Store(), WorkQueue()
-        plain = KubeClient(api, self._sending)
-        self._elector = Elector(
-            kube=KubeClient(api, lambda verb, kind, name: None),
-            namespace=NAMESPACE,
-            name=LEASE,
-            identity=name,
-            duration=DURATION,
-            renew_deadline=DEADLINE,
-            retry=RETRY,
-            clock=now,
+        relay = Relay(database, guarantees)
+        self.loop = ControlLoop(
+            KubeClient(api, self._sending),
+            LedgerClient(database),
+            now,
+            options(name, lease=LEASE_OPTIONS if leases else None, limit=limit),
+            recorder=EventRecorder(KubeClient(api, self._sending), instance=name, enabled=False),
+            while_leading=relay.run,
             elapsed=asyncio.get_running_loop().time,
             leave=self._leave,
         )
-        kube: KubePort = FencedKube(plain, self._elector.lease_held) if leases else plain
-        ledger = LedgerClient(database)
-        store, queue = self._store, self._queue
-        self.reconciler = Reconciler(
-            store=store,
-            kube=kube,
-            ledger=ledger,
-            actor=Actuator(
-                store=store, kube=kube, ledger=ledger, gateway_url="http://gateway", audience="perdure"
-            ),
-            announcer=KubeEvents(EventRecorder(plain, instance=name, enabled=False)),
-            clock=now,
-            status_interval=STATUS_INTERVAL,
-            template_timeout=60.0,
-            slots=Slots(limit, None),
-            wake=queue.add,
-        )
-        self.leader = Leader(
-            store=store,
-            queue=queue,
-            kube=kube,
-            ledger=ledger,
-            reconciler=self.reconciler,
-            scheduler=ScheduleReconciler(store=store, kube=kube, clock=now, wake=queue.add),
-            identity=name,
-            namespaces=(),
-            workers=3,
-            sweep_interval=SWEEP_INTERVAL,
-            clock=now,
-            beside=lambda: Relay(database, guarantees),
-        )
-        self._heard = EventHandler(
-            store=store,
-            queue=queue,
-            working=lambda: self.leader.working,
-            note_template=self.reconciler.note_template,
-            shown_in=self.reconciler.projector.shown_in,
-        )
-        self.watch = Watch(api, self.process, self._hear, self._note_gap)
+        self.watch = Watch(api, self.process, self._hear, self.loop.handle_gap)
         self.task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         self._api.watches.append(self.watch)
         self.watch.mend()
-        self.task = self.process.start(self._run())
+        self.task = self.process.start(self.loop.lead(asyncio.Event()))
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -284,12 +244,6 @@ class Operator:
         """Whether there is still something to be killed."""
         return self.task is not None and not self.task.done()
 
-    async def _run(self) -> None:
-        if self._leases:
-            await self._elector.run(self.leader.lead, self._stop)
-        else:
-            await self.leader.lead()
-
     def _leave(self) -> NoReturn:
         self.kill()
         raise asyncio.CancelledError
@@ -298,18 +252,12 @@ class Operator:
 
     def _hear(self, kind: str, obj: Mapping[str, Any], deleted: bool) -> None:
         if kind not in ("Job", "Lease"):
-            self._heard(kind, obj, deleted)
-
-    def _note_gap(self) -> None:
-        if self.leader.working:
-            if self._gap_timer is not None:
-                self._gap_timer.cancel()
-            self._gap_timer = asyncio.get_running_loop().call_later(GAP_SECONDS, self.leader.relist_soon)
+            self.loop.handle_event(kind, obj, deleted)
 
     # --- what is looked at
 
     def _sending(self, verb: str, kind: str, name: str) -> None:
-        if not self._leases:
+        if not self._leases or kind == "Lease":
             return
         lease = self._api.objects.get(("Lease", NAMESPACE, LEASE))
         holder = "" if lease is None else lease["spec"].get("holderIdentity")
@@ -319,16 +267,13 @@ class Operator:
 
 
 class Relay:
-    """Publishes what is in the outbox, once it is awaited; the stream takes each event once, and in order."""
+    """Publishes what is in the outbox; the stream takes each event once, and in order."""
 
     def __init__(self, database: Database, guarantees: Guarantees) -> None:
         self._database = database
         self._guarantees = guarantees
 
-    def __await__(self) -> Generator[Any, None, None]:
-        return self._run().__await__()
-
-    async def _run(self) -> None:
+    async def run(self) -> None:
         database = self._database
         while True:
             try:

@@ -79,7 +79,7 @@ class World:
 
     def leader(self) -> Operator | None:
         """One that works, or takes itself for the one that does."""
-        return next((operator for operator in self.operators if operator.leader.working), None)
+        return next((operator for operator in self.operators if operator.loop.reconciling), None)
 
     async def restart(self, operator: Operator, seconds: float) -> None:
         """Start another operator in place of one that was killed."""

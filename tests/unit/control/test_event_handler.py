@@ -44,7 +44,7 @@ class Heard:
         self.hear = EventHandler(
             store=filled(),
             queue=self.queue,
-            working=lambda: working,
+            is_reconciling=lambda: working,
             note_template=lambda namespace, name: [AUDIT] if (namespace, name) == ("team", "auditor") else [],
             shown_in=lambda key: shown_in,
         )

@@ -49,34 +49,40 @@ class Leader:
         kube: KubePort,
         ledger: LedgerPort,
         reconciler: Reconciler,
-        scheduler: ScheduleReconciler,
+        schedules: ScheduleReconciler,
         identity: str,
         namespaces: Sequence[str],
         workers: int,
-        sweep_interval: float,
+        relist_interval: float,
         clock: Callable[[], datetime],
-        beside: Callable[[], Awaitable[None]] | None = None,
-        held_up: Callable[[], None] = lambda: None,
+        while_leading: Callable[[], Awaitable[None]],
+        on_cannot_start: Callable[[], None],
     ) -> None:
-        """`beside` is run for as long as we lead: the relay. `held_up` is called whenever we cannot begin."""
+        """`while_leading` runs next to the workers, from the first full relist until the end of leadership.
+
+        `on_cannot_start` is called after each failed attempt to start: ledger or API server do not answer.
+        """
         self._store = store
         self._queue = queue
         self._kube = kube
         self._ledger = ledger
         self._reconciler = reconciler
-        self._scheduler = scheduler
+        self._schedules = schedules
         self._identity = identity
         self._namespaces = namespaces
         self._workers = workers
-        self._sweep_interval = sweep_interval
+        self._relist_interval = relist_interval
         self._clock = clock
-        self._beside = beside
-        self._held_up = held_up
+        self._while_leading = while_leading
+        self._on_cannot_start = on_cannot_start
         self._relist_now = asyncio.Event()
-        #: True once the first full look is done.
-        self.working = False
-        #: The versions of the lists of that look.
+        self._reconciling = False
+        #: resourceVersions of the lists of the first full relist.
         self.listed: Mapping[Selection, str] = {}
+
+    def is_reconciling(self) -> bool:
+        """True while this process leads, from the end of the first full relist."""
+        return self._reconciling
 
     async def lead(self) -> None:
         """Work until cancelled, or until another leader has taken the epoch."""
@@ -84,18 +90,17 @@ class Leader:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._reconciler.projector.run())
                 await self._begin()
-                self.working = True
+                self._reconciling = True
                 for _ in range(self._workers):
                     group.create_task(self._work())
                 group.create_task(self._listen())
                 group.create_task(self._relist())
                 group.create_task(self._end_retention())
-                if self._beside is not None:
-                    group.create_task(_awaited(self._beside()))
+                group.create_task(_awaited(self._while_leading()))
         except* Deposed:
             _log.warning("another operator has taken over", epoch=self._reconciler.epoch)
         finally:
-            self.working = False
+            self._reconciling = False
             self._queue.close()
             # What was under way was cut off, and is not known to be done: next time all is looked at anew.
             self._reconciler.forget()
@@ -110,7 +115,7 @@ class Leader:
                 break
             except (LedgerError, ApiError) as error:
                 _log.warning("waiting to begin", error=str(error))
-                self._held_up()
+                self._on_cannot_start()
                 if isinstance(error, LedgerUnavailable):
                     for key in self._unfinished():
                         self._reconciler.note_unavailable(key)
@@ -141,7 +146,7 @@ class Leader:
             key = await self._queue.get()
             try:
                 if key.kind == SCHEDULE:
-                    delay = await self._scheduler.reconcile(key)
+                    delay = await self._schedules.reconcile(key)
                 else:
                     delay = await self._reconciler.reconcile(key)
                 self._queue.succeeded(key)
@@ -178,7 +183,7 @@ class Leader:
 
     async def _relist(self) -> None:
         while True:
-            await wait_for_event(self._relist_now, self._sweep_interval)
+            await wait_for_event(self._relist_now, self._relist_interval)
             self._relist_now.clear()
             try:
                 await relist(self._kube, self._store, self._namespaces)

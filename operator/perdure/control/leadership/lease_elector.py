@@ -60,12 +60,12 @@ class Elector:
         clock: Callable[[], datetime],
         elapsed: Callable[[], float] = elapsed_seconds,
         leave: Callable[[], NoReturn] = leave_at_once,
-        follow: Callable[[], None] = lambda: None,
+        on_not_elected: Callable[[], None] = lambda: None,
     ) -> None:
         """`clock` is the wall clock, for the eyes of people; `elapsed` counts seconds, and decides.
 
         Workers have the time between `renew_deadline` and `duration` to stop; then `leave` is called.
-        `follow` is called whenever the Lease was asked for and not had.
+        `on_not_elected` is called after each attempt that did not take the Lease.
         """
         if not retry < renew_deadline < duration:
             raise ValueError("lease_retry < lease_renew_deadline < lease_duration must hold")
@@ -79,7 +79,7 @@ class Elector:
         self._clock = clock
         self._elapsed = elapsed
         self._leave = leave
-        self._follow = follow
+        self._on_not_elected = on_not_elected
         #: Holder and resourceVersion of the Lease as last seen, since when, and for how long it was taken.
         self._seen: tuple[str, str] | None = None
         self._seen_at = 0.0
@@ -112,7 +112,7 @@ class Elector:
                     await self._release()
                 _log.info("no longer leading", identity=self._identity)
             else:
-                self._follow()
+                self._on_not_elected()
             await wait_for_event(stop, self._pause())
 
     def _pause(self) -> float:

@@ -106,7 +106,7 @@ class Replica:
             clock=now,
             elapsed=lambda: self.skew + asyncio.get_running_loop().time(),
             leave=leave,
-            follow=self._note_following,
+            on_not_elected=self._note_following,
         )
         #: How often it was told that it does not lead.
         self.followed = 0
