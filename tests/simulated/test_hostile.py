@@ -17,7 +17,9 @@ from perdure.api import API_VERSION
 from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.runs.reconciler import Reconciler
 from perdure.domain.expressions import cel
+from perdure.domain.names import LABEL_ATTEMPT, LABEL_MANAGED_BY, LABEL_TASK, MANAGED_BY
 from perdure.domain.phases import Phase
+from tests.simulated.chance import Odds
 from tests.simulated.clock import run
 from tests.simulated.world import World, settled, world
 
@@ -129,5 +131,88 @@ def test_a_pass_that_panics_is_repeated_later_and_ends_nothing_else(monkeypatch:
         await survives(at, meanwhile=lambda: len(passes) > 4)
         pauses = [later - earlier for earlier, later in pairwise(passes[:5])]
         assert pauses == sorted(pauses) and pauses[-1] > pauses[0], "each failure waits longer than the last"
+
+    run(scenario())
+
+
+DEEP = {"perdure.dev/depth": "9" * 4301}
+
+
+@pytest.mark.parametrize("kind", ["Workflow", "AgentTask"])
+def test_an_annotation_of_4301_digits_is_a_depth_beyond_the_limit(kind: str) -> None:
+    spec = CHAIN if kind == "Workflow" else {"agent": AGENT}
+
+    async def scenario() -> None:
+        at = world(4)
+        at.start_operator()
+        apply_theirs(at, kind, spec, annotations=DEEP)
+        await survives(at, meanwhile=refused(at, "metadata.annotations", "at most 8 are allowed", kind))
+
+    run(scenario())
+
+
+def test_a_schedule_whose_runs_have_such_an_annotation() -> None:
+    spec = {"schedule": "* * * * *", "workflow": {"metadata": {"annotations": DEEP}, "spec": CHAIN}}
+
+    async def scenario() -> None:
+        at = world(5)
+        at.start_operator()
+        apply_theirs(at, "WorkflowSchedule", spec)
+        await survives(at, meanwhile=lambda: any(is_refused(made) for made in at.cluster.all("Workflow")))
+
+    def is_refused(made: dict[str, Any]) -> bool:
+        return bool(
+            made["metadata"]["namespace"] == THEIRS and made.get("status", {}).get("phase") == "Failed"
+        )
+
+    run(scenario())
+
+
+#: Objects that no reader foresees: the API server would refuse some of them, another version of it may not.
+ODD: list[tuple[str, dict[str, Any]]] = [
+    ("Workflow", {"spec": ["no map"]}),
+    ("Workflow", {"status": {"phase": ["no text"]}}),
+    ("AgentTask", {"status": ["no map"]}),
+    ("WorkflowSchedule", {"spec": ["no map"]}),
+    ("AgentTemplate", {"spec": ["no map"]}),
+    ("Pod", {"status": {"containerStatuses": 7}}),
+    (
+        "Pod",
+        {"status": {"containerStatuses": [{"name": "agent", "state": {"running": {"startedAt": "soon"}}}]}},
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "fields"), ODD)
+def test_an_object_that_cannot_be_read_is_passed_over(kind: str, fields: dict[str, Any]) -> None:
+    labels = {LABEL_MANAGED_BY: MANAGED_BY, LABEL_TASK: "hostile", LABEL_ATTEMPT: "1"}
+
+    async def scenario() -> None:
+        # Their pod is no attempt, and so has nowhere to report to.
+        at = world(6, Odds(agent_reports=0.0))
+        at.start_operator()
+        body = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": "hostile", "labels": labels}}
+        at.cluster.add(kind, THEIRS, {**body, **fields})
+        await survives(at, meanwhile=lambda: True)
+
+    run(scenario())
+
+
+def test_a_run_that_cannot_be_restored_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep = Reconciler._keep
+
+    def refuses(self: Reconciler, key: RunKey, *state: Any) -> Any:
+        if key.namespace == THEIRS:
+            raise ValueError("a row of another version")
+        return keep(self, key, *state)
+
+    async def scenario() -> None:
+        at = world(7)
+        at.start_operator()
+        uid = apply_theirs(at, "Workflow", {"steps": [{"name": "a", "wait": {"duration": "1h"}}]})
+        await settled(lambda: uid in at.ledger.runs)
+        await at.kill_operator()
+        monkeypatch.setattr(Reconciler, "_keep", refuses)
+        await survives(at, meanwhile=lambda: not at.ledger.runs[uid].phase.terminal)
 
     run(scenario())

@@ -154,7 +154,8 @@ class Tally:
         """Take the next message into account; foreign ids count for nothing."""
         self.seen += 1
         uid, _, number = message_id.rpartition("/")
-        if not uid or not number.isdecimal():
+        # A number of ours has at most 19 digits; `int` raises for more than 4,300.
+        if not uid or not number.isdecimal() or len(number) > 19:
             return
         sequence, known = int(number), self.present.get(uid)
         if known is None:

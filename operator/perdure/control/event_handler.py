@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import structlog
+
 from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.cluster_cache.store import AGENT_TEMPLATE, POD, WORKFLOW_TEMPLATE, Store
 from perdure.control.queue.workqueue import WorkQueue
@@ -14,6 +16,8 @@ from perdure.control.queue.workqueue import WorkQueue
 #: status of their run does, which is where people see them, and within these bounds.
 START_LOOK = 1.0
 LONGEST_START_LOOK = 5.0
+
+_log = structlog.get_logger(__name__)
 
 
 class EventHandler:
@@ -36,7 +40,16 @@ class EventHandler:
         self._shown_in = shown_in
 
     def __call__(self, kind: str, obj: Mapping[str, Any], deleted: bool) -> None:
-        """An object was made, or has changed, or was deleted. Never waits."""
+        """An object was made, or has changed, or was deleted. Never waits, and never raises.
+
+        An exception would end the watch, and with it the process: for the objects of all namespaces.
+        """
+        try:
+            self._handle(kind, obj, deleted)
+        except Exception:
+            _log.exception("event passed over", kind=kind, deleted=deleted)
+
+    def _handle(self, kind: str, obj: Mapping[str, Any], deleted: bool) -> None:
         metadata = obj["metadata"]
         if deleted:
             key = self._store.remove(kind, metadata["namespace"], metadata["name"], uid=metadata["uid"])

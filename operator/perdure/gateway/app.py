@@ -12,6 +12,7 @@ from datetime import datetime
 
 import structlog
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -178,7 +179,7 @@ def build_app(
             route("/progress", POST=api.progress),
             route("/heartbeat", POST=api.heartbeat),
             route("/checkpoints/latest", GET=api.latest_checkpoint),
-            route("/checkpoints/{sequence:int}", GET=api.one_checkpoint),
+            route("/checkpoints/{sequence:sequence}", GET=api.one_checkpoint),
             route("/task", GET=api.task),
             route("/result", POST=api.result),
             route("/failure", POST=api.failure),
@@ -187,6 +188,26 @@ def build_app(
         ],
         exception_handlers={HTTPException: _http_error},
     )
+
+
+#: Of a number in a path.
+_MOST_DIGITS = 80
+
+
+class _SequenceConvertor(Convertor[int]):
+    """The number of a checkpoint in a path. Starlette's own would raise, as `int` does, for 4,301 digits."""
+
+    regex = "[0-9]+"
+
+    def convert(self, value: str) -> int:
+        # No checkpoint has the number 0.
+        return int(value) if len(value) <= _MOST_DIGITS else 0
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+register_url_convertor("sequence", _SequenceConvertor())
 
 
 async def _readiness(ledger: AgentLedger, verifier: Verifier, now: datetime) -> Response:

@@ -160,11 +160,15 @@ def _event(line: bytes) -> Event:
     try:
         raw = orjson.loads(line)
         event = Event(raw["type"], raw["object"])
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        if event.type == "ERROR":
+            code = int(event.object.get("code") or 500)
+        else:
+            str(event.object["metadata"]["resourceVersion"])
+    except (orjson.JSONDecodeError, AttributeError, LookupError, TypeError, ValueError) as error:
         # Something between us and the API server has its say.
         raise ApiError(0, "NoAnswer", f"no event of a watch: {line[:200]!r}") from error
     if event.type == "ERROR":
-        raise error_of(int(event.object.get("code") or 500), event.object, None)
+        raise error_of(code, event.object, None)
     return event
 
 

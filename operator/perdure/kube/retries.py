@@ -19,7 +19,7 @@ def error_of(status: int, payload: Any, retry_after: float | None) -> ApiError:
         return ApiError(status, "", str(payload) or "no explanation", retry_after=retry_after)
     details = payload.get("details")
     if retry_after is None and isinstance(details, dict) and "retryAfterSeconds" in details:
-        retry_after = float(details["retryAfterSeconds"])
+        retry_after = seconds_of(str(details["retryAfterSeconds"]))
     return ApiError(
         status,
         str(payload.get("reason") or ""),

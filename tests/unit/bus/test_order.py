@@ -65,3 +65,10 @@ def test_lanes_keep_each_run_in_order(rows: list[tuple[str, int]]) -> None:
         "c": [1],
     }
     assert next(iter(lanes)) == rows[0][0]
+
+
+def test_a_foreign_id_with_thousands_of_digits_counts_for_nothing() -> None:
+    tally = Tally(discarded=True)
+    tally.add(f"run/{'9' * 5000}")
+    tally.add("run/7")
+    assert (tally.present, tally.seen) == ({"run": 7}, 2)

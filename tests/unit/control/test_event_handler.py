@@ -123,3 +123,9 @@ def test_who_does_not_lead_listens_and_looks_at_nothing() -> None:
 
 def test_what_is_known_already_is_no_news() -> None:
     assert looked_at((POD, pod("audit-a-1", 4), False)) == []
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+@pytest.mark.parametrize("odd", [{}, {"metadata": None}, {"metadata": {"name": "a"}}, {**RUNS, "status": []}])
+def test_an_event_that_cannot_be_read_ends_no_watch(odd: dict[str, Any], deleted: bool) -> None:
+    assert AUDIT in [key for key, _ in looked_at((POD, odd, deleted), (POD, ENDED, False))]

@@ -206,7 +206,7 @@ async def test_no_checkpoint_yet(gateway: RunningGateway) -> None:
 
 async def test_a_checkpoint_that_never_was(gateway: RunningGateway) -> None:
     await gateway.call("PUT", "/checkpoints", data=b"x")
-    for sequence in ("0", "2", "99999999999999999999999"):
+    for sequence in ("0", "2", "99999999999999999999999", "9" * 4301):
         reply = await gateway.call("GET", f"/checkpoints/{sequence}")
         assert (reply.status, reply.kind) == (404, "checkpoint-not-found"), sequence
 

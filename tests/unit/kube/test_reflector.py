@@ -246,7 +246,20 @@ async def test_what_is_too_old_is_listed_anew(
     assert ("b", 12, False) in listener.heard
 
 
-@pytest.mark.parametrize("said", [500, 429, [error(500)], [b"<html>a proxy</html>\n"], [b'{"type": 1}\n']])
+@pytest.mark.parametrize(
+    "said",
+    [
+        500,
+        429,
+        [error(500)],
+        [b"<html>a proxy</html>\n"],
+        [b'{"type": 1}\n'],
+        [line("MODIFIED", {})],
+        [line("MODIFIED", {"metadata": None})],
+        [line("MODIFIED", {"metadata": {"name": "without a version"}})],
+        [line("ERROR", {"code": "odd"})],
+    ],
+)
 async def test_other_faults_are_no_reason_to_list(
     server: Server, kube: KubeClient, said: list[bytes] | int
 ) -> None:

@@ -7,8 +7,9 @@ and from time to time after, everything is listed and what the store has beyond 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
+from typing import Any
 
 from perdure.control.cluster_cache.store import KINDS, POD, Store
 from perdure.control.ports import KubePort
@@ -63,7 +64,7 @@ async def _look(kube: KubePort, store: Store, of: Selection) -> str:
             if page.first:
                 missing, version = dict(before), page.version
             for obj in page.items:
-                missing.pop((obj["metadata"]["namespace"], obj["metadata"]["name"]), None)
+                missing.pop(_place(obj), None)
                 store.apply(of.kind, obj)
     for (place, name), (seen, uid) in missing.items():
         # What appeared after the list was made is newer than it, and not missing from it. So is one
@@ -71,3 +72,11 @@ async def _look(kube: KubePort, store: Store, of: Selection) -> str:
         if seen <= int(version):
             store.remove(of.kind, place, name, uid=uid)
     return version
+
+
+def _place(obj: Mapping[str, Any]) -> tuple[str, str]:
+    """Namespace and name of an object; empty for what is no object, which `Store.apply` reports."""
+    metadata = obj.get("metadata") if isinstance(obj, Mapping) else None
+    if not isinstance(metadata, Mapping):
+        return "", ""
+    return str(metadata.get("namespace", "")), str(metadata.get("name", ""))

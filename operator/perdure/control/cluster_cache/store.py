@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import structlog
+
 from perdure.control.cluster_cache.run_key import SCHEDULE, RunKey, owner_key, run_key
-from perdure.domain.engine.pod_facts import PodFacts, read_pod, read_time
+from perdure.domain.engine.pod_facts import PodFacts, read_number, read_pod, read_time
 from perdure.domain.phases import TERMINAL
 from perdure.domain.records import AGENT_TASK, WORKFLOW, DesiredState
 
@@ -27,7 +29,13 @@ DEPTH_ANNOTATION = "perdure.dev/depth"
 REMOVED = 10_000
 #: Versions in which objects were made of which no event has told yet; the same.
 MADE = 10_000
+#: Objects that could not be read, and are known as such; the same.
+UNREADABLE = 10_000
+#: The largest depth that is told apart; beyond the limit of depths, all are too deep alike.
+_MAX_DEPTH = 999
 _TERMINAL = frozenset(phase.value for phase in TERMINAL)
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,13 +106,25 @@ class Store:
         #: An answer of the API server may have been overtaken by the event of the object's deletion.
         self._removed: dict[str, None] = {}
         self._made: dict[str, None] = {}
+        self._unreadable: dict[str, None] = {}
 
     def apply(self, kind: str, obj: Mapping[str, Any]) -> RunKey | None:
         """Take in an object, unless a newer version of it is already here.
 
         Returns the run that is to be looked at because of it. Most events are the echoes of our own writes to
         statuses, and tell nothing: None.
+
+        Never raises. An object that cannot be read is logged once and left out; what was known of an earlier
+        version of the object stays. An exception would end the watch, the relist or the start for the objects
+        of all other namespaces as well.
         """
+        try:
+            return self._apply(kind, obj)
+        except Exception as error:
+            self._leave_out(kind, obj, error)
+            return None
+
+    def _apply(self, kind: str, obj: Mapping[str, Any]) -> RunKey | None:
         metadata = obj["metadata"]
         place = (kind, metadata["namespace"], metadata["name"])
         version = int(metadata["resourceVersion"])
@@ -118,6 +138,11 @@ class Store:
         run = run_key(kind, obj)
         if run is None:
             return None
+        # The object is read before anything is changed: one that cannot be read leaves no half of itself.
+        is_root = kind != SCHEDULE and run == RunKey(kind, *place[1:])
+        read_root = _root(run, obj, version) if is_root else None
+        facts = read_pod(obj) if kind == POD else None
+        task = TaskObject(metadata["uid"], (obj.get("status") or {}).get("phase"))
         if entry is not None and entry.uid != metadata["uid"]:
             self._note_removed(entry.uid)
             self._forget(place, entry)
@@ -127,10 +152,9 @@ class Store:
             return run
         root = self.roots.get(run)
         finished = root is not None and root.finished
-        if run == RunKey(kind, *place[1:]):
-            return run if self._keep_root(_root(run, obj, version)) else None
-        if kind == POD:
-            facts = read_pod(obj)
+        if read_root is not None:
+            return run if self._keep_root(read_root) else None
+        if facts is not None:
             self._entries[place].kept_as = facts.name
             if finished and facts.ended:
                 self._forget(place, self._entries[place])
@@ -146,7 +170,7 @@ class Store:
             return None
         tasks = self.of(run).tasks
         known = tasks.get(place[2])
-        tasks[place[2]] = TaskObject(metadata["uid"], (obj.get("status") or {}).get("phase"))
+        tasks[place[2]] = task
         return run if known is None or known.uid != metadata["uid"] else None
 
     def apply_created(self, kind: str, obj: Mapping[str, Any]) -> None:
@@ -269,6 +293,23 @@ class Store:
         children.changed.add(facts.name)
         return True
 
+    def _leave_out(self, kind: str, obj: Mapping[str, Any], error: Exception) -> None:
+        metadata = obj.get("metadata") if isinstance(obj, Mapping) else None
+        namespace, name, uid = (
+            str(metadata.get(field))[:253] if isinstance(metadata, Mapping) else ""
+            for field in ("namespace", "name", "uid")
+        )
+        known = f"{kind}/{namespace}/{name}/{uid}"
+        if known not in self._unreadable:
+            _remember(self._unreadable, known, most=UNREADABLE)
+            _log.error(
+                "object cannot be read, and is left out",
+                kind=kind,
+                namespace=namespace,
+                name=name,
+                error=f"{type(error).__name__}: {error}",
+            )
+
     def _note_removed(self, uid: str) -> None:
         _remember(self._removed, uid, most=REMOVED)
 
@@ -334,5 +375,5 @@ def _desired_state(spec: Mapping[str, Any]) -> DesiredState:
 
 
 def _depth(metadata: Mapping[str, Any]) -> int:
-    text = (metadata.get("annotations") or {}).get(DEPTH_ANNOTATION, "0")
-    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() else 0
+    """The depth in the annotation, 0 if the annotation is no number."""
+    return read_number((metadata.get("annotations") or {}).get(DEPTH_ANNOTATION), most=_MAX_DEPTH)

@@ -115,10 +115,17 @@ class Reconciler:
         return self._tidier.leaving
 
     def restore(self, states: list[RunState]) -> list[RunKey]:
-        """Take over the live runs of the ledger."""
+        """Take over the live runs of the ledger.
+
+        A run that cannot be taken over is logged and left out: its own passes try again, and the other runs
+        begin.
+        """
         for state in states:
-            run = state.run
-            self._keep(RunKey(run.kind, run.namespace, run.name), state)
+            key = RunKey(state.run.kind, state.run.namespace, state.run.name)
+            try:
+                self._keep(key, state)
+            except Exception:
+                _log.exception("run cannot be restored, and is left out at the start", run=key)
         return list(self._live_of)
 
     def note_wake(self, wake: Wake | None) -> list[RunKey]:

@@ -13,6 +13,8 @@ from typing import Any
 from perdure.domain.names import LABEL_ATTEMPT, LABEL_TASK
 
 CONTAINER = "agent"
+#: More attempts than a task can have: 1,000 retries, 1,000 disruptions, and as many pauses as people ask for.
+_MAX_ATTEMPT = 999_999_999
 #: Pod-level reasons with which the kubelet or a controller says that the pod, not its program, was ended.
 _ENDED_FROM_OUTSIDE = frozenset(
     {"Evicted", "Preempted", "Preempting", "Terminated", "NodeShutdown", "Shutdown", "NodeLost"}
@@ -87,7 +89,6 @@ def read_pod(pod: Mapping[str, Any]) -> PodFacts:
     running = state.get("running") or {}
     started = (terminated or running).get("startedAt")
     deletion = metadata.get("deletionTimestamp")
-    attempt = labels.get(LABEL_ATTEMPT, "0")
     owners = metadata.get("ownerReferences") or ()
     owner: Mapping[str, Any] = next((ref for ref in owners if ref.get("controller")), {})
     job = _job_of(owner)
@@ -96,7 +97,7 @@ def read_pod(pod: Mapping[str, Any]) -> PodFacts:
         uid=metadata["uid"],
         task=labels.get(LABEL_TASK, ""),
         owner_uid=owner.get("uid", ""),
-        attempt=int(attempt) if attempt.isdigit() else 0,
+        attempt=read_number(labels.get(LABEL_ATTEMPT), most=_MAX_ATTEMPT),
         phase=status.get("phase", "Pending"),
         deletion=read_time(deletion) if deletion else None,
         disruption=_disruption(status),
@@ -107,6 +108,17 @@ def read_pod(pod: Mapping[str, Any]) -> PodFacts:
         generated_name=metadata["name"] if job else None,
         others_run=_others_run(status),
     )
+
+
+def read_number(text: object, *, most: int) -> int:
+    """A whole number from a label or an annotation, which people can write: 0 if `text` is none.
+
+    Numbers beyond `most` are taken for `most`. A text of more digits is never converted: `int` raises for
+    more than 4,300 of them.
+    """
+    if not isinstance(text, str) or not (text.isascii() and text.isdigit()):
+        return 0
+    return most if len(text) > len(str(most)) else min(int(text), most)
 
 
 def read_time(text: str) -> datetime:

@@ -88,3 +88,17 @@ def test_a_list_that_fails_leaves_no_other_under_way() -> None:
     with pytest.raises(ApiError, match="not now"):
         look(filled(), lists)
     assert "Pod read" in lists.told
+
+
+def test_an_object_that_cannot_be_read_is_left_out_and_the_others_are_taken_in() -> None:
+    store = Store()
+    odd: list[Any] = ["no object", {}, {"metadata": None}, {**pod("odd-1", 3), "status": ["no map"]}]
+    look(store, Lists(9, {WORKFLOW: [workflow(1)], POD: [*odd, pod("audit-a-1", 4)]}))
+    assert set(store.of(AUDIT).pods) == {"audit-a-1"}
+
+
+def test_a_known_object_that_cannot_be_read_any_more_is_not_taken_for_deleted() -> None:
+    store = filled()
+    odd = {**pod("audit-a-1", 8), "status": ["no map"]}
+    look(store, Lists(9, {WORKFLOW: [workflow(1)], AGENT_TASK: [task("audit-a", 2)], POD: [odd]}))
+    assert set(store.of(AUDIT).pods) == {"audit-a-1"}

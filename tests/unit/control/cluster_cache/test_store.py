@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 from tests.unit.control.objects import AUDIT, filled, obj, owner, pod, task, workflow
 
 from perdure.control.cluster_cache import store as module
@@ -287,3 +288,89 @@ def _see(store: Store, phase: str, version: int, uid: str) -> None:
         store.remove(POD, "team", "audit-a-1", uid=uid)
     else:
         store.apply(POD, pod("audit-a-1", version, phase=phase, uid=uid))
+
+
+# --- objects that cannot be read
+
+
+def annotated(depth: str, version: int = 1) -> dict[str, Any]:
+    made = workflow(version)
+    made["metadata"]["annotations"] = {"perdure.dev/depth": depth}
+    return made
+
+
+@pytest.mark.parametrize(
+    ("text", "depth"),
+    [
+        ("0", 0),
+        ("7", 7),
+        ("999", 999),
+        ("1000", 999),
+        ("9" * 4301, 999),
+        ("0" * 5000, 999),
+        ("-1", 0),
+        ("1.5", 0),
+        ("\u00b2", 0),
+        ("\u0663", 0),
+        ("", 0),
+    ],
+)
+def test_the_depth_of_a_run_whatever_its_annotation_says(text: str, depth: int) -> None:
+    store = Store()
+    assert store.apply(WORKFLOW, annotated(text)) == AUDIT
+    assert store.roots[AUDIT].depth == depth
+
+
+def without(part: str, made: dict[str, Any], value: Any = None) -> dict[str, Any]:
+    """The object without a part of its metadata, or with another value there."""
+    metadata = {name: entry for name, entry in made["metadata"].items() if name != part}
+    return {**made, "metadata": metadata if value is None else {**metadata, part: value}}
+
+
+UNREADABLE: list[tuple[str, Any]] = [
+    (WORKFLOW, without("creationTimestamp", workflow(9))),
+    (WORKFLOW, without("creationTimestamp", workflow(9), "9" * 4301)),
+    (WORKFLOW, {**workflow(9), "spec": ["no map"]}),
+    (WORKFLOW, {**workflow(9), "status": {"phase": ["no text"]}}),
+    (WORKFLOW, without("annotations", workflow(9), ["no map"])),
+    (WORKFLOW, without("ownerReferences", workflow(9), ["no map"])),
+    (POD, without("deletionTimestamp", pod("audit-a-1", 9), "soon")),
+    (POD, {**pod("audit-a-1", 9), "status": ["no map"]}),
+    (AGENT_TASK, {**task("audit-a", 9), "status": ["no map"]}),
+    (WORKFLOW, without("resourceVersion", workflow(9), "9" * 4301)),
+    (POD, without("uid", pod("audit-a-1", 9))),
+    (POD, without("labels", pod("audit-a-1", 9), 7)),
+    (POD, {}),
+    (POD, "no object"),
+    (POD, {"metadata": None}),
+]
+
+
+@pytest.mark.parametrize(("kind", "odd"), UNREADABLE)
+def test_an_object_that_cannot_be_read_changes_nothing_and_is_logged_once(kind: str, odd: Any) -> None:
+    store, untouched = filled(), filled()
+    with capture_logs() as logs:
+        assert store.apply(kind, odd) is None
+        assert store.apply(kind, odd) is None
+    assert [entry["event"] for entry in logs] == ["object cannot be read, and is left out"]
+    assert store.roots == untouched.roots and store.children == untouched.children
+    assert list(store.names(kind)) == list(untouched.names(kind))
+
+
+@pytest.mark.parametrize(("kind", "odd"), UNREADABLE[:9])
+def test_the_next_version_of_an_object_is_read_again(kind: str, odd: dict[str, Any]) -> None:
+    store = filled()
+    name = odd["metadata"]["name"]
+    store.apply(kind, odd)
+    later = {WORKFLOW: workflow(10), POD: pod(name, 10, phase="Succeeded"), AGENT_TASK: task(name, 10)}[kind]
+    store.apply(kind, later)
+    assert ("team", name, 10, later["metadata"]["uid"]) in list(store.names(kind))
+    assert store.remove(kind, "team", name) == AUDIT
+
+
+def test_only_so_many_unreadable_objects_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "UNREADABLE", 2)
+    store = Store()
+    for name in ("a", "b", "c"):
+        store.apply(POD, {**pod(name, 1), "status": ["no map"]})
+    assert len(store._unreadable) == 2
