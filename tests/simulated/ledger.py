@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from perdure.control.ports import News
 from perdure.domain.phases import Phase, Reason, check_transition
 from perdure.domain.records import (
     AttemptRecord,
@@ -21,6 +20,8 @@ from perdure.domain.records import (
     Report,
     RunRecord,
     RunState,
+    RunUpdates,
+    Signal,
     StepRecord,
     Superseded,
     TaskKey,
@@ -29,7 +30,7 @@ from perdure.domain.records import (
     Vitals,
     Wake,
 )
-from perdure.ledger.types import CHECKPOINTS_PER_TASK, Overtaken
+from perdure.ledger.types import CHECKPOINTS_PER_TASK, Overtaken, RunEnded, UnknownRun
 from tests.simulated.chance import Chance
 
 
@@ -67,6 +68,9 @@ class SimulatedLedger:
         self.sequences: dict[tuple[str, TaskKey], int] = {}
         #: By run and task: the newest order of a checkpoint, and the attempt that it is of.
         self.orders: dict[tuple[str, TaskKey], tuple[int, int]] = {}
+        #: By run and id; and the ids of those that a decision consumed.
+        self.signals: dict[str, dict[str, Signal]] = defaultdict(dict)
+        self.consumed: dict[str, set[str]] = defaultdict(set)
         self.violations: list[AssertionError] = []
         self._wakes: list[asyncio.Queue[Wake | None]] = []
 
@@ -114,6 +118,7 @@ class SimulatedLedger:
                 self.attempts[uid][attempt.key, attempt.number] = attempt
             self._remember(commit)
             self.events[uid] += commit.events
+            self.consumed[uid].update(commit.consumed)
             return Committed(version=version, last_sequence=sequence)
 
     async def fence_commits(self, uid: str, *, epoch: int) -> None:
@@ -132,7 +137,7 @@ class SimulatedLedger:
             if known.closed_at is None and known.pod_uid is None:
                 self.attempts[uid][place] = replace(known, pod_uid=pod_uid)
 
-    async def news(self, uid: str, *, since: datetime | None) -> News:
+    async def updates(self, uid: str, *, since: datetime | None) -> RunUpdates:
         async with self._call():
             reports = {
                 key: (number, attempt.report)
@@ -142,7 +147,12 @@ class SimulatedLedger:
             vitals = tuple(
                 found for found in self.vitals[uid].values() if since is None or found.changed_at > since
             )
-            return News(version=self.runs[uid].version, reports=reports, vitals=vitals)
+            signals: dict[TaskKey, tuple[Signal, ...]] = {}
+            for id, signal in self.signals[uid].items():
+                if id not in self.consumed[uid]:
+                    signals[signal.key] = (*signals.get(signal.key, ()), signal)
+            version = self.runs[uid].version
+            return RunUpdates(version=version, reports=reports, signals=signals, vitals=vitals)
 
     async def expired(self, now: datetime, *, limit: int) -> list[tuple[str, str, str, str]]:
         async with self._call():
@@ -159,6 +169,7 @@ class SimulatedLedger:
             for uid in uids:
                 if uid in self.runs and self.runs[uid].phase.terminal:
                     del self.runs[uid]
+                    self.signals.pop(uid, None)
 
     async def cached(self, namespace: str, keys: Sequence[str], now: datetime) -> dict[str, CachedResult]:
         async with self._call():
@@ -209,6 +220,23 @@ class SimulatedLedger:
             self.runs[uid] = replace(run, version=run.version + 1)
         if not self._chance.happens(self._chance.odds.event_lost):
             self.wake(Wake(uid, reported=True))
+
+    def send_signal(self, uid: str, signal: Signal) -> bool:
+        """What the ledger does with a signal. Raises UnknownRun, RunEnded, LedgerUnavailable."""
+        if self.outage:
+            raise LedgerUnavailable("outage")
+        if uid not in self.runs:
+            raise UnknownRun(uid)
+        if signal.id in self.signals[uid]:
+            return False
+        run = self.runs[uid]
+        if run.phase.terminal:
+            raise RunEnded(uid)
+        self.signals[uid][signal.id] = signal
+        self.runs[uid] = replace(run, version=run.version + 1)
+        if not self._chance.happens(self._chance.odds.event_lost):
+            self.wake(Wake(uid, reported=True))
+        return True
 
     def sign_of_life(self, uid: str, key: TaskKey, number: int, at: datetime) -> None:
         """What the gateway does with a heartbeat. Raises Superseded, LedgerUnavailable."""
@@ -322,6 +350,9 @@ class SimulatedLedger:
             if known is not None:
                 assert not known.phase.terminal, f"a terminal task changes: {known} -> {task}"
                 assert task.attempt in (known.attempt, known.attempt + 1), (known, task)
+        for id in commit.consumed:
+            assert id in self.signals[uid], f"a signal that was never sent is consumed: {id}"
+            assert id not in self.consumed[uid], f"a signal is consumed twice: {id}"
         opened = dict.fromkeys(
             key for (key, _), found in self.attempts[uid].items() if found.closed_at is None
         )

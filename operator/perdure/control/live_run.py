@@ -14,7 +14,7 @@ from perdure.control.cluster_cache.run_key import RunKey
 from perdure.domain.engine.observed import Refusal
 from perdure.domain.engine.view import RunView
 from perdure.domain.phases import Reason
-from perdure.domain.records import AttemptRecord, LedgerError, LedgerUnavailable, TaskKey, Vitals
+from perdure.domain.records import AttemptRecord, LedgerError, LedgerUnavailable, Signal, TaskKey, Vitals
 
 
 class MadeJob(NamedTuple):
@@ -48,6 +48,8 @@ class LiveRun:
     pod_names: dict[str, TaskKey] = field(default_factory=dict)
     vitals: dict[TaskKey, Vitals] = field(default_factory=dict)
     vitals_since: datetime | None = None
+    #: Signals that no decision has consumed: a step that starts later may still consume them.
+    signals: dict[TaskKey, tuple[Signal, ...]] = field(default_factory=dict)
     #: Why pods are not there yet, where the API server says so: it may heal, and is tried again.
     held_up: dict[TaskKey, tuple[Reason, str]] = field(default_factory=dict)
     #: When to ask for them again; None if none is held up.
@@ -87,6 +89,15 @@ class LiveRun:
         """Tasks have changed. One that was not shown since it changed before has waited all the time."""
         for key in keys:
             self.unshown.setdefault(key, since)
+
+    def drop_consumed(self, ids: Iterable[str]) -> None:
+        """Forget signals that a committed decision has consumed."""
+        if gone := frozenset(ids):
+            left = {
+                key: tuple(signal for signal in signals if signal.id not in gone)
+                for key, signals in self.signals.items()
+            }
+            self.signals = {key: signals for key, signals in left.items() if signals}
 
     def learn_pods(self, attempts: Iterable[AttemptRecord]) -> None:
         """Index the pods of attempts."""

@@ -18,9 +18,9 @@ from perdure.domain.records import (
     Committed,
     RunRecord,
     RunState,
+    RunUpdates,
     Wake,
 )
-from perdure.domain.records import News as News
 from perdure.kube.page import Page
 
 
@@ -58,8 +58,8 @@ class LedgerPort(Protocol):
         """Note the uid of the pod made for an open attempt, which lets the pod in at the gateway."""
         ...
 
-    async def news(self, uid: str, *, since: datetime | None) -> News:
-        """Unread reports, and vitals changed after `since` (all if None)."""
+    async def updates(self, uid: str, *, since: datetime | None) -> RunUpdates:
+        """Unread reports and signals, and vitals changed after `since` (all if None)."""
         ...
 
     async def expired(self, now: datetime, *, limit: int) -> list[tuple[str, str, str, str]]:
@@ -79,7 +79,7 @@ class LedgerPort(Protocol):
         ...
 
     def wakes(self) -> AsyncGenerator[Wake | None, None]:
-        """About which runs agents wrote something; None after a gap, when any may have changed."""
+        """Runs about which reports, signals or signs of life were written; None after a gap."""
         ...
 
 

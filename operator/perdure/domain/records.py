@@ -121,6 +121,25 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Signal:
+    """A fact from outside a run, such as a person's decision or an agent's message.
+
+    Kept in the run's inbox until a decision consumes it. The signals of a run are ordered as they were sent.
+    """
+
+    #: Unique within the run and given by the sender, who may send the signal again.
+    id: str
+    #: The task that the signal is for, which may not have been created yet; `TaskKey("")` for the run.
+    key: TaskKey
+    #: What the signal says, as the step kind that consumes it defines.
+    name: str
+    payload: Any = None
+    #: Who sent the signal, as the ledger's caller authenticated the sender.
+    sender: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRecord:
     """One try at a task: one pod. Open until `closed_at` is set; a closed attempt can write nothing.
 
@@ -147,10 +166,10 @@ class AttemptRecord:
 
 
 class Wake(NamedTuple):
-    """An agent wrote something about a run."""
+    """A notification that something was written about a run, which a decision has not seen."""
 
     uid: str
-    #: It is how an attempt ended, and the run can go on; if not, a sign of life, of which there may be many.
+    #: True for a report or a signal: the run can go on. False for a sign of life, of which there may be many.
     reported: bool
 
 
@@ -169,13 +188,15 @@ class Vitals:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class News:
-    """What agents wrote about a run since it was last looked at."""
+class RunUpdates:
+    """What others than the operator wrote about a run: reports, signals and signs of life."""
 
-    #: The run's version in the ledger now; a higher one than ours means that something is to be re-read.
+    #: The run's version in the ledger, read at the same moment as the reports and signals.
     version: int
     #: Reports of open attempts, by task, with the number of the attempt.
-    reports: dict[TaskKey, tuple[int, Report]]
+    reports: Mapping[TaskKey, tuple[int, Report]]
+    #: Signals that no decision has consumed, by task and in the order in which they were sent.
+    signals: Mapping[TaskKey, tuple[Signal, ...]] = field(default_factory=dict)
     vitals: tuple[Vitals, ...]
 
 
@@ -245,6 +266,8 @@ class Commit:
     tasks: tuple[TaskRecord, ...] = ()
     attempts: tuple[AttemptRecord, ...] = ()
     events: tuple[PendingEvent, ...] = ()
+    #: Ids of the signals that the decision used: no later decision sees them.
+    consumed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,12 +14,13 @@ from perdure.ledger.group_commit import GroupWriter
 from perdure.ledger.migrate import migrations
 from perdure.ledger.operator import OperatorSide
 from perdure.ledger.queries import SQL
+from perdure.ledger.signals import SignalSide
 
 #: Seconds that closing waits for what is being written.
 DRAIN_TIMEOUT: Final = 5.0
 
 
-class Ledger(OperatorSide, AgentSide, ReaderSide):
+class Ledger(OperatorSide, AgentSide, SignalSide, ReaderSide):
     """Async context manager. Entering needs no server: calls raise LedgerUnavailable until there is one.
 
     Implements `perdure.control.ports.LedgerPort`, plus the gateway's, the relay's and the CLI's side.

@@ -13,9 +13,9 @@ from perdure.domain.records import (
     Commit,
     Committed,
     Deposed,
-    News,
     RunRecord,
     RunState,
+    RunUpdates,
     VersionConflict,
     Wake,
 )
@@ -59,7 +59,7 @@ class OperatorSide(Side):
         Raises Deposed if `epoch` is not the newest, VersionConflict if the run's version differs.
         """
         run = commit.run
-        statement = SQL["commit_results" if rows.leaves_results(commit) else "commit"]
+        statement = SQL["commit_extras" if rows.has_extras(commit) else "commit"]
         row = await self.writer.submit(
             statement, rows.commit_arguments(commit, epoch), order=(run.shard, run.uid)
         )
@@ -100,12 +100,12 @@ class OperatorSide(Side):
                 f"run {uid} has no open attempt {attempt.number} of {key.step}[{key.index}]"
             )
 
-    async def news(self, uid: str, *, since: datetime | None) -> News:
+    async def updates(self, uid: str, *, since: datetime | None) -> RunUpdates:
         """Unread reports, and vitals changed after `since` (all if None).
 
         Version 0 and nothing else if the ledger does not know the run.
         """
-        return rows.news(await self.database.fetchrow(SQL["news"], uid, since))
+        return rows.run_updates(await self.database.fetchrow(SQL["updates"], uid, since))
 
     async def expired(self, now: datetime, *, limit: int) -> list[tuple[str, str, str, str]]:
         """Finished runs past their retention: (uid, kind, namespace, name), oldest first."""

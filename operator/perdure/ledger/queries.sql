@@ -30,8 +30,8 @@ select max(epoch) as epoch from taken
 
 -- name: commit
 -- $1 uid, $2 shard, $3 epoch, $4 version that was seen, $5 run, $6 steps, $7 tasks, $8 attempts, $9 events
--- With its parts `with results` it is `commit_results`, for tasks that leave a result to others: they would cost
--- every other commit a twentieth of its time.
+-- With its parts `with extras` the statement is `commit_extras`, for decisions that leave a result to others or
+-- consume signals. Those parts would cost every other commit a twentieth of its time.
 with fence as materialized (
     select 1 from perdure.shard where id = $2 and epoch = $3 for share
 ), given as materialized (
@@ -41,6 +41,9 @@ with fence as materialized (
         spec json, checkpoints_per_task int, outputs json, created_at timestamptz, started_at timestamptz,
         finished_at timestamptz, stop text, deadline_at timestamptz, paused_at timestamptz,
         expires_at timestamptz
+        -- with extras
+        , consumed json
+        -- end
     ), fence
 ), made as (
     insert into perdure.workflow (
@@ -104,11 +107,11 @@ with fence as materialized (
         last_failure = excluded.last_failure, cache_key = excluded.cache_key,
         cache_until = excluded.cache_until, output = excluded.output, exit_code = excluded.exit_code,
         started_at = excluded.started_at, finished_at = excluded.finished_at
-    -- with results
+    -- with extras
     returning step, index, name, phase, reason, cache_key, cache_until, finished_at,
         case when cache_key is not null then output end as output
     -- end
--- with results
+-- with extras
 ), cached as (
     insert into perdure.cache as c (
         namespace, key, output, workflow_uid, workflow, task, created_at, expires_at
@@ -124,6 +127,10 @@ with fence as materialized (
         output = excluded.output, workflow_uid = excluded.workflow_uid, workflow = excluded.workflow,
         task = excluded.task, created_at = excluded.created_at, expires_at = excluded.expires_at
     where c.created_at <= excluded.created_at
+), consumed as (
+    update perdure.signal s set consumed_version = r.version
+    from run r, given g, json_array_elements_text(g.consumed) as c (id)
+    where s.workflow_uid = $1::uuid and s.id = c.id and s.consumed_version is null
 -- end
 ), attempts as (
     insert into perdure.attempt as a (
@@ -197,8 +204,8 @@ with fence as materialized (
 select exists (select from fence) as fenced, exists (select from noted) as noted
 
 
--- name: news
--- $1 uid, $2 since. One statement, so that the version goes with the reports.
+-- name: updates
+-- $1 uid, $2 since. One statement, so that the version goes with the reports and the signals.
 select
     w.version,
     (
@@ -206,6 +213,13 @@ select
         from perdure.attempt a
         where a.workflow_uid = w.uid and a.closed_at is null and a.report is not null
     ) as reports,
+    (
+        select json_agg(
+            json_build_array(s.id, s.step, s.index, s.name, s.payload, s.sender, s.at) order by s.version
+        )
+        from perdure.signal s
+        where s.workflow_uid = w.uid and s.consumed_version is null
+    ) as signals,
     (
         select json_agg(
             json_build_array(
@@ -526,6 +540,36 @@ with run as materialized (
 select
     exists (select from fence) as written,
     (select pg_notify('perdure_wake', $1::uuid::text) from bumped) as woken
+
+
+-- name: send_signal
+-- $1 uid, $2 id, $3 step, $4 index, $5 name, $6 payload, $7 sender, $8 at, $9 how many may be unconsumed
+-- The run's row is locked first, so the version that a signal raises its run to is the signal's own. Nothing is
+-- written if the run has ended, its inbox is full, or the id is known: `signal_is_known` tells which.
+with run as materialized (
+    select uid, version, phase from perdure.workflow where uid = $1::uuid for no key update
+), sent as (
+    insert into perdure.signal (workflow_uid, id, step, index, name, payload, sender, at, version)
+    select run.uid, $2, $3, $4, $5, $6, $7, $8, run.version + 1
+    from run
+    where run.phase in ('Pending', 'Running', 'Paused') and (
+        select count(*) from perdure.signal s where s.workflow_uid = $1::uuid and s.consumed_version is null
+    ) < $9::bigint
+    on conflict (workflow_uid, id) do nothing
+    returning 1
+), bumped as (
+    update perdure.workflow w set version = w.version + 1 from sent where w.uid = $1::uuid returning 1
+)
+select
+    (select phase from run) as phase,
+    exists (select from sent) as sent,
+    (select pg_notify('perdure_wake', $1::uuid::text) from bumped) as woken
+
+
+-- name: signal_is_known
+-- $1 uid, $2 id. A statement of its own: the snapshot of `send_signal` may be older than the signal that the
+-- statement waited for.
+select exists (select from perdure.signal where workflow_uid = $1::uuid and id = $2) as known
 
 
 -- name: refused_checkpoint

@@ -14,11 +14,12 @@ from perdure.domain.records import (
     CachedResult,
     Commit,
     Event,
-    News,
     PendingEvent,
     Report,
     RunRecord,
     RunState,
+    RunUpdates,
+    Signal,
     StepRecord,
     TaskKey,
     TaskRecord,
@@ -104,6 +105,7 @@ def commit_arguments(commit: Commit, epoch: int) -> tuple[Any, ...]:
                 "deadline_at": run.deadline_at,
                 "paused_at": run.paused_at,
                 "expires_at": run.expires_at,
+                "consumed": commit.consumed,
             }
         ),
         dumps([_step(step) for step in commit.steps]),
@@ -113,9 +115,9 @@ def commit_arguments(commit: Commit, epoch: int) -> tuple[Any, ...]:
     )
 
 
-def leaves_results(commit: Commit) -> bool:
-    """True if a task of it ended with a result of its own that others may use."""
-    return any(
+def has_extras(commit: Commit) -> bool:
+    """True if the decision consumes signals, or a task ended with a result that other runs may use."""
+    return bool(commit.consumed) or any(
         task.cache_key is not None and task.phase is Phase.SUCCEEDED and task.reason is not Reason.CACHED
         for task in commit.tasks
     )
@@ -322,17 +324,33 @@ def run_states(runs: list[Any], steps: list[Any], tasks: list[Any], attempts: li
     return list(states.values())
 
 
-def news(row: Any) -> News:
+def run_updates(row: Any) -> RunUpdates:
     """`row` is None for a run that the ledger does not know."""
     if row is None:
-        return News(version=0, reports={}, vitals=())
-    return News(
+        return RunUpdates(version=0, reports={}, vitals=())
+    signals: dict[TaskKey, tuple[Signal, ...]] = {}
+    for values in row["signals"] or ():
+        signal = _signal(*values)
+        signals[signal.key] = (*signals.get(signal.key, ()), signal)
+    return RunUpdates(
         version=row["version"],
         reports={
             TaskKey(step, index): (number, _report(report))
             for step, index, number, report in row["reports"] or ()
         },
+        signals=signals,
         vitals=tuple(_vitals(*values) for values in row["vitals"] or ()),
+    )
+
+
+def _signal(id: str, step: str, index: int, name: str, payload: Any, sender: str, at: str) -> Signal:
+    return Signal(
+        id=id,
+        key=TaskKey(step, index),
+        name=name,
+        payload=payload,
+        sender=sender,
+        at=datetime.fromisoformat(at).astimezone(UTC),
     )
 
 

@@ -14,6 +14,10 @@ from perdure.domain.records import Event, LedgerError, RunKind, TaskKey
 
 #: Checkpoints that a task keeps, unless its run says otherwise.
 CHECKPOINTS_PER_TASK: Final = 10
+#: Bytes of a signal's payload, as compact UTF-8 JSON: a decision holds all signals of a run in memory.
+SIGNAL_PAYLOAD: Final = 64 * 1024
+#: Signals of one run that no decision has consumed.
+SIGNALS_UNREAD: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,3 +123,23 @@ class Overtaken(LedgerError):
 
     Nothing was written: what was sent earlier must not become current because it arrived later.
     """
+
+
+class SignalRefused(LedgerError):
+    """A signal was not written."""
+
+
+class UnknownRun(SignalRefused):
+    """The ledger has no run of that uid: it was never accepted, or its history is deleted."""
+
+
+class RunEnded(SignalRefused):
+    """The run has ended, so no decision would consume the signal."""
+
+
+class SignalTooLarge(SignalRefused):
+    """The payload is longer than SIGNAL_PAYLOAD."""
+
+
+class InboxFull(SignalRefused):
+    """SIGNALS_UNREAD signals of the run wait to be consumed: send the signal again later."""

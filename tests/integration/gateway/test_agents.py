@@ -36,10 +36,10 @@ async def test_from_input_to_result(
         assert (saved.sequence, saved.label, saved.data) == (2, None, b"\x00" * 100_000)
         await agent.progress(50, "half of it")
         await agent.result({"findings": ["ü"]})
-    news = await ledger.news(run.run.uid, since=None)
-    number, report = news.reports[KEY]
+    updates = await ledger.updates(run.run.uid, since=None)
+    number, report = updates.reports[KEY]
     assert (number, report.outcome, report.output) == (1, "Succeeded", {"findings": ["ü"]})
-    (vitals,) = news.vitals
+    (vitals,) = updates.vitals
     assert (vitals.checkpoint_sequence, vitals.percent, vitals.message) == (2, 50, "half of it")
     events = await ledger.events(run.run.uid)
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
@@ -124,7 +124,7 @@ async def test_a_replacement_goes_on_and_the_replaced_can_write_nothing(
         assert saved is not None
         assert (saved.sequence, saved.data) == (1, b"state of attempt 1")
         assert await agent.checkpoint(b"state of attempt 2") == 2
-    assert not (await ledger.news(run.run.uid, since=None)).reports
+    assert not (await ledger.updates(run.run.uid, since=None)).reports
 
 
 async def test_a_heartbeat_finds_out_that_the_attempt_is_over(
@@ -224,4 +224,4 @@ async def test_the_limit_of_an_output_in_earnest(
         client.post(f"{gateway}/agent/v1/result", data=body) as response,
     ):
         assert response.status == (204 if accepted else 413)
-    assert bool((await ledger.news(run.run.uid, since=None)).reports) is accepted
+    assert bool((await ledger.updates(run.run.uid, since=None)).reports) is accepted

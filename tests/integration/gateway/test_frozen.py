@@ -93,7 +93,7 @@ async def remains(ledger: Ledger, run: RunState) -> tuple[Any, ...]:
     return (
         await ledger.database.fetch("select sequence, attempt, sha256 from perdure.checkpoint order by 1"),
         await ledger.events(run.run.uid),
-        await ledger.news(run.run.uid, since=None),
+        await ledger.updates(run.run.uid, since=None),
         await ledger.load(run.run.uid),
     )
 

@@ -63,7 +63,7 @@ async def test_killing_gateways_loses_no_acknowledged_checkpoint(
         assert found.data == data
     checkpointed = [e for e in await ledger.events(run.run.uid) if e.type == "task.checkpointed"]
     assert set(sequences) <= {event.data["sequence"] for event in checkpointed}
-    assert (await ledger.news(run.run.uid, since=None)).reports[KEY][1].output == len(acknowledged)
+    assert (await ledger.updates(run.run.uid, since=None)).reports[KEY][1].output == len(acknowledged)
 
 
 @asynccontextmanager
@@ -141,7 +141,7 @@ async def test_postgres_dies_and_comes_back(
         assert saved is not None
         assert saved.data == b"during"
         await agent.result("done")
-    assert (await ledger.news(run.run.uid, since=None)).reports[KEY][1].output == "done"
+    assert (await ledger.updates(run.run.uid, since=None)).reports[KEY][1].output == "done"
 
 
 async def test_an_agent_that_finishes_while_the_gateway_is_away_waits(
@@ -165,7 +165,7 @@ async def test_an_agent_that_finishes_while_the_gateway_is_away_waits(
             await saving
 
     assert await supervise(main) == 0
-    number, report = (await ledger.news(run.run.uid, since=None)).reports[KEY]
+    number, report = (await ledger.updates(run.run.uid, since=None)).reports[KEY]
     assert (number, report.outcome, report.output) == (1, "Succeeded", "x" * 5000)
 
 
@@ -190,7 +190,7 @@ async def test_a_result_that_reached_nobody_is_brought_by_the_next_attempt(
     # Too long for the termination message, which stays empty: nothing could be taken for it.
     assert await supervise(finishes_alone) == 75
     assert old.termination_log.read_text() == ""
-    assert not (await ledger.news(run.run.uid, since=None)).reports
+    assert not (await ledger.updates(run.run.uid, since=None)).reports
     new = await superseded(ledger, run, epoch)
     await gateway_process.start()
 
@@ -201,4 +201,4 @@ async def test_a_result_that_reached_nobody_is_brought_by_the_next_attempt(
             await agent.result(saved.json())
 
     assert await supervise(goes_on) == 0
-    assert (await ledger.news(run.run.uid, since=None)).reports[KEY][1].output == {"found": "x" * 5000}
+    assert (await ledger.updates(run.run.uid, since=None)).reports[KEY][1].output == {"found": "x" * 5000}

@@ -17,6 +17,7 @@ from perdure.domain.records import (
     Report,
     RunRecord,
     RunState,
+    Signal,
     StepRecord,
     TaskKey,
     TaskRecord,
@@ -63,6 +64,11 @@ def event(type: str, **changes: Any) -> PendingEvent:
 
 def success(output: Any = None, seconds: float = 5) -> Report:
     return Report(outcome="Succeeded", output=output, at=at(seconds))
+
+
+def signal(id: str, payload: Any = None, **changes: Any) -> Signal:
+    made = Signal(id=id, key=KEY, name="answer", payload=payload, sender="ada", at=at(3))
+    return replace(made, **changes)
 
 
 async def started(ledger: Ledger, epoch: int, *keys: TaskKey, **changes: Any) -> RunState:

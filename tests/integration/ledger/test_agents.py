@@ -174,9 +174,9 @@ async def test_the_first_report_stands(ledger: Ledger, epoch: int) -> None:
     await ledger.report(session, first)
     await ledger.report(session, first)
     await ledger.report(session, samples.success("changed my mind"))
-    news = await ledger.news(state.run.uid, since=None)
-    assert news.version == 2
-    assert news.reports == {KEY: (1, replace(first, output=[1, "\ufffd"], message="no\ufffd"))}
+    updates = await ledger.updates(state.run.uid, since=None)
+    assert updates.version == 2
+    assert updates.reports == {KEY: (1, replace(first, output=[1, "\ufffd"], message="no\ufffd"))}
     # A report is no event: the operator makes that when it has decided.
     assert len(await ledger.events(state.run.uid)) == 1
 
@@ -196,9 +196,9 @@ async def test_many_reports_at_once_are_one(ledger: Ledger, ledger_url: str, epo
         await asyncio.gather(
             *(writers[number % 2].report(session, report) for number, report in enumerate(reports))
         )
-    news = await ledger.news(state.run.uid, since=None)
-    assert news.version == 2
-    assert news.reports[KEY][1] in reports
+    updates = await ledger.updates(state.run.uid, since=None)
+    assert updates.version == 2
+    assert updates.reports[KEY][1] in reports
 
 
 async def test_vitals(ledger: Ledger, epoch: int) -> None:
@@ -206,18 +206,18 @@ async def test_vitals(ledger: Ledger, epoch: int) -> None:
     state = await samples.started(ledger, epoch, silent, busy)
     session = await samples.session_of(ledger, state, busy)
     uid = state.run.uid
-    assert (await ledger.news(uid, since=None)).vitals == ()
+    assert (await ledger.updates(uid, since=None)).vitals == ()
 
     await ledger.progress(session, 10, "reading", at(1))
     await ledger.progress(session, None, "writing", at(2))
-    (vitals,) = (await ledger.news(uid, since=None)).vitals
+    (vitals,) = (await ledger.updates(uid, since=None)).vitals
     assert (vitals.key, vitals.attempt, vitals.changed_at) == (busy, 1, at(2))
     assert (vitals.percent, vitals.message, vitals.checkpoint_sequence) == (10, "writing", None)
-    assert (await ledger.news(uid, since=at(2))).vitals == ()
+    assert (await ledger.updates(uid, since=at(2))).vitals == ()
 
     await ledger.write_checkpoint(session, b"1", content_type="text/plain", label="half", now=at(3))
     await ledger.heartbeat(session, at(4))
-    (vitals,) = (await ledger.news(uid, since=at(2))).vitals
+    (vitals,) = (await ledger.updates(uid, since=at(2))).vitals
     assert (vitals.percent, vitals.message, vitals.changed_at) == (10, "writing", at(4))
     assert (vitals.checkpoint_sequence, vitals.checkpoint_label) == (1, "half")
     assert vitals.checkpoint_at == at(3)
@@ -227,7 +227,7 @@ async def test_vitals(ledger: Ledger, epoch: int) -> None:
     renewed = await ledger.attempt_for_pod("team-a", f"{state.attempts[busy].pod_uid}-next")
     assert renewed is not None
     await ledger.heartbeat(renewed, at(70))
-    (vitals,) = (await ledger.news(uid, since=at(4))).vitals
+    (vitals,) = (await ledger.updates(uid, since=at(4))).vitals
     assert (vitals.attempt, vitals.percent, vitals.message) == (2, None, None)
     assert vitals.checkpoint_sequence == 1
 
@@ -236,9 +236,9 @@ async def test_vitals_are_not_the_operators(ledger: Ledger, epoch: int) -> None:
     state = await samples.started(ledger, epoch)
     session = await samples.session_of(ledger, state)
     await ledger.progress(session, 10, "reading", at(1))
-    before = await ledger.news(state.run.uid, since=None)
+    before = await ledger.updates(state.run.uid, since=None)
     assert before.version == state.run.version
     task = replace(state.tasks[KEY], phase=Phase.RUNNING)
     await ledger.commit(Commit(run=state.run, tasks=(task,)), epoch=epoch)
-    after = await ledger.news(state.run.uid, since=None)
+    after = await ledger.updates(state.run.uid, since=None)
     assert after == replace(before, version=before.version + 1)

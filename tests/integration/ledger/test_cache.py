@@ -170,7 +170,7 @@ async def test_forgetting_passes_over_a_result_that_is_being_renewed(ledger: Led
         transaction = operator.transaction()
         await transaction.start()
         arguments = rows.commit_arguments(Commit(run=samples.run_record(), tasks=(renewed,)), epoch)
-        await operator.fetchrow(SQL["commit_results"], *arguments)
+        await operator.fetchrow(SQL["commit_extras"], *arguments)
         assert await asyncio.wait_for(ledger.forget_cache(at(200), limit=9, epoch=epoch), 20) == 1
         await transaction.commit()
     finally:

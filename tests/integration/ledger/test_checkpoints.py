@@ -100,7 +100,7 @@ async def test_nobody_goes_on_from_what_is_not_recoverable(ledger: Ledger, epoch
     assert (latest.sequence, latest.data) == (3, b"good")
     told = await samples.session_of(ledger, state)
     assert (told.checkpoint_sequence, told.checkpoint_label, told.checkpoint_at) == (3, "here", at(3))
-    (vitals,) = (await ledger.news(state.run.uid, since=None)).vitals
+    (vitals,) = (await ledger.updates(state.run.uid, since=None)).vitals
     assert (vitals.checkpoint_sequence, vitals.checkpoint_label, vitals.checkpoint_at) == (3, "here", at(3))
     assert vitals.changed_at == at(8)
     by_number = await ledger.checkpoint(session, 8)

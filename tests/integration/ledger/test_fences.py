@@ -162,7 +162,7 @@ async def remains(ledger: Ledger, state: RunState) -> tuple[Any, ...]:
     return (
         await ledger.load(state.run.uid),
         await ledger.events(state.run.uid),
-        await ledger.news(state.run.uid, since=None),
+        await ledger.updates(state.run.uid, since=None),
         len(await ledger.outbox_batch(100)),
     )
 
@@ -230,15 +230,15 @@ async def test_a_decision_that_has_not_seen_a_report_is_refused(ledger: Ledger, 
     lost = Commit(run=state.run, attempts=(replace(state.attempts[KEY], closed_at=at(1)),))
     with pytest.raises(VersionConflict):
         await ledger.commit(lost, epoch=epoch)
-    news = await ledger.news(state.run.uid, since=None)
-    assert news.version == 2
-    assert news.reports == {KEY: (1, samples.success({"n": 1}))}
-    seen = replace(lost, run=replace(state.run, version=news.version))
+    updates = await ledger.updates(state.run.uid, since=None)
+    assert updates.version == 2
+    assert updates.reports == {KEY: (1, samples.success({"n": 1}))}
+    seen = replace(lost, run=replace(state.run, version=updates.version))
     assert (await ledger.commit(seen, epoch=epoch)).version == 3
     loaded = await ledger.load(state.run.uid)
     assert loaded is not None
     assert loaded.attempts[KEY].report == samples.success({"n": 1})
-    assert (await ledger.news(state.run.uid, since=None)).reports == {}
+    assert (await ledger.updates(state.run.uid, since=None)).reports == {}
 
 
 async def test_a_decision_that_waited_for_a_report_is_refused(ledger: Ledger, epoch: int) -> None:

@@ -174,7 +174,7 @@ async def test_an_unknown_run(ledger: Ledger, epoch: int) -> None:
     uid = str(uuid.uuid4())
     assert await ledger.load(uid) is None
     assert await ledger.events(uid) == []
-    assert (await ledger.news(uid, since=None)).version == 0
+    assert (await ledger.updates(uid, since=None)).version == 0
     assert await ledger.find_run("team-a", "audit") is None
     assert await ledger.attempt_for_pod("team-a", "no-such-pod") is None
 

@@ -77,7 +77,7 @@ async def test_the_same_checkpoints_leave_the_same(ledger: Ledger, epoch: int, s
             for found in reversed(simulated.checkpoints[uid][KEY])
         ]
         assert mine == kept, moment
-        real_vitals = (await ledger.news(uid, since=None)).vitals
+        real_vitals = (await ledger.updates(uid, since=None)).vitals
         assert [found.checkpoint_sequence for found in real_vitals] == [
             found.checkpoint_sequence for found in simulated.vitals[uid].values()
         ]

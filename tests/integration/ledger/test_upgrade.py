@@ -192,6 +192,23 @@ async def test_old_code_clears_away_what_it_cannot_read(old: Any, old_url: str) 
         assert await old.fetchval("select count(*) from perdure.checkpoint_piece") == 0
 
 
+async def test_old_code_neither_reads_nor_loses_signals(old: Any, old_url: str) -> None:
+    before = live_run("before")
+    await old_commit(old, before)
+    await migrate(old_url)
+    async with Ledger(old_url) as ledger:
+        uid = before.run.uid
+        assert await ledger.send_signal(uid, samples.signal("one"))
+        stale = replace(before, run=replace(before.run, version=1))
+        assert (await old_commit(old, stale))["version"] is None
+        assert (await old_commit(old, replace(before, run=replace(before.run, version=2))))["version"] == 3
+        updates = await ledger.updates(uid, since=None)
+        assert (updates.version, updates.signals) == (3, {KEY: (samples.signal("one"),)})
+        # Its statement deletes the run's row alone.
+        await old.execute("delete from perdure.workflow")
+        assert await old.fetchval("select count(*) from perdure.signal") == 0
+
+
 async def test_new_code_waits_for_the_new_schema(old: Any, old_url: str) -> None:
     before = live_run("before")
     await old_commit(old, before)
@@ -207,6 +224,8 @@ async def test_new_code_waits_for_the_new_schema(old: Any, old_url: str) -> None
             lambda: ledger.outcomes([before.run.uid]),
             lambda: ledger.cached("team-a", ["k"], START),
             lambda: ledger.forget_cache(START, limit=9, epoch=EPOCH),
+            lambda: ledger.updates(before.run.uid, since=None),
+            lambda: ledger.send_signal(before.run.uid, samples.signal("one")),
         ):
             with pytest.raises(LedgerUnavailable, match="run `perdure migrate`"):
                 await call()

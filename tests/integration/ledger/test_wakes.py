@@ -45,6 +45,20 @@ async def test_agents_wake_the_operator(ledger: Ledger, gateway: Ledger, epoch: 
         assert await next_of(wakes) == Wake(one.run.uid, reported=False)
 
 
+async def test_a_signal_wakes_the_operator_as_a_report_does(
+    ledger: Ledger, gateway: Ledger, epoch: int
+) -> None:
+    state = await samples.started(ledger, epoch)
+    async with aclosing(ledger.wakes()) as wakes:
+        assert await next_of(wakes) is None
+        assert await gateway.send_signal(state.run.uid, samples.signal("one"))
+        assert await next_of(wakes) == Wake(state.run.uid, reported=True)
+        # One that is known changes nothing, so there is nothing to decide about.
+        assert not await gateway.send_signal(state.run.uid, samples.signal("one"))
+        assert await gateway.send_signal(state.run.uid, samples.signal("two"))
+        assert await next_of(wakes) == Wake(state.run.uid, reported=True)
+
+
 async def test_a_run_is_named_once_until_it_is_taken(ledger: Ledger, gateway: Ledger, epoch: int) -> None:
     one = await samples.started(ledger, epoch)
     two = await samples.started(ledger, epoch)

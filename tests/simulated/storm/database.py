@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from perdure.control.ports import News
 from perdure.domain.names import shard_of
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import (
@@ -24,6 +23,8 @@ from perdure.domain.records import (
     Report,
     RunRecord,
     RunState,
+    RunUpdates,
+    Signal,
     StepRecord,
     Superseded,
     TaskKey,
@@ -32,7 +33,7 @@ from perdure.domain.records import (
     Vitals,
     Wake,
 )
-from perdure.ledger.types import AgentSession, Overtaken
+from perdure.ledger.types import AgentSession, Overtaken, RunEnded, UnknownRun
 from tests.simulated.storm.guarantees import Guarantees
 from tests.simulated.storm.weather import Weather
 from tests.simulated.storm.wire import OUTSIDE, Server, no_connection
@@ -63,6 +64,9 @@ class Rows:
     numbers: dict[TaskKey, int] = field(default_factory=dict)
     orders: dict[TaskKey, tuple[int, int]] = field(default_factory=dict)
     vitals: dict[TaskKey, Vitals] = field(default_factory=dict)
+    #: By id, in the order in which they were sent; and the ids of those that a decision consumed.
+    signals: dict[str, Signal] = field(default_factory=dict)
+    consumed: set[str] = field(default_factory=set)
     #: Types and times of its events.
     events: list[tuple[str, str | None, datetime]] = field(default_factory=list)
 
@@ -129,6 +133,8 @@ class Database(Server):
                     attempt, pod_uid=attempt.pod_uid or known.pod_uid, report=known.report or attempt.report
                 )
             rows.attempts[attempt.key, attempt.number] = attempt
+        self._guarantees.signals_consumed(uid, commit.consumed, unread=rows.signals.keys() - rows.consumed)
+        rows.consumed.update(commit.consumed)
         for event in commit.events:
             self.write_event(rows, event.type, event.task, event.time)
         self._guarantees.sequence_given(uid, rows.run.last_sequence)
@@ -167,17 +173,21 @@ class Database(Server):
         self._by_pod[pod_uid] = uid, *place
         self._guarantees.pod_recorded(uid, *place, pod_uid, owner=self._maker_of(pod_uid))
 
-    def news(self, uid: str, *, since: datetime | None) -> News:
+    def updates(self, uid: str, *, since: datetime | None) -> RunUpdates:
         rows = self.rows.get(uid)
         if rows is None:
-            return News(version=0, reports={}, vitals=())
+            return RunUpdates(version=0, reports={}, vitals=())
         reports = {
             key: (number, attempt.report)
             for (key, number), attempt in rows.attempts.items()
             if attempt.closed_at is None and attempt.report is not None
         }
         vitals = tuple(found for found in rows.vitals.values() if since is None or found.changed_at > since)
-        return News(version=rows.run.version, reports=reports, vitals=vitals)
+        signals: dict[TaskKey, tuple[Signal, ...]] = {}
+        for id, signal in rows.signals.items():
+            if id not in rows.consumed:
+                signals[signal.key] = (*signals.get(signal.key, ()), signal)
+        return RunUpdates(version=rows.run.version, reports=reports, signals=signals, vitals=vitals)
 
     def expired(self, now: datetime, *, limit: int) -> list[tuple[str, str, str, str]]:
         return [
@@ -302,6 +312,19 @@ class Database(Server):
         rows.attempts[place] = replace(rows.attempts[place], report=report)
         rows.run = replace(rows.run, version=rows.run.version + 1)
         self.wake(Wake(rows.run.uid, reported=True))
+
+    def send_signal(self, uid: str, signal: Signal) -> bool:
+        rows = self.rows.get(uid)
+        if rows is None:
+            raise UnknownRun(uid)
+        if signal.id in rows.signals:
+            return False  # the answer to the first one was lost
+        if rows.run.phase.terminal:
+            raise RunEnded(uid)
+        rows.signals[signal.id] = signal
+        rows.run = replace(rows.run, version=rows.run.version + 1)
+        self.wake(Wake(uid, reported=True))
+        return True
 
     def is_open(self, rows: Rows, key: TaskKey, number: int) -> bool:
         """The agents' fence."""

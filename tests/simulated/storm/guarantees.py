@@ -8,7 +8,7 @@ operator's judgement, so that breaking either of them shows.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -319,6 +319,12 @@ class Guarantees:
         self.demand(mirror.run.phase.terminal, f"{mirror.run.name} was forgotten while it was live")
 
     # --- events
+
+    def signals_consumed(self, uid: str, consumed: Collection[str], *, unread: Collection[str]) -> None:
+        """A decision consumed signals: each was sent before, and no other decision consumed it."""
+        self.counts["signals consumed"] += len(consumed)
+        for id in consumed:
+            self.demand(id in unread, f"{uid}: signal {id} was not sent, or is consumed twice")
 
     def event_written(self, uid: str, sequence: int) -> None:
         mirror = self.runs.get(uid)

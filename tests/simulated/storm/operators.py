@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, Final, NoReturn, TypeVar
 
 from perdure.control.loop import ControlLoop, LeaseOptions, LoopOptions
-from perdure.control.ports import News
 from perdure.domain.records import (
     AttemptRecord,
     CachedResult,
@@ -19,6 +18,7 @@ from perdure.domain.records import (
     LedgerUnavailable,
     RunRecord,
     RunState,
+    RunUpdates,
     Wake,
 )
 from perdure.kube.errors import ApiError
@@ -168,8 +168,8 @@ class LedgerClient:
             lambda: self._database.record_pod(uid, attempt, pod_uid=pod_uid, epoch=epoch)
         )
 
-    async def news(self, uid: str, *, since: datetime | None) -> News:
-        return await self._database.call(lambda: self._database.news(uid, since=since))
+    async def updates(self, uid: str, *, since: datetime | None) -> RunUpdates:
+        return await self._database.call(lambda: self._database.updates(uid, since=since))
 
     async def expired(self, now: datetime, *, limit: int) -> list[tuple[str, str, str, str]]:
         return await self._database.call(lambda: self._database.expired(now, limit=limit))

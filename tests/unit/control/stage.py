@@ -19,9 +19,9 @@ from perdure.domain.engine.decide import Decision
 from perdure.domain.engine.observed import Observed
 from perdure.domain.records import (
     AttemptRecord,
-    News,
     Report,
     RunRecord,
+    RunUpdates,
     TaskKey,
     Vitals,
 )
@@ -77,10 +77,10 @@ class Pages:
     async def record_pod(self, uid: str, attempt: AttemptRecord, *, pod_uid: str, epoch: int) -> None:
         self.recorded[attempt.key] = pod_uid
 
-    async def news(self, uid: str, *, since: datetime | None) -> News:
-        self.asked.append("news")
+    async def updates(self, uid: str, *, since: datetime | None) -> RunUpdates:
+        self.asked.append("updates")
         fresh = tuple(seen for seen in self.vitals if since is None or seen.changed_at > since)
-        return News(version=self._live.run.version, reports=self.reports, vitals=fresh)
+        return RunUpdates(version=self._live.run.version, reports=self.reports, vitals=fresh)
 
     async def outcomes(self, uids: Sequence[str]) -> dict[str, RunRecord]:
         self.asked.append("outcomes")

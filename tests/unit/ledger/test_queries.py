@@ -43,7 +43,9 @@ def test_a_name_is_given_once(name: str) -> None:
         parse(f"{FILE}\n-- name: {name}\nselect 4\n")
 
 
-def test_only_a_commit_with_results_touches_the_cache() -> None:
+def test_only_a_commit_with_extras_touches_the_cache_and_the_inbox() -> None:
     assert "perdure.cache" not in SQL["commit"]
-    assert "perdure.cache" in SQL["commit_results"]
-    assert "-- with" not in SQL["commit_results"] + SQL["commit"]
+    assert "perdure.cache" in SQL["commit_extras"]
+    assert "perdure.signal" not in SQL["commit"]
+    assert "perdure.signal" in SQL["commit_extras"]
+    assert "-- with" not in SQL["commit_extras"] + SQL["commit"]

@@ -65,6 +65,7 @@ class Observer:
             pods=pods,
             gone=frozenset(gone),
             reports=reports,
+            signals=live.signals,
             refusals=refusals,
             children=children,
             signs=_signs(live),
@@ -126,18 +127,19 @@ class Observer:
             return {}
         # Before the call, not after: a wake that comes during it may be about what it no longer saw.
         live.ask_ledger = False
-        news = await self._ledger.news(live.uid, since=since)
-        for vitals in news.vitals:
+        updates = await self._ledger.updates(live.uid, since=since)
+        for vitals in updates.vitals:
             live.vitals[vitals.key] = vitals
             live.note_unshown([vitals.key], looked_at)
             if live.vitals_since is None or vitals.changed_at > live.vitals_since:
                 live.vitals_since = vitals.changed_at
-        if news.version < live.view.run.version:
+        if updates.version < live.view.run.version:
             raise VersionConflict(f"the ledger has an older version of run {live.uid} than we have seen")
-        # Beside a leader's commits, which the epoch fences, only reports raise it, and here are all that are
-        # unread. Without this, every report would cost a refused commit and the whole run read again.
-        live.view.note_version(news.version)
-        return news.reports
+        # Besides a leader's commits, which the epoch fences, only reports and signals raise the version, and
+        # the updates have all unread ones. Without this, each would cost a refused commit and a reload.
+        live.view.note_version(updates.version)
+        live.signals = dict(updates.signals)
+        return updates.reports
 
 
 def _overdue(live: LiveRun, now: datetime) -> set[TaskKey]:

@@ -251,6 +251,7 @@ class Reconciler:
                 observed,
                 desired=desired_state(root, self._store.roots, self._live_of),
                 slots=self._slots.grant(live.uid, run.namespace, view.plan.priority, run.created_at),
+                signals=live.signals,
             )
             decision = decide(view, observed, now)
             if decision.commit is not None:
@@ -284,6 +285,7 @@ class Reconciler:
     def _take_over(self, live: LiveRun, commit: Commit, committed: Committed) -> None:
         before = live.view.run.phase
         live.view.apply(commit, committed)
+        live.drop_consumed(commit.consumed)
         live.learn_pods(commit.attempts)
         self._slots.hold(live.uid, live.key.namespace, live.view.slots)
         closed = [attempt for attempt in commit.attempts if attempt.closed_at is not None]

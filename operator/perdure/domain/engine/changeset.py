@@ -19,6 +19,7 @@ from perdure.domain.records import (
     Commit,
     PendingEvent,
     RunRecord,
+    Signal,
     StepRecord,
     TaskKey,
     TaskRecord,
@@ -39,6 +40,8 @@ class ChangeSet:
         self._attempts: dict[tuple[TaskKey, int], AttemptRecord] = {}
         self._newest: dict[TaskKey, AttemptRecord] = {}
         self._events: list[PendingEvent] = []
+        #: Ids of signals, in the order in which this decision used them.
+        self._consumed: dict[str, None] = {}
         self._counts: dict[str, Counter[Phase]] = {}
         self._evaluated = Evaluated()
         #: Unfinished tasks that count against the run's parallelism: all but those of `wait` steps.
@@ -158,6 +161,14 @@ class ChangeSet:
             )
         )
 
+    def signals(self, key: TaskKey) -> list[Signal]:
+        """Signals for a task that neither an earlier decision nor this one has consumed, oldest first."""
+        return [signal for signal in self.observed.signals.get(key, ()) if signal.id not in self._consumed]
+
+    def consume(self, signal: Signal) -> None:
+        """Use a signal: once this decision is committed, no later one sees the signal."""
+        self._consumed[signal.id] = None
+
     def ask(self, key: TaskKey, cache_key: str) -> None:
         """Ask whether there is a result under the cache key of a task that is not made yet."""
         if key not in self.questions:
@@ -251,7 +262,8 @@ class ChangeSet:
 
     def commit(self) -> Commit | None:
         """What has changed; None if nothing has."""
-        if self.run == self.view.run and not (self._steps or self._tasks or self._attempts or self._events):
+        changed = self._steps or self._tasks or self._attempts or self._events or self._consumed
+        if self.run == self.view.run and not changed:
             return None
         return Commit(
             run=self.run,
@@ -259,6 +271,7 @@ class ChangeSet:
             tasks=tuple(self._tasks.values()),
             attempts=tuple(self._attempts.values()),
             events=tuple(self._events),
+            consumed=tuple(self._consumed),
         )
 
     def replace_run(self, **changes: Any) -> None:

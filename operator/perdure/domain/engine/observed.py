@@ -9,7 +9,7 @@ from typing import Any
 
 from perdure.domain.engine.pod_facts import PodFacts
 from perdure.domain.phases import Phase, Reason
-from perdure.domain.records import CachedResult, DesiredState, Report, TaskKey
+from perdure.domain.records import CachedResult, DesiredState, Report, Signal, TaskKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,8 @@ class Observed:
     gone: frozenset[TaskKey] = frozenset()
     #: Reports in the ledger, with the number of the attempt that made them.
     reports: Mapping[TaskKey, tuple[int, Report]] = field(default_factory=dict)
+    #: Signals that no decision has consumed, in the order in which they were sent.
+    signals: Mapping[TaskKey, tuple[Signal, ...]] = field(default_factory=dict)
     refusals: Mapping[TaskKey, Refusal] = field(default_factory=dict)
     #: Children of `workflow` steps that are known to the ledger.
     children: Mapping[TaskKey, ChildRun] = field(default_factory=dict)

@@ -19,7 +19,7 @@ from perdure.domain.engine.decide import Decision, decide
 from perdure.domain.engine.observed import ChildRun, Observed
 from perdure.domain.engine.outcome import LOST_AFTER
 from perdure.domain.phases import Phase, Reason
-from perdure.domain.records import WORKFLOW, News, RunRecord, TaskKey, VersionConflict, Vitals
+from perdure.domain.records import WORKFLOW, RunRecord, RunUpdates, Signal, TaskKey, VersionConflict, Vitals
 
 A = TaskKey("a")
 CHILD: dict[str, Any] = {"name": "a", "workflow": {"templateRef": "audits"}}
@@ -31,12 +31,12 @@ A_WHILE = 1.0
 class QuietLedger:
     """What agents have written: nothing, unless told otherwise."""
 
-    def __init__(self, live: Live, news: News | None = None) -> None:
+    def __init__(self, live: Live, updates: RunUpdates | None = None) -> None:
         self._live = live
-        self._news = news
+        self._updates = updates
 
-    async def news(self, uid: str, *, since: datetime | None) -> News:
-        return self._news or News(version=self._live.run.version, reports={}, vitals=())
+    async def updates(self, uid: str, *, since: datetime | None) -> RunUpdates:
+        return self._updates or RunUpdates(version=self._live.run.version, reports={}, vitals=())
 
 
 class NoServer:
@@ -83,18 +83,36 @@ def test_a_report_is_taken_in_without_reading_the_run_anew() -> None:
     """A report raises the run's version. The news has all reports, so the decision is about that version."""
     live = Live({"name": "a"})
     seen = live.run.version
-    news = News(version=seen + 1, reports={A: (1, SUCCESS)}, vitals=())
-    observer = Observer(store=Store(), kube=NoServer(), ledger=QuietLedger(live, news))  # type: ignore[arg-type]
+    updates = RunUpdates(version=seen + 1, reports={A: (1, SUCCESS)}, vitals=())
+    observer = Observer(store=Store(), kube=NoServer(), ledger=QuietLedger(live, updates))  # type: ignore[arg-type]
     observed = on_virtual_time(observer.observe(live.live, live.now))
     commit = decide(live.view, observed, live.now).commit
     assert commit is not None
     assert (commit.run.version, commit.run.phase) == (seen + 1, Phase.SUCCEEDED)
 
 
+def test_signals_are_observed_until_a_decision_consumes_them() -> None:
+    """Also by a step that starts later: the ledger is not asked again for what it has answered."""
+    live = Live({"name": "a"})
+    first, second = (
+        Signal(id=id, key=A, name="answer", payload=id, sender="ada", at=live.now) for id in ("1", "2")
+    )
+    ledger = QuietLedger(live, RunUpdates(version=4, reports={}, signals={A: (first, second)}, vitals=()))
+    observer = Observer(store=Store(), kube=NoServer(), ledger=ledger)  # type: ignore[arg-type]
+    assert on_virtual_time(observer.observe(live.live, live.now)).signals == {A: (first, second)}
+    ledger._updates = None
+    assert on_virtual_time(observer.observe(live.live, live.now)).signals == {A: (first, second)}
+
+    live.live.drop_consumed(["1"])
+    assert on_virtual_time(observer.observe(live.live, live.now)).signals == {A: (second,)}
+    live.live.drop_consumed(["2"])
+    assert on_virtual_time(observer.observe(live.live, live.now)).signals == {}
+
+
 def test_a_ledger_that_is_behind_what_was_seen_is_not_believed() -> None:
     live = Live({"name": "a"})
-    news = News(version=live.run.version - 1, reports={}, vitals=())
-    observer = Observer(store=Store(), kube=NoServer(), ledger=QuietLedger(live, news))  # type: ignore[arg-type]
+    updates = RunUpdates(version=live.run.version - 1, reports={}, vitals=())
+    observer = Observer(store=Store(), kube=NoServer(), ledger=QuietLedger(live, updates))  # type: ignore[arg-type]
     with pytest.raises(VersionConflict):
         on_virtual_time(observer.observe(live.live, live.now))
 
@@ -144,7 +162,7 @@ def test_before_a_timeout_the_truth_is_asked_for() -> None:
         stage.now = at(62)
         await stage.step()
         assert stage.cluster.calls == [("get", "Pod")]
-        assert stage.ledger.asked == ["news"]
+        assert stage.ledger.asked == ["updates"]
         assert (stage.phase, stage.tasks[A].output) == (Phase.SUCCEEDED, "in time")
 
     played(scenario())
@@ -194,7 +212,7 @@ def test_signs_of_life_are_read_before_a_silence_is_believed() -> None:
         stage.ledger.vitals = (Vitals(key=A, attempt=1, changed_at=at(50)),)
         stage.now = at(62)
         await stage.step()
-        assert stage.ledger.asked == ["news"]
+        assert stage.ledger.asked == ["updates"]
         assert stage.tasks[A].phase is Phase.RUNNING
         assert (await stage.look()).signs == {A: (1, at(50))}
         stage.ledger.asked.clear()
@@ -203,7 +221,7 @@ def test_signs_of_life_are_read_before_a_silence_is_believed() -> None:
         assert stage.ledger.asked == [], "what was read counts until its own time is over"
         stage.now = at(111)
         await stage.step()
-        assert (stage.ledger.asked, stage.tasks[A].reason) == (["news"], Reason.IDLE_TIMEOUT)
+        assert (stage.ledger.asked, stage.tasks[A].reason) == (["updates"], Reason.IDLE_TIMEOUT)
 
     played(scenario())
 
@@ -230,7 +248,9 @@ def test_a_sign_that_came_to_light_late_is_read_before_a_silence_is_believed() -
 
 
 @pytest.mark.parametrize("limit", ["timeout", "idleTimeout"])
-def test_a_start_that_is_news_after_its_time_is_over_is_looked_at_again_before_it_counts(limit: str) -> None:
+def test_a_start_that_is_seen_after_its_time_is_over_is_looked_at_again_before_it_counts(
+    limit: str,
+) -> None:
     """Nobody has asked for its signs of life: it was not known to run."""
 
     async def scenario() -> None:
