@@ -34,20 +34,20 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--seed", type=int, nargs="+", help="replay these alone")
     parser.add_argument("--jobs", type=int, default=1, help="processes to use")
-    parser.add_argument("--tell", action="store_true", help="with --seed: print what happens in it")
+    parser.add_argument("--trace", action="store_true", help="with --seed: print what happens in it")
     parser.add_argument("--keep-going", action="store_true", help="list every seed that fails")
     arguments = parser.parse_args()
     in_order("tests.simulated.storm")
     if arguments.seed is not None:
-        return _replay(arguments.seed, tell=arguments.tell)
+        return _replay(arguments.seed, trace=arguments.trace)
     seeds = range(arguments.first, arguments.first + arguments.seeds)
     return _try(seeds, jobs=arguments.jobs, keep_going=arguments.keep_going)
 
 
-def _replay(seeds: Sequence[int], *, tell: bool) -> int:
+def _replay(seeds: Sequence[int], *, trace: bool) -> int:
     failed = 0
     for seed in seeds:
-        outcome = simulate(seed, print if tell else None)
+        outcome = simulate(seed, print if trace else None)
         failed += outcome.violation is not None
         print(f"seed {seed}: {outcome.violation or 'all holds'}")
         print(f"seed {seed}: history {outcome.digest}")
