@@ -52,6 +52,7 @@ lint-generated:
 	$(PYTHON) -m perdure.api.codegen.crds --check
 	$(PYTHON) -m perdure.api.codegen.reference --check
 	$(PYTHON) -m perdure.domain.glossary --check
+	$(PYTHON) hack/version.py
 
 .PHONY: lint-words
 lint-words: venv ## List words of prose that have a better word, with a count per folder; WORDS=folders for some.
@@ -72,8 +73,8 @@ docs: venv ## Generate the reference and the tables of phases and reasons in doc
 	$(PYTHON) -m perdure.domain.glossary
 
 .PHONY: test-unit
-test-unit: venv ## Unit tests.
-	$(PYTEST) tests/unit
+test-unit: venv ## Unit tests, in as many processes as there are cores.
+	$(PYTEST) -n auto --dist worksteal tests/unit
 
 .PHONY: test-simulated
 test-simulated: venv ## Control loop tests in simulation: virtual clock, injected faults.
