@@ -14,9 +14,9 @@ from perdure.domain.engine.outcome import EXIT_INTERRUPTED
 from perdure.domain.names import LABEL_TASK
 from perdure.kube.errors import ApiError
 from perdure.kube.page import Page
-from tests.simulated.brief import brief_of
+from tests.fakes.clients import brief_of
+from tests.fakes.clock import now
 from tests.simulated.chance import Chance
-from tests.simulated.clock import now
 
 Place = tuple[str, str, str]
 #: Called with kind, object, and whether it was deleted.

@@ -39,10 +39,10 @@ from perdure.domain.records import (
     RunState,
     TaskKey,
 )
+from tests.fakes.clients import LedgerClient
+from tests.fakes.gateway import Client, Unavailable
+from tests.fakes.ledger import FakeLedger, Rows
 from tests.simulated.storm.__main__ import in_order
-from tests.simulated.storm.database import Database, Rows
-from tests.simulated.storm.gateway import Client, Unavailable
-from tests.simulated.storm.operators import LedgerClient
 from tests.simulated.storm.scenario import simulate
 
 #: Seeds within which each must be found.
@@ -52,52 +52,52 @@ Mutation = Callable[[], AbstractContextManager[Any]]
 
 
 def _drop_the_agents_fence() -> AbstractContextManager[Any]:
-    return patch.object(Database, "is_open", lambda self, rows, key, number: (key, number) in rows.attempts)
+    return patch.object(FakeLedger, "is_open", lambda self, rows, key, number: (key, number) in rows.attempts)
 
 
 def _drop_the_epoch() -> AbstractContextManager[Any]:
-    return patch.object(Database, "check_epoch", lambda self, epoch: None)
+    return patch.object(FakeLedger, "check_epoch", lambda self, epoch: None)
 
 
 def _forget_the_version() -> AbstractContextManager[Any]:
-    return patch.object(Database, "check_version", lambda self, rows, commit: None)
+    return patch.object(FakeLedger, "check_version", lambda self, rows, commit: None)
 
 
 def _let_reports_leave_the_version() -> AbstractContextManager[Any]:
-    report = Database.report
+    report = FakeLedger.report
 
-    def mutated(self: Database, session: Any, pod_uid: str, report_: Report) -> None:
+    def mutated(self: FakeLedger, session: Any, pod_uid: str, report_: Report) -> None:
         report(self, session, pod_uid, report_)
         rows = self.rows[session.workflow_uid]
-        mirror = self._guarantees.runs[session.workflow_uid]
+        model = self._guarantees.runs[session.workflow_uid]
         rows.run = replace(rows.run, version=rows.run.version - 1)
-        mirror.run = replace(mirror.run, version=rows.run.version)
+        model.run = replace(model.run, version=rows.run.version)
 
-    return patch.object(Database, "report", mutated)
+    return patch.object(FakeLedger, "report", mutated)
 
 
 def _publish_before_the_commit() -> AbstractContextManager[Any]:
-    commit = Database.commit
+    commit = FakeLedger.commit
 
-    def mutated(self: Database, commit_: Commit, *, epoch: int) -> Committed:
+    def mutated(self: FakeLedger, commit_: Commit, *, epoch: int) -> Committed:
         rows = self.rows.get(commit_.run.uid)
         last = 0 if rows is None else rows.run.last_sequence
         self.outbox += [(commit_.run.uid, last + 1 + number) for number in range(len(commit_.events))]
         return commit(self, commit_, epoch=epoch)
 
-    return patch.object(Database, "commit", mutated)
+    return patch.object(FakeLedger, "commit", mutated)
 
 
 def _commit_without_events() -> AbstractContextManager[Any]:
-    write = Database.write_event
+    write = FakeLedger.write_event
 
-    def mutated(self: Database, rows: Rows, type: str, task: str | None, at: Any) -> None:
+    def mutated(self: FakeLedger, rows: Rows, type: str, task: str | None, at: Any) -> None:
         if type == "task.succeeded":
             rows.run = replace(rows.run, last_sequence=rows.run.last_sequence + 1)
         else:
             write(self, rows, type, task, at)
 
-    return patch.object(Database, "write_event", mutated)
+    return patch.object(FakeLedger, "write_event", mutated)
 
 
 def _decide_without_saying() -> AbstractContextManager[Any]:
@@ -241,7 +241,7 @@ def _neither_wakes_nor_relists() -> AbstractContextManager[Any]:
             """Looks at nothing by itself."""
 
         with (
-            patch.object(Database, "wake", lambda self, wake: None),
+            patch.object(FakeLedger, "wake", lambda self, wake: None),
             patch.object(leader.Leader, "_relist", never),
         ):
             yield
@@ -250,10 +250,10 @@ def _neither_wakes_nor_relists() -> AbstractContextManager[Any]:
 
 
 def _prune_too_early() -> AbstractContextManager[Any]:
-    def mutated(self: Database, rows: Rows, key: TaskKey) -> None:
+    def mutated(self: FakeLedger, rows: Rows, key: TaskKey) -> None:
         rows.checkpoints[key] = rows.checkpoints[key][-rows.kept :]
 
-    return patch.object(Database, "prune", mutated)
+    return patch.object(FakeLedger, "prune", mutated)
 
 
 def _acknowledge_at_once() -> AbstractContextManager[Any]:

@@ -8,8 +8,8 @@ from typing import Any
 from perdure.control.cluster_cache.run_key import RunKey
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import AGENT_TASK, WORKFLOW, Wake
+from tests.fakes.clock import run
 from tests.simulated.chance import Odds
-from tests.simulated.clock import run
 from tests.simulated.world import NAMESPACE, settled, world
 
 AGENT = {"image": "agent"}

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from perdure.domain.phases import Phase
+from tests.fakes.clock import run
 from tests.simulated.chance import Odds
-from tests.simulated.clock import run
 from tests.simulated.world import settled, world
 
 AGENT = {"image": "agent"}

@@ -19,8 +19,8 @@ from perdure.control.runs.reconciler import Reconciler
 from perdure.domain.expressions import cel
 from perdure.domain.names import LABEL_ATTEMPT, LABEL_MANAGED_BY, LABEL_TASK, MANAGED_BY
 from perdure.domain.phases import Phase
+from tests.fakes.clock import run
 from tests.simulated.chance import Odds
-from tests.simulated.clock import run
 from tests.simulated.world import World, settled, world
 
 AGENT = {"image": "agent"}

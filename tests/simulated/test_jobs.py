@@ -10,8 +10,8 @@ import pytest
 
 from perdure.domain.phases import Phase
 from perdure.domain.records import TaskKey
+from tests.fakes.clock import run
 from tests.simulated.chance import Odds
-from tests.simulated.clock import run
 from tests.simulated.world import World, settled, world
 
 AGENT = {"image": "agent", "executor": "Job"}

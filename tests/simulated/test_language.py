@@ -12,8 +12,8 @@ import pytest
 
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import Commit, Committed, RunRecord, TaskKey
+from tests.fakes.clock import run
 from tests.simulated.chance import Odds
-from tests.simulated.clock import run
 from tests.simulated.world import World, settled, world
 
 AGENT = {"image": "agent"}

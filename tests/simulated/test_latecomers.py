@@ -11,7 +11,7 @@ import pytest
 from perdure.domain.phases import Phase
 from perdure.domain.records import WORKFLOW, Commit, Committed, LedgerError, LedgerUnavailable
 from perdure.kube.page import Page
-from tests.simulated.clock import run
+from tests.fakes.clock import run
 from tests.simulated.world import NAMESPACE, World, settled, world
 
 AGENT = {"image": "agent"}

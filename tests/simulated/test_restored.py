@@ -8,8 +8,8 @@ from typing import Any
 
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import RunRecord
+from tests.fakes.clock import run
 from tests.simulated.chance import Odds
-from tests.simulated.clock import run
 from tests.simulated.world import NAMESPACE, World, settled, world
 
 AGENT = {"image": "agent"}

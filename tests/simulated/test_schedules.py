@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from perdure.domain.schedules.schedule import run_name
+from tests.fakes.clock import START, run
 from tests.simulated.chance import Odds
-from tests.simulated.clock import START, run
 from tests.simulated.schedules import KIND, NAMESPACE, allow_patches, schedule
 from tests.simulated.world import World, settled, world
 

@@ -46,9 +46,9 @@ def test_what_failed_once_holds() -> None:
 
 def test_the_same_seed_gives_the_same_history_to_the_last_byte() -> None:
     seeds = [str(seed) for seed in range(1000, 1010)]
-    once = _run("tests.simulated.storm", "--tell", "--seed", *seeds).stdout
+    once = _run("tests.simulated.storm", "--trace", "--seed", *seeds).stdout
     # Whatever was simulated before it in the same process.
-    again = _run("tests.simulated.storm", "--tell", "--seed", "1", "2", *seeds).stdout
+    again = _run("tests.simulated.storm", "--trace", "--seed", "1", "2", *seeds).stdout
     assert again.endswith(once)
     assert len({line for line in once.splitlines() if "history" in line}) == len(seeds)
 

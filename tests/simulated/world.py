@@ -13,8 +13,8 @@ from perdure.domain.names import LABEL_ATTEMPT, LABEL_TASK
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import LedgerUnavailable, Report, RunRecord, Superseded, TaskKey
 from perdure.kube.recorder import EventRecorder
+from tests.fakes.clock import now
 from tests.simulated.chance import Chance, Odds
-from tests.simulated.clock import now
 from tests.simulated.cluster import Kubelet, SimulatedCluster
 from tests.simulated.ledger import SimulatedLedger
 

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from tests.simulated.storm.apiserver import NAMESPACE
-from tests.simulated.storm.nodes import Pod
-from tests.simulated.storm.wire import Server
+from tests.fakes.apiserver import NAMESPACE
+from tests.fakes.network import Server
+from tests.fakes.nodes import Pod
 from tests.simulated.storm.world import World
 
 
@@ -17,16 +17,16 @@ class Chaos:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._weather = world.weather
+        self._faults = world.faults
         self._actions: dict[str, Callable[[], None]] = {
             "kill operator": self._kill_operator,
             "freeze operator": self._freeze_operator,
             "second leader": self._second_leader,
             "api away": lambda: self._away(world.api),
-            "api storm": lambda: self._storm("api"),
-            "ledger away": lambda: self._away(world.database),
-            "ledger storm": lambda: self._storm("ledger"),
-            "gateway away": lambda: self._storm("gateway"),
+            "api errors": lambda: self._burst("api"),
+            "ledger away": lambda: self._away(world.ledger),
+            "ledger errors": lambda: self._burst("ledger"),
+            "gateway away": lambda: self._burst("gateway"),
             "kill gateway": lambda: self._soon(self._kill_gateway()),
             "freeze gateway": lambda: self._soon(self._freeze_gateway()),
             "api lags": lambda: self._soon(self._lag()),
@@ -47,13 +47,13 @@ class Chaos:
         """Go on for so long."""
         end = asyncio.get_running_loop().time() + seconds
         while True:
-            pause = self._weather.random.expovariate(1 / self._weather.pace)
+            pause = self._faults.random.expovariate(1 / self._faults.pace)
             await asyncio.sleep(min(pause, 60.0))
             if asyncio.get_running_loop().time() >= end or self._world.guarantees.violation:
                 return
-            if not self._world.unfinished() and self._weather.chance(0.3):
+            if not self._world.unfinished() and self._faults.chance(0.3):
                 return  # there is little left to disturb
-            name = self._weather.next_sudden()
+            name = self._faults.next_sudden()
             if name is not None:
                 self._world.guarantees.counts[name] += 1
                 self._world.guarantees.note(f"*** {name}")
@@ -67,20 +67,20 @@ class Chaos:
     def _kill_operator(self) -> None:
         """Between any two awaits of it; it is started again after a while."""
         world = self._world
-        operator = self._weather.choice(world.operators)
+        operator = self._faults.choice(world.operators)
 
         def die() -> None:
             operator.kill()
-            self._soon(world.restart(operator, self._weather.between(0.0, 10.0)))
+            self._soon(world.restart(operator, self._faults.between(0.0, 10.0)))
 
-        operator.process.burnt = die
-        operator.process.fuse = int(self._weather.between(0.0, 1.0) ** 2 * 300)
+        operator.process.on_fuse = die
+        operator.process.fuse = int(self._faults.between(0.0, 1.0) ** 2 * 300)
 
     def _freeze_operator(self) -> None:
-        operator = self._world.leader() if self._weather.chance(0.7) else None
+        operator = self._world.leader() if self._faults.chance(0.7) else None
         if operator is None:
-            operator = self._weather.choice(self._world.operators)
-        seconds = self._weather.choice([2.0, 18.0, 40.0]) * self._weather.between(0.5, 1.5)
+            operator = self._faults.choice(self._world.operators)
+        seconds = self._faults.choice([2.0, 18.0, 40.0]) * self._faults.between(0.5, 1.5)
 
         def freeze() -> None:
             if operator.process.running:
@@ -88,12 +88,12 @@ class Chaos:
                 loop = asyncio.get_running_loop()
                 loop.call_later(seconds, self._thaw_operator, operator)
 
-        operator.process.burnt = freeze
-        operator.process.fuse = int(self._weather.between(0.0, 1.0) ** 2 * 300)
+        operator.process.on_fuse = freeze
+        operator.process.fuse = int(self._faults.between(0.0, 1.0) ** 2 * 300)
 
     def _thaw_operator(self, operator: Any) -> None:
         if operator in self._world.operators:
-            operator.process.go_on()
+            operator.process.resume()
 
     def _second_leader(self) -> None:
         """Somebody starts another operator beside the one there is."""
@@ -101,27 +101,27 @@ class Chaos:
             self._world.start_operator()
 
     async def _kill_gateway(self) -> None:
-        gateway = self._weather.choice(self._world.gateways)
+        gateway = self._faults.choice(self._world.gateways)
         gateway.kill()
-        await asyncio.sleep(self._weather.between(0.1, 20.0))
+        await asyncio.sleep(self._faults.between(0.1, 20.0))
         gateway.restart()
 
     async def _freeze_gateway(self) -> None:
-        gateway = self._weather.choice(self._world.gateways)
+        gateway = self._faults.choice(self._world.gateways)
         process = gateway.process
         process.stop()
-        await asyncio.sleep(self._weather.between(1.0, 30.0))
+        await asyncio.sleep(self._faults.between(1.0, 30.0))
         if gateway.process is process:
-            process.go_on()
+            process.resume()
 
     # --- servers
 
     def _away(self, server: Server) -> None:
         async def away() -> None:
             if not server.away:
-                server.leave(hanging=self._weather.chance(0.3))
-                longest = self._weather.choice([5.0, 30.0, 180.0])
-                await asyncio.sleep(self._weather.between(1.0, longest))
+                server.leave(hanging=self._faults.chance(0.3))
+                longest = self._faults.choice([5.0, 30.0, 180.0])
+                await asyncio.sleep(self._faults.between(1.0, longest))
                 server.come_back()
                 if server is self._world.api:
                     await self._read_roles()
@@ -130,38 +130,38 @@ class Chaos:
 
     async def _read_roles(self) -> None:
         self._world.api.roles_unread = True
-        await asyncio.sleep(self._weather.between(0.1, 6.0))
+        await asyncio.sleep(self._faults.between(0.1, 6.0))
         self._world.api.roles_unread = False
 
-    def _storm(self, name: str) -> None:
-        async def storm() -> None:
-            self._weather.storms[name] += 1
-            await asyncio.sleep(self._weather.between(2.0, 30.0))
-            self._weather.storms[name] -= 1
+    def _burst(self, name: str) -> None:
+        async def burst() -> None:
+            self._faults.error_bursts[name] += 1
+            await asyncio.sleep(self._faults.between(2.0, 30.0))
+            self._faults.error_bursts[name] -= 1
 
-        self._soon(storm())
+        self._soon(burst())
 
     async def _lag(self) -> None:
         self._world.api.lag()
-        await asyncio.sleep(self._weather.between(2.0, 60.0))
+        await asyncio.sleep(self._faults.between(2.0, 60.0))
         self._world.api.catch_up()
 
     async def _watch_gap(self) -> None:
-        watch = self._weather.choice(self._world.operators).watch
+        watch = self._faults.choice(self._world.operators).watch
         watch.broken = True
-        await asyncio.sleep(self._weather.between(0.5, 60.0))
-        watch.mend()
+        await asyncio.sleep(self._faults.between(0.5, 60.0))
+        watch.relist()
 
     async def _quota(self) -> None:
         self._world.api.quota_used_up = True
-        await asyncio.sleep(self._weather.between(1.0, 30.0))
+        await asyncio.sleep(self._faults.between(1.0, 30.0))
         self._world.api.quota_used_up = False
 
     # --- pods
 
     def _some_pod(self) -> Pod | None:
         pods = self._world.nodes.running()
-        return self._weather.choice(pods) if pods else None
+        return self._faults.choice(pods) if pods else None
 
     async def _freeze_agent(self) -> None:
         """SIGSTOP; the agent goes on long after it may have been given up."""
@@ -169,13 +169,13 @@ class Chaos:
         if pod is None or pod.dead or not pod.agent.process.running:
             return
         pod.agent.process.stop()
-        await asyncio.sleep(self._weather.between(2.0, 90.0))
+        await asyncio.sleep(self._faults.between(2.0, 90.0))
         pod.thaw()
 
     def _kill_agent(self) -> None:
         pod = self._some_pod()
         if pod is not None and not pod.dead:
-            pod.crash(self._weather.choice(["Error", "OOMKilled"]))
+            pod.crash(self._faults.choice(["Error", "OOMKilled"]))
 
     def _delete_pod(self, *, force: bool) -> None:
         pod = self._some_pod()
@@ -191,35 +191,35 @@ class Chaos:
 
     async def _pause(self) -> None:
         world = self._world
-        run = self._weather.choice(world.applied)
+        run = self._faults.choice(world.applied)
         await world.api.back.wait()
-        if self._weather.calm:
+        if self._faults.quiesced:
             return
-        world.api.desire(run.entry.kind, run.name, "Paused")
-        await asyncio.sleep(self._weather.between(0.1, 60.0))
+        world.api.desire(run.workload.kind, run.name, "Paused")
+        await asyncio.sleep(self._faults.between(0.1, 60.0))
         await world.api.back.wait()
         # Some stay as they are, until somebody remembers them in the end.
-        if self._weather.chance(0.7) and not self._weather.calm:
-            world.api.desire(run.entry.kind, run.name, "Running")
+        if self._faults.chance(0.7) and not self._faults.quiesced:
+            world.api.desire(run.workload.kind, run.name, "Running")
 
     def _cancel(self) -> None:
-        run = self._weather.choice(self._world.applied)
+        run = self._faults.choice(self._world.applied)
         if not self._world.api.away:
             for other in self._world.applied:
                 other.disturbed |= other.name == run.name
-            self._world.api.desire(run.entry.kind, run.name, "Cancelled")
+            self._world.api.desire(run.workload.kind, run.name, "Cancelled")
 
     async def _delete_run(self) -> None:
         """Somebody deletes a run, and perhaps applies it again under its name."""
         world = self._world
-        run = self._weather.choice(world.applied)
+        run = self._faults.choice(world.applied)
         await world.api.back.wait()
-        if run.deleted or self._weather.calm:
+        if run.deleted or self._faults.quiesced:
             return
         run.disturbed = run.deleted = True
-        world.api.remove(run.entry.kind, NAMESPACE, run.name)
-        if self._weather.chance(0.7):
-            await asyncio.sleep(self._weather.choice([0.0, 0.0, 1.0, 10.0]))
+        world.api.remove(run.workload.kind, NAMESPACE, run.name)
+        if self._faults.chance(0.7):
+            await asyncio.sleep(self._faults.choice([0.0, 0.0, 1.0, 10.0]))
             await world.api.back.wait()
-            if not self._weather.calm:
-                world.apply(run.name, run.entry)
+            if not self._faults.quiesced:
+                world.apply(run.name, run.workload)

@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import structlog
 
-from tests.simulated.clock import VirtualLoop
-from tests.simulated.storm.catalog import ENTRIES
+from tests.fakes.clock import VirtualLoop
 from tests.simulated.storm.chaos import Chaos
+from tests.simulated.storm.workloads import WORKLOADS
 from tests.simulated.storm.world import World
 
 #: Virtual seconds in which every run must have ended once the world is calm, and nothing be left over.
@@ -42,10 +42,10 @@ class Outcome:
     counts: Counter[str] = field(default_factory=Counter)
 
 
-def simulate(seed: int, tell: Callable[[str], None] | None = None) -> Outcome:
+def simulate(seed: int, trace: Callable[[str], None] | None = None) -> Outcome:
     """Run a world. The same seed gives the same outcome, to the last event.
 
-    `tell` is told what happens, for people who look for a cause.
+    `trace` is told what happens, for people who look for a cause.
     """
     # Jitter in the code that is tested.
     random.seed(seed)
@@ -62,7 +62,7 @@ def simulate(seed: int, tell: Callable[[str], None] | None = None) -> Outcome:
         # Of coroutines that were killed before their first instruction.
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         try:
-            loop.run_until_complete(_live(seed, outcome, broken, tell))
+            loop.run_until_complete(_live(seed, outcome, broken, trace))
         finally:
             _take_apart(loop)
             structlog.configure(**logging_before)
@@ -70,20 +70,20 @@ def simulate(seed: int, tell: Callable[[str], None] | None = None) -> Outcome:
     return outcome
 
 
-async def _live(seed: int, outcome: Outcome, broken: list[str], tell: Callable[[str], None] | None) -> None:
-    world = World(seed, tell=tell)
-    weather, guarantees = world.weather, world.guarantees
+async def _live(seed: int, outcome: Outcome, broken: list[str], trace: Callable[[str], None] | None) -> None:
+    world = World(seed, trace=trace)
+    faults, guarantees = world.faults, world.guarantees
     for _ in range(2 if world.leases else 1):
         world.start_operator()
-    for number in range(weather.choice([1, 1, 2])):
-        world.apply(f"run-{number}", weather.choice(ENTRIES))
-    await Chaos(world).run(weather.between(15.0, 90.0))
-    guarantees.note("*** calm")
-    world.calm()
+    for number in range(faults.choice([1, 1, 2])):
+        world.apply(f"run-{number}", faults.choice(WORKLOADS))
+    await Chaos(world).run(faults.between(15.0, 90.0))
+    guarantees.note("*** faults end")
+    world.quiesce()
     try:
         await _come_to_rest(world, broken)
     finally:
-        for operator in world.operators + world.buried:
+        for operator in world.operators + world.removed:
             task = operator.task
             if task is not None and task.done() and not task.cancelled() and task.exception() is not None:
                 broken.append(f"{operator.name} ended with {task.exception()!r}")
@@ -119,23 +119,21 @@ async def _come_to_rest(world: World, broken: list[str]) -> None:
         guarantees.demand(rests, "a paused run goes on")
     guarantees.note("*** all are resumed")
     for run in world.paused():
-        world.api.desire(run.entry.kind, run.name, "Running")
+        world.api.desire(run.workload.kind, run.name, "Running")
     ended = await until(lambda: not world.unfinished(), PATIENCE)
     guarantees.demand(ended, f"these do not end: {world.unfinished()}")
     if ended:
         world.check_results()
-        tidy = await until(lambda: not world.strays() and not world.database.outbox, PATIENCE)
-        guarantees.demand(
-            tidy, f"left over: {world.strays()}, {len(world.database.outbox)} events to publish"
-        )
+        tidy = await until(lambda: not world.strays() and not world.ledger.outbox, PATIENCE)
+        guarantees.demand(tidy, f"left over: {world.strays()}, {len(world.ledger.outbox)} events to publish")
 
 
 def _digest(world: World) -> str:
     written = hashlib.sha256()
-    for uid, mirror in world.guarantees.runs.items():
-        rows = world.database.rows.get(uid)
+    for uid, model in world.guarantees.runs.items():
+        rows = world.ledger.rows.get(uid)
         events = [] if rows is None else rows.events
-        written.update(repr((uid, mirror.run, mirror.tasks, mirror.attempts, events)).encode())
+        written.update(repr((uid, model.run, model.tasks, model.attempts, events)).encode())
     written.update(repr(sorted(world.guarantees.counts.items())).encode())
     return written.hexdigest()
 

@@ -9,17 +9,17 @@ from typing import Any
 
 from perdure.api import API_VERSION
 from perdure.domain.phases import Phase
-from tests.simulated.clock import now
-from tests.simulated.storm.agents import Agent
-from tests.simulated.storm.apiserver import NAMESPACE, ApiServer, Object
-from tests.simulated.storm.catalog import Entry
-from tests.simulated.storm.database import Database
-from tests.simulated.storm.gateway import Client, Gateway
-from tests.simulated.storm.guarantees import Guarantees
-from tests.simulated.storm.mirror import Fate
-from tests.simulated.storm.nodes import Nodes
-from tests.simulated.storm.operators import Operator
-from tests.simulated.storm.weather import Weather
+from tests.fakes.agents import Agent
+from tests.fakes.apiserver import NAMESPACE, ApiServer, Object
+from tests.fakes.clock import now
+from tests.fakes.faults import Faults
+from tests.fakes.gateway import Client, Gateway
+from tests.fakes.guarantees import Guarantees
+from tests.fakes.ledger import FakeLedger
+from tests.fakes.model import PodTruth
+from tests.fakes.nodes import Nodes
+from tests.fakes.operators import Operator
+from tests.simulated.storm.workloads import Workload
 
 #: Seconds until it is noticed that an operator has ended.
 KUBELET_LOOKS = 5.0
@@ -31,7 +31,7 @@ class Applied:
 
     name: str
     uid: str
-    entry: Entry
+    workload: Workload
     #: It was cancelled or deleted: it need not succeed.
     disturbed: bool = False
     deleted: bool = False
@@ -40,26 +40,26 @@ class Applied:
 class World:
     """What a seed decides about."""
 
-    def __init__(self, seed: int, *, tell: Callable[[str], None] | None = None) -> None:
-        """`tell` is told what happens, for people to read."""
-        self.weather = weather = Weather(seed)
-        self.guarantees = guarantees = Guarantees(now, tell)
-        self.api = ApiServer(weather)
-        if tell is not None:
-            self.api.tell = guarantees.note
-        self.nodes = Nodes(self.api, weather, guarantees, self._agent)
-        self.database = Database(weather, guarantees, self.nodes.maker_of.get)
-        self.gateways = [Gateway(self.database, weather) for _ in range(2)]
+    def __init__(self, seed: int, *, trace: Callable[[str], None] | None = None) -> None:
+        """`trace` is told what happens, for people to read."""
+        self.faults = faults = Faults(seed)
+        self.guarantees = guarantees = Guarantees(now, trace)
+        self.api = ApiServer(faults)
+        if trace is not None:
+            self.api.trace = guarantees.note
+        self.nodes = Nodes(self.api, faults, guarantees, self._agent)
+        self.ledger = FakeLedger(faults, guarantees, self.nodes.maker_of.get)
+        self.gateways = [Gateway(self.ledger, faults) for _ in range(2)]
         self.operators: list[Operator] = []
         #: Those that were killed: nothing of them runs on.
-        self.buried: list[Operator] = []
+        self.removed: list[Operator] = []
         self.applied: list[Applied] = []
         #: Whether operators ask for a Lease before they work. Without, only the ledger keeps them apart.
-        self.leases = weather.chance(0.5)
+        self.leases = faults.chance(0.5)
         if self.leases:
-            weather.sudden["freeze operator"] = 4.0  # nothing else has a leader wake up deposed
-        guarantees.limit = weather.choice([None, None, 2, 3])
-        self._work = weather.choice([(0.05, 1.0), (0.05, 6.0), (2.0, 12.0)])
+            faults.sudden["freeze operator"] = 4.0  # nothing else has a leader wake up deposed
+        guarantees.limit = faults.choice([None, None, 2, 3])
+        self._work = faults.choice([(0.05, 1.0), (0.05, 6.0), (2.0, 12.0)])
         self._started = 0
 
     def start_operator(self) -> Operator:
@@ -67,8 +67,8 @@ class World:
         operator = Operator(
             f"operator-{self._started}",
             api=self.api,
-            database=self.database,
-            weather=self.weather,
+            ledger=self.ledger,
+            faults=self.faults,
             guarantees=self.guarantees,
             leases=self.leases,
             limit=self.guarantees.limit,
@@ -86,41 +86,46 @@ class World:
         if operator in self.operators:
             await asyncio.sleep(seconds)
             if operator in self.operators:
-                self.bury(operator)
+                self.remove(operator)
                 self.start_operator()
 
-    def bury(self, operator: Operator) -> None:
+    def remove(self, operator: Operator) -> None:
         operator.kill()
         self.operators.remove(operator)
-        self.buried.append(operator)
+        self.removed.append(operator)
 
-    def apply(self, name: str, entry: Entry) -> None:
+    def apply(self, name: str, workload: Workload) -> None:
         """What `kubectl apply` does with a new object."""
-        if (entry.kind, NAMESPACE, name) in self.api.objects:
+        if (workload.kind, NAMESPACE, name) in self.api.objects:
             return
-        body = {"apiVersion": API_VERSION, "kind": entry.kind, "metadata": {"name": name}, "spec": entry.spec}
-        made = self.api.create(entry.kind, NAMESPACE, body)
-        self.applied.append(Applied(name, made["metadata"]["uid"], entry))
+        body = {
+            "apiVersion": API_VERSION,
+            "kind": workload.kind,
+            "metadata": {"name": name},
+            "spec": workload.spec,
+        }
+        made = self.api.create(workload.kind, NAMESPACE, body)
+        self.applied.append(Applied(name, made["metadata"]["uid"], workload))
 
-    def _agent(self, pod: Object, fate: Fate) -> Agent:
-        client = Client(self.gateways, self.database, self.weather, pod)
-        return Agent(pod, fate, client, self.weather, self._work)
+    def _agent(self, pod: Object, truth: PodTruth) -> Agent:
+        client = Client(self.gateways, self.ledger, self.faults, pod)
+        return Agent(pod, truth, client, self.faults, self._work)
 
     # --- after the storm
 
-    def calm(self) -> None:
+    def quiesce(self) -> None:
         """From now on nothing goes wrong any more, and what was away comes back."""
-        weather = self.weather
-        weather.calm = True
-        weather.storms = dict.fromkeys(weather.storms, 0)
+        faults = self.faults
+        faults.quiesced = True
+        faults.error_bursts = dict.fromkeys(faults.error_bursts, 0)
         self.api.quota_used_up = False
         self.api.catch_up()
         self.api.come_back()
-        self.database.come_back()
+        self.ledger.come_back()
         for gateway in self.gateways:
             if gateway.away:
                 gateway.restart()
-            gateway.process.go_on()
+            gateway.process.resume()
         for pod in list(self.nodes.pods.values()):
             pod.thaw()
         self.nodes.heal()
@@ -131,16 +136,16 @@ class World:
         for operator in list(self.operators):
             operator.process.fuse = None
             if operator.watch in self.api.watches:
-                operator.process.go_on()
-                operator.watch.mend()
+                operator.process.resume()
+                operator.watch.relist()
             else:
-                self.bury(operator)
+                self.remove(operator)
         if self.leases and self.operators:
             return
         # Without a Lease nobody takes over by himself: the newest is the leader, and may have been killed.
         for operator in list(self.operators):
             if not operator.alive:
-                self.bury(operator)
+                self.remove(operator)
         self.start_operator()
         self.nodes.start(self._keep_operator())
 
@@ -164,8 +169,8 @@ class World:
 
     def rests(self, run: Applied) -> bool:
         """Whether a run that is to be paused holds nothing in the cluster."""
-        mirror = self.guarantees.runs.get(run.uid)
-        still = mirror is not None and (mirror.run.phase is Phase.PAUSED or mirror.run.phase.terminal)
+        model = self.guarantees.runs.get(run.uid)
+        still = model is not None and (model.run.phase is Phase.PAUSED or model.run.phase.terminal)
         return still and not self.live_pods(run.uid)
 
     def live_pods(self, run_uid: str | None = None) -> list[Object]:
@@ -179,7 +184,7 @@ class World:
 
     def unfinished(self) -> list[str]:
         """What is still to come to its end."""
-        found = [mirror.run.name for mirror in self.guarantees.runs.values() if not mirror.run.phase.terminal]
+        found = [model.run.name for model in self.guarantees.runs.values() if not model.run.phase.terminal]
         return found + [run.name for run in self.applied if not self._shown(run)]
 
     def strays(self) -> list[str]:
@@ -200,17 +205,17 @@ class World:
             # A new operator does not look at runs that have ended: such pods go with their run.
             return True
         metadata = pod["metadata"]
-        mirror = self.guarantees.runs.get(self.nodes.run_of.get(metadata["uid"], ""))
-        if mirror is None or mirror.plan.pod_retention == "Always":
+        model = self.guarantees.runs.get(self.nodes.run_of.get(metadata["uid"], ""))
+        if model is None or model.plan.pod_retention == "Always":
             return True
         outcomes = {
-            attempt.pod_uid: attempt.outcome for attempts in mirror.attempts.values() for attempt in attempts
+            attempt.pod_uid: attempt.outcome for attempts in model.attempts.values() for attempt in attempts
         }
         succeeded = outcomes.get(metadata["uid"]) is Phase.SUCCEEDED
-        return mirror.plan.pod_retention == "OnFailure" and not succeeded
+        return model.plan.pod_retention == "OnFailure" and not succeeded
 
     def _object(self, run: Applied) -> Object | None:
-        obj = self.api.objects.get((run.entry.kind, NAMESPACE, run.name))
+        obj = self.api.objects.get((run.workload.kind, NAMESPACE, run.name))
         return obj if obj is not None and obj["metadata"]["uid"] == run.uid else None
 
     def _shown(self, run: Applied) -> bool:
@@ -218,12 +223,12 @@ class World:
         obj = self._object(run)
         if obj is None:
             return True
-        mirror = self.guarantees.runs.get(run.uid)
-        if mirror is None or (obj.get("status") or {}).get("phase") != mirror.run.phase:
+        model = self.guarantees.runs.get(run.uid)
+        if model is None or (obj.get("status") or {}).get("phase") != model.run.phase:
             return False
         if not self.leases:
             return True  # a deposed leader may write the status of a task once more, and nobody looks again
-        phases = {task.name: task.phase for task in mirror.tasks.values()}
+        phases = {task.name: task.phase for task in model.tasks.values()}
         return all(
             (task.get("status") or {}).get("phase") == phases.get(task["metadata"]["name"])
             for task in self.api.all("AgentTask")
@@ -234,11 +239,11 @@ class World:
     def check_results(self) -> None:
         """What came out of every run is what comes out of it when nothing goes wrong."""
         for run in self.applied:
-            mirror = self.guarantees.runs.get(run.uid)
-            if mirror is None:
+            model = self.guarantees.runs.get(run.uid)
+            if model is None:
                 continue
-            ended = mirror.run
-            if run.entry.outputs is None:
+            ended = model.run
+            if run.workload.outputs is None:
                 continue
             self.guarantees.demand(
                 ended.phase is Phase.SUCCEEDED or run.disturbed,
@@ -246,7 +251,7 @@ class World:
             )
             if ended.phase is Phase.SUCCEEDED:
                 outputs: Any = ended.outputs
-                if run.entry.kind == "AgentTask":
-                    (task,) = mirror.tasks.values()
+                if run.workload.kind == "AgentTask":
+                    (task,) = model.tasks.values()
                     outputs = task.output
-                self.guarantees.demand(outputs == run.entry.outputs, f"{run.name} gave {outputs}")
+                self.guarantees.demand(outputs == run.workload.outputs, f"{run.name} gave {outputs}")

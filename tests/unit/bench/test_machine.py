@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from tests.bench.machine import QUIET, rested
-from tests.simulated.clock import run
+from tests.fakes.clock import run
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
 
+from tests.fakes.clock import run as on_virtual_time
 from tests.simulated.chance import Chance, Odds
-from tests.simulated.clock import run as on_virtual_time
 from tests.simulated.cluster import SimulatedCluster
 from tests.unit.control.lives import Live
 from tests.unit.control.objects import obj

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.simulated.clock import run
+from tests.fakes.clock import run
 from tests.unit.control.objects import AUDIT, filled, obj, owner, pod, workflow
 
 from perdure.control.cluster_cache.run_key import RunKey

@@ -8,8 +8,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.fakes.clock import START, now, run
 from tests.simulated.chance import Chance, Odds
-from tests.simulated.clock import START, now, run
 from tests.simulated.cluster import SimulatedCluster
 from tests.simulated.schedules import KIND, NAMESPACE, allow_patches, edit, schedule
 

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeVar
 
 import pytest
-from tests.simulated.clock import now
-from tests.simulated.clock import run as on_virtual_time
+from tests.fakes.clock import now
+from tests.fakes.clock import run as on_virtual_time
 
 from perdure.control.leadership.fenced_kube import FencedKube
 from perdure.control.leadership.lease_elector import JITTER, Elector

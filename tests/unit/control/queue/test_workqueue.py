@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-from tests.simulated.clock import run
+from tests.fakes.clock import run
 
 from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.queue.workqueue import WorkQueue

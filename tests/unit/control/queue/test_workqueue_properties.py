@@ -5,7 +5,7 @@ from collections import Counter
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.simulated.clock import run
+from tests.fakes.clock import run
 
 from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.queue.workqueue import WorkQueue

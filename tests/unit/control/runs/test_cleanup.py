@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 import pytest
-from tests.simulated.clock import run as on_virtual_time
+from tests.fakes.clock import run as on_virtual_time
 from tests.unit.control.lives import Live
 from tests.unit.control.objects import obj, owner, pod, task, workflow
 from tests.unit.domain.clock import START, at

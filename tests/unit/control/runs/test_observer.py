@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
 import pytest
-from tests.simulated.clock import run as on_virtual_time
+from tests.fakes.clock import run as on_virtual_time
 from tests.unit.control.lives import Live
 from tests.unit.control.objects import pod, workflow
 from tests.unit.control.stage import NAMESPACE, Stage, played

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from tests.simulated.clock import now, run
+from tests.fakes.clock import now, run
 
 from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.status.status_writer import LONGEST_INTERVAL, PATCHES_OF_RUN, StatusWrite, StatusWriter

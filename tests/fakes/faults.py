@@ -26,14 +26,14 @@ PER_CALL: Final = {
     "list expires": 0.4,
 }
 #: Faults that come every now and then: how often relative to each other, in a seed that has them.
-NOW_AND_THEN: Final = {
+SUDDEN: Final = {
     "kill operator": 4.0,
     "freeze operator": 4.0,
     "second leader": 2.0,
     "api away": 1.0,
-    "api storm": 1.0,
+    "api errors": 1.0,
     "ledger away": 1.0,
-    "ledger storm": 1.0,
+    "ledger errors": 1.0,
     "gateway away": 1.0,
     "kill gateway": 1.0,
     "freeze gateway": 1.0,
@@ -64,28 +64,28 @@ TRAITS: Final = {
 }
 
 
-class Weather:
+class Faults:
     """Everything random in a world comes from here. Nothing goes wrong while it is `calm`."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.calm = False
+        self.quiesced = False
         #: While above 0, most calls to these fail.
-        self.storms: dict[str, int] = {"api": 0, "ledger": 0, "gateway": 0}
+        self.error_bursts: dict[str, int] = {"api": 0, "ledger": 0, "gateway": 0}
         draw = self.random.random
         #: How bad everything is in this seed.
         force = 0.2 + 0.8 * draw()
         self._odds = {
             name: most * force * draw() if draw() < 0.6 else 0.0 for name, most in (PER_CALL | TRAITS).items()
         }
-        self.sudden = {name: weight for name, weight in NOW_AND_THEN.items() if draw() < 0.5}
+        self.sudden = {name: weight for name, weight in SUDDEN.items() if draw() < 0.5}
         #: Seconds between sudden faults, on average.
         self.pace = self.between(2.0, 20.0)
 
     def happens(self, name: str) -> bool:
         """Whether a fault or a trait is met now."""
         odds = self._odds[name]
-        return odds > 0.0 and not self.calm and self.random.random() < odds
+        return odds > 0.0 and not self.quiesced and self.random.random() < odds
 
     def chance(self, probability: float) -> bool:
         return self.random.random() < probability

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 from perdure.domain.records import LedgerError, LedgerUnavailable
 from perdure.kube.errors import ApiError
-from tests.simulated.storm.weather import Weather
+from tests.fakes.faults import Faults
 
 Result = TypeVar("Result")
 
@@ -27,9 +27,9 @@ PATIENCE = 10.0
 class Server:
     """What answers calls: it may be away, and then refuses connections, or hang, and then says nothing."""
 
-    def __init__(self, name: str, weather: Weather, unreachable: Callable[[str], Exception]) -> None:
+    def __init__(self, name: str, faults: Faults, unreachable: Callable[[str], Exception]) -> None:
         self.name = name
-        self.weather = weather
+        self.faults = faults
         self.away = False
         self.hangs = False
         self._unreachable = unreachable
@@ -52,23 +52,23 @@ class Server:
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[tuple[Exception | None, Result | None]] = loop.create_future()
-        weather = self.weather
-        delay, lost = weather.between(0.0005, 0.008), False
-        if not weather.calm:
+        faults = self.faults
+        delay, lost = faults.between(0.0005, 0.008), False
+        if not faults.quiesced:
             if self.hangs:
                 delay, lost = PATIENCE, True
-            elif (weather.storms[self.name] and weather.chance(0.5)) or weather.happens("refused"):
+            elif (faults.error_bursts[self.name] and faults.chance(0.5)) or faults.happens("refused"):
                 return await self._refuse(delay)
-            elif may_be_late and weather.happens("late"):
+            elif may_be_late and faults.happens("late"):
                 # It is still on its way when its sender has long given it up.
-                late = weather.between(0.05, 8.0)
+                late = faults.between(0.05, 8.0)
                 loop.call_later(delay + late, self._carry_out, effect, None, False, context=OUTSIDE)
                 return await self._refuse(delay)
-            elif weather.happens("answer lost"):
+            elif faults.happens("answer lost"):
                 lost = True
-            elif weather.happens("slow"):
+            elif faults.happens("slow"):
                 # Less than a leader keeps to spare before its Lease may be another's.
-                delay = weather.between(0.1, 3.5)
+                delay = faults.between(0.1, 3.5)
         loop.call_later(delay, self._carry_out, effect, answer, lost, context=OUTSIDE)
         error, result = await answer
         if error is not None:
@@ -96,7 +96,7 @@ class Server:
         if lost:
             outcome = self._unreachable("the answer was lost"), None
         if answer is not None:
-            delay = self.weather.between(0.0005, 0.008)
+            delay = self.faults.between(0.0005, 0.008)
             asyncio.get_running_loop().call_later(delay, _answer, answer, outcome, context=OUTSIDE)
 
 

@@ -8,17 +8,17 @@ from functools import partial
 from typing import Any, Final
 
 from perdure.domain.names import LABEL_ATTEMPT, LABEL_TASK
-from tests.simulated.clock import now
-from tests.simulated.storm.agents import Agent
-from tests.simulated.storm.apiserver import NAMESPACE, ApiServer, Object
-from tests.simulated.storm.guarantees import Guarantees
-from tests.simulated.storm.mirror import Fate
-from tests.simulated.storm.weather import Weather
-from tests.simulated.storm.wire import OUTSIDE
+from tests.fakes.agents import Agent
+from tests.fakes.apiserver import NAMESPACE, ApiServer, Object
+from tests.fakes.clock import now
+from tests.fakes.faults import Faults
+from tests.fakes.guarantees import Guarantees
+from tests.fakes.model import PodTruth
+from tests.fakes.network import OUTSIDE
 
 #: Seconds between a node's silence and the eviction of its pods, and until its objects are taken away.
 SILENCE: Final = (5.0, 40.0)
-BURIAL: Final = (30.0, 120.0)
+FORCED_DELETION: Final = (30.0, 120.0)
 KILLED: Final = 137
 
 
@@ -35,11 +35,11 @@ class Node:
 class Pod:
     """One pod on its node, from its binding to its end."""
 
-    def __init__(self, obj: Object, node: Node, agent: Agent, fate: Fate) -> None:
+    def __init__(self, obj: Object, node: Node, agent: Agent, truth: PodTruth) -> None:
         self.obj = obj
         self.node = node
         self.agent = agent
-        self.fate = fate
+        self.truth = truth
         self.started = False
         #: Nothing of it will ever run again, whether anybody has been told or not.
         self.dead = False
@@ -47,12 +47,12 @@ class Pod:
 
     def start(self) -> None:
         self.started = True
-        self.fate.started_at = now()
+        self.truth.started_at = now()
         self.agent.start(self._exited)
 
     def _exited(self, code: int, message: str) -> None:
         if not self.ended.done():
-            self.fate.code = code
+            self.truth.code = code
             self.ended.set_result((code, message, "Completed" if code == 0 else "Error"))
 
     def kill(self, code: int = KILLED, reason: str = "Error") -> None:
@@ -65,13 +65,13 @@ class Pod:
         """The agent is killed by nobody who would count as outside."""
         self.die()
         if not self.ended.done():
-            self.fate.code = KILLED
+            self.truth.code = KILLED
             self.ended.set_result((KILLED, "", reason))
 
     def thaw(self) -> None:
         """SIGCONT, for an agent that is not dead."""
         if not self.dead:
-            self.agent.process.go_on()
+            self.agent.process.resume()
 
     def die(self) -> None:
         """End at once, with nobody there to see it."""
@@ -92,12 +92,12 @@ class Nodes:
     def __init__(
         self,
         api: ApiServer,
-        weather: Weather,
+        faults: Faults,
         guarantees: Guarantees,
-        agent: Callable[[Object, Fate], Agent],
+        agent: Callable[[Object, PodTruth], Agent],
     ) -> None:
         self._api = api
-        self._weather = weather
+        self._faults = faults
         self._guarantees = guarantees
         self._agent = agent
         self._nodes = [Node(f"node-{number}") for number in range(3)]
@@ -159,14 +159,14 @@ class Nodes:
 
     def _taken(self, obj: Object) -> None:
         """Nobody can see any more how the pod ended, even if it did so by itself."""
-        fate = self._guarantees.fates.get(obj["metadata"]["uid"])
-        if fate is not None:
-            fate.outside = True
+        truth = self._guarantees.truths.get(obj["metadata"]["uid"])
+        if truth is not None:
+            truth.outside = True
 
     async def _leave(self, pod: Pod) -> None:
         await self._heard(pod.node)
-        await asyncio.sleep(self._weather.between(0.001, 0.5))
-        await pod.leave(self._weather.choice([2.0, 30.0]))
+        await asyncio.sleep(self._faults.between(0.001, 0.5))
+        await pod.leave(self._faults.choice([2.0, 30.0]))
 
     async def _heard(self, node: Node) -> None:
         """Until node and API server can speak with each other."""
@@ -176,7 +176,7 @@ class Nodes:
 
     async def _run_job(self, job: Object) -> None:
         metadata, template = job["metadata"], job["spec"]["template"]
-        await asyncio.sleep(self._weather.between(0.01, 1.0))
+        await asyncio.sleep(self._faults.between(0.01, 1.0))
         await self._api.back.wait()
         if self._api.objects.get(("Job", NAMESPACE, metadata["name"])) is None:
             return
@@ -197,7 +197,7 @@ class Nodes:
 
     async def _end_job(self, name: str, uid: str, pod: Object) -> None:
         """A Job ends with its pod, and makes no other."""
-        await asyncio.sleep(self._weather.between(0.01, 1.0))
+        await asyncio.sleep(self._faults.between(0.01, 1.0))
         await self._api.back.wait()
         job = self._api.objects.get(("Job", NAMESPACE, name))
         if job is not None and job["metadata"]["uid"] == uid and "status" not in job:
@@ -210,28 +210,28 @@ class Nodes:
     def _place(self, obj: Object) -> Pod:
         metadata = obj["metadata"]
         labels = metadata["labels"]
-        fate = Fate(metadata["name"], metadata["uid"], labels[LABEL_TASK], int(labels[LABEL_ATTEMPT]))
-        self._guarantees.pod_made(fate, self.run_of[metadata["uid"]])
-        self._check_alone(fate, metadata)
-        pod = Pod(obj, self._weather.choice(self._nodes), self._agent(obj, fate), fate)
+        truth = PodTruth(metadata["name"], metadata["uid"], labels[LABEL_TASK], int(labels[LABEL_ATTEMPT]))
+        self._guarantees.pod_made(truth, self.run_of[metadata["uid"]])
+        self._check_alone(truth, metadata)
+        pod = Pod(obj, self._faults.choice(self._nodes), self._agent(obj, truth), truth)
         self.pods[metadata["uid"]] = pod
         pod.agent.on_report = partial(self._reports, pod)
         return pod
 
     def _reports(self, pod: Pod) -> None:
         """A result is on its way: somebody may delete the pod just then."""
-        if not self._api.away and self._weather.happens("deleted while reporting"):
+        if not self._api.away and self._faults.happens("deleted while reporting"):
             self.delete(pod, force=True)
 
     async def _run_pod(self, pod: Pod) -> None:
         obj, metadata = pod.obj, pod.obj["metadata"]
-        slow = self._weather.happens("slow start")
-        await asyncio.sleep(self._weather.between(20.0, 100.0) if slow else self._weather.between(0.01, 1.0))
+        slow = self._faults.happens("slow start")
+        await asyncio.sleep(self._faults.between(20.0, 100.0) if slow else self._faults.between(0.01, 1.0))
         await self._heard(pod.node)
         if not self._api.change(obj, "Pod", spec={**obj["spec"], "nodeName": pod.node.name}):
             self.pods.pop(metadata["uid"], None)
             return
-        await asyncio.sleep(self._weather.between(0.01, 0.5))
+        await asyncio.sleep(self._faults.between(0.01, 0.5))
         await self._heard(pod.node)
         if pod.ended.done() or "deletionTimestamp" in self._there(pod)["metadata"]:
             pod.kill()
@@ -240,15 +240,15 @@ class Nodes:
             running = {"running": {"startedAt": _seconds()}}
             self._show(pod, "Running", running)
         code, message, reason = await pod.ended
-        await asyncio.sleep(self._weather.between(0.01, 0.5))
+        await asyncio.sleep(self._faults.between(0.01, 0.5))
         await self._heard(pod.node)
         exited: Object = {"exitCode": code, "reason": reason, "message": message}
-        if pod.fate.started_at is not None:
-            exited["startedAt"] = pod.fate.started_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+        if pod.truth.started_at is not None:
+            exited["startedAt"] = pod.truth.started_at.strftime("%Y-%m-%dT%H:%M:%SZ")
         self._show(pod, "Succeeded" if code == 0 else "Failed", {"terminated": exited})
         self.pods.pop(metadata["uid"], None)
         if "deletionTimestamp" in self._there(pod)["metadata"]:
-            await asyncio.sleep(self._weather.between(0.01, 0.5))
+            await asyncio.sleep(self._faults.between(0.01, 0.5))
             await self._heard(pod.node)
             self._api.remove("Pod", NAMESPACE, metadata["name"], uid=metadata["uid"])
         elif _job_of(obj) is not None:
@@ -267,19 +267,19 @@ class Nodes:
         status |= {"phase": phase, "containerStatuses": [{"name": "agent", "state": state}]}
         self._api.change(pod.obj, "Pod", status=status)
 
-    def _check_alone(self, fate: Fate, metadata: Object) -> None:
+    def _check_alone(self, truth: PodTruth, metadata: Object) -> None:
         owner = metadata["ownerReferences"][0]
         for other in self._api.all("Pod"):
             theirs = other["metadata"]
-            if theirs["uid"] == fate.uid or (other.get("status") or {}).get("phase") in (
+            if theirs["uid"] == truth.uid or (other.get("status") or {}).get("phase") in (
                 "Succeeded",
                 "Failed",
             ):
                 continue
             self._guarantees.demand(
                 theirs.get("ownerReferences", [{}])[0].get("uid") != owner["uid"]
-                or theirs["labels"][LABEL_ATTEMPT] != str(fate.attempt),
-                f"{fate.pod} and {theirs['name']} live at once for one attempt",
+                or theirs["labels"][LABEL_ATTEMPT] != str(truth.attempt),
+                f"{truth.pod} and {theirs['name']} live at once for one attempt",
             )
 
     # --- what goes wrong
@@ -290,7 +290,7 @@ class Nodes:
     def delete(self, pod: Pod, *, force: bool) -> None:
         """Somebody deletes a pod; with force, without waiting for its kubelet."""
         metadata = pod.obj["metadata"]
-        pod.fate.outside = True
+        pod.truth.outside = True
         if force:
             self._api.remove("Pod", NAMESPACE, metadata["name"], uid=metadata["uid"])
         else:
@@ -300,9 +300,9 @@ class Nodes:
         """The node wants for memory: its kubelet kills the pod, whose object stays."""
         if pod.ended.done():
             return
-        pod.fate.outside = True
+        pod.truth.outside = True
         self._target(pod, "TerminationByKubelet", reason="Evicted")
-        self.start(pod.leave(self._weather.choice([0.0, 5.0])))
+        self.start(pod.leave(self._faults.choice([0.0, 5.0])))
 
     def _target(self, pod: Pod, cause: str, **fields: Any) -> None:
         status = dict(self._there(pod).get("status") or {})
@@ -313,32 +313,32 @@ class Nodes:
         """A node falls silent. Its pods may run on; they are deleted after a while, and it may come back."""
         nodes = [node for node in self._nodes if node.reachable.is_set()]
         if len(nodes) > 1:
-            self.start(self._lose(self._weather.choice(nodes), crashed=self._weather.chance(0.5)))
+            self.start(self._lose(self._faults.choice(nodes), crashed=self._faults.chance(0.5)))
 
     async def _lose(self, node: Node, *, crashed: bool) -> None:
-        weather = self._weather
+        faults = self._faults
         node.reachable.clear()
         node.crashed = crashed
         if crashed:
             for pod in self._on(node):
-                pod.fate.outside = True
+                pod.truth.outside = True
                 pod.die()
-        await asyncio.sleep(weather.between(*SILENCE))
+        await asyncio.sleep(faults.between(*SILENCE))
         await self._api.back.wait()
         for pod in self._on(node):
-            pod.fate.outside = True
+            pod.truth.outside = True
             self._target(pod, "DeletionByTaintManager")
             metadata = pod.obj["metadata"]
             self._api.delete("Pod", NAMESPACE, metadata["name"], metadata["uid"])
-        if weather.chance(0.5):
-            await asyncio.sleep(weather.between(*BURIAL))
+        if faults.chance(0.5):
+            await asyncio.sleep(faults.between(*FORCED_DELETION))
             await self._api.back.wait()
             for pod in self._on(node):
                 metadata = pod.obj["metadata"]
                 self._api.remove("Pod", NAMESPACE, metadata["name"], uid=metadata["uid"])
-        await asyncio.sleep(weather.between(1.0, 60.0))
+        await asyncio.sleep(faults.between(1.0, 60.0))
         for pod in self._on(node) if crashed else ():
-            pod.fate.outside = True
+            pod.truth.outside = True
             pod.kill(KILLED, "ContainerStatusUnknown")
         node.crashed = False
         node.reachable.set()

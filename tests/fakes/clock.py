@@ -33,9 +33,9 @@ class Process:
         self.backlog: list[asyncio.Handle] = []
         self.context = contextvars.Context()
         self.context.run(_process.set, self)
-        #: Instructions until `burnt` is called, an instruction being all between two awaits; None for never.
+        #: Event-loop callbacks until `on_fuse` is called; None for never.
         self.fuse: int | None = None
-        self.burnt: Callable[[], None] = self.stop
+        self.on_fuse: Callable[[], None] = self.stop
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         self._loop = loop
@@ -49,7 +49,7 @@ class Process:
         """SIGSTOP; and SIGKILL, if it never goes on."""
         self.running = False
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """SIGCONT."""
         if not self.running:
             self.running = True
@@ -80,7 +80,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Let all that was frozen or killed run on, so that it can be cancelled."""
         for process in self._processes:
             process.fuse = None
-            process.go_on()
+            process.resume()
 
     def time(self) -> float:
         return self._seconds
@@ -110,7 +110,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
                     process.fuse -= 1
                     if process.fuse < 0:
                         process.fuse = None
-                        process.burnt()
+                        process.on_fuse()
                 if not process.running:
                     process.backlog.append(handle)
                     continue

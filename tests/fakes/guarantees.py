@@ -1,6 +1,6 @@
 """The guarantees, checked at every single change of the ledger and of the cluster.
 
-What is checked against is a mirror of its own: it is filled by what was written, and knows besides, as no
+What is checked against is a model of its own: it is filled by what was written, and knows besides, as no
 part of the real system does, what really became of every pod. It trusts neither the ledger's fences nor the
 operator's judgement, so that breaking either of them shows.
 """
@@ -23,7 +23,7 @@ from perdure.domain.records import (
     TaskKey,
     TaskRecord,
 )
-from tests.simulated.storm.mirror import Fate, Mirror, summary
+from tests.fakes.model import PodTruth, RunModel, summary
 
 #: Ends of attempts that are told by an exit code, by a report, or by the clock.
 _BY_EXIT: Final = {Reason.EXIT_CODE, Reason.OOM_KILLED, Reason.NO_RESULT}
@@ -35,25 +35,25 @@ _DISRUPTIONS: Final = {Reason.DISRUPTED, Reason.INTERRUPTED, Reason.SUPERSEDED}
 class Guarantees:
     """Notes the first guarantee that is broken."""
 
-    def __init__(self, clock: Callable[[], datetime], tell: Callable[[str], None] | None = None) -> None:
+    def __init__(self, clock: Callable[[], datetime], trace: Callable[[str], None] | None = None) -> None:
         self._clock = clock
-        self._tell = tell
+        self._trace = trace
         self.violation: str | None = None
-        self.runs: dict[str, Mirror] = {}
+        self.runs: dict[str, RunModel] = {}
         self.epoch = 0
         #: Attempts of agents that may be open at once.
         self.limit: int | None = None
         self._open_agents = 0
         #: What became of pods, by uid, and by task and attempt.
-        self.fates: dict[str, Fate] = {}
-        self._fates_of: dict[tuple[str, int], list[Fate]] = defaultdict(list)
+        self.truths: dict[str, PodTruth] = {}
+        self._truths_of: dict[tuple[str, int], list[PodTruth]] = defaultdict(list)
         #: How often something was written, for people to see how much a seed tries.
         self.counts: Counter[str] = Counter()
 
     def note(self, text: str) -> None:
         """Something happened that whoever looks for a cause wants to know of."""
-        if self._tell is not None:
-            self._tell(f"{self._clock().strftime('%H:%M:%S.%f')} {text}")
+        if self._trace is not None:
+            self._trace(f"{self._clock().strftime('%H:%M:%S.%f')} {text}")
 
     def broken(self, text: str) -> None:
         """A guarantee does not hold."""
@@ -67,22 +67,22 @@ class Guarantees:
 
     # --- pods
 
-    def pod_made(self, fate: Fate, run_uid: str) -> None:
+    def pod_made(self, truth: PodTruth, run_uid: str) -> None:
         """A pod came to be that somebody made for an attempt."""
         self.counts["pods"] += 1
-        self.fates[fate.uid] = fate
-        self._fates_of[fate.task, fate.attempt].append(fate)
-        mirror = self.runs.get(run_uid)
-        known = mirror is not None and any(
-            attempt.number == fate.attempt
-            for key, task in mirror.tasks.items()
-            if task.name == fate.task
-            for attempt in mirror.attempts.get(key, ())
+        self.truths[truth.uid] = truth
+        self._truths_of[truth.task, truth.attempt].append(truth)
+        model = self.runs.get(run_uid)
+        known = model is not None and any(
+            attempt.number == truth.attempt
+            for key, task in model.tasks.items()
+            if task.name == truth.task
+            for attempt in model.attempts.get(key, ())
         )
-        self.demand(known, f"pod {fate.pod} was made for an attempt that the ledger does not have")
+        self.demand(known, f"pod {truth.pod} was made for an attempt that the ledger does not have")
 
-    def _fates(self, task: str, attempt: int) -> list[Fate]:
-        return self._fates_of.get((task, attempt), [])
+    def _truths(self, task: str, attempt: int) -> list[PodTruth]:
+        return self._truths_of.get((task, attempt), [])
 
     # --- what the operator writes
 
@@ -94,16 +94,16 @@ class Guarantees:
         """The ledger has taken a decision."""
         self.counts["commits"] += 1
         after, uid = commit.run, commit.run.uid
-        if self._tell is not None:
+        if self._trace is not None:
             self.note(f"commit by {epoch}: {summary(commit)}")
         self.demand(
             epoch == self.epoch, f"a deposed leader (epoch {epoch} of {self.epoch}) changed {after.name}"
         )
-        mirror = self.runs.get(uid)
-        if mirror is None:
+        model = self.runs.get(uid)
+        if model is None:
             self.demand(after.version == 0, f"run {after.name} was made at version {after.version}")
-            mirror = self.runs[uid] = Mirror.of(after)
-        before = mirror.run
+            model = self.runs[uid] = RunModel.of(after)
+        before = model.run
         if after.version or before is not after:
             self.demand(
                 after.version == before.version,
@@ -112,20 +112,20 @@ class Guarantees:
             self.demand(not before.phase.terminal, f"{after.name} changed after it had ended")
             self._check_transition(after.name, before.phase, after.phase)
         paused = after.phase is Phase.PAUSED
-        closed = self._check_attempts(mirror, commit, paused=paused)
-        self._check_tasks(mirror, commit, closed)
+        closed = self._check_attempts(model, commit, paused=paused)
+        self._check_tasks(model, commit, closed)
         if before.phase is Phase.PAUSED and not paused:
-            self._check_timers(mirror, commit)
+            self._check_timers(model, commit)
         for task in commit.tasks:
-            mirror.tasks[task.key] = task
-        mirror.run = replace(after, version=before.version + 1)
+            model.tasks[task.key] = task
+        model.run = replace(after, version=before.version + 1)
         if after.phase.terminal:
-            self._check_end(mirror)
+            self._check_end(model)
         self.demand(
             self.limit is None or self._open_agents <= self.limit,
             f"{self._open_agents} attempts are open, and {self.limit} may be",
         )
-        self._check_parallelism(mirror)
+        self._check_parallelism(model)
         self._check_said(commit, closed, before)
 
     def _check_transition(self, what: str, before: Phase, after: Phase) -> None:
@@ -135,18 +135,16 @@ class Guarantees:
             self.broken(f"{what}: {error}")
 
     def _check_attempts(
-        self, mirror: Mirror, commit: Commit, *, paused: bool
+        self, model: RunModel, commit: Commit, *, paused: bool
     ) -> dict[TaskKey, AttemptRecord]:
         """Look at the attempts of a commit in their order; returns those that it closes."""
         closed: dict[TaskKey, AttemptRecord] = {}
         for attempt in commit.attempts:
             key, name = attempt.key, attempt.pod_name
-            attempts = mirror.attempts.setdefault(key, [])
-            is_agent = mirror.plan.steps[key.step].kind == "agent"
+            attempts = model.attempts.setdefault(key, [])
+            is_agent = model.plan.steps[key.step].kind == "agent"
             if attempt.number == len(attempts) + 1:
-                self.demand(
-                    mirror.open(key) is None, f"{name} was opened before the one before it was closed"
-                )
+                self.demand(model.open(key) is None, f"{name} was opened before the one before it was closed")
                 self.demand(not paused, f"{name} was opened in a paused run")
                 attempts.append(attempt)
                 self._open_agents += is_agent
@@ -165,14 +163,14 @@ class Guarantees:
                 closed[key] = attempt
         return closed
 
-    def _check_tasks(self, mirror: Mirror, commit: Commit, closed: Mapping[TaskKey, AttemptRecord]) -> None:
+    def _check_tasks(self, model: RunModel, commit: Commit, closed: Mapping[TaskKey, AttemptRecord]) -> None:
         for task in commit.tasks:
-            before = mirror.tasks.get(task.key)
+            before = model.tasks.get(task.key)
             attempt = closed.get(task.key)
             if before is not None:
                 self.demand(not before.phase.terminal, f"{task.name} changed after it had ended")
                 self._check_transition(task.name, before.phase, task.phase)
-            if mirror.plan.steps[task.key.step].kind != "agent" or task.reason is Reason.CACHED:
+            if model.plan.steps[task.key.step].kind != "agent" or task.reason is Reason.CACHED:
                 continue
             retries = task.retries - (0 if before is None else before.retries)
             disruptions = task.disruptions - (0 if before is None else before.disruptions)
@@ -182,16 +180,16 @@ class Guarantees:
                 disruptions == 0 or reason in _DISRUPTIONS, f"{task.name}: {reason} counted as a disruption"
             )
             if attempt is not None:
-                self._check_outcome(mirror, task, attempt)
+                self._check_outcome(model, task, attempt)
             if task.phase is Phase.SUCCEEDED:
                 self.demand(attempt is not None, f"{task.name} succeeded without an attempt")
             if task.phase is Phase.FAILED and task.reason is not Reason.DISRUPTION_LIMIT:
                 self.demand(reason not in _DISRUPTIONS, f"{task.name} failed for {reason}")
 
-    def _check_outcome(self, mirror: Mirror, task: TaskRecord, attempt: AttemptRecord) -> None:
+    def _check_outcome(self, model: RunModel, task: TaskRecord, attempt: AttemptRecord) -> None:
         """Compare how an attempt is said to have ended with what really happened."""
         name, reason = attempt.pod_name, attempt.reason
-        report = mirror.reports.get((task.key, attempt.number))
+        report = model.reports.get((task.key, attempt.number))
         if report is not None and reason is not Reason.DELETED:
             expected = Phase.SUCCEEDED if report.outcome == "Succeeded" else Phase.FAILED
             because = None if report.outcome == "Succeeded" else Reason.AGENT_FAILURE
@@ -199,8 +197,8 @@ class Guarantees:
                 attempt.outcome is expected and reason is because,
                 f"{name} reported {report.outcome}, and ended for {reason}",
             )
-        fates = self._fates(task.name, attempt.number)
-        codes = {fate.code for fate in fates}
+        truths = self._truths(task.name, attempt.number)
+        codes = {truth.code for truth in truths}
         if attempt.outcome is Phase.SUCCEEDED:
             self.demand(report is not None or 0 in codes, f"{name} succeeded without a result")
         elif reason in _BY_EXIT:
@@ -210,7 +208,7 @@ class Guarantees:
         elif reason is Reason.DISRUPTED:
             # A Job may be deleted before it has a pod.
             self.demand(
-                not fates or any(fate.outside for fate in fates),
+                not truths or any(truth.outside for truth in truths),
                 f"{name} was not disrupted: its pod ended with {codes}",
             )
         elif reason is Reason.INTERRUPTED:
@@ -218,20 +216,20 @@ class Guarantees:
         elif reason is Reason.SUPERSEDED:
             self.demand(76 in codes, f"{name} did not take itself for superseded: {codes}")
         elif reason in _BY_CLOCK:
-            self._check_clock(mirror, task, attempt, fates)
+            self._check_clock(model, task, attempt, truths)
 
     def _check_clock(
-        self, mirror: Mirror, task: TaskRecord, attempt: AttemptRecord, fates: list[Fate]
+        self, model: RunModel, task: TaskRecord, attempt: AttemptRecord, truths: list[PodTruth]
     ) -> None:
-        step = mirror.plan.steps[task.key.step]
-        started = min((fate.started_at for fate in fates if fate.started_at is not None), default=None)
+        step = model.plan.steps[task.key.step]
+        started = min((truth.started_at for truth in truths if truth.started_at is not None), default=None)
         since: datetime | None
         if attempt.reason is Reason.PENDING_TIMEOUT:
             since, limit = attempt.created_at, step.pending_timeout
         elif attempt.reason is Reason.TIMEOUT:
             since, limit = started, step.timeout
         else:
-            sign = mirror.signs.get((task.key, attempt.number))
+            sign = model.signs.get((task.key, attempt.number))
             since = max((at for at in (started, sign) if at is not None), default=None)
             limit = step.idle_timeout
         if since is None or limit is None:
@@ -244,9 +242,9 @@ class Guarantees:
                 f"{attempt.pod_name} ended for {attempt.reason} {self._clock() - since} after {since}",
             )
 
-    def _check_timers(self, mirror: Mirror, commit: Commit) -> None:
+    def _check_timers(self, model: RunModel, commit: Commit) -> None:
         """A pause is over: every timer has as much left as it had."""
-        before, after = mirror.run, commit.run
+        before, after = model.run, commit.run
         if before.paused_at is None or after.paused_at is not None:
             self.broken(f"{after.name}: paused since {before.paused_at}, then {after.paused_at}")
             return
@@ -262,7 +260,7 @@ class Guarantees:
                 after.deadline_at == before.deadline_at + lost, f"{after.name}: its deadline moved wrongly"
             )
         for task in commit.tasks:
-            known = mirror.tasks.get(task.key)
+            known = model.tasks.get(task.key)
             if known is None or known.retry_at is None or known.phase is not Phase.PAUSED:
                 continue
             goes_on = task.retry_at == known.retry_at + lost or known.retry_at + lost <= moment
@@ -271,20 +269,20 @@ class Guarantees:
                 f"{task.name}: its time was {known.retry_at}, is {task.retry_at}, and {lost} were lost",
             )
 
-    def _check_end(self, mirror: Mirror) -> None:
-        name = mirror.run.name
-        for key, task in mirror.tasks.items():
+    def _check_end(self, model: RunModel) -> None:
+        name = model.run.name
+        for key, task in model.tasks.items():
             self.demand(task.phase.terminal, f"{name} ended before its task {task.name}")
-            self.demand(mirror.open(key) is None, f"{name} ended with an open attempt of {task.name}")
+            self.demand(model.open(key) is None, f"{name} ended with an open attempt of {task.name}")
 
-    def _check_parallelism(self, mirror: Mirror) -> None:
-        plan = mirror.plan
+    def _check_parallelism(self, model: RunModel) -> None:
+        plan = model.plan
         if plan.parallelism is None:
             return
         number = sum(
-            mirror.open(key) is not None for key in mirror.attempts if not plan.steps[key.step].is_finally
+            model.open(key) is not None for key in model.attempts if not plan.steps[key.step].is_finally
         )
-        self.demand(number <= plan.parallelism, f"{mirror.run.name}: {number} tasks run at once")
+        self.demand(number <= plan.parallelism, f"{model.run.name}: {number} tasks run at once")
 
     def _check_said(self, commit: Commit, closed: Mapping[TaskKey, AttemptRecord], before: RunRecord) -> None:
         """Every change has its event in the same commit."""
@@ -308,15 +306,15 @@ class Guarantees:
         self, run_uid: str, key: TaskKey, number: int, pod_uid: str, *, owner: str | None
     ) -> None:
         """The ledger lets a pod in, or a child. `owner` is the run that made it, as the cluster has it."""
-        mirror = self.runs[run_uid]
+        model = self.runs[run_uid]
         self.note(f"pod {pod_uid} is let in as attempt {number} of {key}")
-        self.demand(owner == run_uid, f"pod {pod_uid} was let in for {mirror.run.name}, and is of {owner}")
-        attempts = mirror.attempts[key]
+        self.demand(owner == run_uid, f"pod {pod_uid} was let in for {model.run.name}, and is of {owner}")
+        attempts = model.attempts[key]
         attempts[number - 1] = replace(attempts[number - 1], pod_uid=pod_uid)
 
     def history_forgotten(self, uid: str) -> None:
-        mirror = self.runs[uid]
-        self.demand(mirror.run.phase.terminal, f"{mirror.run.name} was forgotten while it was live")
+        model = self.runs[uid]
+        self.demand(model.run.phase.terminal, f"{model.run.name} was forgotten while it was live")
 
     # --- events
 
@@ -327,34 +325,34 @@ class Guarantees:
             self.demand(id in unread, f"{uid}: signal {id} was not sent, or is consumed twice")
 
     def event_written(self, uid: str, sequence: int) -> None:
-        mirror = self.runs.get(uid)
-        if mirror is None:
+        model = self.runs.get(uid)
+        if model is None:
             self.broken(f"an event of the unknown run {uid} was written")
             return
         self.counts["events"] += 1
         self.demand(
-            sequence == mirror.sequence + 1, f"{mirror.run.name}: event {sequence} after {mirror.sequence}"
+            sequence == model.sequence + 1, f"{model.run.name}: event {sequence} after {model.sequence}"
         )
-        mirror.sequence = sequence
+        model.sequence = sequence
 
     def sequence_given(self, uid: str, sequence: int) -> None:
         """The ledger counts so many events of a run."""
-        mirror = self.runs[uid]
+        model = self.runs[uid]
         self.demand(
-            sequence == mirror.sequence,
-            f"{mirror.run.name}: {sequence} events are counted, and {mirror.sequence} are there",
+            sequence == model.sequence,
+            f"{model.run.name}: {sequence} events are counted, and {model.sequence} are there",
         )
 
     def event_published(self, uid: str, sequence: int) -> None:
-        mirror = self.runs.get(uid)
-        if mirror is None or sequence > mirror.sequence:
+        model = self.runs.get(uid)
+        if model is None or sequence > model.sequence:
             self.broken(f"event {sequence} of run {uid} was published before it was committed")
             return
         self.demand(
-            sequence <= mirror.published + 1,
-            f"{mirror.run.name}: event {sequence} was published after {mirror.published}",
+            sequence <= model.published + 1,
+            f"{model.run.name}: event {sequence} was published after {model.published}",
         )
-        mirror.published = max(mirror.published, sequence)
+        model.published = max(model.published, sequence)
 
     # --- what agents write
 
@@ -363,43 +361,44 @@ class Guarantees:
     ) -> None:
         """The ledger has taken something from the agent in a pod, which came to a gateway `at` a time."""
         self.counts[what] += 1
-        mirror = self.runs[uid]
+        model = self.runs[uid]
         self.note(f"{what} of {key} attempt {number} by {pod_uid}")
-        attempt = mirror.open(key)
+        attempt = model.open(key)
         self.demand(
-            attempt is not None and attempt.number == number and not mirror.run.phase.terminal,
-            f"{mirror.run.name}: attempt {number} of {key} was superseded, and wrote a {what}",
+            attempt is not None and attempt.number == number and not model.run.phase.terminal,
+            f"{model.run.name}: attempt {number} of {key} was superseded, and wrote a {what}",
         )
-        fate = self.fates.get(pod_uid)
+        truth = self.truths.get(pod_uid)
         self.demand(
-            fate is not None and fate.attempt == number, f"pod {pod_uid} wrote a {what} for attempt {number}"
+            truth is not None and truth.attempt == number,
+            f"pod {pod_uid} wrote a {what} for attempt {number}",
         )
-        mirror.signs[key, number] = max(at, mirror.signs.get((key, number), at))
+        model.signs[key, number] = max(at, model.signs.get((key, number), at))
 
     def commits_fenced(self, uid: str) -> None:
         """A leader does not know what became of its commit."""
-        mirror = self.runs[uid]
-        mirror.run = replace(mirror.run, version=mirror.run.version + 1)
+        model = self.runs[uid]
+        model.run = replace(model.run, version=model.run.version + 1)
 
     def reported(self, uid: str, key: TaskKey, number: int, report: Report) -> None:
-        mirror = self.runs[uid]
-        self.demand((key, number) not in mirror.reports, f"attempt {number} of {key} reported twice")
-        mirror.reports[key, number] = report
-        mirror.run = replace(mirror.run, version=mirror.run.version + 1)
+        model = self.runs[uid]
+        self.demand((key, number) not in model.reports, f"attempt {number} of {key} reported twice")
+        model.reports[key, number] = report
+        model.run = replace(model.run, version=model.run.version + 1)
 
     def saved(self, uid: str, key: TaskKey, part: int) -> None:
         """A checkpoint is durable, up to and with this part of the work."""
-        mirror = self.runs[uid]
+        model = self.runs[uid]
         self.demand(
-            part == mirror.saved[key] + 1,
-            f"{mirror.run.name}: part {part} of {key} was done after {mirror.saved[key]} were",
+            part == model.saved[key] + 1,
+            f"{model.run.name}: part {part} of {key} was done after {model.saved[key]} were",
         )
-        mirror.saved[key] = max(mirror.saved[key], part)
+        model.saved[key] = max(model.saved[key], part)
 
     def restored(self, uid: str, key: TaskKey, part: int) -> None:
         """An attempt goes on after this part."""
-        mirror = self.runs[uid]
+        model = self.runs[uid]
         self.demand(
-            part == mirror.saved[key],
-            f"{mirror.run.name}: {key} goes on after part {part}, and {mirror.saved[key]} were saved",
+            part == model.saved[key],
+            f"{model.run.name}: {key} goes on after part {part}, and {model.saved[key]} were saved",
         )

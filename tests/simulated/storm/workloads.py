@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tests.simulated.storm.agents import output_of
+from tests.fakes.agents import output_of
 
 Spec = dict[str, Any]
 
@@ -19,7 +19,7 @@ PATIENT: Final[Spec] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Workload:
     """A run to try."""
 
     kind: str = "Workflow"
@@ -28,9 +28,9 @@ class Entry:
     outputs: Any = None
 
 
-def _workflow(steps: list[Spec], outputs: Spec, expected: Any, **fields: Any) -> Entry:
+def _workflow(steps: list[Spec], outputs: Spec, expected: Any, **fields: Any) -> Workload:
     spec = {"defaults": PATIENT, "steps": steps, "outputs": outputs, **fields}
-    return Entry(spec=spec, outputs=expected)
+    return Workload(spec=spec, outputs=expected)
 
 
 def _of(*steps: str) -> Spec:
@@ -105,9 +105,9 @@ LOOP: Final = _workflow(
     {"r": output_of("r", "1")},
     **{"finally": [{"name": "last", "agent": AGENT}]},
 )
-ALONE: Final = Entry(kind="AgentTask", spec={"agent": AGENT, **PATIENT}, outputs=output_of("", None))
+ALONE: Final = Workload(kind="AgentTask", spec={"agent": AGENT, **PATIENT}, outputs=output_of("", None))
 #: These may fail: their limits are low, or their time is short.
-STRICT: Final = Entry(
+STRICT: Final = Workload(
     spec={
         "defaults": {"retry": {"limit": 1}, "disruptions": {"limit": 1}},
         "failurePolicy": "CancelRunning",
@@ -118,7 +118,7 @@ STRICT: Final = Entry(
         "finally": [{"name": "last", "agent": {"image": "agent"}}],
     }
 )
-SHORT: Final = Entry(
+SHORT: Final = Workload(
     spec={
         "timeout": "40s",
         "defaults": PATIENT,
@@ -136,4 +136,4 @@ CACHED: Final = _workflow(
     retention={"pods": "OnFailure"},
 )
 
-ENTRIES: Final = (CHAIN, FAN, JOBS, TIMERS, TIMERS, FAMILY, LOOP, ALONE, ALONE, STRICT, SHORT, CACHED)
+WORKLOADS: Final = (CHAIN, FAN, JOBS, TIMERS, TIMERS, FAMILY, LOOP, ALONE, ALONE, STRICT, SHORT, CACHED)

@@ -17,10 +17,10 @@ import orjson
 from perdure.domain.names import LABEL_ATTEMPT, LABEL_INDEX, LABEL_STEP, LABEL_TASK
 from perdure.domain.records import Report, Superseded
 from perdure.ledger.types import Overtaken
-from tests.simulated.clock import Process, now
-from tests.simulated.storm.gateway import Client, Unavailable
-from tests.simulated.storm.mirror import Fate
-from tests.simulated.storm.weather import Weather
+from tests.fakes.clock import Process, now
+from tests.fakes.faults import Faults
+from tests.fakes.gateway import Client, Unavailable
+from tests.fakes.model import PodTruth
 
 Result = TypeVar("Result")
 
@@ -49,23 +49,23 @@ class Agent:
     """The agent in one pod."""
 
     def __init__(
-        self, pod: dict[str, Any], fate: Fate, client: Client, weather: Weather, work: tuple[float, float]
+        self, pod: dict[str, Any], truth: PodTruth, client: Client, faults: Faults, work: tuple[float, float]
     ) -> None:
         labels = pod["metadata"]["labels"]
         self.task: str = labels[LABEL_TASK]
         self.attempt = int(labels[LABEL_ATTEMPT])
         self.output = output_of(labels.get(LABEL_STEP, ""), labels.get(LABEL_INDEX))
         self.process = Process(f"agent {pod['metadata']['name']}")
-        self.fate = fate
+        self.truth = truth
         self._client = client
         #: Told when a result is on its way.
         self.on_report: Callable[[], None] = lambda: None
-        self._weather = weather
+        self._faults = faults
         self._work = work
         #: Knows no gateway: it starts afresh each time, and its end is told by its exit.
-        self.plain = weather.chance(0.3)
+        self.plain = faults.chance(0.3)
         #: Has no ear for SIGTERM.
-        self.deaf = weather.happens("agent deaf")
+        self.deaf = faults.happens("agent deaf")
         #: Parts that are done; None until it is known where to go on.
         self._done: int | None = None
         self._order = 0
@@ -106,46 +106,46 @@ class Agent:
     async def _work_alone(self) -> tuple[int, str]:
         for _ in range(self.output["parts"]):
             await self._part()
-            code = self._ill_fate()
+            code = self._failure()
             if code is not None:
                 return await code
-        self.fate.worked = True
+        self.truth.worked = True
         return DONE, orjson.dumps(self.output).decode()
 
     async def _work_on(self) -> tuple[int, str]:
         done = self._done = await self._patiently(self._client.restore)
         while done < self.output["parts"]:
-            if self._weather.chance(0.25):
+            if self._faults.chance(0.25):
                 await self._save(None, "nobody goes on from this")
             await self._part()
-            code = self._ill_fate()
+            code = self._failure()
             if code is not None:
                 return await code
             done += 1
             await self._save(done, "part")
             self._done = done
-        self.fate.worked = True
+        self.truth.worked = True
         return await self._report(Report(outcome="Succeeded", output=self.output, at=now()))
 
     async def _part(self) -> None:
-        await asyncio.sleep(self._weather.between(*self._work))
+        await asyncio.sleep(self._faults.between(*self._work))
 
-    def _ill_fate(self) -> Awaitable[tuple[int, str]] | None:
-        weather = self._weather
-        if weather.happens("agent fails"):
-            return _exits(weather.choice([FAILED, 2, 137]), "bad luck")
-        if weather.happens("agent interrupts"):
-            return _exits(weather.choice([INTERRUPTED, INTERRUPTED, SUPERSEDED]), "")
-        if weather.happens("agent reports failure") and not self.plain:
+    def _failure(self) -> Awaitable[tuple[int, str]] | None:
+        faults = self._faults
+        if faults.happens("agent fails"):
+            return _exits(faults.choice([FAILED, 2, 137]), "bad luck")
+        if faults.happens("agent interrupts"):
+            return _exits(faults.choice([INTERRUPTED, INTERRUPTED, SUPERSEDED]), "")
+        if faults.happens("agent reports failure") and not self.plain:
             return self._report(Report(outcome="Failed", message="no luck", at=now()))
-        if weather.happens("agent ends early"):
+        if faults.happens("agent ends early"):
             return _exits(DONE, "")
-        if weather.happens("agent hangs"):
+        if faults.happens("agent hangs"):
             return self._hang()
         return None
 
     async def _hang(self) -> tuple[int, str]:
-        await asyncio.sleep(self._weather.between(10.0, 400.0))
+        await asyncio.sleep(self._faults.between(10.0, 400.0))
         return FAILED, "hung"
 
     async def _interrupted(self) -> tuple[int, str]:
@@ -153,8 +153,8 @@ class Agent:
         if self.plain or self._done is None:
             return INTERRUPTED, ""
         try:
-            if self.fate.worked or self._weather.chance(0.2):
-                self.fate.worked = True
+            if self.truth.worked or self._faults.chance(0.2):
+                self.truth.worked = True
                 return await self._report(Report(outcome="Succeeded", output=self.output, at=now()))
             if self._saving is not None:
                 await self._send(*self._saving)
@@ -173,12 +173,12 @@ class Agent:
             try:
                 await self._client.report(report)
             except Unavailable:
-                await asyncio.sleep(self._weather.between(0.5, 3.0))
+                await asyncio.sleep(self._faults.between(0.5, 3.0))
             else:
                 # It is said already, and some say nothing twice.
-                message = self._weather.choice(["", message])
+                message = self._faults.choice(["", message])
                 break
-        await asyncio.sleep(self._weather.choice([0.0, 0.0, 0.2, 1.0]))
+        await asyncio.sleep(self._faults.choice([0.0, 0.0, 0.2, 1.0]))
         return code, message
 
     async def _save(self, part: int | None, text: str) -> None:
@@ -208,7 +208,7 @@ class Agent:
             try:
                 return await call()
             except Unavailable:
-                await asyncio.sleep(self._weather.between(0.5, 3.0))
+                await asyncio.sleep(self._faults.between(0.5, 3.0))
 
 
 async def _exits(code: int, message: str) -> tuple[int, str]:

@@ -11,9 +11,9 @@ from datetime import timedelta
 from typing import Any, Final
 
 from perdure.kube.errors import ApiError
-from tests.simulated.clock import Process, now
-from tests.simulated.storm.weather import Weather
-from tests.simulated.storm.wire import OUTSIDE, Result, Server
+from tests.fakes.clock import Process, now
+from tests.fakes.faults import Faults
+from tests.fakes.network import OUTSIDE, Result, Server
 
 Object = dict[str, Any]
 Place = tuple[str, str, str]
@@ -47,20 +47,20 @@ class Watch:
         self._held: list[tuple[str, Object, bool]] = []
 
     def push(self, kind: str, obj: Object, deleted: bool) -> None:
-        weather = self._api.weather
-        if self.broken or self._api.away or weather.happens("event lost"):
+        faults = self._api.faults
+        if self.broken or self._api.away or faults.happens("event lost"):
             self.broken |= self._api.away
             return
         if self._api.lags_since is not None:
             self._held.append((kind, obj, deleted))
             return
         loop = asyncio.get_running_loop()
-        delay = weather.between(0.0005, 0.01)
-        if weather.happens("event late"):
-            delay = weather.between(0.5, 20.0)
+        delay = faults.between(0.0005, 0.01)
+        if faults.happens("event late"):
+            delay = faults.between(0.5, 20.0)
         loop.call_later(delay, self._hear, kind, obj, deleted, context=self._process.context)
-        if weather.happens("event twice"):
-            delay = weather.between(0.5, 20.0)
+        if faults.happens("event twice"):
+            delay = faults.between(0.5, 20.0)
             loop.call_later(delay, self._hear, kind, obj, deleted, context=self._process.context)
 
     def catch_up(self) -> None:
@@ -69,10 +69,10 @@ class Watch:
         for kind, obj, deleted in held:
             self.push(kind, obj, deleted)
 
-    def mend(self) -> None:
+    def relist(self) -> None:
         """Start anew with a list, which hides what was deleted meanwhile."""
         self.broken = False
-        delay = self._api.weather.between(0.001, 0.1)
+        delay = self._api.faults.between(0.001, 0.1)
         asyncio.get_running_loop().call_later(delay, self._relist, context=self._process.context)
 
     def _relist(self) -> None:
@@ -84,8 +84,8 @@ class Watch:
 class ApiServer(Server):
     """The verbs, each carried out at one moment. Raises ApiError."""
 
-    def __init__(self, weather: Weather) -> None:
-        super().__init__("api", weather, unreachable)
+    def __init__(self, faults: Faults) -> None:
+        super().__init__("api", faults, unreachable)
         self.objects: dict[Place, Object] = {}
         #: Every change: when, version, what, and what was there before.
         self._changes: list[tuple[float, Place, Object | None]] = []
@@ -98,7 +98,7 @@ class ApiServer(Server):
         #: It has just started, and forbids what it has not read the roles for: everything of ours.
         self.roles_unread = False
         #: Told in words of every change, for people.
-        self.tell: Callable[[str], None] = lambda text: None
+        self.trace: Callable[[str], None] = lambda text: None
         #: Told of what comes, of pods that are to leave, of those that are gone, and of what loses its owner.
         self.on_made: Callable[[str, Object], None] = lambda kind, obj: None
         self.on_terminating: Callable[[Object], None] = lambda obj: None
@@ -107,7 +107,7 @@ class ApiServer(Server):
 
     async def call(self, effect: Callable[[], Result], *, may_be_late: bool = True) -> Result:
         def allowed() -> Result:
-            if self.roles_unread and not self.weather.calm:
+            if self.roles_unread and not self.faults.quiesced:
                 raise ApiError(403, "Forbidden", "no role allows this")
             return effect()
 
@@ -137,7 +137,7 @@ class ApiServer(Server):
         name = body["metadata"]["name"]
         if (kind, namespace, name) in self.objects:
             raise ApiError(409, "AlreadyExists", f"{kind} {name}")
-        if kind in ("Pod", "Job") and self.quota_used_up and not self.weather.calm:
+        if kind in ("Pod", "Job") and self.quota_used_up and not self.faults.quiesced:
             raise ApiError(403, "Forbidden", "exceeded quota: pods")
         self._uids += 1
         metadata = {
@@ -205,7 +205,7 @@ class ApiServer(Server):
         if obj is None or uid not in (None, obj["metadata"]["uid"]):
             return
         del self.objects[place]
-        self.tell(f"{kind} {name} {obj['metadata']['uid'][:8]} is gone")
+        self.trace(f"{kind} {name} {obj['metadata']['uid'][:8]} is gone")
         self._version += 1
         self._note(place, obj)
         gone = {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(self._version)}}
@@ -221,8 +221,8 @@ class ApiServer(Server):
     def listed(self) -> tuple[Mapping[Place, Object], int]:
         """The objects as a list has them, and its version: as they are, or as a stale cache has them."""
         since = self.lags_since
-        if since is None and self.weather.happens("list stale"):
-            since = asyncio.get_running_loop().time() - self.weather.between(0.0, STALE)
+        if since is None and self.faults.happens("list stale"):
+            since = asyncio.get_running_loop().time() - self.faults.between(0.0, STALE)
         if since is None:
             return self.objects, self._version
         objects, version = dict(self.objects), self._version
@@ -236,7 +236,7 @@ class ApiServer(Server):
         return objects, version
 
     def lag(self) -> None:
-        """From now on lists and watches tell of the past."""
+        """From now on lists and watches trace of the past."""
         if self.lags_since is None:
             self.lags_since = asyncio.get_running_loop().time()
 
@@ -249,7 +249,7 @@ class ApiServer(Server):
         super().come_back()
         for watch in self.watches:
             if watch.broken:
-                watch.mend()
+                watch.relist()
 
     # --- underneath
 
@@ -258,7 +258,7 @@ class ApiServer(Server):
         obj["metadata"] = {**obj["metadata"], "resourceVersion": str(self._version)}
         self._note(place, self.objects.get(place))
         if place[0] != "Lease":
-            self.tell(f"{place[0]} {place[2]} {obj['metadata']['uid'][:8]}: {_summary(obj)}")
+            self.trace(f"{place[0]} {place[2]} {obj['metadata']['uid'][:8]}: {_summary(obj)}")
         self.objects[place] = obj
         for watch in self.watches:
             watch.push(place[0], obj, False)
@@ -268,9 +268,9 @@ class ApiServer(Server):
         self._changes.append((asyncio.get_running_loop().time(), place, before))
 
     def _collect_soon(self, owner_uid: str) -> None:
-        most = 60.0 if self.weather.happens("late garbage") else 1.0
+        most = 60.0 if self.faults.happens("late garbage") else 1.0
         loop = asyncio.get_running_loop()
-        loop.call_later(self.weather.between(0.01, most), self._collect, owner_uid, context=OUTSIDE)
+        loop.call_later(self.faults.between(0.01, most), self._collect, owner_uid, context=OUTSIDE)
 
     def _collect(self, owner_uid: str) -> None:
         if self.away:

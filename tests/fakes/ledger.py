@@ -34,9 +34,9 @@ from perdure.domain.records import (
     Wake,
 )
 from perdure.ledger.types import AgentSession, Overtaken, RunEnded, UnknownRun
-from tests.simulated.storm.guarantees import Guarantees
-from tests.simulated.storm.weather import Weather
-from tests.simulated.storm.wire import OUTSIDE, Server, no_connection
+from tests.fakes.faults import Faults
+from tests.fakes.guarantees import Guarantees
+from tests.fakes.network import OUTSIDE, Server, no_connection
 
 
 @dataclass(slots=True, eq=False)
@@ -76,14 +76,12 @@ class Rows:
         return int(retention.get("checkpointsPerTask", 10))
 
 
-class Database(Server):
+class FakeLedger(Server):
     """Every method is one statement."""
 
-    def __init__(
-        self, weather: Weather, guarantees: Guarantees, maker_of: Callable[[str], str | None]
-    ) -> None:
+    def __init__(self, faults: Faults, guarantees: Guarantees, maker_of: Callable[[str], str | None]) -> None:
         """`maker_of` tells the uid of the run that made an object, by the object's uid."""
-        super().__init__("ledger", weather, no_connection)
+        super().__init__("ledger", faults, no_connection)
         self._guarantees = guarantees
         self._maker_of = maker_of
         self.epoch = 0
@@ -350,8 +348,8 @@ class Database(Server):
         """Tell those who listen; lost connections lose what was said."""
         loop = asyncio.get_running_loop()
         for listener in self.listeners:
-            if not (self.away or self.weather.happens("wake lost")):
-                loop.call_later(self.weather.between(0.0005, 0.01), listener, wake, context=OUTSIDE)
+            if not (self.away or self.faults.happens("wake lost")):
+                loop.call_later(self.faults.between(0.0005, 0.01), listener, wake, context=OUTSIDE)
 
     def come_back(self) -> None:
         super().come_back()

@@ -13,10 +13,10 @@ from perdure.gateway.problems import Problem
 from perdure.gateway.sessions import Sessions
 from perdure.kube.tokens import AgentIdentity
 from perdure.ledger.types import AgentSession, Overtaken
-from tests.simulated.clock import Process, now
-from tests.simulated.storm.database import Database
-from tests.simulated.storm.weather import Weather
-from tests.simulated.storm.wire import OUTSIDE
+from tests.fakes.clock import Process, now
+from tests.fakes.faults import Faults
+from tests.fakes.ledger import FakeLedger
+from tests.fakes.network import OUTSIDE
 
 Result = TypeVar("Result")
 
@@ -33,19 +33,19 @@ class Unavailable(Exception):
 class _Sessions:
     """What `Sessions` needs of a ledger."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, ledger: FakeLedger) -> None:
+        self._ledger = ledger
 
     async def attempt_for_pod(self, namespace: str, pod_uid: str) -> AgentSession | None:
-        return await self._database.call(lambda: self._database.attempt_for_pod(namespace, pod_uid))
+        return await self._ledger.call(lambda: self._ledger.attempt_for_pod(namespace, pod_uid))
 
 
 class Gateway:
     """One gateway process. Killed, its successor takes its place."""
 
-    def __init__(self, database: Database, weather: Weather) -> None:
-        self._database = database
-        self._weather = weather
+    def __init__(self, ledger: FakeLedger, faults: Faults) -> None:
+        self._ledger = ledger
+        self._faults = faults
         self._open: dict[int, asyncio.Future[tuple[Exception | None, Any]]] = {}
         self._calls = 0
         self.away = False
@@ -54,7 +54,7 @@ class Gateway:
     def restart(self) -> None:
         """A new process, which knows nothing of the sessions of the old one."""
         self.process = Process("gateway")
-        ledger = cast(AgentLedger, _Sessions(self._database))
+        ledger = cast(AgentLedger, _Sessions(self._ledger))
         self._sessions = Sessions(ledger, cast(Verifier, None), clock=now, remembered=REMEMBERED)
         self.away = False
 
@@ -70,19 +70,19 @@ class Gateway:
         self, handle: Callable[[Sessions], Coroutine[Any, Any, Result]], identity: AgentIdentity
     ) -> Result:
         """An agent's request. Raises Superseded, Unavailable."""
-        weather, loop = self._weather, asyncio.get_running_loop()
-        await asyncio.sleep(weather.between(0.0005, 0.008))
-        if self.away or (weather.storms["gateway"] and not weather.calm and weather.chance(0.5)):
+        faults, loop = self._faults, asyncio.get_running_loop()
+        await asyncio.sleep(faults.between(0.0005, 0.008))
+        if self.away or (faults.error_bursts["gateway"] and not faults.quiesced and faults.chance(0.5)):
             raise Unavailable("connection refused")
         answer: asyncio.Future[tuple[Exception | None, Any]] = loop.create_future()
         self._calls += 1
         number = self._calls
         self._open[number] = answer
         timer = loop.call_later(PATIENCE, _give_up, answer)
-        if weather.happens("late"):
+        if faults.happens("late"):
             # Its sender gives it up while it is still on its way.
-            loop.call_later(weather.between(0.05, 8.0), self._begin, handle, identity, None, context=OUTSIDE)
-            await asyncio.sleep(weather.between(0.001, 1.0))
+            loop.call_later(faults.between(0.05, 8.0), self._begin, handle, identity, None, context=OUTSIDE)
+            await asyncio.sleep(faults.between(0.001, 1.0))
             raise Unavailable("no answer in time")
         self._begin(handle, identity, answer)
         try:
@@ -90,7 +90,7 @@ class Gateway:
         finally:
             timer.cancel()
             self._open.pop(number, None)
-        if weather.happens("answer lost"):
+        if faults.happens("answer lost"):
             raise Unavailable("the answer was lost")
         if error is not None:
             raise error
@@ -133,12 +133,12 @@ def _give_up(answer: asyncio.Future[tuple[Exception | None, Any]]) -> None:
 class Client:
     """What an agent may do, as `/agent/v1` has it."""
 
-    def __init__(self, gateways: list[Gateway], database: Database, weather: Weather, pod: Any) -> None:
+    def __init__(self, gateways: list[Gateway], ledger: FakeLedger, faults: Faults, pod: Any) -> None:
         metadata = pod["metadata"]
         self._identity = AgentIdentity(metadata["namespace"], metadata["name"], metadata["uid"], "default")
         self._gateways = gateways
-        self._database = database
-        self._weather = weather
+        self._ledger = ledger
+        self._faults = faults
 
     @property
     def pod_uid(self) -> str:
@@ -149,7 +149,7 @@ class Client:
 
         async def handle(sessions: Sessions) -> int:
             session = await sessions.for_reading(self._identity)
-            return await self._database.call(lambda: self._database.open_latest(session))
+            return await self._ledger.call(lambda: self._ledger.open_latest(session))
 
         return await self._call(handle)
 
@@ -157,10 +157,8 @@ class Client:
         async def handle(sessions: Sessions) -> int:
             session = await sessions.for_writing(self._identity)
             at = now()
-            return await self._database.call(
-                lambda: self._database.write_checkpoint(
-                    session, self.pod_uid, part, text, order=order, now=at
-                )
+            return await self._ledger.call(
+                lambda: self._ledger.write_checkpoint(session, self.pod_uid, part, text, order=order, now=at)
             )
 
         return await self._call(handle)
@@ -169,16 +167,16 @@ class Client:
         async def handle(sessions: Sessions) -> None:
             session = await sessions.for_writing(self._identity)
             at: datetime = now()
-            await self._database.call(lambda: self._database.heartbeat(session, self.pod_uid, at))
+            await self._ledger.call(lambda: self._ledger.heartbeat(session, self.pod_uid, at))
 
         await self._call(handle)
 
     async def report(self, report: Report) -> None:
         async def handle(sessions: Sessions) -> None:
             session = await sessions.for_writing(self._identity)
-            await self._database.call(lambda: self._database.report(session, self.pod_uid, report))
+            await self._ledger.call(lambda: self._ledger.report(session, self.pod_uid, report))
 
         await self._call(handle)
 
     async def _call(self, handle: Callable[[Sessions], Coroutine[Any, Any, Result]]) -> Result:
-        return await self._weather.choice(self._gateways).call(handle, self._identity)
+        return await self._faults.choice(self._gateways).call(handle, self._identity)

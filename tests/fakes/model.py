@@ -12,7 +12,7 @@ from perdure.domain.records import AttemptRecord, Commit, Report, RunRecord, Tas
 
 
 @dataclass(slots=True, eq=False)
-class Fate:
+class PodTruth:
     """What really became of one pod."""
 
     pod: str
@@ -29,7 +29,7 @@ class Fate:
 
 
 @dataclass(slots=True, eq=False)
-class Mirror:
+class RunModel:
     """One run as it was written."""
 
     run: RunRecord
@@ -51,9 +51,9 @@ class Mirror:
         return attempts[-1] if attempts and attempts[-1].closed_at is None else None
 
     @staticmethod
-    def of(run: RunRecord) -> Mirror:
-        """The mirror of a new run."""
-        return Mirror(run, compile_plan(run.spec or _NOTHING))
+    def of(run: RunRecord) -> RunModel:
+        """The model of a new run."""
+        return RunModel(run, compile_plan(run.spec or _NOTHING))
 
 
 def summary(commit: Commit) -> str:

@@ -1,0 +1,1 @@
+"""What surrounds the operator, in memory: clock, network, API server, nodes, ledger, gateway and agents."""

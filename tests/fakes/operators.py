@@ -1,0 +1,139 @@
+"""Operator processes: the real control loop over wires that fail, with and without a Lease."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final, NoReturn, TypeVar
+
+from perdure.control.loop import ControlLoop, LeaseOptions, LoopOptions
+from perdure.domain.records import (
+    LedgerUnavailable,
+)
+from perdure.kube.recorder import EventRecorder
+from tests.fakes.apiserver import NAMESPACE, ApiServer, Watch
+from tests.fakes.clients import KubeClient, LedgerClient
+from tests.fakes.clock import Process, now
+from tests.fakes.faults import Faults
+from tests.fakes.guarantees import Guarantees
+from tests.fakes.ledger import FakeLedger
+
+Result = TypeVar("Result")
+
+LEASE: Final = "perdure-operator"
+#: Durations longer than the defaults: fewer requests, and the same algorithm.
+LEASE_OPTIONS: Final = LeaseOptions(
+    namespace=NAMESPACE, name=LEASE, duration=16.0, renew_deadline=12.0, retry=4.0
+)
+#: Seconds between looks at the outbox.
+RELAY_POLL: Final = 3.0
+
+
+def options(name: str, *, lease: LeaseOptions | None, limit: int | None) -> LoopOptions:
+    """How a simulated operator is configured."""
+    return LoopOptions(
+        identity=name,
+        gateway_url="http://gateway",
+        audience="perdure",
+        workers=3,
+        max_running_tasks=limit,
+        relist_interval=40.0,
+        status_interval=1.0,
+        template_timeout=60.0,
+        lease=lease,
+    )
+
+
+class Operator:
+    """One life of an operator process."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        api: ApiServer,
+        ledger: FakeLedger,
+        faults: Faults,
+        guarantees: Guarantees,
+        leases: bool,
+        limit: int | None,
+    ) -> None:
+        self.name = name
+        self.process = Process(name)
+        self._api = api
+        self._ledger = ledger
+        self._guarantees = guarantees
+        self._leases = leases
+        relay = Relay(ledger, guarantees)
+        self.loop = ControlLoop(
+            KubeClient(api, self._sending),
+            LedgerClient(ledger),
+            now,
+            options(name, lease=LEASE_OPTIONS if leases else None, limit=limit),
+            recorder=EventRecorder(KubeClient(api, self._sending), instance=name, enabled=False),
+            while_leading=relay.run,
+            elapsed=asyncio.get_running_loop().time,
+            leave=self._leave,
+        )
+        self.watch = Watch(api, self.process, self._hear, self.loop.handle_gap)
+        self.task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._api.watches.append(self.watch)
+        self.watch.relist()
+        self.task = self.process.start(self.loop.lead(asyncio.Event()))
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.stop()
+        if self.watch in self._api.watches:
+            self._api.watches.remove(self.watch)
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is still something to be killed."""
+        return self.task is not None and not self.task.done()
+
+    def _leave(self) -> NoReturn:
+        self.kill()
+        raise asyncio.CancelledError
+
+    # --- what it hears
+
+    def _hear(self, kind: str, obj: Mapping[str, Any], deleted: bool) -> None:
+        if kind not in ("Job", "Lease"):
+            self.loop.handle_event(kind, obj, deleted)
+
+    # --- what is looked at
+
+    def _sending(self, verb: str, kind: str, name: str) -> None:
+        if not self._leases or kind == "Lease":
+            return
+        lease = self._api.objects.get(("Lease", NAMESPACE, LEASE))
+        holder = "" if lease is None else lease["spec"].get("holderIdentity")
+        self._guarantees.demand(
+            holder == self.name, f"{self.name} is deposed by {holder!r}, and sends {verb} {kind} {name}"
+        )
+
+
+class Relay:
+    """Publishes what is in the outbox; the stream takes each event once, and in order."""
+
+    def __init__(self, ledger: FakeLedger, guarantees: Guarantees) -> None:
+        self._ledger = ledger
+        self._guarantees = guarantees
+
+    async def run(self) -> None:
+        ledger = self._ledger
+        while True:
+            try:
+                rows = await ledger.call(ledger.outbox_batch)
+                for uid, sequence in rows:
+                    self._guarantees.event_published(uid, sequence)
+                if rows:
+                    await ledger.call(partial(ledger.outbox_done, rows))
+                    continue
+            except LedgerUnavailable:
+                pass
+            await asyncio.sleep(RELAY_POLL)
