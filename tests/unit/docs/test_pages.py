@@ -13,8 +13,8 @@ from perdure.api.validation.parse import parse_workflow
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = [
-    *sorted((ROOT / "docs").glob("*.md")),
-    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted(ROOT.glob("*.md")),
     ROOT / "examples/language/README.md",
 ]
 _LINK = re.compile(r"\]\((?!https?:)([^)#]*)(#[^)]*)?\)")
@@ -27,7 +27,7 @@ def _anchors(page: Path) -> set[str]:
     return {f"#{text.replace(' ', '-')}" for text in words}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_leads_somewhere(page: Path) -> None:
     for path, anchor in _LINK.findall(page.read_text()):
         target = page.parent / path if path else page
