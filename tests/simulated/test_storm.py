@@ -15,6 +15,7 @@ from tests.simulated.mutations import MUTATIONS, name_of
 SEEDS = os.environ.get("SEEDS", "2000")
 #: Seeds that failed once, each with what was wrong.
 FAILED_ONCE = {
+    7525: "a pod that ended when its run had ended, and its operator was killed, stayed for good",
     1150: "an AgentTask that came to light when its task had ended was never told so",
     1555: "a pod that a late request made again outlived its run",
     8329: "an AgentTask was shown as Succeeded whose run had ended as Cancelled",

@@ -21,6 +21,8 @@ LABEL_SHARD = "perdure.dev/shard"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED_BY = "perdure"
 ANNOTATION_INPUT = "perdure.dev/input"
+#: On a pod whose run does not keep all ended pods: what `retention.pods` of the run says.
+ANNOTATION_RETENTION = "perdure.dev/retention"
 
 SHARDS = 64
 HASH_LENGTH = 5

@@ -6,7 +6,7 @@ replaced by a newer version of itself. The store is a hint. Nothing is decided f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -107,6 +107,8 @@ class Store:
         self._removed: dict[str, None] = {}
         self._made: dict[str, None] = {}
         self._unreadable: dict[str, None] = {}
+        #: By finished run, the uids of pods that its retention may delete, and that are decided upon.
+        self._decided: dict[RunKey, set[str]] = {}
 
     def apply(self, kind: str, obj: Mapping[str, Any]) -> RunKey | None:
         """Take in an object, unless a newer version of it is already here.
@@ -156,7 +158,7 @@ class Store:
             return run if self._keep_root(read_root) else None
         if facts is not None:
             self._entries[place].kept_as = facts.name
-            if finished and facts.ended:
+            if finished and facts.ended and not self._is_undecided(run, facts):
                 self._forget(place, self._entries[place])
                 return run
             if self._is_beside_another(run, facts):
@@ -224,6 +226,23 @@ class Store:
         for pod in children.pods.values():
             self._entries.pop((POD, run.namespace, pod.pod_name), None)
 
+    def decide_pods(self, run: RunKey, *, but: Container[str] = ()) -> None:
+        """Note that whether the pods of an ended run stay is decided, except for those named in `but`."""
+        pods = self.of(run).pods
+        decided = {pod.uid for name, pod in pods.items() if not pod.kept and name not in but}
+        if decided:
+            self._decided.setdefault(run, set()).update(decided)
+
+    def has_undecided_pods(self, run: RunKey) -> bool:
+        """Whether an ended pod is here that the retention of its finished run may delete, undecided."""
+        children = self.children.get(run)
+        return children is not None and any(
+            pod.ended and self._is_undecided(run, pod) for pod in children.pods.values()
+        )
+
+    def _is_undecided(self, run: RunKey, pod: PodFacts) -> bool:
+        return not pod.kept and pod.uid not in self._decided.get(run, ())
+
     def has_running_pod(self, run: RunKey) -> bool:
         """Whether a pod that it made has not ended, as far as is known here."""
         children = self.children.get(run)
@@ -271,6 +290,7 @@ class Store:
 
     def _drop_root(self, key: RunKey) -> None:
         root = self.roots.pop(key, None)
+        self._decided.pop(key, None)
         if root is None or root.owner_uid is None:
             return
         owned = self._owned.get(root.owner_uid, set())

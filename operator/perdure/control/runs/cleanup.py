@@ -75,12 +75,17 @@ def due(
     own = attempt if attempt is not None and attempt.number == number else None
     if attempt is None or (own is not None and own.closed_at is None) or pod.deletion is not None:
         return None
-    succeeded = own is not None and own.outcome is Phase.SUCCEEDED
     if pod.ended:
-        return now if policy == "Never" or (policy == "OnFailure" and succeeded) else None
+        return now if goes_when_ended(policy, attempt, number) else None
     # An agent whose report was taken leaves by itself; a superseded one has nothing left to do.
-    leaves = own is not None and (succeeded or own.report is not None)
+    leaves = own is not None and (own.outcome is Phase.SUCCEEDED or own.report is not None)
     return ((own.closed_at if own is not None else None) or now) + (LINGER if leaves else timedelta(0))
+
+
+def goes_when_ended(policy: PodRetention, attempt: AttemptRecord, number: int) -> bool:
+    """Whether a pod that has ended is deleted; for `attempt` and `number`, see `due`."""
+    succeeded = attempt.number == number and attempt.outcome is Phase.SUCCEEDED
+    return policy == "Never" or (policy == "OnFailure" and succeeded)
 
 
 class Cleanup:
@@ -192,7 +197,7 @@ class Cleanup:
             pod, key = pods.get(name), live.pod_names.get(name)
             attempt = None if key is None else live.view.attempts.get(key)
             at = None if pod is None else due(live.view.plan.pod_retention, attempt, pod, pod.attempt, now)
-            if pod is None or key is None or at is None:
+            if pod is None or attempt is None or at is None:
                 live.lingering.discard(name)
                 continue
             doomed = _object_of(pod)
@@ -200,9 +205,11 @@ class Cleanup:
                 found.append(doomed)
                 continue
             next_due = at if next_due is None else min(next_due, at)
-            if ended and live.view.plan.pod_retention != "Always":
+            if ended and goes_when_ended(live.view.plan.pod_retention, attempt, pod.attempt):
                 # It leaves by itself, but the store forgets ended pods of finished runs.
                 self._leaving.setdefault(live.key, {})[name] = doomed
+        if ended:
+            self._store.decide_pods(live.key, but={doomed.name for doomed in found})
         return found, next_due
 
     # --- tasks

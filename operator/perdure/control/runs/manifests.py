@@ -17,7 +17,7 @@ from perdure.domain.engine.plan import PlannedStep
 from perdure.domain.engine.scope import render_agent, render_workflow
 from perdure.domain.engine.task_scope import names_of_task
 from perdure.domain.expressions.templating import compact
-from perdure.domain.names import pod_labels, task_labels
+from perdure.domain.names import ANNOTATION_RETENTION, pod_labels, task_labels
 from perdure.domain.records import AGENT_TASK, WORKFLOW, AttemptRecord, TaskKey, TaskRecord
 from perdure.kube.jobs import build_job
 from perdure.kube.pods import PodEnvironment, build_pod
@@ -88,6 +88,9 @@ def attempt_manifest(
         ),
         audience=audience,
     )
+    if live.view.plan.pod_retention != "Always":
+        # Whoever finds the pod after the end of its run has only the pod to know this from.
+        pod["metadata"]["annotations"][ANNOTATION_RETENTION] = live.view.plan.pod_retention
     return build_job(pod) if runs_as_job(live, task.key) else pod
 
 

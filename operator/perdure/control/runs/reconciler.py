@@ -181,6 +181,8 @@ class Reconciler:
                     _log.warning("ended in the cluster, live in the ledger: ended there, too", run=key)
                     await self._end_deleted(live)
                 self._drop(live)
+            if self._store.has_undecided_pods(key):
+                await self._decide_pods(root)
             return await self._tidier.after_end(key, self._clock())
         if live is None:
             live, delay = await self._open(root)
@@ -394,6 +396,23 @@ class Reconciler:
         if root is not None and root.uid == live.uid:
             self._remember_root(live, root)
         return live
+
+    async def _decide_pods(self, root: Root) -> None:
+        """Delete ended pods of a finished run that its retention does not keep. Raises ApiError, LedgerError.
+
+        What a pod's retention is, and how its attempt ended, is known while the run is live. The final status
+        does not wait for pods: whoever knew may have stopped before a pod ended, or a pod may come to be seen
+        only then. So the ledger is asked, once for each such pod.
+        """
+        state = await self._ledger.load(root.uid)
+        if state is None or not state.run.phase.terminal or not state.run.spec:
+            self._store.decide_pods(root.key)
+            return
+        view = RunView(compile_plan(state.run.spec), state)
+        live = LiveRun(key=root.key, view=view, generation=state.run.generation)
+        live.learn_pods(state.attempts.values())
+        await self._tidier.tidy(live, self._clock())
+        self._tidier.forget(root.key, live.uid)
 
     def _remember_root(self, live: LiveRun, root: Root) -> None:
         live.owner = root.owner

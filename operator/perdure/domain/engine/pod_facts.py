@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from perdure.domain.names import LABEL_ATTEMPT, LABEL_TASK
+from perdure.domain.names import ANNOTATION_RETENTION, LABEL_ATTEMPT, LABEL_TASK
 
 CONTAINER = "agent"
 #: More attempts than a task can have: 1,000 retries, 1,000 disruptions, and as many pauses as people ask for.
@@ -56,6 +56,8 @@ class PodFacts:
     generated_name: str | None = None
     #: Whether another container than the agent's runs.
     others_run: bool = False
+    #: False if the retention of its run may delete the pod once the pod has ended.
+    kept: bool = True
 
     @property
     def of_job(self) -> bool:
@@ -107,6 +109,7 @@ def read_pod(pod: Mapping[str, Any]) -> PodFacts:
         unschedulable=_unschedulable(status),
         generated_name=metadata["name"] if job else None,
         others_run=_others_run(status),
+        kept=ANNOTATION_RETENTION not in (metadata.get("annotations") or {}),
     )
 
 

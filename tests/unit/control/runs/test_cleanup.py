@@ -419,6 +419,50 @@ def test_a_pod_that_ends_after_its_run_goes_by_the_policy(policy: Policy, goes: 
     assert RUN not in place.store.children
 
 
+def test_a_pod_that_fails_after_its_run_stays_on_failure() -> None:
+    place = Place({"name": "a"}, retention={"pods": "OnFailure"})
+    place.end_tasks(FATAL, A)
+    place.add_pod(A)
+    assert place.tidy() == 30.0
+    finish(place, phase="Failed")
+    place.add_pod(A, "Failed")
+    assert after_end(place, 2) is None
+    assert not place.kube.made
+
+
+def unkept(name: str, version: int, phase: str) -> dict[str, Any]:
+    made = pod(name, version, phase=phase)
+    return {**made, "metadata": {**made["metadata"], "annotations": {"perdure.dev/retention": "Never"}}}
+
+
+def test_an_ended_pod_of_a_finished_run_is_kept_in_mind_until_it_is_decided_upon() -> None:
+    store = Store()
+    store.apply(WORKFLOW, workflow(1, phase="Succeeded"))
+    assert store.apply(POD, pod("audit-b-1", 2, phase="Succeeded")) == RUN
+    assert RUN not in store.children, "a pod that stays is of no interest"
+    assert store.apply(POD, unkept("audit-a-1", 3, "Succeeded")) == RUN
+    assert store.has_undecided_pods(RUN) and store.finished_with_pods() == [RUN]
+    store.decide_pods(RUN)
+    assert not store.has_undecided_pods(RUN)
+    store.release(RUN)
+    # A relist brings the pod again, and there is nothing more to do about it.
+    store.apply(POD, unkept("audit-a-1", 3, "Succeeded"))
+    assert not store.has_undecided_pods(RUN) and not store.finished_with_pods()
+    # Another run of the same name has pods of its own.
+    store.apply(WORKFLOW, workflow(4, uid="another", phase="Succeeded"))
+    store.apply(POD, unkept("audit-a-1", 5, "Succeeded"))
+    assert store.has_undecided_pods(RUN)
+
+
+def test_a_pod_that_still_runs_is_decided_upon_when_it_has_ended() -> None:
+    store = Store()
+    store.apply(WORKFLOW, workflow(1, phase="Succeeded"))
+    store.apply(POD, unkept("audit-a-1", 2, "Running"))
+    assert not store.has_undecided_pods(RUN)
+    store.apply(POD, unkept("audit-a-1", 3, "Succeeded"))
+    assert store.has_undecided_pods(RUN)
+
+
 def test_a_pod_that_does_not_end_after_its_run_is_deleted() -> None:
     place = Place({"name": "a"})
     place.end_tasks(SUCCESS, A)
