@@ -216,3 +216,33 @@ def test_a_run_that_cannot_be_restored_is_left_out(monkeypatch: pytest.MonkeyPat
         await survives(at, meanwhile=lambda: not at.ledger.runs[uid].phase.terminal)
 
     run(scenario())
+
+
+def test_a_live_run_whose_object_cannot_be_read_any_more_goes_on_when_it_can() -> None:
+    async def scenario() -> None:
+        at = world(8)
+        at.start_operator()
+        uid = apply_theirs(at, "Workflow", {"steps": [{"name": "a", "wait": {"duration": "5m"}}]})
+        await settled(lambda: uid in at.ledger.runs)
+        await at.kill_operator()
+        obj = at.cluster.find("Workflow", "hostile", THEIRS)
+        assert obj is not None
+        created = obj["metadata"].pop("creationTimestamp")
+        get, asked = at.cluster.get, []
+
+        async def counted(kind: str, namespace: str, name: str) -> dict[str, Any]:
+            asked.append(name)
+            return await get(kind, namespace, name)
+
+        at.cluster.get = counted  # type: ignore[method-assign]
+        at.start_operator()
+        await asyncio.sleep(100)
+        assert 1 <= asked.count("hostile") <= 10, "asked now and then, not all the time"
+        assert not at.ledger.runs[uid].phase.terminal
+        obj["metadata"]["creationTimestamp"] = created
+        at.cluster.changed("Workflow", THEIRS, "hostile")
+        (ended,) = await at.until_ended([uid])
+        assert ended.phase is Phase.SUCCEEDED
+        await at.close()
+
+    run(scenario())

@@ -313,13 +313,17 @@ class Store:
         children.changed.add(facts.name)
         return True
 
+    def is_unreadable(self, key: RunKey, uid: str) -> bool:
+        """Whether a version of a run's object was left out because it could not be read."""
+        return _unreadable(*key, uid) in self._unreadable
+
     def _leave_out(self, kind: str, obj: Mapping[str, Any], error: Exception) -> None:
         metadata = obj.get("metadata") if isinstance(obj, Mapping) else None
         namespace, name, uid = (
             str(metadata.get(field))[:253] if isinstance(metadata, Mapping) else ""
             for field in ("namespace", "name", "uid")
         )
-        known = f"{kind}/{namespace}/{name}/{uid}"
+        known = _unreadable(kind, namespace, name, uid)
         if known not in self._unreadable:
             _remember(self._unreadable, known, most=UNREADABLE)
             _log.error(
@@ -362,6 +366,10 @@ def _remember(known: dict[str, None], item: str, *, most: int) -> None:
     known[item] = None
     if len(known) > most:
         del known[next(iter(known))]
+
+
+def _unreadable(kind: str, namespace: str, name: str, uid: str) -> str:
+    return f"{kind}/{namespace}/{name}/{uid}"
 
 
 def _root(key: RunKey, obj: Mapping[str, Any], version: int) -> Root:

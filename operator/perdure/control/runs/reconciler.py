@@ -56,6 +56,8 @@ from perdure.kube.errors import ApiError
 
 #: Seconds until the API server is asked whether what was made for an attempt that is to leave is gone.
 STOPPED_LOOK = 0.1
+#: Seconds until the API server is asked again for the object of a live run that could not be read.
+UNREADABLE_LOOK = 30.0
 #: Seconds between looks at a run that waits for a template; its arrival is noticed at once.
 TEMPLATE_LOOK = 5.0
 
@@ -166,7 +168,9 @@ class Reconciler:
             if not live.view.run.phase.terminal:
                 if await self._is_there(live):
                     # What was heard of last is a namesake that went before it, or nothing yet.
-                    return 0.0 if self._knows(live) else STOPPED_LOOK
+                    if self._knows(live):
+                        return 0.0
+                    return UNREADABLE_LOOK if self._store.is_unreadable(key, live.uid) else STOPPED_LOOK
                 await self._end_deleted(live)
             self._drop(live)
             live = None
