@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any, Final, TypeVar, cast
 
 from perdure.domain.records import LedgerUnavailable, Report, Superseded
-from perdure.gateway.ports import AgentLedger, Verifier
-from perdure.gateway.problems import Problem
-from perdure.gateway.sessions import Sessions
+from perdure.gateway.agent_api.ports import AgentLedger
+from perdure.gateway.agent_api.sessions import Sessions
+from perdure.gateway.http.problems import Problem
 from perdure.kube.tokens import AgentIdentity
 from perdure.ledger.types import AgentSession, Overtaken
 from tests.fakes.clock import Process, now
@@ -55,7 +55,7 @@ class Gateway:
         """A new process, which knows nothing of the sessions of the old one."""
         self.process = Process("gateway")
         ledger = cast(AgentLedger, _Sessions(self._ledger))
-        self._sessions = Sessions(ledger, cast(Verifier, None), clock=now, remembered=REMEMBERED)
+        self._sessions = Sessions(ledger, cached=REMEMBERED)
         self.away = False
 
     def kill(self) -> None:

@@ -1,5 +1,5 @@
-"""The HTTP service that agents (and, later, people) talk to.
+"""HTTP service of the agents, and of every later group of callers: one route family each.
 
-It records facts and decides nothing: whether a report ends a task is the control loop's business, and the two
-meet only in the ledger.
+The gateway records facts and decides nothing: whether a report ends a task is the control loop's business.
+The two meet only in the ledger.
 """

@@ -107,11 +107,11 @@ async def test_a_replacement_goes_on_and_the_replaced_can_write_nothing(
         # The gateway remembers the old session as open: the ledger does not. Not through the agent, which
         # after the first of them would not even ask.
         for call in (
-            lambda: agent._saver.save(payload, label=None, recoverable=True, patience=60),
-            lambda: agent._backend.progress(percent=99, message=None),
-            lambda: agent._backend.load(Which(), MemorySink(), patience=60),
-            lambda: agent._backend.list(None, patience=60),
-            lambda: agent._backend.heartbeat(),
+            lambda: agent._session.writer.save(payload, label=None, recoverable=True, patience=60),
+            lambda: agent._session.backend.progress(percent=99, message=None),
+            lambda: agent._session.backend.load(Which(), MemorySink(), patience=60),
+            lambda: agent._session.backend.list(None, patience=60),
+            lambda: agent._session.backend.heartbeat(),
         ):
             with pytest.raises(Superseded):
                 await call()

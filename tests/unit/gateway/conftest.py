@@ -10,11 +10,13 @@ import orjson
 import pytest
 from tests.unit.gateway.memory import MemoryLedger, MemoryVerifier
 
-from perdure.gateway.limits import Limits
+from perdure.gateway.agent_api.limits import AgentLimits
+from perdure.gateway.http.limits import Limits
 from perdure.gateway.server import listen, serve
 from perdure.settings import Settings
 
-SMALL = Limits(
+SMALL = Limits(memory=4000, uncounted=500, memory_wait=0.05, drain=5)
+SMALL_AGENT = AgentLimits(
     checkpoint=2000,
     whole=500,
     window=1000,
@@ -24,11 +26,7 @@ SMALL = Limits(
     output=100,
     result_body=300,
     small_body=200,
-    memory=4000,
-    uncounted=500,
-    memory_wait=0.05,
     progress_interval=0.05,
-    drain=5,
 )
 
 
@@ -97,6 +95,7 @@ async def gateway() -> AsyncIterator[RunningGateway]:
                 verifier=running.verifier,
                 stop=running.stop,
                 limits=SMALL,
+                agent_limits=SMALL_AGENT,
                 listener=listener,
             )
         )

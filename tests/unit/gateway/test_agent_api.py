@@ -14,9 +14,9 @@ from tests.unit.gateway.conftest import RunningGateway
 from tests.unit.gateway.memory import session
 
 from perdure.domain.records import LedgerUnavailable, TaskKey
-from perdure.gateway.fields import parse_output
-from perdure.gateway.limits import Limits
-from perdure.gateway.problems import Problem
+from perdure.gateway.agent_api.limits import AgentLimits
+from perdure.gateway.agent_api.request_fields import parse_output
+from perdure.gateway.http.problems import Problem
 from perdure.kube.tokens import KeysUnavailable
 
 WRITES: list[tuple[str, str, dict[str, Any]]] = [
@@ -278,12 +278,12 @@ async def test_a_bad_body_is_answered_with_field_and_remedy(gateway: RunningGate
 def test_a_deeply_nested_output_is_refused(levels: int) -> None:
     body = b'{"output": ' + b"[" * levels + b"]" * levels + b"}"
     with pytest.raises(Problem, match="output: nested too deeply"):
-        parse_output(body, limits=Limits())
+        parse_output(body, limits=AgentLimits())
 
 
 def test_an_output_of_a_hundred_levels_is_kept() -> None:
     body = b'{"output": ' + b"[" * 100 + b"]" * 100 + b"}"
-    assert parse_output(body, limits=Limits()) is not None
+    assert parse_output(body, limits=AgentLimits()) is not None
 
 
 async def test_text_that_looks_like_an_escape_is_no_nul(gateway: RunningGateway) -> None:

@@ -1,6 +1,6 @@
-"""Keeps an agent that reports progress in a tight loop from filling its run's event log.
+"""Throttle of progress events, so that an agent that reports in a tight loop does not fill the event log.
 
-Every report is accepted and the newest one always arrives; only the number of events is bounded.
+Every report is accepted, and the newest report always becomes an event; only the number of events is bounded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Self
 import structlog
 
 from perdure.domain.records import LedgerUnavailable, Superseded, TaskKey
-from perdure.gateway.ports import AgentLedger
+from perdure.gateway.agent_api.ports import AgentLedger
 from perdure.ledger.types import AgentSession
 
 _log = structlog.get_logger(__name__)
@@ -24,15 +24,15 @@ _Key = tuple[str, TaskKey, int]
 
 @dataclass(slots=True)
 class _Window:
-    """The time after an event in which no other may follow."""
+    """The interval after an event in which no other event may follow."""
 
     timer: asyncio.TimerHandle
-    #: What came since: session, percent, message.
+    #: The newest report of the interval, merged with its predecessors: session, percent, message.
     held: tuple[AgentSession, float | None, str | None] | None = None
 
 
-class ProgressPacer:
-    """Async context manager: leaving it writes what is still held back."""
+class ProgressThrottle:
+    """Leading-edge throttle per attempt, as an async context manager: leaving it writes the held reports."""
 
     def __init__(
         self, ledger: AgentLedger, *, clock: Callable[[], datetime], interval: float, drain: float = 5.0
@@ -62,20 +62,20 @@ class ProgressPacer:
         except TimeoutError:
             _log.warning("progress dropped while stopping", reason="the ledger did not answer in time")
 
-    async def note(self, session: AgentSession, percent: float | None, message: str | None) -> None:
-        """Take a report. It becomes an event now, or within the interval unless a newer one replaces it.
+    async def submit(self, session: AgentSession, percent: float | None, message: str | None) -> None:
+        """Accept a report, which becomes an event now, or at the end of the interval.
 
-        None stands for "as before". Raises Superseded, LedgerUnavailable.
+        A newer report replaces a held one. None stands for "unchanged". Raises Superseded, LedgerUnavailable.
         """
         key = (session.workflow_uid, session.key, session.attempt)
         window = self._windows.get(key)
         if window is None:
-            # Opened before the write, so that reports which arrive during it are held.
+            # Opened before the write: reports that arrive during the write must be held.
             self._open(key)
             try:
                 await self._ledger.progress(session, percent, message, self._clock())
             except BaseException:
-                # What others left during the write is not lost with it: the window's end will write it.
+                # A report that was held during the failed write is kept: the end of the window writes it.
                 opened = self._windows.get(key)
                 if opened is not None and opened.held is None:
                     self._close(key)
@@ -86,7 +86,7 @@ class ProgressPacer:
             percent = held_percent if percent is None else percent
             message = held_message if message is None else message
         window.held = (session, percent, message)
-        # A sign of life, and the fence: an agent that was superseded is told so now.
+        # The heartbeat also fences: a superseded agent gets its 409 now, not at the end of the window.
         await self._ledger.heartbeat(session, self._clock())
 
     def _open(self, key: _Key) -> None:
@@ -99,12 +99,12 @@ class ProgressPacer:
             window.timer.cancel()
 
     def _due(self, key: _Key) -> None:
-        # When closing, every window is being flushed already.
+        # `__aexit__` has started the flush of every window already.
         if not self._closing:
             self._group.create_task(self._flush(key))
 
     async def _flush(self, key: _Key) -> None:
-        """The window's end: write what it held and open the next one, or forget it if it held nothing."""
+        """The end of a window: write the held report and open the next window, or close an empty one."""
         window = self._windows.pop(key, None)
         if window is None or window.held is None:
             return
@@ -116,10 +116,10 @@ class ProgressPacer:
         except Superseded:
             self._close(key)
         except LedgerUnavailable:
-            # Tried again at the end of the next window, unless something newer is held by then.
+            # Retried at the end of the next window, unless a newer report is held by then.
             following = self._windows.get(key)
             if following is not None and following.held is None:
                 following.held = window.held
         except Exception:
-            # One attempt's trouble must not stop the others' progress.
+            # An error here would cancel the task group, and with it the progress of all other attempts.
             _log.exception("progress not written", task=session.task_name)

@@ -1,63 +1,52 @@
-"""`/agent/v1`: what an agent may do to its own task, and nothing else.
+"""Handlers of `/agent/v1`: the operations of an agent on its own task.
 
-Each handler records one fact. It answers only when the ledger has it: an agent that reads 2xx may die the
-next moment.
+Each handler records one fact. The response is sent after the ledger has committed the fact: an agent that
+reads 2xx may die the next moment.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
-import orjson
 from starlette.responses import Response
 
 from perdure.domain.records import Report
-from perdure.gateway import fields
-from perdure.gateway.bodies import Body, Budget, Hold
-from perdure.gateway.limits import Limits
-from perdure.gateway.pacing import ProgressPacer
-from perdure.gateway.ports import AgentLedger
-from perdure.gateway.problems import Problem, ProblemType
-from perdure.gateway.sessions import Sessions
-from perdure.gateway.transfer import Transfer
+from perdure.gateway.agent_api import request_fields as fields
+from perdure.gateway.agent_api.limits import AgentLimits
+from perdure.gateway.agent_api.ports import AgentLedger
+from perdure.gateway.agent_api.problems import AgentProblem
+from perdure.gateway.agent_api.progress_throttle import ProgressThrottle
+from perdure.gateway.agent_api.sessions import Sessions
+from perdure.gateway.agent_api.transfer import checkpoint_response
+from perdure.gateway.http.budget import Budget
+from perdure.gateway.http.endpoint import Call, json_response
+from perdure.gateway.http.problems import HttpProblem, Problem
+from perdure.gateway.http.request_body import parse
 from perdure.kube.tokens import AgentIdentity
-from perdure.ledger.types import AgentSession, CheckpointInfo, OpenCheckpoint
+from perdure.ledger.types import AgentSession, CheckpointInfo
 
-
-@dataclass(slots=True)
-class Call:
-    """One authenticated request."""
-
-    identity: AgentIdentity
-    headers: dict[bytes, bytes]
-    query: bytes
-    path_params: dict[str, Any]
-    body: Body
-    #: Shares of the budgets; released when the answer has been sent.
-    holds: list[Hold] = field(default_factory=list)
+AgentCall: TypeAlias = Call[AgentIdentity]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentApi:
-    """The handlers. Each may raise Problem, and what the ledger raises."""
+    """The handlers. Each may raise Problem, and the errors of the ledger."""
 
     ledger: AgentLedger
     sessions: Sessions
-    pacer: ProgressPacer
-    #: Bytes of bodies in memory.
-    budget: Budget
-    #: Large checkpoints on their way in.
+    throttle: ProgressThrottle
+    #: Large checkpoints that arrive at once.
     uploads: Budget
-    limits: Limits
+    limits: AgentLimits
     clock: Callable[[], datetime]
 
-    async def task(self, call: Call) -> Response:
-        """The task's input, which attempt this is, where to go on from, and what went wrong before."""
+    async def task(self, call: AgentCall) -> Response:
+        """200 with the task's input, the attempt's number, the newest checkpoint, and the last failure."""
         session = await self.sessions.for_reading(call.identity)
-        return _json(
+        return json_response(
             {
                 "workflow": session.run_name,
                 "namespace": session.namespace,
@@ -71,14 +60,14 @@ class AgentApi:
             }
         )
 
-    async def save_checkpoint(self, call: Call) -> Response:
-        """201 with the sequence number, once the bytes are durable, by this call or by an earlier one."""
+    async def save_checkpoint(self, call: AgentCall) -> Response:
+        """201 with the sequence number, after the bytes are durable."""
         label = fields.label(call.headers.get(b"perdure-label"), call.query, limit=self.limits.label)
         content_type = fields.content_type(call.headers.get(b"content-type"))
         recoverable = fields.recoverable(call.headers.get(b"perdure-recoverable"))
         order = fields.order(call.headers.get(b"perdure-order"))
         sha256 = fields.checksum(call.headers.get(b"perdure-sha256"))
-        # Before the body is read: an unknown pod must not cost us its upload.
+        # Before the body is read: an unknown pod must not take memory and a place among the uploads.
         session = await self.sessions.for_writing(call.identity)
         sequence = await self.ledger.write_checkpoint(
             session,
@@ -90,30 +79,33 @@ class AgentApi:
             sha256=sha256,
             now=self.clock(),
         )
-        return _json({"sequence": sequence}, status=201)
+        return json_response({"sequence": sequence}, status=201)
 
-    async def list_checkpoints(self, call: Call) -> Response:
-        """What is kept of the task's checkpoints, newest first."""
+    async def list_checkpoints(self, call: AgentCall) -> Response:
+        """200 with the task's stored checkpoints, newest first, without their bytes."""
         listing = fields.listing(call.query, limits=self.limits)
         session = await self.sessions.for_reading(call.identity)
         found = await self.ledger.checkpoints(
             session, label=listing.label, before=listing.before, limit=listing.limit + 1
         )
-        shown = found[: listing.limit]
-        return _json(
+        listed = found[: listing.limit]
+        return json_response(
             {
-                "checkpoints": [_about(info) for info in shown],
-                "before": shown[-1].sequence if len(found) > len(shown) else None,
+                "checkpoints": [_about(info) for info in listed],
+                "before": listed[-1].sequence if len(found) > len(listed) else None,
             }
         )
 
-    async def latest_checkpoint(self, call: Call) -> Response:
-        """The newest recoverable checkpoint's bytes, of `?label=` if given, whichever attempt saved it."""
+    async def latest_checkpoint(self, call: AgentCall) -> Response:
+        """200 with the bytes of the newest recoverable checkpoint, with `?label=` of that label.
+
+        Every attempt of the task counts, not only the caller's.
+        """
         label = fields.label(None, call.query, limit=self.limits.label)
         session = await self.sessions.for_reading(call.identity)
         found = None
         if session.checkpoint_sequence is not None:
-            await self._reserve(call)
+            await call.reserve(self.limits.window)
             found = await self.ledger.open_latest(session, label)
         if found is None and label is None:
             raise _no_checkpoint(
@@ -124,54 +116,52 @@ class AgentApi:
                 "this task keeps none of that label that an attempt could go on from; "
                 "GET /agent/v1/checkpoints lists what there is"
             )
-        return _transfer(found)
+        return checkpoint_response(found)
 
-    async def one_checkpoint(self, call: Call) -> Response:
-        """One checkpoint's bytes."""
+    async def one_checkpoint(self, call: AgentCall) -> Response:
+        """200 with the bytes of one checkpoint."""
         session = await self.sessions.for_reading(call.identity)
         sequence = int(call.path_params["sequence"])
-        await self._reserve(call)
+        await call.reserve(self.limits.window)
         found = await self.ledger.open_checkpoint(session, sequence)
         if found is None:
             raise _no_checkpoint(
                 f"there is no number {sequence}, or it is no longer kept; ask for latest, or for the list"
             )
-        return _transfer(found)
+        return checkpoint_response(found)
 
-    async def progress(self, call: Call) -> Response:
-        """202: taken; it becomes an event soon, unless a newer one overtakes it."""
+    async def progress(self, call: AgentCall) -> Response:
+        """202: accepted. The report becomes an event soon, unless a newer report replaces it."""
         session = await self.sessions.for_writing(call.identity)
-        content = await self._read(call, self.limits.small_body, what="body")
+        content = await call.read(self.limits.small_body, what="body")
         example = '{"percent": 0 to 100, "message": text}, or one of the two'
-        body = fields.parse(fields.ProgressBody, content, example=example)
+        body = parse(fields.ProgressBody, content, example=example)
         if body.percent is None and body.message is None:
-            raise Problem(ProblemType.INVALID_FIELD, f"percent, message: both are missing; send {example}")
+            raise Problem(HttpProblem.INVALID_FIELD, f"percent, message: both are missing; send {example}")
         message = None if body.message is None else fields.message(body.message, self.limits.progress_message)
-        await self.pacer.note(session, body.percent, message)
+        await self.throttle.submit(session, body.percent, message)
         return Response(status_code=202)
 
-    async def heartbeat(self, call: Call) -> Response:
-        """204: noted. The body, if any, means nothing."""
+    async def heartbeat(self, call: AgentCall) -> Response:
+        """204: recorded. A body is allowed, and ignored."""
         session = await self.sessions.for_writing(call.identity)
-        await self._read(call, self.limits.small_body, what="body")
+        await call.read(self.limits.small_body, what="body")
         await self.ledger.heartbeat(session, self.clock())
         return Response(status_code=204)
 
-    async def result(self, call: Call) -> Response:
+    async def result(self, call: AgentCall) -> Response:
         """204: the attempt's success is recorded, now or by an earlier call."""
         session = await self.sessions.for_writing(call.identity)
-        content = await self._read(call, self.limits.result_body, what="body")
+        content = await call.read(self.limits.result_body, what="body")
         output = fields.parse_output(content, limits=self.limits)
         await self.ledger.report(session, Report(outcome="Succeeded", output=output, at=self.clock()))
         return Response(status_code=204)
 
-    async def failure(self, call: Call) -> Response:
+    async def failure(self, call: AgentCall) -> Response:
         """204: the attempt's failure is recorded, now or by an earlier call."""
         session = await self.sessions.for_writing(call.identity)
-        content = await self._read(call, self.limits.small_body, what="body")
-        body = fields.parse(
-            fields.FailureBody, content, example='{"message": text, "retryable": true or false}'
-        )
+        content = await call.read(self.limits.small_body, what="body")
+        body = parse(fields.FailureBody, content, example='{"message": text, "retryable": true or false}')
         await self.ledger.report(
             session,
             Report(
@@ -183,33 +173,23 @@ class AgentApi:
         )
         return Response(status_code=204)
 
-    async def _read(self, call: Call, limit: int, *, what: str) -> bytes:
-        content, hold = await call.body.read(limit, what=what, budget=self.budget)
-        if hold is not None:
-            call.holds.append(hold)
-        return content
-
-    async def _checkpoint(self, call: Call) -> bytes | AsyncIterable[bytes]:
-        """The body: whole if it is small, and else as it comes."""
+    async def _checkpoint(self, call: AgentCall) -> bytes | AsyncIterable[bytes]:
+        """The body: whole if it is small, in pieces as they arrive if it is large."""
         body, limits, what = call.body, self.limits, "checkpoint"
         body.refuse_larger(limits.checkpoint, what=what)
         if body.declared is not None and body.declared <= limits.whole:
-            return await self._read(call, limits.whole, what=what)
+            return await call.read(limits.whole, what=what)
         first = b""
         if body.declared is None:
-            await self._reserve(call)
+            await call.reserve(self.limits.window)
             first = await body.begin(limits.whole, what=what)
             if body.ended and len(first) <= limits.whole:
                 return first
         else:
-            await self._reserve(call)
-        # What has not been read yet waits at the client.
+            await call.reserve(self.limits.window)
+        # Until a place is free the rest of the body stays with the client: TCP stops the sender.
         call.holds.append(await self.uploads.hold(1))
         return body.pieces(limits.checkpoint, what=what, first=first)
-
-    async def _reserve(self, call: Call) -> None:
-        """Memory for a checkpoint of unknown size: it is never here as a whole if it is large."""
-        call.holds.append(await self.budget.hold(self.limits.window))
 
 
 def _about_latest(session: AgentSession) -> dict[str, Any] | None:
@@ -223,7 +203,7 @@ def _about_latest(session: AgentSession) -> dict[str, Any] | None:
 
 
 def _no_checkpoint(detail: str) -> Problem:
-    return Problem(ProblemType.CHECKPOINT_NOT_FOUND, f"checkpoint: {detail}")
+    return Problem(AgentProblem.CHECKPOINT_NOT_FOUND, f"checkpoint: {detail}")
 
 
 def _about(info: CheckpointInfo) -> dict[str, Any]:
@@ -237,22 +217,3 @@ def _about(info: CheckpointInfo) -> dict[str, Any]:
         "at": info.created_at,
         "recoverable": info.recoverable,
     }
-
-
-def _transfer(found: OpenCheckpoint) -> Response:
-    info = found.info
-    headers = {
-        "Perdure-Sequence": str(info.sequence),
-        "Perdure-Sha256": info.sha256,
-        "Perdure-Attempt": str(info.attempt),
-        "Perdure-Recoverable": "true" if info.recoverable else "false",
-        "X-Content-Type-Options": "nosniff",
-        "Content-Type": info.content_type,
-    }
-    if info.label is not None:
-        headers["Perdure-Label"] = fields.label_header(info.label)
-    return Transfer(found.pieces, size=info.size, headers=headers)
-
-
-def _json(value: Any, *, status: int = 200) -> Response:
-    return Response(orjson.dumps(value), status_code=status, media_type="application/json")

@@ -1,30 +1,31 @@
-"""What agents send, checked field by field, so that an error names the field and the remedy."""
+"""Fields of the agents' requests, each checked by itself, so that an error names the field and the remedy."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from urllib.parse import parse_qs, quote, unquote_to_bytes
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from perdure.api.validation.parse import MAX_DEPTH
-from perdure.gateway.limits import Limits
-from perdure.gateway.problems import Problem, ProblemType
+from perdure.gateway.agent_api.limits import AgentLimits
+from perdure.gateway.http.problems import HttpProblem, Problem
+from perdure.gateway.http.request_body import parse_json
 
 BINARY = "application/octet-stream"
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SHA256 = re.compile(rb"[0-9A-Fa-f]{64}")
-#: As many digits as Python converts without being asked twice.
+#: Python limits the digits of a conversion; numbers of 80 digits are far below that limit.
 _NUMBER = re.compile(rb"[0-9]{1,80}")
-#: The largest number that the ledger counts to.
+#: The largest `bigint` of Postgres, in which the ledger counts.
 LARGEST = 2**63 - 1
-#: U+0000 in compact JSON: its escape, behind an even number of backslashes.
+#: U+0000 in compact JSON: the escape, after an even number of backslashes.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-#: What stands for itself in a label header: printable ASCII but the percent sign.
+#: Characters that are not encoded in a label header: printable ASCII but the percent sign.
 _PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
 
@@ -46,22 +47,9 @@ class FailureBody(_Body):
     retryable: bool = False
 
 
-BodyModel = TypeVar("BodyModel", bound=BaseModel)
-
-
-def parse(model: type[BodyModel], content: bytes, *, example: str) -> BodyModel:
-    """The body as `model`. Raises Problem (invalid-json, invalid-field), whose detail shows `example`."""
-    try:
-        return model.model_validate(_json(content, example=example))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "body"
-        raise Problem(ProblemType.INVALID_FIELD, f"{field}: {first['msg']}; send {example}") from None
-
-
 def _too_deep() -> Problem:
     return Problem(
-        ProblemType.INVALID_FIELD, f"output: nested too deeply; at most {MAX_DEPTH} levels can be kept"
+        HttpProblem.INVALID_FIELD, f"output: nested too deeply; at most {MAX_DEPTH} levels can be kept"
     )
 
 
@@ -78,13 +66,13 @@ def _nesting(value: Any) -> int:
     return deepest
 
 
-def parse_output(content: bytes, *, limits: Limits) -> Any:
+def parse_output(content: bytes, *, limits: AgentLimits) -> Any:
     """The `output` of a result. Raises Problem (invalid-json, invalid-field, too-large)."""
     example = '{"output": any JSON value}'
-    body = _json(content, example=example)
+    body = parse_json(content, example=example)
     if not isinstance(body, dict) or set(body) != {"output"}:
         raise Problem(
-            ProblemType.INVALID_FIELD,
+            HttpProblem.INVALID_FIELD,
             f"output: the body must be an object with this one field; send {example}",
         )
     output = body["output"]
@@ -96,59 +84,59 @@ def parse_output(content: bytes, *, limits: Limits) -> Any:
         raise _too_deep()
     if len(compact) > limits.output:
         raise Problem(
-            ProblemType.TOO_LARGE,
+            HttpProblem.TOO_LARGE,
             f"output: {len(compact)} bytes of compact JSON, at most {limits.output} can be kept; "
             "keep what is large elsewhere and return a reference to it",
             members={"limit": limits.output},
         )
     if _NUL.search(compact):
         raise Problem(
-            ProblemType.INVALID_FIELD,
+            HttpProblem.INVALID_FIELD,
             "output: a string in it holds the character U+0000, which cannot be kept; remove it",
         )
     return output
 
 
 def message(text: str, limit: int) -> str:
-    """A message made fit to keep: cut at `limit` characters, without U+0000, which Postgres refuses."""
+    """The part of a message that is stored: `limit` characters, without U+0000, which Postgres refuses."""
     return text[:limit].replace("\x00", "\ufffd")
 
 
 def label(header: bytes | None, query: bytes, *, limit: int) -> str | None:
-    """A checkpoint's label, from `?label=` or from the header. None if there is none, or an empty one.
+    """A checkpoint's label, from `?label=` or else from the header. None without a label, or if empty.
 
-    The header is UTF-8, percent-encoded where it is not printable ASCII. Raises Problem(invalid-field).
+    The header is UTF-8, percent-encoded apart from printable ASCII. Raises Problem(invalid-field).
     """
     remedy = f"use at most {limit} characters of UTF-8 without control characters"
     try:
         given = _query(query).get("label")
         text = given[0] if given else unquote_to_bytes(header or b"").decode()
     except ValueError:
-        raise Problem(ProblemType.INVALID_FIELD, f"label: not valid UTF-8; {remedy}") from None
+        raise Problem(HttpProblem.INVALID_FIELD, f"label: not valid UTF-8; {remedy}") from None
     if len(text) > limit or _CONTROL.search(text):
-        raise Problem(ProblemType.INVALID_FIELD, f"label: too long, or with control characters; {remedy}")
+        raise Problem(HttpProblem.INVALID_FIELD, f"label: too long, or with control characters; {remedy}")
     return text or None
 
 
 def checksum(header: bytes | None) -> bytes | None:
-    """What `Perdure-Sha256` says of the body; None if it is not sent. Raises Problem(invalid-field)."""
+    """The checksum in `Perdure-Sha256`; None without the header. Raises Problem(invalid-field)."""
     if header is None:
         return None
     if not _SHA256.fullmatch(header):
         raise Problem(
-            ProblemType.INVALID_FIELD,
+            HttpProblem.INVALID_FIELD,
             "Perdure-Sha256: send the body's SHA-256 as 64 hexadecimal digits, or leave it out",
         )
     return bytes.fromhex(header.decode())
 
 
 def order(header: bytes | None) -> int | None:
-    """What `Perdure-Order` says; None if it is not sent. Raises Problem(invalid-field)."""
+    """The number in `Perdure-Order`; None without the header. Raises Problem(invalid-field)."""
     if header is None:
         return None
     if not _NUMBER.fullmatch(header) or not 1 <= int(header) <= LARGEST:
         raise Problem(
-            ProblemType.INVALID_FIELD,
+            HttpProblem.INVALID_FIELD,
             "Perdure-Order: send a whole number from 1 to 2^63 - 1 that rises with each checkpoint of the "
             "attempt, the same one when a call is repeated; or leave it out",
         )
@@ -156,26 +144,26 @@ def order(header: bytes | None) -> int | None:
 
 
 def recoverable(header: bytes | None) -> bool:
-    """What `Perdure-Recoverable` says; true if it is not sent. Raises Problem(invalid-field)."""
+    """The flag in `Perdure-Recoverable`; true without the header. Raises Problem(invalid-field)."""
     match (header or b"true").strip().lower():
         case b"true":
             return True
         case b"false":
             return False
-    raise Problem(ProblemType.INVALID_FIELD, "Perdure-Recoverable: send true or false, or leave it out")
+    raise Problem(HttpProblem.INVALID_FIELD, "Perdure-Recoverable: send true or false, or leave it out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """Which checkpoints a list is to name."""
+    """The checkpoints that a list contains."""
 
     label: str | None
-    #: Only numbers below this.
+    #: Only sequence numbers below this.
     before: int | None
     limit: int
 
 
-def listing(query: bytes, *, limits: Limits) -> Listing:
+def listing(query: bytes, *, limits: AgentLimits) -> Listing:
     """From `?label=`, `?before=` and `?limit=`. Raises Problem(invalid-field)."""
 
     def number(name: str, *, most: int | None) -> int | None:
@@ -186,12 +174,12 @@ def listing(query: bytes, *, limits: Limits) -> Listing:
         if not _NUMBER.fullmatch(text) or int(text) < 1 or (most is not None and int(text) > most):
             up_to = "" if most is None else f" to {most}"
             raise Problem(
-                ProblemType.INVALID_FIELD, f"{name}: use a whole number from 1{up_to}, or leave it out"
+                HttpProblem.INVALID_FIELD, f"{name}: use a whole number from 1{up_to}, or leave it out"
             )
         return int(text)
 
     wanted = label(None, query, limit=limits.label)
-    # Good UTF-8, or `label` had said so.
+    # `label` has refused a query that is not UTF-8.
     values = _query(query)
     return Listing(
         label=wanted,
@@ -201,28 +189,21 @@ def listing(query: bytes, *, limits: Limits) -> Listing:
 
 
 def _query(query: bytes) -> dict[str, list[str]]:
-    """Raises ValueError if it is no ASCII that stands for UTF-8."""
+    """The fields of a query string. Raises ValueError for anything but ASCII that encodes UTF-8."""
     return parse_qs(query.decode("ascii"), errors="strict", max_num_fields=16) if query else {}
 
 
 def label_header(text: str) -> str:
-    """The label as a header's value: see `label`."""
+    """The label as the value of a header: the inverse of `label`."""
     return quote(text, safe=_PLAIN)
 
 
 def content_type(header: bytes | None) -> str:
-    """What the checkpoint says it is; bytes if it says nothing. Raises Problem(invalid-field)."""
+    """The checkpoint's media type; that of bytes without the header. Raises Problem(invalid-field)."""
     text = (header or b"").decode("latin-1").strip()
     if len(text) > 255 or not text.isascii() or _CONTROL.search(text):
         raise Problem(
-            ProblemType.INVALID_FIELD,
+            HttpProblem.INVALID_FIELD,
             "Content-Type: use at most 255 printable ASCII characters, such as application/json",
         )
     return text or BINARY
-
-
-def _json(content: bytes, *, example: str) -> Any:
-    try:
-        return orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise Problem(ProblemType.INVALID_JSON, f"body: {error}; send {example}") from None

@@ -1,6 +1,6 @@
-"""What the gateway needs from the world: a ledger, and somebody who can tell whose a token is.
+"""Ports of the agents' routes: the agents' side of the ledger, and the verifier of their tokens.
 
-The real ones are `perdure.ledger.Ledger` and `perdure.kube.tokens.TokenVerifier`.
+The product's are `perdure.ledger.Ledger` and `perdure.kube.tokens.TokenVerifier`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from perdure.ledger.types import AgentSession, CheckpointInfo, OpenCheckpoint
 
 
 class AgentLedger(Protocol):
-    """The agents' side of the ledger: see `perdure.ledger.Ledger`. All may raise LedgerUnavailable."""
+    """The agents' side of `perdure.ledger.Ledger`. All methods may raise LedgerUnavailable."""
 
     async def ready(self) -> None: ...
 
@@ -52,12 +52,12 @@ class AgentLedger(Protocol):
 
 
 class Verifier(Protocol):
-    """Tells whose a token is: see `perdure.kube.tokens.TokenVerifier`."""
+    """The check of bearer tokens: see `perdure.kube.tokens.TokenVerifier`."""
 
     async def verify(self, token: str, *, now: datetime) -> AgentIdentity:
-        """Raises InvalidToken, KeysUnavailable."""
+        """The pod that the token is bound to. Raises InvalidToken, KeysUnavailable."""
         ...
 
     async def warm(self, *, now: datetime) -> None:
-        """Returns if tokens can be verified. Raises KeysUnavailable."""
+        """Fetch the keys that a verification needs, unless they are cached. Raises KeysUnavailable."""
         ...

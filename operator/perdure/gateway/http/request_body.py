@@ -1,79 +1,32 @@
-"""Reading request bodies with their limits enforced while they arrive, and a bound on all of them together.
+"""Request bodies, whose limits of size and time are enforced while the bytes arrive.
 
-An agent that streams without end, or two hundred that restore at once after a node was lost, must not cost
-the gateway its memory: that would take every other agent's checkpoints with it.
+A client that streams without end must not exhaust the gateway's memory, and a client that stalls must not
+hold a connection for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from typing import Any, TypeVar
 
+import orjson
+from pydantic import BaseModel, ValidationError
 from starlette.types import Message, Receive
 
-from perdure.gateway.limits import Limits
-from perdure.gateway.problems import Problem, ProblemType
+from perdure.gateway.http.budget import Budget, Hold
+from perdure.gateway.http.limits import Limits
+from perdure.gateway.http.problems import HttpProblem, Problem
+
+BodyModel = TypeVar("BodyModel", bound=BaseModel)
 
 
 class ClientGone(Exception):
-    """The client closed the connection: there is nobody to answer."""
-
-
-class Hold:
-    """A share of a budget. Release it once; releasing again does nothing."""
-
-    def __init__(self, budget: Budget, size: int) -> None:
-        self._budget = budget
-        self._size = size
-
-    def shrink(self, size: int) -> None:
-        """Give back what turned out not to be needed."""
-        if size < self._size:
-            self._budget.give_back(self._size - size)
-            self._size = size
-
-    def release(self) -> None:
-        self.shrink(0)
-
-
-class Budget:
-    """How much there may be at once: bytes of bodies in memory, or uploads. First come, first served."""
-
-    def __init__(self, total: int, *, wait: float) -> None:
-        self._total = total
-        self._free = total
-        self._wait = wait
-        self._turn = asyncio.Lock()
-        self._released = asyncio.Event()
-
-    @property
-    def free(self) -> int:
-        return self._free
-
-    async def hold(self, size: int) -> Hold:
-        """Wait for a share of that size. Raises Problem(busy) if they do not come free in time."""
-        size = min(size, self._total)  # a body larger than the whole budget goes alone
-        try:
-            async with asyncio.timeout(self._wait):
-                # The lock makes a queue: otherwise small bodies would keep a large one waiting for ever.
-                async with self._turn:
-                    while self._free < size:
-                        self._released.clear()
-                        await self._released.wait()
-                    self._free -= size
-        except TimeoutError:
-            raise Problem(
-                ProblemType.BUSY, "body: the gateway holds as many large bodies as it can; send it again"
-            ) from None
-        return Hold(self, size)
-
-    def give_back(self, size: int) -> None:
-        self._free += size
-        self._released.set()
+    """The client closed the connection: no response can be delivered."""
 
 
 class Body:
-    """The body of one request. Read it once, or discard it."""
+    """The body of one request. Read the body once, or discard it."""
 
     def __init__(self, headers: Mapping[bytes, bytes], receive: Receive, *, limits: Limits) -> None:
         self._receive = receive
@@ -88,10 +41,10 @@ class Body:
         self._invited = headers.get(b"expect", b"").lower() != b"100-continue"
 
     async def read(self, limit: int, *, what: str, budget: Budget | None = None) -> tuple[bytes, Hold | None]:
-        """The whole body, at most `limit` bytes. `what` names it in errors.
+        """The whole body, at most `limit` bytes. `what` names the body in errors.
 
-        With a budget, a large body waits for its share before it is read; whoever gets the share releases it.
-        Raises Problem (too-large, too-slow, busy), ClientGone.
+        With a budget, a large body waits for its share before its first byte is read. The caller releases the
+        share. Raises Problem (too-large, too-slow, busy), ClientGone.
         """
         self.refuse_larger(limit, what=what)
         expected = limit if self.declared is None else self.declared
@@ -112,7 +65,7 @@ class Body:
         return content, hold
 
     async def begin(self, limit: int, *, what: str) -> bytes:
-        """The first bytes of a body that does not say how long it is: more than `limit`, unless it has ended.
+        """The first bytes of a body of undeclared length: more than `limit`, unless the body ends before.
 
         Raises Problem(too-slow), ClientGone.
         """
@@ -126,7 +79,7 @@ class Body:
         return b"".join(pieces)
 
     async def pieces(self, limit: int, *, what: str, first: bytes = b"") -> AsyncIterator[bytes]:
-        """The body as it arrives, `first` included; not more of it than `limit` bytes.
+        """The body as it arrives, at most `limit` bytes. `first` was read before, and counts.
 
         Raises Problem (too-large, too-slow), ClientGone.
         """
@@ -143,12 +96,30 @@ class Body:
             yield piece
 
     def refuse_larger(self, limit: int, *, what: str) -> None:
-        """Raises Problem(too-large) if the client says that it sends more."""
+        """Raises Problem(too-large) if the declared length exceeds `limit`."""
         if self.declared is not None and self.declared > limit:
             raise self._too_large(limit, what)
 
     @property
     def ended(self) -> bool:
+        """True once the last byte was received."""
+        return self._ended
+
+    async def discard(self) -> bool:
+        """Read the unused rest of the body, within limits. True if the body has ended.
+
+        A client that is still sending would see a reset connection in place of the response.
+        """
+        if not self._invited and not self._ended:
+            # The client waits for "100 Continue", and reads the response before sending anything.
+            return False
+        allowance = self._limits.discarded
+        try:
+            async with asyncio.timeout(self._limits.body_time):
+                while allowance > 0 and (piece := await self._next()) is not None:
+                    allowance -= len(piece)
+        except (TimeoutError, ClientGone):
+            return False
         return self._ended
 
     async def _timely(self, expected: int, what: str) -> AsyncIterator[bytes]:
@@ -163,22 +134,6 @@ class Body:
                 return
             yield piece
 
-    async def discard(self) -> bool:
-        """Take in what is left of a body that will not be used, within reason. True if it has ended.
-
-        A client that is still sending would otherwise see its connection reset in place of our answer.
-        """
-        if not self._invited and not self._ended:
-            return False  # the client waits for "100 Continue": it reads our answer before it sends anything
-        allowance = self._limits.discarded
-        try:
-            async with asyncio.timeout(self._limits.body_time):
-                while allowance > 0 and (piece := await self._next()) is not None:
-                    allowance -= len(piece)
-        except (TimeoutError, ClientGone):
-            return False
-        return self._ended
-
     async def _collect(self, limit: int, what: str) -> bytes:
         pieces: list[bytes] = []
         size = 0
@@ -187,7 +142,7 @@ class Body:
             if size > limit:
                 raise self._too_large(limit, what)
             pieces.append(piece)
-        # Most bodies come in one piece, which is not copied again.
+        # Most bodies arrive in one piece, which is not copied.
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _next(self) -> bytes | None:
@@ -209,12 +164,30 @@ class Body:
 
     @staticmethod
     def _too_slow(what: str) -> Problem:
-        return Problem(ProblemType.TOO_SLOW, f"{what}: the body stopped arriving; send it again")
+        return Problem(HttpProblem.TOO_SLOW, f"{what}: the body stopped arriving; send it again")
 
     @staticmethod
     def _too_large(limit: int, what: str) -> Problem:
         return Problem(
-            ProblemType.TOO_LARGE,
+            HttpProblem.TOO_LARGE,
             f"{what}: at most {limit} bytes; send less, or a reference to it",
             members={"limit": limit},
         )
+
+
+def parse_json(content: bytes, *, example: str) -> Any:
+    """The JSON value of a body. Raises Problem(invalid-json), whose detail shows `example`."""
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise Problem(HttpProblem.INVALID_JSON, f"body: {error}; send {example}") from None
+
+
+def parse(model: type[BodyModel], content: bytes, *, example: str) -> BodyModel:
+    """The body as `model`. Raises Problem (invalid-json, invalid-field), whose detail shows `example`."""
+    try:
+        return model.model_validate(parse_json(content, example=example))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "body"
+        raise Problem(HttpProblem.INVALID_FIELD, f"{field}: {first['msg']}; send {example}") from None

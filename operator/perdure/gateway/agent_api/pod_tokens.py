@@ -1,0 +1,44 @@
+"""Authentication of agents by the service account token of their pod."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from perdure.gateway.agent_api.ports import Verifier
+from perdure.gateway.http.problems import HttpProblem, Problem
+from perdure.kube.tokens import AgentIdentity, InvalidToken, KeysUnavailable
+
+
+class PodAuthenticator:
+    """Authenticator whose identity is a pod.
+
+    The pod's uid is the whole credential: the kubelet writes a token that is bound to the uid into the pod,
+    the operator records the uid with the attempt, and the ledger fences by the attempt. No secret per task
+    exists.
+    """
+
+    def __init__(self, verifier: Verifier, *, clock: Callable[[], datetime]) -> None:
+        self._verifier = verifier
+        self._clock = clock
+
+    async def identify(self, headers: Mapping[bytes, bytes]) -> AgentIdentity:
+        """The pod that sent the request. Raises Problem (unauthenticated, keys-unavailable)."""
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not token.strip():
+            raise Problem(
+                HttpProblem.UNAUTHENTICATED,
+                "Authorization: send `Bearer` and the token in the file that PERDURE_TOKEN_FILE names",
+            )
+        try:
+            return await self._verifier.verify(token.strip().decode("latin-1"), now=self._clock())
+        except InvalidToken as error:
+            raise Problem(
+                HttpProblem.UNAUTHENTICATED,
+                f"Authorization: {error}; read the file that PERDURE_TOKEN_FILE names again at each use",
+            ) from None
+        except KeysUnavailable:
+            raise Problem(
+                HttpProblem.KEYS_UNAVAILABLE,
+                "Authorization: the cluster's keys cannot be fetched; send it again",
+            ) from None

@@ -1,0 +1,20 @@
+"""Authentication of requests, as the endpoints see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, TypeVar
+
+IdentityT_co = TypeVar("IdentityT_co", covariant=True)
+
+
+class Authenticator(Protocol[IdentityT_co]):
+    """The way from a request's headers to the caller's identity.
+
+    The model is starlette's `AuthenticationBackend`, typed in the identity and without a request object: an
+    endpoint authenticates before the body is read.
+    """
+
+    async def identify(self, headers: Mapping[bytes, bytes]) -> IdentityT_co:
+        """The caller. Header names are lower case, as in the ASGI scope. Raises Problem."""
+        ...
