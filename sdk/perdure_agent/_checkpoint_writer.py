@@ -1,19 +1,18 @@
-"""The order in which an agent's checkpoints count, and the one that waits while the gateway is away.
+"""The order of an agent's checkpoints, and the checkpoint that waits while the gateway is away.
 
-A gateway that hangs may finish an upload long after the agent has saved something newer through another. Each
-checkpoint therefore carries a number that rises, and the ledger refuses what comes late.
+A gateway that hangs may finish an upload long after the agent has saved a newer checkpoint through another
+gateway. Each checkpoint therefore carries a rising number, and the ledger refuses a late one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Protocol
 
+from perdure_agent._clock import Clock
 from perdure_agent._options import Retries
 from perdure_agent._payload import Payload
 from perdure_agent.errors import AgentError, GatewayError, GatewayUnavailable, Superseded
@@ -22,7 +21,7 @@ log = logging.getLogger("perdure_agent")
 
 
 class Save(Protocol):
-    """Of a backend."""
+    """`Backend.save`."""
 
     def __call__(
         self, payload: Payload, *, label: str | None, recoverable: bool, order: int, patience: float | None
@@ -38,22 +37,15 @@ class _Pending:
 
 
 class CheckpointWriter:
-    """Sends an agent's checkpoints, one at a time, in the order in which they were given.
+    """Sends an agent's checkpoints one at a time, in the order of the calls.
 
-    Its spool holds one: the newest of those that nobody waits for. It is memory, since a container that ends
-    is not started again in the same pod.
+    The spool holds one checkpoint: the newest that no caller waits for. The spool is memory, since a
+    container that ends is not started again in the same pod.
     """
 
-    def __init__(
-        self,
-        save: Save,
-        *,
-        retries: Retries,
-        clock: Callable[[], int] = time.monotonic_ns,
-    ) -> None:
+    def __init__(self, save: Save, *, retries: Retries, clock: Clock) -> None:
         self._save = save
         self._retries = retries
-        # Shared by all processes of the pod, so that an agent of several programs has one order.
         self._clock = clock
         self._order = 0
         # First come, first served.
@@ -67,7 +59,7 @@ class CheckpointWriter:
     async def save(
         self, payload: Payload, *, label: str | None, recoverable: bool, patience: float | None
     ) -> int:
-        """Returns its sequence number once it is durable."""
+        """Send a checkpoint and return its sequence number once it is durable. Raises as the backend does."""
         order = self._next_order()
         async with self._turn:
             sequence = await self._save(
@@ -78,28 +70,28 @@ class CheckpointWriter:
         return sequence
 
     def spool(self, payload: Payload, *, label: str | None, recoverable: bool) -> None:
-        """Have it sent soon, in place of what is still there. Raises what an earlier one was refused with."""
+        """Replace the spooled checkpoint. Raises the refusal of an earlier one."""
         self._raise_refusal()
         self._spooled = _Pending(payload, label, recoverable, self._next_order())
         self._empty.clear()
         self._arrived.set()
 
     def drop(self) -> None:
-        """Forget what is spooled."""
+        """Empty the spool."""
         self._spooled = None
         self._empty.set()
 
     async def flush(self, *, patience: float | None) -> None:
-        """Return when nothing is spooled. Raises GatewayUnavailable, or what it was refused with."""
+        """Wait until the spool is empty. Raises GatewayUnavailable, or the refusal of a checkpoint."""
         try:
-            async with asyncio.timeout(patience):
+            async with self._clock.timeout(patience):
                 await self._empty.wait()
         except TimeoutError:
             raise GatewayUnavailable("the newest checkpoint could not be sent") from None
         self._raise_refusal()
 
     async def run(self) -> None:
-        """Send what is spooled, until cancelled. Raises Superseded."""
+        """Send spooled checkpoints until cancelled. Raises Superseded."""
         delay = self._retries.first_delay
         while True:
             await self._arrived.wait()
@@ -111,7 +103,7 @@ class CheckpointWriter:
                 async with self._turn:
                     if self._spooled is not pending:
                         continue
-                    # One try at a time: after each there may be a newer one to send in its place.
+                    # One try at a time: after each try the spool may hold a newer checkpoint.
                     await self._save(
                         pending.payload,
                         label=pending.label,
@@ -121,13 +113,13 @@ class CheckpointWriter:
                     )
             except GatewayUnavailable as error:
                 log.debug("a checkpoint waits: %s", error)
-                await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+                await self._clock.sleep(self._clock.jitter(delay))
                 delay = min(delay * 2, self._retries.longest_delay)
                 continue
             except Superseded:
                 raise
             except AgentError as error:
-                # Another program of this agent has saved a newer one: as good as sent.
+                # Overtaken: another program of this agent has saved a newer checkpoint; this one is obsolete.
                 if not (isinstance(error, GatewayError) and error.kind == "checkpoint-overtaken"):
                     log.warning("a checkpoint was refused: %s", error)
                     self._refusal = error
@@ -136,7 +128,7 @@ class CheckpointWriter:
                 self.drop()
 
     def _next_order(self) -> int:
-        self._order = max(self._order + 1, self._clock())
+        self._order = max(self._order + 1, self._clock.ticks())
         return self._order
 
     def _raise_refusal(self) -> None:

@@ -8,15 +8,14 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
-from perdure_agent import _exit_state
+from perdure_agent import _exit_state, _runtime
 from perdure_agent._backend import Backend
 from perdure_agent._environment import Environment
 from perdure_agent._exit_state import ExitState
 from perdure_agent._gateway_backend import GatewayBackend
 from perdure_agent._local_backend import LocalBackend
 from perdure_agent._options import Options
+from perdure_agent._runtime import Runtime
 from perdure_agent._session import Session
 from perdure_agent._transport import Transport
 
@@ -27,33 +26,40 @@ async def open_session(environment: Environment | None, options: Options | None)
 
     Raises ValueError for an environment or an input that makes no sense; otherwise as `Session.opened`.
     """
-    environment = environment or Environment.read()
+    runtime = _runtime.current.get()
+    environment = environment or runtime.environment or Environment.read()
     options = options or Options()
     async with AsyncExitStack() as stack:
-        backend = await _open_backend(environment, options, stack)
+        backend = await _open_backend(environment, options, runtime, stack)
+        with runtime.clock.waiting():
+            task_input = await _read_input(environment.input_file, backend)
         session = Session(
             backend,
             environment=environment,
             options=options,
-            task_input=await _read_input(environment.input_file, backend),
-            exit_state=_exit_state.current.get() or ExitState(),
+            task_input=task_input,
+            exit_state=_exit_state.current.get() or ExitState(clock=runtime.clock),
+            clock=runtime.clock,
         )
         await stack.enter_async_context(session.opened())
         yield session
 
 
-async def _open_backend(environment: Environment, options: Options, stack: AsyncExitStack) -> Backend:
+async def _open_backend(
+    environment: Environment, options: Options, runtime: Runtime, stack: AsyncExitStack
+) -> Backend:
     if environment.gateway_url is None:
         return LocalBackend(
             directory=environment.local_directory,
             task=environment.task,
             input_json=environment.input_json,
         )
-    client = await stack.enter_async_context(
-        aiohttp.ClientSession(headers={"User-Agent": "perdure-agent"}, auto_decompress=False)
-    )
     transport = Transport(
-        client, url=environment.gateway_url, token_file=environment.token_file, retries=options.retries
+        await stack.enter_async_context(runtime.open_client()),
+        url=environment.gateway_url,
+        token_file=environment.token_file,
+        retries=options.retries,
+        clock=runtime.clock,
     )
     return GatewayBackend(transport, patience=options.retries.patience)
 

@@ -22,86 +22,91 @@ EXIT_INTERRUPTED = 75
 #: "Another attempt has taken over."
 EXIT_SUPERSEDED = 76
 
-#: How long `main` may take to end once another attempt has taken over. Seconds.
+#: Time for `main` to end once another attempt has taken over. Seconds.
 STOPPING = 10.0
 
+Main = Callable[[], Coroutine[Any, Any, object]]
 
-def run(main: Callable[[], Coroutine[Any, Any, object]]) -> NoReturn:
+
+def run(main: Main) -> NoReturn:
     """Run `main()` to its end and exit as the agent's contract asks.
 
     SIGTERM cancels `main`, which may catch the cancellation to save a last checkpoint; the exit code is then
-    75, unless a result or failure was left before. 75 also if a result or anything else could not be brought
-    to the gateway in time: another attempt goes on from the last checkpoint. 76 if the attempt was
-    superseded, whatever `main` makes of it, and after ten seconds without its consent; 1 after an exception
-    or a reported failure, else 0. `sys.exit` inside `main` keeps its code.
+    75, unless a result or failure was left before. The exit code is 75 too if a result or another call could
+    not reach the gateway in time: another attempt goes on from the last checkpoint. The exit code is 76 if
+    the attempt was superseded, whatever `main` returns or raises; a `main` that has not ended ten seconds
+    later is abandoned. After an exception or a reported failure the exit code is 1, otherwise 0. `sys.exit`
+    inside `main` keeps its code.
     """
     raise SystemExit(asyncio.run(supervise(main)))
 
 
-async def supervise(main: Callable[[], Coroutine[Any, Any, object]]) -> int:
-    """What `run` does, without leaving the process: returns the exit code."""
-    end = ExitState()
-    token = _exit_state.current.set(end)
+async def supervise(main: Main) -> int:
+    """The same as `run` without leaving the process: returns the exit code."""
+    state = ExitState()
+    loop = asyncio.get_running_loop()
+    # Missing on Windows, where laptops run agents but containers of ours do not.
+    with suppress(NotImplementedError):
+        loop.add_signal_handler(signal.SIGTERM, state.interrupt)
+    try:
+        return await supervise_main(main, state, abandon=_abandon)
+    finally:
+        with suppress(NotImplementedError):
+            loop.remove_signal_handler(signal.SIGTERM)
+
+
+async def supervise_main(main: Main, state: ExitState, *, abandon: Callable[[], NoReturn]) -> int:
+    """Run `main()` under `state` and return the exit code. `abandon` must leave a `main` that never ends."""
+    token = _exit_state.current.set(state)
     try:
         task = asyncio.create_task(_as_object(main), name="perdure-main")
     finally:
         _exit_state.current.reset(token)
-
-    def interrupt() -> None:
-        # Once: a second cancellation would break into the saving of the last checkpoint.
-        if not end.interrupted:
-            end.interrupt()
-            task.cancel()
-
-    loop = asyncio.get_running_loop()
-    # Missing on Windows, where containers of ours do not run but laptops do.
-    with suppress(NotImplementedError):
-        loop.add_signal_handler(signal.SIGTERM, interrupt)
-    superseded = asyncio.create_task(end.superseded.wait(), name="perdure-superseded")
+    state.cancel_main = task.cancel
+    superseded = asyncio.create_task(state.superseded.wait(), name="perdure-superseded")
     try:
         await asyncio.wait({task, superseded}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            # Whoever is connected is cancelled already.
+            # The body of `connect` is cancelled already; the rest of `main` gets the same time twice.
             await asyncio.wait({task}, timeout=STOPPING / 2)
             task.cancel()
             await asyncio.wait({task}, timeout=STOPPING / 2)
         if not task.done():
-            _abandon()
+            abandon()
     except asyncio.CancelledError:
         # Ctrl-C on a laptop: the same chance to save as SIGTERM gives.
-        interrupt()
+        state.interrupt()
         await asyncio.wait({task})
         raise
     finally:
+        state.cancel_main = None
         superseded.cancel()
-        with suppress(NotImplementedError):
-            loop.remove_signal_handler(signal.SIGTERM)
-    return _exit_code(task, end)
+    return _exit_code(task, state)
 
 
-def _exit_code(task: asyncio.Task[object], end: ExitState) -> int:
+def _exit_code(task: asyncio.Task[object], state: ExitState) -> int:
     error = None if task.cancelled() else task.exception()
     if error is not None:
         traceback.print_exception(error)
-    if end.superseded.is_set() or (error is not None and contains(error, Superseded)):
+    if state.superseded.is_set() or (error is not None and contains(error, Superseded)):
         return EXIT_SUPERSEDED
-    # What has been left behind outweighs the interruption: exit 75 would have finished work done again.
-    if end.settled is not None and (end.interrupted or error is None):
-        return EXIT_SUCCEEDED if end.settled == "succeeded" else EXIT_FAILED
-    # An absent gateway is no fault of the work's, and must not be counted as one.
-    away = error is not None and end.settled is None and contains(error, GatewayUnavailable)
-    if end.interrupted or end.unsent or away:
+    # A report that survives the process outweighs the interruption: exit code 75 would repeat finished work.
+    if state.settled is not None and (state.interrupted or error is None):
+        return EXIT_SUCCEEDED if state.settled == "succeeded" else EXIT_FAILED
+    # An absent gateway is no fault of the work and must not count as one.
+    away = error is not None and state.settled is None and contains(error, GatewayUnavailable)
+    if state.interrupted or state.unsent or away:
         return EXIT_INTERRUPTED
     return EXIT_FAILED if error is not None or task.cancelled() else EXIT_SUCCEEDED
 
 
 def _abandon() -> NoReturn:
-    """End the process under a `main` that does not: its work counts for nothing, and may do harm."""
+    """End the process under a `main` that does not end: its work no longer counts, and may do harm."""
     sys.stderr.write("perdure: superseded, and main does not end; leaving it\n")
     sys.stderr.flush()
     sys.stdout.flush()
     os._exit(EXIT_SUPERSEDED)
 
 
-async def _as_object(main: Callable[[], Coroutine[Any, Any, object]]) -> object:
+async def _as_object(main: Main) -> object:
     return await main()

@@ -11,6 +11,7 @@ from typing import Any
 from perdure_agent import _termination_message
 from perdure_agent._backend import Backend
 from perdure_agent._checkpoint_writer import CheckpointWriter
+from perdure_agent._clock import Clock
 from perdure_agent._environment import Environment
 from perdure_agent._exit_state import ExitState
 from perdure_agent._options import Options
@@ -44,12 +45,14 @@ class Session:
         options: Options,
         task_input: Any,
         exit_state: ExitState,
+        clock: Clock,
     ) -> None:
         self.backend = backend
         self.environment = environment
         self.options = options
         self.task_input = task_input
-        self.writer = CheckpointWriter(backend.save, retries=options.retries)
+        self.writer = CheckpointWriter(backend.save, retries=options.retries, clock=clock)
+        self._clock = clock
         self._exit_state = exit_state
         self._termination_log = environment.termination_log
         self._reporting = False
@@ -77,14 +80,17 @@ class Session:
                 ]
                 try:
                     yield
-                    await self._leave()
+                    with self._clock.waiting():
+                        await self._leave()
                 except asyncio.CancelledError:
-                    await self._leave_cancelled()
+                    with self._clock.waiting():
+                        await self._leave_cancelled()
                     raise
                 except Exception as raised:
                     # The task group would wrap the body's exception: the exception passes around the group.
                     error = raised
-                    await self._report_crash(raised)
+                    with self._clock.waiting():
+                        await self._report_crash(raised)
                 finally:
                     for task in background:
                         task.cancel()
@@ -101,7 +107,8 @@ class Session:
         if self._superseded is not None:
             raise Superseded(*self._superseded.args)
         try:
-            yield
+            with self._clock.waiting():
+                yield
         except Superseded as error:
             # After an acknowledged report, 409 says only that the operator has closed the attempt.
             if not self._reported:
@@ -245,7 +252,7 @@ class Session:
             except AgentError as error:
                 log.warning("sign of life refused: %s", error)
             interval = self.options.heartbeat_interval
-            await asyncio.sleep(min(interval, _AWAY_INTERVAL) if self._away else interval)
+            await self._clock.sleep(min(interval, _AWAY_INTERVAL) if self._away else interval)
 
     async def _send_spooled(self) -> None:
         """Run until cancelled or until an end was reported. Raises Superseded, as the heartbeats do."""

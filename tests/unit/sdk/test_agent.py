@@ -152,7 +152,7 @@ async def test_obeys_retry_after_within_reason(
     gateway.faults.extend(
         [refuse("busy", 503, Retry_After="2"), refuse("busy", 503, Retry_After="86400"), UNAVAILABLE]
     )
-    monkeypatch.setattr("perdure_agent._transport.asyncio.sleep", noted)
+    monkeypatch.setattr("perdure_agent._clock.asyncio.sleep", noted)
     patient = replace(options, retries=replace(options.retries, patience=None))
     async with connect(environment, options=patient) as agent:
         await agent.checkpoint(b"x")

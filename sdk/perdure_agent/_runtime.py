@@ -1,0 +1,28 @@
+"""Clock, network and environment of an agent, so that `perdure_agent.testing` can replace all three."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from perdure_agent._clock import Clock, SystemClock
+from perdure_agent._environment import Environment
+from perdure_agent._http import HttpClient, open_client
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """Surroundings of one attempt."""
+
+    clock: Clock
+    open_client: Callable[[], AbstractAsyncContextManager[HttpClient]]
+    #: Replaces the process's environment variables; None to read them.
+    environment: Environment | None = None
+
+
+SYSTEM = Runtime(clock=SystemClock(), open_client=open_client)
+
+#: Runtime of `connect` in this context.
+current: ContextVar[Runtime] = ContextVar("perdure_agent_runtime", default=SYSTEM)
