@@ -1,0 +1,160 @@
+"""Virtual time, so that an agent's test never waits for a retry, a heartbeat or a Retry-After."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import random
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+
+#: Turns of the event loop without activity of the SDK after which nothing of the SDK is taken to be runnable.
+#: Releasing a lock or an event takes its waiter two or three turns.
+_QUIET_TURNS = 25
+#: Virtual seconds after which sleepers fail. A fault without end, met by a call without end to its patience,
+#: would otherwise spin for ever.
+_HORIZON = 366 * 86_400.0
+
+
+@dataclass(order=True, slots=True)
+class _Timer:
+    due: float
+    number: int
+    fire: Callable[[], None] = field(compare=False)
+    cancelled: bool = field(default=False, compare=False)
+
+
+class Clock:
+    """Time of one test gateway, in seconds from 0. It passes in two cases, and never by itself.
+
+    While the agent's body awaits a call of the SDK, time jumps to whatever is due next as soon as nothing of
+    the SDK can run. In all other cases it passes by `advance`. Code of the agent's own sees real time.
+    """
+
+    def __init__(self, *, seed: int = 0) -> None:
+        self._now = 0.0
+        self._ticks = 0
+        self._random = random.Random(seed)
+        self._timers: list[_Timer] = []
+        self._numbers = 0
+        #: Calls of bodies that wait now.
+        self._calls = 0
+        self._turn: asyncio.Handle | None = None
+        self._activity = 0
+        self._seen = 0
+        self._quiet = 0
+
+    @property
+    def now(self) -> float:
+        """Seconds since the gateway was made."""
+        return self._now
+
+    async def advance(self, seconds: float) -> None:
+        """Let `seconds` pass: everything that becomes due in them happens, in order."""
+        until = self._now + seconds
+        await self._settle()
+        while (timer := self._next()) is not None and timer.due <= until:
+            self._fire()
+            await self._settle()
+        self._now = max(self._now, until)
+
+    def time(self) -> float:
+        return self._now
+
+    def ticks(self) -> int:
+        self._ticks += 1
+        return self._ticks
+
+    def jitter(self, delay: float) -> float:
+        return delay * self._random.uniform(0.5, 1.0)
+
+    async def sleep(self, delay: float) -> None:
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def wake() -> None:
+            if woken.done():
+                return
+            if self._now > _HORIZON:
+                woken.set_exception(
+                    RuntimeError("a year of virtual time has passed: the scripted fault has no end")
+                )
+            else:
+                woken.set_result(None)
+
+        timer = self._set(delay, wake)
+        try:
+            await woken
+        finally:
+            timer.cancelled = True
+            self._active()
+
+    @asynccontextmanager
+    async def timeout(self, delay: float | None) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(None) as scope:
+            timer = None if delay is None else self._set(delay, lambda: scope.reschedule(loop.time()))
+            try:
+                yield
+            finally:
+                if timer is not None:
+                    timer.cancelled = True
+                self._active()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        self._calls += 1
+        self._active()
+        self._arm()
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if not self._calls and self._turn is not None:
+                self._turn.cancel()
+                self._turn = None
+
+    def _set(self, delay: float, fire: Callable[[], None]) -> _Timer:
+        self._numbers += 1
+        timer = _Timer(self._now + max(0.0, delay), self._numbers, fire)
+        heapq.heappush(self._timers, timer)
+        self._active()
+        self._arm()
+        return timer
+
+    def _next(self) -> _Timer | None:
+        while self._timers and self._timers[0].cancelled:
+            heapq.heappop(self._timers)
+        return self._timers[0] if self._timers else None
+
+    def _fire(self) -> None:
+        timer = heapq.heappop(self._timers)
+        self._now = max(self._now, timer.due)
+        self._active()
+        timer.fire()
+
+    def _active(self) -> None:
+        """Note that something of the SDK runs."""
+        self._activity += 1
+        self._quiet = 0
+
+    async def _settle(self) -> None:
+        """Return once nothing of the SDK can run until time passes."""
+        seen, quiet = self._activity, 0
+        while quiet < _QUIET_TURNS:
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if seen == self._activity else 0
+            seen = self._activity
+
+    def _arm(self) -> None:
+        if self._turn is None and self._calls and self._next() is not None:
+            self._turn = asyncio.get_running_loop().call_soon(self._on_turn)
+
+    def _on_turn(self) -> None:
+        """One turn of the event loop while a call waits and a timer is set."""
+        self._turn = None
+        self._quiet = self._quiet + 1 if self._seen == self._activity else 0
+        self._seen = self._activity
+        if self._quiet >= _QUIET_TURNS and self._next() is not None:
+            self._fire()
+        self._arm()

@@ -1,0 +1,130 @@
+"""Faults that a test can script for a request, and the script that assigns them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from perdure_agent.testing._records import RecordedRequest, Route
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """The connection fails, and the gateway never sees the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """503: the ledger is away. `retry_after`: seconds, whole; None leaves the header out."""
+
+    retry_after: int | None = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TooManyRequests:
+    """429. `retry_after`: seconds, whole; None leaves the header out."""
+
+    retry_after: int | None = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """The request is handled `seconds` later. A client whose try times out before that is not served."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LostAnswer:
+    """The request is committed, and its answer never arrives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """Another attempt takes over: this request and all later ones of the attempt get 409 `superseded`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiredToken:
+    """401. `renewed`: the kubelet puts a new token into the file at the same moment."""
+
+    renewed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Any other problem document of the gateway's, by the last part of its type, such as `too-large`."""
+
+    kind: str
+    status: int
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """The pod is killed at this request, as by SIGKILL. `committed`: the request takes effect before."""
+
+    committed: bool = False
+
+
+Fault = (
+    Unreachable | Unavailable | TooManyRequests | Slow | LostAnswer | Takeover | ExpiredToken | Refusal | Kill
+)
+#: Decides about each request that it gets; None lets it through.
+Chooser = Callable[[RecordedRequest], Fault | None]
+
+
+class Killed(BaseException):
+    """The scripted death of a pod.
+
+    No `Exception`, so that an agent's own error handling does not outlive the pod. `finally` blocks do run,
+    which they would not in a pod that is killed; whatever they send never arrives.
+    """
+
+
+@dataclass(slots=True)
+class _Rule:
+    fault: Fault | Chooser
+    on: Route | None
+    #: Matching requests to let through first.
+    skip: int
+    #: Requests that it is for; None: all that follow.
+    times: int | None
+
+    def matches(self, route: Route) -> bool:
+        return route == self.on or (self.on is None and route != "heartbeat")
+
+
+class Script:
+    """Which request meets which fault."""
+
+    def __init__(self) -> None:
+        self._rules: list[_Rule] = []
+
+    def add(self, fault: Fault | Chooser, *, on: Route | None, at: int, times: int | None) -> None:
+        """From the `at`-th request to `on` that is still to come, for `times` requests. Raises ValueError."""
+        if at < 1 or (times is not None and times < 1):
+            raise ValueError("at and times count from 1")
+        self._rules.append(_Rule(fault, on, at - 1, times))
+
+    def clear(self) -> None:
+        """Forget all that is still to come."""
+        self._rules.clear()
+
+    def take(self, request: RecordedRequest) -> Fault | None:
+        """The fault for this request. Each rule counts all requests that match; the first due rule acts."""
+        found: Fault | None = None
+        for rule in list(self._rules):
+            if not rule.matches(request.route):
+                continue
+            if rule.skip:
+                rule.skip -= 1
+                continue
+            if found is not None:
+                continue
+            found = rule.fault(request) if callable(rule.fault) else rule.fault
+            if rule.times is not None:
+                rule.times -= 1
+                if not rule.times:
+                    self._rules.remove(rule)
+        return found

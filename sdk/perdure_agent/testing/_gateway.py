@@ -1,0 +1,499 @@
+"""One task and its gateway in memory: the attempts, the scripted faults and the records of a test."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+from perdure_agent import _agent, _runtime
+from perdure_agent._agent import Agent
+from perdure_agent._checkpoints import BYTES, JSON, encode_json
+from perdure_agent._exit_state import ExitState
+from perdure_agent._last_failure import LastFailure
+from perdure_agent._options import Options
+from perdure_agent._run import EXIT_INTERRUPTED, EXIT_SUPERSEDED, Main, supervise_main
+from perdure_agent._runtime import Runtime
+from perdure_agent.errors import GatewayUnavailable, Superseded, contains
+from perdure_agent.testing._api import (
+    Attempt,
+    Message,
+    Problem,
+    Response,
+    Task,
+    problem_response,
+    respond,
+    route_of,
+)
+from perdure_agent.testing._client import ConnectionLost, InMemoryClient
+from perdure_agent.testing._clock import Clock
+from perdure_agent.testing._faults import (
+    Chooser,
+    ExpiredToken,
+    Fault,
+    Kill,
+    Killed,
+    LostAnswer,
+    Refusal,
+    Script,
+    Slow,
+    Takeover,
+    TooManyRequests,
+    Unavailable,
+    Unreachable,
+)
+from perdure_agent.testing._pod import Pod, token
+from perdure_agent.testing._records import (
+    Failure,
+    RecordedCheckpoint,
+    RecordedProgress,
+    RecordedRequest,
+    Route,
+    Saved,
+    Success,
+)
+from perdure_agent.testing._server import listening
+
+#: Exit code of a process that SIGKILL ends.
+_EXIT_KILLED = 137
+Sleep = Callable[[float], Awaitable[None]]
+
+
+class Gateway:
+    """The gateway of one task. An asynchronous context manager; it belongs to one event loop.
+
+    Each `connect`, `run` or `serve` is an attempt of its own, in a pod of its own: it closes the attempt
+    before, finds the checkpoints that all earlier ones saved, and knows why the last one failed.
+    """
+
+    def __init__(
+        self,
+        *,
+        input: Any = None,
+        checkpoints: Iterable[Any] = (),
+        namespace: str = "default",
+        workflow: str = "workflow",
+        step: str = "step",
+        index: int | None = None,
+        model: str | None = None,
+        last_failure: LastFailure | None = None,
+        checkpoints_per_task: int = 10,
+        seed: int = 0,
+    ) -> None:
+        """A task with `input`, any JSON value (None: {}), and `checkpoints`, oldest first.
+
+        Each checkpoint is a `Saved`, or its data alone. `index`: of the item, in a `forEach` step.
+        `last_failure`: of an earlier attempt; the first attempt here has the next number. `seed`: of the
+        jitter between retries. Raises TypeError or ValueError for what JSON cannot hold.
+        """
+        task_input = {} if input is None else input
+        encode_json(task_input, field="input")
+        self.clock = Clock(seed=seed)
+        self._model = model
+        self._first = 1 if last_failure is None else last_failure.attempt + 1
+        self._task = Task(
+            namespace=namespace,
+            workflow=workflow,
+            name=f"{workflow}-{step}" + ("" if index is None else f"-{index}") + "-abcde",
+            step=step,
+            index=index,
+            input=task_input,
+            last_failure=None if last_failure is None else _contract_form(last_failure),
+            kept=checkpoints_per_task,
+        )
+        for given in checkpoints:
+            self._task.add(_given(given, sequence=self._task.sequence + 1))
+        #: Every request, in the order in which they came.
+        self.requests: list[RecordedRequest] = []
+        #: How the task has ended, or else how its last attempt did; None as long as neither has.
+        self.outcome: Success | Failure | None = None
+        self._script = Script()
+        self._away = 0
+        self._pods: list[Pod] = []
+        self._exit_state: ExitState | None = None
+        self._changed = asyncio.Condition()
+        self._folder: TemporaryDirectory[str] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._folder = TemporaryDirectory(prefix="perdure-testing-")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._folder is not None
+        self._folder.cleanup()
+        self._folder = None
+
+    # Attempts.
+
+    @asynccontextmanager
+    async def connect(self, *, options: Options | None = None) -> AsyncIterator[Agent]:
+        """The next attempt, as `perdure_agent.connect` opens it, with this gateway behind it.
+
+        Raises what `perdure_agent.connect` does; Killed if a scripted `Kill` met it; RuntimeError if the task
+        has ended.
+        """
+        pod = self._start_pod()
+        try:
+            async with AsyncExitStack() as stack:
+                # For the opening alone: the agent's body is the test's own code, in the test's own context.
+                outer = _runtime.current.set(self._runtime(pod))
+                try:
+                    agent = await stack.enter_async_context(_agent.connect(options=options))
+                finally:
+                    _runtime.current.reset(outer)
+                yield agent
+        except BaseException as error:
+            self._end(pod, _exit_code(error))
+            if pod.killed and not isinstance(error, Killed):
+                raise Killed("the pod was killed") from error
+            raise
+        self._end(pod, 0)
+
+    async def run(self, main: Main) -> int:
+        """The next attempt as `perdure_agent.run(main)` makes it, without a process: returns the exit code.
+
+        `perdure_agent.connect()` inside `main` connects to this gateway, whatever the environment variables
+        say. 137 stands for a scripted `Kill`. Raises RuntimeError if the task has ended, AssertionError if
+        `main` does not end within ten real seconds of being superseded.
+        """
+        pod = self._start_pod()
+        state = ExitState(clock=self.clock)
+        left: list[int] = []
+
+        async def body() -> None:
+            try:
+                await main()
+            except SystemExit as error:
+                # It would end the event loop, and the test with it.
+                left.append(error.code if isinstance(error.code, int) else int(error.code is not None))
+
+        outer = _runtime.current.set(self._runtime(pod))
+        self._exit_state = state
+        try:
+            code = await supervise_main(body, state, abandon=_never_ended)
+        finally:
+            self._exit_state = None
+            _runtime.current.reset(outer)
+        code = left[0] if left else code
+        self._end(pod, code)
+        return _EXIT_KILLED if pod.killed else code
+
+    @asynccontextmanager
+    async def serve(self, *, port: int = 0) -> AsyncIterator[dict[str, str]]:
+        """The next attempt for a process of its own: yields the environment variables that it is to have.
+
+        The gateway listens on loopback, until the context ends. Times are real here: `Slow` takes as long as
+        it says, and nothing waits on `clock`. `Kill` breaks the connection; killing the process is left to
+        the test. The exit code is unknown here, so that `outcome` is what the process reported. Raises
+        OSError if the port is taken, RuntimeError if the task has ended.
+        """
+
+        async def exchange(message: Message) -> Response:
+            try:
+                return await self._exchange(message, pod, sleep=asyncio.sleep)
+            except Killed as error:
+                raise ConnectionLost("the pod was killed") from error
+
+        async with listening(exchange, port=port) as url:
+            pod = self._start_pod(gateway_url=url)
+            yield pod.variables()
+            self._end(pod, None)
+
+    def take_over(self) -> None:
+        """Close the current attempt as the operator does: each of its calls is answered 409 `superseded`."""
+        self._pod().attempt.open = False
+
+    def interrupt(self) -> None:
+        """SIGTERM for the main coroutine in `run`. Raises RuntimeError if there is none."""
+        if self._exit_state is None:
+            raise RuntimeError("interrupt: no main coroutine runs; start one with run()")
+        self._exit_state.interrupt()
+
+    def renew_token(self) -> None:
+        """Put a token that is accepted into the current pod's file, as the kubelet does."""
+        self._pod().renew_token()
+
+    # Faults.
+
+    def script(
+        self, fault: Fault | Chooser, *, on: Route | None = None, at: int = 1, times: int | None = 1
+    ) -> None:
+        """Let `times` requests meet a fault, from the `at`-th future request on; None: all from there on.
+
+        `on` names the call; None stands for every call but heartbeats. `at` and `times` count requests, so
+        that retries count too. A function in place of the fault gets each of these requests and returns a
+        fault or None. Of several due faults the one that was scripted first acts. Raises ValueError for
+        numbers below 1.
+        """
+        self._script.add(fault, on=on, at=at, times=times)
+
+    def clear_script(self) -> None:
+        """Forget the faults that are still to come."""
+        self._script.clear()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """No request gets through, heartbeats included, as long as the context is open."""
+        self._away += 1
+        try:
+            yield
+        finally:
+            self._away -= 1
+
+    def damage(self, sequence: int, *, in_transit: bool = False) -> None:
+        """Damage a checkpoint: in the ledger, which notices it, or `in_transit`, which only the agent can."""
+        (self._task.garbled if in_transit else self._task.corrupt).add(sequence)
+
+    # What there is afterwards.
+
+    @property
+    def input(self) -> Any:
+        """The task's input."""
+        return self._task.input
+
+    @property
+    def attempt(self) -> int:
+        """Number of the newest attempt; 0 before the first."""
+        return self._pods[-1].attempt.number if self._pods else 0
+
+    @property
+    def checkpoints(self) -> list[RecordedCheckpoint]:
+        """Those that are kept, oldest first; the given ones among them."""
+        return list(self._task.checkpoints)
+
+    @property
+    def latest(self) -> RecordedCheckpoint | None:
+        """The one that the next attempt goes on from."""
+        return self._task.latest()
+
+    @property
+    def restored(self) -> list[tuple[int, int]]:
+        """(attempt, sequence) of each checkpoint that an attempt read, whole and sound."""
+        return list(self._task.restored)
+
+    @property
+    def progress(self) -> list[RecordedProgress]:
+        """All reports of progress. A real gateway makes events of two a second at most."""
+        return list(self._task.progress)
+
+    @property
+    def heartbeats(self) -> list[float]:
+        """When they came, in virtual seconds."""
+        return list(self._task.heartbeats)
+
+    @property
+    def output(self) -> Any:
+        """The output of a task that has succeeded. Raises AssertionError if it has not."""
+        if isinstance(self.outcome, Success):
+            return self.outcome.output
+        raise AssertionError(f"the task has not succeeded; its outcome is {self.outcome}")
+
+    @property
+    def termination_message(self) -> str | None:
+        """What the newest attempt left in its termination message; None if it left nothing."""
+        return self._pod().termination_message
+
+    async def until(self, condition: Callable[[], bool], *, deadline: float = 10.0) -> None:
+        """Wait for a condition that some request makes true; virtual time passes meanwhile.
+
+        Raises TimeoutError after `deadline` real seconds.
+        """
+        with self.clock.waiting():
+            async with asyncio.timeout(deadline), self._changed:
+                await self._changed.wait_for(condition)
+
+    # Inside.
+
+    def _pod(self) -> Pod:
+        if not self._pods:
+            raise RuntimeError("no attempt has started: use connect(), run() or serve()")
+        return self._pods[-1]
+
+    def _start_pod(self, *, gateway_url: str = "http://gateway.invalid") -> Pod:
+        if self._folder is None:
+            raise RuntimeError("the gateway is not open: use `async with testing.Gateway(…) as gateway`")
+        if isinstance(self.outcome, Success) or (self.outcome is not None and not self.outcome.retryable):
+            raise RuntimeError(f"the task has ended, so that no attempt follows: {self.outcome}")
+        for pod in self._pods:
+            pod.attempt.open = False
+        number = self._first + len(self._pods)
+        if isinstance(self.outcome, Failure):
+            self._task.last_failure = {
+                "attempt": self.outcome.attempt,
+                "reason": self.outcome.reason,
+                "message": self.outcome.message,
+                "exitCode": self.outcome.exit_code,
+            }
+        attempt = Attempt(number, token(number, 1))
+        pod = Pod.create(
+            Path(self._folder.name) / f"attempt-{number}",
+            self._task,
+            attempt,
+            model=self._model,
+            gateway_url=gateway_url,
+        )
+        self._task.attempts.append(attempt)
+        self._pods.append(pod)
+        return pod
+
+    def _runtime(self, pod: Pod) -> Runtime:
+        async def exchange(message: Message, sender: Pod) -> Response:
+            return await self._exchange(message, sender, sleep=self.clock.sleep)
+
+        client = InMemoryClient(pod, exchange=exchange, clock=self.clock)
+        return Runtime(clock=self.clock, open_client=client.opened, environment=pod.environment)
+
+    def _end(self, pod: Pod, exit_code: int | None) -> None:
+        """Close the attempt and derive its outcome as the operator does. None: the exit code is unknown."""
+        taken_over = not pod.attempt.open
+        pod.attempt.open = False
+        if pod.killed:
+            exit_code = _EXIT_KILLED
+        number, report = pod.attempt.number, pod.attempt.report
+        message = pod.termination_message
+        if isinstance(report, Success):
+            self.outcome = report
+        elif report is not None:
+            self.outcome = replace(report, exit_code=exit_code)
+        elif pod.killed or exit_code == EXIT_INTERRUPTED:
+            words = "the pod was killed" if pod.killed else "the agent was interrupted"
+            self.outcome = Failure(
+                attempt=number, reason="Disrupted", message=words, retryable=True, exit_code=exit_code
+            )
+        elif taken_over or exit_code in (None, EXIT_SUPERSEDED):
+            pass
+        elif exit_code:
+            words = message or f"exit code {exit_code}"
+            self.outcome = Failure(
+                attempt=number, reason="ExitCode", message=words, retryable=True, exit_code=exit_code
+            )
+        elif message:
+            self.outcome = Success(attempt=number, output=_output(message))
+
+    async def _exchange(self, message: Message, pod: Pod, *, sleep: Sleep) -> Response:
+        """One request, with whatever is scripted for it. Raises ConnectionLost, Killed."""
+        try:
+            sender = self._task.attempt_of(message.headers)
+        except Problem:
+            sender = None
+        position = len(self.requests)
+        record = RecordedRequest(
+            method=message.method,
+            path=message.path,
+            route=route_of(message.method, message.path),
+            attempt=None if sender is None else sender.number,
+            status=None,
+            at=self.clock.now,
+        )
+        self.requests.append(record)
+        try:
+            fault = Unreachable() if self._away else self._script.take(record)
+            response = await self._under(fault, message, pod, sleep=sleep)
+            self.requests[position] = replace(record, status=response.status)
+            return response
+        finally:
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _under(self, fault: Fault | None, message: Message, pod: Pod, *, sleep: Sleep) -> Response:
+        match fault:
+            case None:
+                pass
+            case Unreachable():
+                raise ConnectionLost("scripted: unreachable")
+            case Unavailable(retry_after):
+                return _busy(Problem("ledger-unavailable", "scripted"), retry_after)
+            case TooManyRequests(retry_after):
+                refusal = Refusal("busy", 429, "scripted")
+                return _with_retry_after(_refused(refusal), retry_after)
+            case Slow(seconds):
+                await sleep(seconds)
+            case LostAnswer():
+                self._respond(message)
+                raise ConnectionLost("scripted: the answer is lost")
+            case Takeover():
+                pod.attempt.open = False
+            case ExpiredToken(renewed):
+                pod.expire_token()
+                if renewed:
+                    pod.renew_token()
+            case Refusal():
+                return _refused(fault)
+            case Kill(committed):
+                if committed:
+                    self._respond(message)
+                pod.killed = True
+                raise Killed("scripted: the pod was killed")
+        return self._respond(message)
+
+    def _respond(self, message: Message) -> Response:
+        return respond(self._task, message, now=self.clock.now)
+
+
+def _given(given: Any, *, sequence: int) -> RecordedCheckpoint:
+    saved = given if isinstance(given, Saved) else Saved(data=given)
+    raw = isinstance(saved.data, bytes)
+    return RecordedCheckpoint(
+        sequence=sequence,
+        attempt=0,
+        data=saved.data if raw else encode_json(saved.data, field="checkpoints"),
+        content_type=saved.content_type or (BYTES if raw else JSON),
+        label=saved.label,
+        recoverable=saved.recoverable,
+        order=None,
+        at=0.0,
+    )
+
+
+def _contract_form(failure: LastFailure) -> dict[str, Any]:
+    return {
+        "attempt": failure.attempt,
+        "reason": failure.reason,
+        "message": failure.message,
+        "exitCode": failure.exit_code,
+    }
+
+
+def _busy(problem: Problem, retry_after: int | None) -> Response:
+    return _with_retry_after(problem.response(), retry_after)
+
+
+def _with_retry_after(response: Response, seconds: int | None) -> Response:
+    headers = {name: value for name, value in response.headers.items() if name != "Retry-After"}
+    if seconds is not None:
+        headers["Retry-After"] = str(seconds)
+    return replace(response, headers=headers)
+
+
+def _refused(refusal: Refusal) -> Response:
+    detail = refusal.detail or f"scripted: {refusal.kind}"
+    return problem_response(refusal.kind, refusal.status, refusal.kind, detail)
+
+
+def _output(message: str) -> Any:
+    """A termination message as the operator reads it: JSON if it parses, or else text."""
+    try:
+        return json.loads(message)
+    except ValueError:
+        return message.removesuffix("\n")
+
+
+def _exit_code(error: BaseException) -> int:
+    """The exit code that `run` would have made of an exception that leaves the agent's context."""
+    if contains(error, Superseded):
+        return EXIT_SUPERSEDED
+    if isinstance(error, asyncio.CancelledError) or contains(error, GatewayUnavailable):
+        return EXIT_INTERRUPTED
+    return 1
+
+
+def _never_ended() -> NoReturn:
+    raise AssertionError("the attempt is superseded, and main does not end")

@@ -1,0 +1,46 @@
+"""The same gateway over HTTP on loopback, for agents that are processes of their own, in any language."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from perdure_agent.testing._api import Message, Response
+from perdure_agent.testing._client import ConnectionLost
+
+_PREFIX = "/agent/v1"
+
+
+@asynccontextmanager
+async def listening(exchange: Callable[[Message], Awaitable[Response]], *, port: int) -> AsyncIterator[str]:
+    """Serve on 127.0.0.1, at a free port if it is 0; yields the URL. Raises OSError if it is taken."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if not request.path.startswith(_PREFIX + "/"):
+            return web.Response(status=404, text="not a gateway")
+        message = Message(
+            method=request.method,
+            path=request.path.removeprefix(_PREFIX),
+            query=request.rel_url.raw_query_string,
+            headers={name.lower(): value for name, value in request.headers.items()},
+            body=await request.read(),
+        )
+        try:
+            response = await exchange(message)
+        except ConnectionLost:
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response()
+        return web.Response(status=response.status, headers=response.headers, body=response.body)
+
+    application = web.Application(client_max_size=1 << 30)
+    application.router.add_route("*", "/{path:.*}", handle)
+    runner = web.AppRunner(application, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
