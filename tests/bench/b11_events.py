@@ -16,7 +16,7 @@ import nats
 from nats.aio.msg import Msg
 from nats.js.api import DeliverPolicy
 
-from perdure.bus import subjects
+from perdure.bus import cloudevents, subjects
 from perdure.bus.connection import Bus
 from perdure.bus.follow import follow
 from perdure.ledger import AgentSession, Ledger
@@ -154,7 +154,7 @@ async def _jetstream(rig: Rig, namespace: str, seen: Seen) -> AsyncIterator[None
     try:
 
         async def take(message: Msg) -> None:
-            event = subjects.decode(message.data)
+            event = cloudevents.decode(message.data)
             if event.type == "task.checkpointed":
                 seen.note("JetStream", event.task, event.data["sequence"])
 
@@ -216,7 +216,7 @@ async def _command(rig: Rig, ledger: Ledger, namespace: str, name: str, seen: Se
 
     async def work(lines: asyncio.StreamReader) -> None:
         async for line in lines:
-            event = subjects.decode(line)
+            event = cloudevents.decode(line)
             if event.type == "task.checkpointed":
                 seen.note("command", event.task, event.data["sequence"])
             ready.set()

@@ -15,7 +15,7 @@ import nats.errors
 import nats.js.errors
 from nats.aio.msg import Msg
 
-from perdure.bus import subjects
+from perdure.bus import cloudevents, subjects
 from perdure.ledger import Ledger
 from tests.bench import budgets, stream
 from tests.bench.agents import environment_of, session_of, start_held
@@ -155,7 +155,7 @@ async def _client(rig: Rig, namespace: str, received: list[str]) -> AsyncIterato
             with contextlib.suppress(TimeoutError, nats.errors.Error, nats.js.errors.Error):
                 messages = await consumer.fetch(500, timeout=1)
             for message in messages:
-                received.append(subjects.decode(message.data).id)
+                received.append(cloudevents.decode(message.data).id)
                 with contextlib.suppress(nats.errors.Error):
                     await message.ack()
             if not messages:

@@ -14,7 +14,7 @@ import nats.js.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
-from perdure.bus import subjects
+from perdure.bus import cloudevents, subjects
 from tests.bench.say import telling
 
 
@@ -77,7 +77,7 @@ async def read(url: str, namespace: str, *, expected: set[str], within: float) -
                     message = await subscription.next_msg(timeout=1)
                 except (TimeoutError, nats.errors.TimeoutError):
                     continue
-                event = subjects.decode(message.data)
+                event = cloudevents.decode(message.data)
                 found.append(event.id)
                 missing.discard(event.id)
     finally:

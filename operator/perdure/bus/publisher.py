@@ -18,6 +18,7 @@ import structlog
 from nats.aio.client import Client
 
 from perdure.bus import subjects
+from perdure.bus.cloudevents import encode
 from perdure.bus.connection import REQUEST_TIMEOUT, Bus
 from perdure.bus.errors import BusError, BusUnavailable, StreamMissing
 from perdure.bus.stream import STREAM
@@ -31,6 +32,16 @@ BATCH = 256
 _BATCH_MINIMUM = 48
 _TOO_LARGE = 10054
 _WRONG_STREAM = 10060
+
+
+def lanes_by_run(events: Sequence[Event]) -> dict[str, list[Event]]:
+    """Events by run, each in the order of their numbers; runs in the order of their first event."""
+    lanes: dict[str, list[Event]] = {}
+    for event in events:
+        lanes.setdefault(event.workflow_uid, []).append(event)
+    for lane in lanes.values():
+        lane.sort(key=lambda event: event.sequence)
+    return lanes
 
 
 class Lane:
@@ -76,7 +87,7 @@ class Lane:
         try:
             subject = subjects.subject(event.namespace, event.workflow, event.type)
             answer = await client.request(
-                subject, subjects.encode(event), timeout=REQUEST_TIMEOUT, headers=_headers(event)
+                subject, encode(event), timeout=REQUEST_TIMEOUT, headers=_headers(event)
             )
         except (ValueError, nats.errors.MaxPayloadError, nats.errors.BadSubjectError) as error:
             self._skip(event, error)
@@ -110,7 +121,7 @@ class Lane:
         events = self.rest[:BATCH]
         try:
             messages = [
-                (subjects.subject(event.namespace, event.workflow, event.type), subjects.encode(event), event)
+                (subjects.subject(event.namespace, event.workflow, event.type), encode(event), event)
                 for event in events
             ]
             client = bus.client

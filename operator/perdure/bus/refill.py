@@ -8,7 +8,7 @@ new events do not wait for the history of others.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import nats.errors
@@ -163,13 +163,3 @@ class Tally:
                 self.present[uid] = sequence
         elif sequence == known + 1:
             self.present[uid] = sequence
-
-
-def lanes_by_run(events: Sequence[Event]) -> dict[str, list[Event]]:
-    """Events by run, each in the order of their numbers, runs in the order of their first event."""
-    lanes: dict[str, list[Event]] = {}
-    for event in events:
-        lanes.setdefault(event.workflow_uid, []).append(event)
-    for lane in lanes.values():
-        lane.sort(key=lambda event: event.sequence)
-    return lanes

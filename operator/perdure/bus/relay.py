@@ -19,10 +19,10 @@ from perdure.aio import wait_for_event
 from perdure.bus import stream
 from perdure.bus.connection import Bus
 from perdure.bus.errors import BusError, BusUnavailable
-from perdure.bus.publisher import BATCH, Lane, publish_lanes
-from perdure.bus.refill import History, Refill, lanes_by_run, look
+from perdure.bus.publisher import BATCH, Lane, lanes_by_run, publish_lanes
+from perdure.bus.refill import History, Refill, look
 from perdure.bus.stream import StreamLimits, StreamState
-from perdure.domain.records import Event, LedgerUnavailable
+from perdure.domain.records import LedgerUnavailable, OutboxRow
 
 _log = structlog.get_logger(__name__)
 
@@ -41,16 +41,6 @@ CHECK_INTERVAL = 30.0
 _PATIENCE = 5.0
 _FIRST_DELAY = 0.1
 _LONGEST_DELAY = 5.0
-
-
-class OutboxRow(Protocol):
-    """An event that waits to be published."""
-
-    @property
-    def id(self) -> int: ...
-
-    @property
-    def event(self) -> Event: ...
 
 
 class Outbox(History, Protocol):

@@ -15,9 +15,10 @@ import nats.errors
 import structlog
 from nats.aio.msg import Msg
 
-from perdure.bus import subjects
+from perdure.bus.cloudevents import decode
 from perdure.bus.connection import Bus
 from perdure.bus.errors import BusUnavailable
+from perdure.bus.subjects import run_subjects
 from perdure.domain.records import Event
 
 _log = structlog.get_logger(__name__)
@@ -47,7 +48,7 @@ class Hints:
 
     async def _take(self, message: Msg) -> None:
         try:
-            event: Event | None = subjects.decode(message.data)
+            event: Event | None = decode(message.data)
         except ValueError as error:
             _log.warning("foreign_message", subject=message.subject, error=str(error))
             return
@@ -67,7 +68,7 @@ async def subscribe(bus: Bus, namespace: str, workflow: str) -> AsyncIterator[Hi
     """
     hints = Hints()
     try:
-        subscription = await bus.client.subscribe(subjects.run_subjects(namespace, workflow), cb=hints._take)
+        subscription = await bus.client.subscribe(run_subjects(namespace, workflow), cb=hints._take)
         # Only when the server has answered can no event be missed.
         await bus.client.flush(timeout=5)
     except (nats.errors.Error, OSError) as error:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
+from perdure.bus.cloudevents import encode
 from perdure.bus.connection import Bus
 from perdure.bus.follow import PAGE, Runs, follow, history
-from perdure.bus.subjects import encode
 from perdure.cli.arguments import Output
 from perdure.cli.output import EventLines, print_line, print_notice, style
 from perdure.domain.records import Event, RunRecord

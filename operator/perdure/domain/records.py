@@ -244,6 +244,14 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxRow:
+    """A committed event that is still to be published. `id` is what `Ledger.outbox_done` takes."""
+
+    id: int
+    event: Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
     """All that is known of a live run. `attempts` holds each task's newest attempt only."""
 

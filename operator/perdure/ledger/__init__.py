@@ -2,7 +2,7 @@
 
 from perdure.ledger.ledger import Ledger
 from perdure.ledger.migrate import MigrationError, migrate
-from perdure.ledger.types import AgentSession, Checkpoint, CorruptCheckpoint, OutboxRow
+from perdure.ledger.types import AgentSession, Checkpoint, CorruptCheckpoint
 
 __all__ = [
     "AgentSession",
@@ -10,6 +10,5 @@ __all__ = [
     "CorruptCheckpoint",
     "Ledger",
     "MigrationError",
-    "OutboxRow",
     "migrate",
 ]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perdure.domain.records import Event, RunKind, RunRecord
+from perdure.domain.records import Event, OutboxRow, RunKind, RunRecord
 from perdure.ledger import rows
 from perdure.ledger.base import Side
 from perdure.ledger.queries import SQL
-from perdure.ledger.types import OutboxRow
 
 #: Sorts before every uid that a run can have.
 _NO_UID = "00000000-0000-0000-0000-000000000000"

@@ -14,6 +14,7 @@ from perdure.domain.records import (
     CachedResult,
     Commit,
     Event,
+    OutboxRow,
     PendingEvent,
     Report,
     RunRecord,
@@ -25,7 +26,7 @@ from perdure.domain.records import (
     TaskRecord,
     Vitals,
 )
-from perdure.ledger.types import CHECKPOINTS_PER_TASK, AgentSession, CheckpointInfo, OutboxRow
+from perdure.ledger.types import CHECKPOINTS_PER_TASK, AgentSession, CheckpointInfo
 
 _OPTIONS = orjson.OPT_NON_STR_KEYS
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from perdure.domain.records import Event, LedgerError, RunKind, TaskKey
+from perdure.domain.records import LedgerError, RunKind, TaskKey
 
 #: Checkpoints that a task keeps, unless its run says otherwise.
 CHECKPOINTS_PER_TASK: Final = 10
@@ -97,14 +97,6 @@ class Checkpoint:
     sha256: str
     data: bytes = field(repr=False)
     recoverable: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutboxRow:
-    """An event that waits to be published. `id` is what `Ledger.outbox_done` wants."""
-
-    id: int
-    event: Event
 
 
 class CorruptCheckpoint(LedgerError):

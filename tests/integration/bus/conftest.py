@@ -13,10 +13,11 @@ import orjson
 import pytest
 from nats.aio.client import Client
 
+from perdure.bus.cloudevents import decode
 from perdure.bus.connection import Bus
 from perdure.bus.relay import Relay
 from perdure.bus.stream import STREAM
-from perdure.bus.subjects import decode, subject
+from perdure.bus.subjects import subject
 from perdure.domain.names import shard_of
 from perdure.domain.phases import Phase
 from perdure.domain.records import (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import orjson
 
-from perdure.bus.subjects import encode
+from perdure.bus.cloudevents import encode
 from perdure.ledger import Ledger
 from tests.integration.bus.conftest import DEADLINE, Writer, relaying
 from tests.integration.nats import NatsServer

@@ -9,9 +9,10 @@ from contextlib import aclosing
 import pytest
 
 from perdure.bus import follow as follow_module
+from perdure.bus.cloudevents import encode
 from perdure.bus.connection import Bus
 from perdure.bus.follow import follow
-from perdure.bus.subjects import encode, subject
+from perdure.bus.subjects import subject
 from perdure.domain.records import Event
 from perdure.ledger import Ledger
 from tests.integration.bus.conftest import DEADLINE, Writer, eventually, relaying

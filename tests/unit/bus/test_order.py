@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.bus.refill import Tally, lanes_by_run
+from perdure.bus.publisher import lanes_by_run
+from perdure.bus.refill import Tally
 from perdure.domain.records import Event
 
 
