@@ -51,7 +51,8 @@ lint-layers:
 lint-generated:
 	$(PYTHON) -m perdure.api.codegen.crds --check
 	$(PYTHON) -m perdure.api.codegen.reference --check
-	$(PYTHON) -m perdure.domain.glossary --check
+	$(PYTHON) -m hack.docs.semantics --check
+	$(PYTHON) -m hack.docs.events --check
 	$(PYTHON) hack/version.py
 
 .PHONY: lint-words
@@ -68,9 +69,10 @@ crds: venv ## Generate the CustomResourceDefinitions from the models.
 	$(PYTHON) -m perdure.api.codegen.crds
 
 .PHONY: docs
-docs: venv ## Generate the reference and the tables of phases and reasons in docs/.
+docs: venv ## Generate the reference, the page of events and the tables of phases and reasons in docs/.
 	$(PYTHON) -m perdure.api.codegen.reference
-	$(PYTHON) -m perdure.domain.glossary
+	$(PYTHON) -m hack.docs.semantics
+	$(PYTHON) -m hack.docs.events
 
 .PHONY: test-unit
 test-unit: venv ## Unit tests, in as many processes as there are cores.

@@ -13,6 +13,7 @@ from typing import Protocol
 from perdure.bus.connection import Bus
 from perdure.bus.errors import BusUnavailable
 from perdure.bus.subscription import Hints, subscribe
+from perdure.domain.events import TASK_ENDED, WORKFLOW_ENDED
 from perdure.domain.records import Event, LedgerUnavailable, RunKind, RunRecord
 
 #: Events read from the ledger at once.
@@ -22,9 +23,10 @@ POLL = 1.0
 #: Seconds between looks at the ledger with NATS, in case a message got lost.
 SAFETY_POLL = 5.0
 
+#: A standalone AgentTask has one task, whose end is the run's.
 _ENDS: dict[RunKind, frozenset[str]] = {
-    "Workflow": frozenset({"workflow.succeeded", "workflow.failed", "workflow.cancelled"}),
-    "AgentTask": frozenset({"task.succeeded", "task.failed", "task.cancelled"}),
+    "Workflow": frozenset(WORKFLOW_ENDED.values()),
+    "AgentTask": frozenset(TASK_ENDED[phase] for phase in WORKFLOW_ENDED),
 }
 
 

@@ -12,18 +12,22 @@ from typing import Any
 
 import orjson
 
+from perdure.domain.events import EventType
 from perdure.domain.records import Event
 
 _HEADERS = ("SEQ", "TIME", "TYPE", "TASK", "ATTEMPT", "FACTS")
-_STYLES = {
-    "succeeded": "green",
-    "failed": "bold red",
-    "cancelled": "yellow",
-    "disrupted": "yellow",
-    "retrying": "yellow",
-    "checkpointed": "cyan",
-    "progress": "dim",
-    "skipped": "dim",
+_STYLES: Mapping[str, str] = {
+    EventType.WORKFLOW_SUCCEEDED: "green",
+    EventType.WORKFLOW_FAILED: "bold red",
+    EventType.WORKFLOW_CANCELLED: "yellow",
+    EventType.TASK_CHECKPOINTED: "cyan",
+    EventType.TASK_PROGRESS: "dim",
+    EventType.TASK_RETRYING: "yellow",
+    EventType.TASK_DISRUPTED: "yellow",
+    EventType.TASK_SUCCEEDED: "green",
+    EventType.TASK_FAILED: "bold red",
+    EventType.TASK_CANCELLED: "yellow",
+    EventType.TASK_SKIPPED: "dim",
 }
 #: Names whose value is shown before the others: they say what the event is about.
 _FIRST_FACTS = ("reason", "message")
@@ -59,7 +63,7 @@ class EventLines:
 
 def style(event: Event) -> str:
     """The colour of an event's line on a terminal; '' for plain."""
-    return _STYLES.get(event.type.rpartition(".")[2], "")
+    return _STYLES.get(event.type, "")
 
 
 def facts(data: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
+from perdure.domain.events import EventType
 from perdure.domain.phases import Phase, Reason
 
 WORKFLOW = "Workflow"
@@ -212,9 +213,9 @@ class CachedResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingEvent:
-    """An event to be. The ledger numbers it within its run when it commits."""
+    """An event of a decision. The ledger numbers the event within its run when the decision is committed."""
 
-    type: str
+    type: EventType
     time: datetime
     data: Mapping[str, Any] = field(default_factory=dict)
     #: Name of the AgentTask, if the event is about one.
@@ -231,6 +232,7 @@ class Event:
     workflow: str
     kind: RunKind
     sequence: int
+    #: An `EventType`, or one of a newer version that wrote the event.
     type: str
     time: datetime
     data: Mapping[str, Any]

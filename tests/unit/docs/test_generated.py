@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from hack.docs import enums, events, semantics
 
 from perdure.api.codegen import generated, reference
 from perdure.api.custom_resources import KINDS
-from perdure.domain import glossary
+from perdure.domain.events import EventType
 from perdure.domain.phases import TRANSITIONS, Phase, Reason
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.mark.parametrize(("module", "file"), [(reference, reference.FILE), (glossary, glossary.FILE)])
-def test_the_committed_file_is_fresh(module: object, file: Path) -> None:
-    assert module.main(["--check", "--output", str(ROOT / file)]) == 0  # type: ignore[attr-defined]
+@pytest.mark.parametrize("module", [reference, semantics, events])
+def test_the_committed_file_is_fresh(module: ModuleType) -> None:
+    assert module.main(["--check", "--output", str(ROOT / module.FILE)]) == 0
 
 
 def test_a_stale_file_is_told_and_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,7 +64,7 @@ def test_no_row_of_the_reference_lacks_its_meaning() -> None:
 
 
 def test_every_phase_and_its_transitions_are_in_the_table() -> None:
-    lines = glossary.transitions().splitlines()[2:]
+    lines = semantics.transitions().splitlines()[2:]
     assert len(lines) == len(Phase)
     for line in lines:
         name, _, after = (cell.strip() for cell in line.strip("|").split("|"))
@@ -71,9 +73,23 @@ def test_every_phase_and_its_transitions_are_in_the_table() -> None:
 
 
 def test_every_reason_is_in_one_table() -> None:
-    told = [value for _, value, _ in glossary.meanings(Reason)]
+    told = [value for _, value, _ in enums.meanings(Reason)]
     assert told == [reason.value for reason in Reason]
-    assert glossary.reasons().count("| because |") == 3
+    assert semantics.reasons().count("| because |") == 3
+
+
+def test_every_event_type_is_on_its_page_with_a_subject_that_matches() -> None:
+    page = events.page()
+    for type_ in EventType:
+        assert f"| `{type_}` | " in page
+    assert "`perdure.events.team-a.audit.task.retrying`" in page
+
+
+def test_an_attribute_that_the_page_does_not_explain_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = events._ATTRIBUTES
+    monkeypatch.setattr(events, "_ATTRIBUTES", {name: known[name] for name in known if name != "id"})
+    with pytest.raises(ValueError, match="attributes"):
+        events.page()
 
 
 class _Mute(StrEnum):
@@ -82,4 +98,4 @@ class _Mute(StrEnum):
 
 def test_a_member_without_a_meaning_is_refused() -> None:
     with pytest.raises(ValueError, match="Silent has no comment"):
-        glossary.meanings(_Mute)
+        enums.meanings(_Mute)

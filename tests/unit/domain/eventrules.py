@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from perdure.domain.events import DATA, EventType
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import WORKFLOW, Commit, PendingEvent
 
@@ -57,6 +58,10 @@ def check_events(before: Run, commit: Commit) -> None:
     found = Counter((event.type, event.task, event.attempt) for event in commit.events)
     assert found == expected
     assert all(event.time == before.now for event in commit.events)
+    for event in commit.events:
+        assert isinstance(event.type, EventType)
+        assert event.data.keys() <= set(DATA[event.type]), f"docs/events.md does not explain {event}"
+        assert None not in event.data.values()
     _check_order(before, commit.events, is_workflow=is_workflow, ended=commit.run.phase.terminal)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from perdure.domain.events import DATA, EventType
 from perdure.ledger.queries import SQL, parse
 
 FILE = """-- What this file is about.
@@ -49,3 +52,14 @@ def test_only_a_commit_with_extras_touches_the_cache_and_the_inbox() -> None:
     assert "perdure.signal" not in SQL["commit"]
     assert "perdure.signal" in SQL["commit_extras"]
     assert "-- with" not in SQL["commit_extras"] + SQL["commit"]
+
+
+def test_statements_name_only_known_event_types() -> None:
+    """A typo would publish an event under a subject to which nobody subscribes."""
+    named = {text for statement in SQL.values() for text in re.findall(r"'([a-z]+\.[a-z.]+)'", statement)}
+    assert named == {EventType.TASK_CHECKPOINTED, EventType.TASK_PROGRESS}
+
+
+def test_the_data_of_a_checkpoints_event_are_documented() -> None:
+    (data,) = re.findall(r"json_build_object\((.*?)\) as data", SQL["write_checkpoint"], re.DOTALL)
+    assert re.findall(r"'(\w+)'", data) == list(DATA[EventType.TASK_CHECKPOINTED])

@@ -30,6 +30,7 @@ from perdure.domain.admission.graph_check import Examination
 from perdure.domain.engine.outcome import shorten
 from perdure.domain.engine.plan import compile_plan
 from perdure.domain.engine.view import RunView
+from perdure.domain.events import EventType
 from perdure.domain.names import shard_of
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import AGENT_TASK, WORKFLOW, Commit, PendingEvent, RunRecord, RunState
@@ -98,13 +99,13 @@ def refusal(root: Root, reason: Reason, message: str, now: datetime) -> Commit:
         finished_at=now,
         expires_at=now + _DEFAULT_RETENTION,
     )
-    kind = "workflow" if run.kind == WORKFLOW else "task"
+    failed = EventType.WORKFLOW_FAILED if run.kind == WORKFLOW else EventType.TASK_FAILED
     facts = {"reason": reason, "message": run.message}
     task = run.name if run.kind == AGENT_TASK else None
-    events = [PendingEvent(type=f"{kind}.failed", time=now, data=facts, task=task)]
+    events = [PendingEvent(type=failed, time=now, data=facts, task=task)]
     if run.kind == WORKFLOW:
         events.insert(
-            0, PendingEvent(type="workflow.created", time=now, data={"generation": root.generation})
+            0, PendingEvent(type=EventType.WORKFLOW_CREATED, time=now, data={"generation": root.generation})
         )
     return Commit(run=run, events=tuple(events))
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from perdure.api import API_VERSION
 from perdure.control.live_run import LiveRun
+from perdure.domain.events import EventType
 from perdure.domain.phases import Reason
 from perdure.domain.records import AGENT_TASK, Commit, PendingEvent
 from perdure.kube.recorder import EventRecorder, Regarding
@@ -14,24 +15,24 @@ from perdure.kube.recorder import EventRecorder, Regarding
 Announcement = tuple[str, str, Literal["Normal", "Warning"]]
 
 #: Event types that are announced: reason, action, and whether they call for attention.
-_ANNOUNCED: dict[str, Announcement] = {
-    "workflow.started": ("Started", "Start", "Normal"),
-    "workflow.paused": ("Paused", "Pause", "Normal"),
-    "workflow.resumed": ("Resumed", "Resume", "Normal"),
-    "workflow.succeeded": ("Succeeded", "Finish", "Normal"),
-    "workflow.failed": ("Failed", "Finish", "Warning"),
-    "workflow.cancelled": ("Cancelled", "Finish", "Warning"),
-    "task.retrying": ("Retrying", "Retry", "Warning"),
-    "task.disrupted": ("Disrupted", "Replace", "Warning"),
-    "task.failed": ("TaskFailed", "Finish", "Warning"),
+_ANNOUNCED: dict[EventType, Announcement] = {
+    EventType.WORKFLOW_STARTED: ("Started", "Start", "Normal"),
+    EventType.WORKFLOW_PAUSED: ("Paused", "Pause", "Normal"),
+    EventType.WORKFLOW_RESUMED: ("Resumed", "Resume", "Normal"),
+    EventType.WORKFLOW_SUCCEEDED: ("Succeeded", "Finish", "Normal"),
+    EventType.WORKFLOW_FAILED: ("Failed", "Finish", "Warning"),
+    EventType.WORKFLOW_CANCELLED: ("Cancelled", "Finish", "Warning"),
+    EventType.TASK_RETRYING: ("Retrying", "Retry", "Warning"),
+    EventType.TASK_DISRUPTED: ("Disrupted", "Replace", "Warning"),
+    EventType.TASK_FAILED: ("TaskFailed", "Finish", "Warning"),
 }
 #: Of an AgentTask that stands alone, these are the run's own; in a Workflow there may be thousands of them.
-_ANNOUNCED_ALONE: dict[str, Announcement] = {
-    "task.succeeded": ("Succeeded", "Finish", "Normal"),
-    "task.cancelled": ("Cancelled", "Finish", "Warning"),
+_ANNOUNCED_ALONE: dict[EventType, Announcement] = {
+    EventType.TASK_SUCCEEDED: ("Succeeded", "Finish", "Normal"),
+    EventType.TASK_CANCELLED: ("Cancelled", "Finish", "Warning"),
 }
 #: Ends that have an announcement of their own, by the event's type and reason.
-_TIMEOUTS = {("workflow.failed", Reason.TIMEOUT.value): "Timeout"}
+_TIMEOUTS = {(EventType.WORKFLOW_FAILED, Reason.TIMEOUT.value): "Timeout"}
 
 
 class KubeEvents:
@@ -65,7 +66,7 @@ class KubeEvents:
 
 
 def _message(event: PendingEvent) -> str:
-    parts = [event.type]
+    parts: list[str] = [event.type]
     if event.task is not None:
         parts.append(f"{event.task} attempt {event.attempt or 0}")
     parts += [str(event.data[name]) for name in ("reason", "message") if name in event.data]

@@ -22,6 +22,7 @@ from perdure.domain.engine.pod_facts import PodFacts
 from perdure.domain.engine.retry import backoff, disruption_delay
 from perdure.domain.engine.scope import evaluate_condition
 from perdure.domain.engine.task_scope import names_of_task
+from perdure.domain.events import TASK_ENDED, EventType
 from perdure.domain.expressions.cel import ExpressionError
 from perdure.domain.names import pod_name
 from perdure.domain.phases import Phase, Reason
@@ -76,7 +77,7 @@ def note_start(
     )
     changes.put_attempt(attempt)
     changes.put_task(task)
-    changes.event("task.started", task=task, pod=attempt.pod_name)
+    changes.event(EventType.TASK_STARTED, task=task, pod=attempt.pod_name)
     return task, attempt
 
 
@@ -202,7 +203,7 @@ def end_attempt(changes: ChangeSet, task: TaskRecord, attempt: AttemptRecord, ou
 
 def _after_disruption(changes: ChangeSet, step: PlannedStep, task: TaskRecord, outcome: Outcome) -> None:
     task = replace(task, disruptions=task.disruptions + 1)
-    changes.event("task.disrupted", task=task, disruptions=task.disruptions, **_facts(outcome))
+    changes.event(EventType.TASK_DISRUPTED, task=task, disruptions=task.disruptions, **_facts(outcome))
     limit = step.disruption_limit
     if task.disruptions > limit:
         message = f"{task.disruptions} disruptions, the limit is {limit}; last: {outcome.message}"
@@ -230,7 +231,7 @@ def _after_failure(changes: ChangeSet, step: PlannedStep, task: TaskRecord, outc
     task = replace(task, retries=task.retries + 1)
     delay = backoff(changes.run.uid, task.key, task.retries, step.retry.backoff)
     changes.event(
-        "task.retrying",
+        EventType.TASK_RETRYING,
         task=task,
         retry=task.retries,
         limit=step.retry.limit,
@@ -276,7 +277,7 @@ def end_task(
     task = replace(task, phase=phase, reason=reason, message=message, retry_at=None, finished_at=changes.now)
     changes.put_task(task)
     changes.event(
-        f"task.{phase.value.lower()}",
+        TASK_ENDED[phase],
         task=task,
         reason=reason,
         message=message or None,
@@ -326,4 +327,4 @@ def start_attempt(changes: ChangeSet, task: TaskRecord) -> None:
             created_at=changes.now,
         )
     )
-    changes.event("task.scheduled", task=task)
+    changes.event(EventType.TASK_SCHEDULED, task=task)

@@ -12,6 +12,7 @@ from perdure.domain.engine.deadlines import deadlines, last_sign
 from perdure.domain.engine.observed import Observed
 from perdure.domain.engine.plan import Plan, PlannedStep
 from perdure.domain.engine.view import Evaluated, RunView, fails_run
+from perdure.domain.events import EventType
 from perdure.domain.phases import Phase, check_transition
 from perdure.domain.records import (
     WORKFLOW,
@@ -140,9 +141,9 @@ class ChangeSet:
         self._attempts[attempt.key, attempt.number] = attempt
         self._newest[attempt.key] = attempt
 
-    def event(self, type: str, *, task: TaskRecord | None = None, **data: Any) -> None:
+    def event(self, type: EventType, *, task: TaskRecord | None = None, **data: Any) -> None:
         """Say that something happened. A standalone AgentTask has no events of a workflow."""
-        if self.run.kind != WORKFLOW and type.startswith("workflow."):
+        if self.run.kind != WORKFLOW and type.about_workflow:
             return
         facts = {name: value for name, value in data.items() if value is not None}
         if task is not None and task.key.step:

@@ -22,6 +22,7 @@ from perdure.domain.engine.run_control import apply_cancel, apply_deadline, appl
 from perdure.domain.engine.run_end import end_run, finish
 from perdure.domain.engine.steps import advance, end_step
 from perdure.domain.engine.view import RunView
+from perdure.domain.events import EventType
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import Commit, TaskKey
 
@@ -47,7 +48,7 @@ def decide(view: RunView, observed: Observed, now: datetime) -> Decision:
         return Decision(commit=None)
     changes = ChangeSet(view, now, observed)
     if view.run.version == 0:
-        changes.event("workflow.created", generation=view.run.generation)
+        changes.event(EventType.WORKFLOW_CREATED, generation=view.run.generation)
     if observed.deleted:
         _delete(changes)
         return Decision(commit=changes.commit())

@@ -11,6 +11,7 @@ from perdure.domain.engine.attempts import close_attempt, end_task, let_start, s
 from perdure.domain.engine.changeset import ChangeSet
 from perdure.domain.engine.concurrency import is_cut, starts_nothing
 from perdure.domain.engine.steps import STOPPED, complete
+from perdure.domain.events import EventType
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import RunRecord, TaskRecord
 
@@ -56,7 +57,7 @@ def apply_pause(changes: ChangeSet) -> None:
         _pause(changes)
     elif changes.observed.desired == "Running" and changes.paused:
         lost = _end_pause(changes)
-        changes.event("workflow.resumed", pausedSeconds=round(lost.total_seconds(), 3))
+        changes.event(EventType.WORKFLOW_RESUMED, pausedSeconds=round(lost.total_seconds(), 3))
 
 
 def stop_rest(changes: ChangeSet) -> None:
@@ -106,7 +107,7 @@ def _ended(changes: ChangeSet, names: Iterable[str]) -> bool:
 
 def _pause(changes: ChangeSet) -> None:
     changes.replace_run(phase=Phase.PAUSED, paused_at=changes.now, reason=Reason.PAUSED, message="")
-    changes.event("workflow.paused")
+    changes.event(EventType.WORKFLOW_PAUSED)
     for task in changes.live_tasks():
         attempt = changes.open_attempt(task.key)
         if attempt is None:

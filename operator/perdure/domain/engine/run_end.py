@@ -8,6 +8,7 @@ from perdure.domain.engine.changeset import ChangeSet
 from perdure.domain.engine.outcome import shorten
 from perdure.domain.engine.run_control import finally_ended, is_cancelled, main_ended
 from perdure.domain.engine.scope import scope, step_values
+from perdure.domain.events import TASK_ENDED, WORKFLOW_ENDED
 from perdure.domain.expressions.cel import ExpressionError
 from perdure.domain.expressions.templating import render
 from perdure.domain.phases import Phase, Reason
@@ -68,9 +69,9 @@ def end_run(changes: ChangeSet, phase: Phase, reason: Reason | None, message: st
         finished_at=changes.now,
         expires_at=changes.now + changes.plan.retention,
     )
-    changes.event(f"workflow.{phase.value.lower()}", reason=reason, message=message or None)
+    changes.event(WORKFLOW_ENDED[phase], reason=reason, message=message or None)
     alone = TaskKey(changes.plan.order[0]) if changes.run.kind == AGENT_TASK and changes.plan.order else None
     if alone is not None and changes.task(alone) is None:
         # It never came to have a task that could tell of its end.
         task = TaskRecord(key=alone, name=changes.run.name, phase=phase)
-        changes.event(f"task.{phase.value.lower()}", task=task, reason=reason, message=message or None)
+        changes.event(TASK_ENDED[phase], task=task, reason=reason, message=message or None)

@@ -14,6 +14,7 @@ from perdure.domain.engine.plan import PlannedStep
 from perdure.domain.engine.scope import evaluate_condition
 from perdure.domain.engine.task_scope import items_of, names_of_step
 from perdure.domain.engine.view import task_keys
+from perdure.domain.events import EventType
 from perdure.domain.expressions.cel import ExpressionError
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import StepRecord, TaskKey
@@ -72,7 +73,7 @@ def end_step(
     )
     changes.put_step(record)
     if phase is Phase.SKIPPED and not changes.counts(step.name).total():
-        changes.event("task.skipped", step=step.name, reason=reason, message=message)
+        changes.event(EventType.TASK_SKIPPED, step=step.name, reason=reason, message=message)
     return record
 
 
@@ -130,7 +131,7 @@ def _start_run(changes: ChangeSet) -> None:
         reason=None,
         message="",
     )
-    changes.event("workflow.started")
+    changes.event(EventType.WORKFLOW_STARTED)
 
 
 # --- ending it

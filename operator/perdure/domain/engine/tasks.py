@@ -15,6 +15,7 @@ from perdure.domain.engine.outcome import shorten
 from perdure.domain.engine.plan import PlannedStep
 from perdure.domain.engine.scope import render_agent, render_workflow
 from perdure.domain.engine.task_scope import names_of_task
+from perdure.domain.events import EventType
 from perdure.domain.expressions.cel import ExpressionError
 from perdure.domain.expressions.templating import compact, render
 from perdure.domain.names import task_name
@@ -91,7 +92,7 @@ def _start_wait(changes: ChangeSet, step: PlannedStep, task: TaskRecord, names: 
         end_task(changes, task, Phase.SUCCEEDED)
         return
     changes.put_task(replace(task, phase=Phase.RUNNING, reason=Reason.WAITING, retry_at=until))
-    changes.event("task.started", task=task, until=until.isoformat())
+    changes.event(EventType.TASK_STARTED, task=task, until=until.isoformat())
 
 
 def _end_of_wait(changes: ChangeSet, step: PlannedStep, names: Mapping[str, Any]) -> datetime:

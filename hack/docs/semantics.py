@@ -1,45 +1,21 @@
-"""Writes the tables of docs/semantics.md: `python -m perdure.domain.glossary [--check]`.
+"""The generator of the tables in docs/semantics.md: `python -m hack.docs.semantics [--check]`.
 
-Phases, what may follow each, and reasons, from the enums, their comments and the table that the code obeys.
+Phases, their transitions and reasons come from the enums, their comments and the tables that the code obeys.
 """
 
 from __future__ import annotations
 
-import inspect
-import re
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Final
+
+from hack.docs.enums import meanings
 
 from perdure.api.codegen.generated import command, replace_block
 from perdure.domain.phases import TRANSITIONS, Phase, Reason
 
 FILE: Final = Path("docs/semantics.md")
-
-_MEMBER = re.compile(r'\s*[A-Z_]+ = "(\w+)"')
-
-
-def meanings(enum: type[StrEnum]) -> list[tuple[str, str, str]]:
-    """Section, value and comment of each member, as they stand in the source.
-
-    A section begins with a comment `# --- its name`. Raises ValueError for a member without a comment.
-    """
-    found = []
-    section, comment = "", ""
-    for line in inspect.getsource(enum).splitlines():
-        text = line.strip()
-        if text.startswith("#:"):
-            comment += " " + text.removeprefix("#:").strip()
-        elif text.startswith("# ---"):
-            section = text.removeprefix("# ---").strip()
-        elif match := _MEMBER.match(line):
-            if not comment:
-                raise ValueError(f"{enum.__name__} {match[1]} has no comment: say what it means")
-            found.append((section, match[1], comment.strip()))
-            comment = ""
-    return found
 
 
 def transitions() -> str:
@@ -70,7 +46,7 @@ def updated(page: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    return command("perdure.domain.glossary", FILE, updated, arguments)
+    return command("hack.docs.semantics", FILE, updated, arguments)
 
 
 if __name__ == "__main__":
