@@ -8,6 +8,7 @@ is printed only if the check fails. Arguments name other tests than the pure cor
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,8 @@ BIN: Final = Path(sys.executable).parent
 
 #: The pure core: decisions, expressions, admission, schedules. These tests need no I/O and no other process.
 TESTS: Final = ("tests/unit/domain",)
+#: Fewer examples of each property than in `make test-unit`; tests/unit/conftest.py has the profile.
+ENVIRONMENT: Final = {**os.environ, "HYPOTHESIS_PROFILE": "check"}
 #: Seconds after which a check that hangs is ended and counts as failed.
 DEADLINE: Final = 300.0
 
@@ -33,7 +36,9 @@ class Check(NamedTuple):
 
 def _start(name: str, *command: str) -> Check:
     output = tempfile.TemporaryFile()  # noqa: SIM115 (read when the process has ended)
-    process = subprocess.Popen([str(BIN / command[0]), *command[1:]], cwd=ROOT, stdout=output, stderr=output)
+    process = subprocess.Popen(
+        [str(BIN / command[0]), *command[1:]], cwd=ROOT, env=ENVIRONMENT, stdout=output, stderr=output
+    )
     return Check(name, process, output, time.monotonic())
 
 

@@ -1,4 +1,4 @@
-"""How hypothesis searches here: wide on a developer's machine, the same examples every time in CI."""
+"""Profiles of hypothesis: random examples on a developer's machine, fixed ones in CI, few in `make check`."""
 
 import os
 
@@ -13,4 +13,8 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.register_profile("ci", parent=settings.get_profile("perdure"), derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") == "true" else "perdure")
+# `make check` is the inner loop; the other examples run with the whole tier.
+settings.register_profile("check", parent=settings.get_profile("perdure"), max_examples=15)
+settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "perdure")
+)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from perdure.api import GROUP
-from perdure.domain.kube_objects import OwnerReference, controlling_owner
 from perdure.domain.names import LABEL_TASK, LABEL_WORKFLOW
 from perdure.domain.records import AGENT_TASK, WORKFLOW
 
@@ -22,7 +21,7 @@ class RunKey(NamedTuple):
     name: str
 
 
-def _is_workflow(reference: OwnerReference) -> bool:
+def _is_workflow(reference: Mapping[str, Any]) -> bool:
     return reference.get("kind") == WORKFLOW and str(reference.get("apiVersion")).startswith(f"{GROUP}/")
 
 
@@ -35,7 +34,7 @@ def run_key(kind: str, obj: Mapping[str, Any]) -> RunKey | None:
         return RunKey(kind, namespace, metadata["name"])
     if kind == AGENT_TASK:
         # A label alone makes nobody's task part of a run: only a controlling owner does.
-        owner = controlling_owner(obj)
+        owner = next((ref for ref in metadata.get("ownerReferences") or () if ref.get("controller")), None)
         if owner is not None and _is_workflow(owner):
             return RunKey(WORKFLOW, namespace, owner["name"])
         return RunKey(AGENT_TASK, namespace, metadata["name"])
@@ -49,7 +48,7 @@ def run_key(kind: str, obj: Mapping[str, Any]) -> RunKey | None:
 def owner_key(obj: Mapping[str, Any]) -> tuple[RunKey, str] | None:
     """What made a Workflow, with its uid: another Workflow, or a schedule; None if a person did."""
     metadata = obj["metadata"]
-    owner = controlling_owner(obj)
+    owner = next((ref for ref in metadata.get("ownerReferences") or () if ref.get("controller")), None)
     if owner is None or not str(owner.get("apiVersion")).startswith(f"{GROUP}/"):
         return None
     if owner.get("kind") not in (WORKFLOW, SCHEDULE):
