@@ -53,11 +53,17 @@ class MemoryLedger:
     progressed: list[tuple[float | None, str | None]] = field(default_factory=list)
     heartbeats: int = 0
     reports: list[Report] = field(default_factory=list)
+    #: Attempts that have reported.
+    reported: set[int] = field(default_factory=set)
     error: Exception | None = None
     #: Sequences whose bytes are damaged, and those that are found to be when they are on their way.
     damaged: set[int] = field(default_factory=set)
     damaged_late: set[int] = field(default_factory=set)
-    order: int = 0
+    #: Highest order of each attempt's checkpoints, and the order of each kept checkpoint.
+    orders: dict[int, int] = field(default_factory=dict)
+    order_of: dict[int, int] = field(default_factory=dict)
+    #: Highest sequence so far; retention may have dropped it.
+    sequence: int = 0
     lookups: int = 0
     #: Writes wait for it.
     gate: asyncio.Event | None = None
@@ -105,23 +111,33 @@ class MemoryLedger:
         if sha256 is not None and hashlib.sha256(data).digest() != sha256:
             raise WrongChecksum("what arrived is something else")
         self._fence(session)
+        digest = hashlib.sha256(data).hexdigest()
         if order is not None:
-            if order <= self.order:
+            if order <= self.orders.get(session.attempt, 0):
+                for kept in self.kept:
+                    same = (kept.attempt, self.order_of.get(kept.sequence), kept.sha256)
+                    if same == (session.attempt, order, digest):
+                        return kept.sequence
                 raise Overtaken("newer")
-            self.order = order
+            self.orders[session.attempt] = order
+            self.order_of[self.sequence + 1] = order
+        self.sequence += 1
         self.kept.append(
             Checkpoint(
-                sequence=len(self.kept) + 1,
+                sequence=self.sequence,
                 attempt=session.attempt,
                 created_at=now,
                 content_type=content_type,
                 label=label,
-                sha256=hashlib.sha256(data).hexdigest(),
+                sha256=digest,
                 data=data,
                 recoverable=recoverable,
             )
         )
-        return len(self.kept)
+        newest = max((kept.sequence for kept in self.kept if kept.recoverable), default=0)
+        oldest = self.sequence - session.checkpoints_per_task
+        self.kept = [kept for kept in self.kept if kept.sequence > oldest or kept.sequence == newest]
+        return self.sequence
 
     async def checkpoints(
         self, session: AgentSession, *, label: str | None = None, before: int | None = None, limit: int
@@ -170,8 +186,12 @@ class MemoryLedger:
         self.heartbeats += 1
 
     async def report(self, session: AgentSession, report: Report) -> None:
-        self._fence(session)
-        self.reports.append(report)
+        self._check()
+        # The first report counts, and a later one is acknowledged even when the attempt is closed.
+        if session.attempt not in self.reported:
+            self._fence(session)
+            self.reported.add(session.attempt)
+            self.reports.append(report)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for `condition`, which some write will make true."""

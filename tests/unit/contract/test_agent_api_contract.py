@@ -1,0 +1,133 @@
+"""The contract of the agents' API: the gateway on a ledger in memory, and `perdure_agent.testing`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, fields
+
+import aiohttp
+import pytest
+from tests.contract.agent_api import CASES, Case
+from tests.contract.client import SMALL, Subject
+from tests.unit.gateway.memory import MemoryLedger, MemoryVerifier, session
+
+from perdure.gateway.agent_api.limits import AgentLimits
+from perdure.gateway.agent_api.problems import AgentProblem
+from perdure.gateway.http.problems import HttpProblem
+from perdure.gateway.server import listen, serve
+from perdure.settings import Settings
+from perdure_agent.testing import _api, _server
+
+
+class Product(Subject):
+    """The gateway of the operator's package."""
+
+    def __init__(self, client: aiohttp.ClientSession, url: str, ledger: MemoryLedger) -> None:
+        super().__init__(client, url)
+        self._ledger = ledger
+        self._attempt = 1
+
+    @property
+    def token(self) -> str:
+        return f"good-pod-{self._attempt}"
+
+    @property
+    def unrecorded_token(self) -> str:
+        return "good-pod-999"
+
+    async def supersede(self) -> None:
+        self._ledger.close(f"pod-{self._attempt}")
+        self._attempt += 1
+        pod = f"pod-{self._attempt}"
+        self._ledger.sessions[pod] = session(pod, attempt=self._attempt)
+
+    async def corrupt(self, sequence: int) -> None:
+        self._ledger.damaged.add(sequence)
+
+
+class InMemory(Subject):
+    """The gateway of `perdure_agent.testing`."""
+
+    def __init__(self, client: aiohttp.ClientSession, url: str, task: _api.Task) -> None:
+        super().__init__(client, url)
+        self._task = task
+
+    @property
+    def token(self) -> str:
+        return self._task.attempts[-1].token
+
+    @property
+    def unrecorded_token(self) -> str:
+        unknown = _api.Attempt(999, "unknown", known=False)
+        if self._task.attempts[0].number != 999:
+            self._task.attempts.insert(0, unknown)
+        return unknown.token
+
+    async def supersede(self) -> None:
+        newest = self._task.attempts[-1]
+        newest.open = False
+        self._task.attempts.append(_api.Attempt(newest.number + 1, f"token-{newest.number + 1}"))
+
+    async def corrupt(self, sequence: int) -> None:
+        self._task.corrupt.add(sequence)
+
+
+@asynccontextmanager
+async def product(client: aiohttp.ClientSession) -> AsyncIterator[Subject]:
+    ledger = MemoryLedger()
+    listener = listen("127.0.0.1", 0)
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(
+            serve(
+                Settings(),
+                ledger=ledger,
+                verifier=MemoryVerifier(),
+                stop=stop,
+                agent_limits=AgentLimits(**SMALL),
+                listener=listener,
+            )
+        )
+        yield Product(client, f"http://127.0.0.1:{listener.getsockname()[1]}", ledger)
+        stop.set()
+
+
+@asynccontextmanager
+async def in_memory(client: aiohttp.ClientSession) -> AsyncIterator[Subject]:
+    task = _api.Task(
+        namespace="team-a",
+        workflow="audit",
+        name="audit-analyse-0-abcde",
+        step="analyse",
+        index=0,
+        input={"path": "a.py"},
+        limits=_api.Limits(**SMALL),
+        attempts=[_api.Attempt(1, "token-1")],
+    )
+
+    async def exchange(message: _api.Message) -> _api.Response:
+        return _api.respond(task, message, now=12.5)
+
+    async with _server.listening(exchange, port=0) as url:
+        yield InMemory(client, url, task)
+
+
+@pytest.mark.parametrize("subject", [product, in_memory], ids=["gateway", "testing"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+async def test_contract(case: Case, subject: type[Subject]) -> None:
+    async with aiohttp.ClientSession() as client, subject(client) as api:
+        await case(api)
+
+
+def test_the_limits_are_the_gateway_s() -> None:
+    ours = asdict(_api.Limits())
+    assert ours == {name: getattr(AgentLimits(), name) for name in ours}
+    assert {field.name for field in fields(AgentLimits)} >= set(SMALL)
+
+
+def test_the_problems_are_the_gateway_s() -> None:
+    known = {problem.slug: problem for family in (HttpProblem, AgentProblem) for problem in family}
+    for kind, (status, title) in _api.PROBLEMS.items():
+        assert (known[kind].status, known[kind].title) == (status, title)
