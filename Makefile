@@ -49,8 +49,8 @@ lint-layers:
 	.venv/bin/lint-imports
 
 lint-generated:
-	$(PYTHON) -m perdure.api.codegen.crds --check
-	$(PYTHON) -m perdure.api.codegen.reference --check
+	$(PYTHON) -m hack.docs.crds --check
+	$(PYTHON) -m hack.docs.reference --check
 	$(PYTHON) -m hack.docs.semantics --check
 	$(PYTHON) -m hack.docs.events --check
 	$(PYTHON) hack/version.py
@@ -66,11 +66,11 @@ format: venv ## Format the code and apply the fixes of ruff.
 
 .PHONY: crds
 crds: venv ## Generate the CustomResourceDefinitions from the models.
-	$(PYTHON) -m perdure.api.codegen.crds
+	$(PYTHON) -m hack.docs.crds
 
 .PHONY: docs
 docs: venv ## Generate the reference, the page of events and the tables of phases and reasons in docs/.
-	$(PYTHON) -m perdure.api.codegen.reference
+	$(PYTHON) -m hack.docs.reference
 	$(PYTHON) -m hack.docs.semantics
 	$(PYTHON) -m hack.docs.events
 

@@ -33,6 +33,7 @@ from perdure.kube.recorder import EventRecorder
 from perdure.kube.reflector import Selection, reflect
 from perdure.ledger import Ledger
 from perdure.settings import Settings
+from perdure.steps import KINDS as STEP_KINDS
 
 if TYPE_CHECKING:
     from perdure.bus.connection import Bus
@@ -113,6 +114,7 @@ class _Operator:
             ledger,
             utc_now,
             _loop_options(settings),
+            kinds=STEP_KINDS,
             recorder=self._recorder,
             while_leading=self._publish,
         )

@@ -12,6 +12,7 @@ from perdure.domain.records import (
     LedgerUnavailable,
 )
 from perdure.kube.recorder import EventRecorder
+from perdure.steps import KINDS
 from tests.fakes.apiserver import NAMESPACE, ApiServer, Watch
 from tests.fakes.clients import KubeClient, LedgerClient
 from tests.fakes.clock import Process, now
@@ -71,6 +72,7 @@ class Operator:
             LedgerClient(ledger),
             now,
             options(name, lease=LEASE_OPTIONS if leases else None, limit=limit),
+            kinds=KINDS,
             recorder=EventRecorder(KubeClient(api, self._sending), instance=name, enabled=False),
             while_leading=relay.run,
             elapsed=asyncio.get_running_loop().time,

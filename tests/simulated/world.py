@@ -13,6 +13,7 @@ from perdure.domain.names import LABEL_ATTEMPT, LABEL_TASK
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import LedgerUnavailable, Report, RunRecord, Superseded, TaskKey
 from perdure.kube.recorder import EventRecorder
+from perdure.steps import KINDS
 from tests.fakes.clock import now
 from tests.simulated.chance import Chance, Odds
 from tests.simulated.cluster import Kubelet, SimulatedCluster
@@ -70,6 +71,7 @@ class World:
                 template_timeout=template_timeout,
                 lease=None,
             ),
+            kinds=KINDS,
             recorder=EventRecorder(self.cluster, instance="simulated", enabled=False),
         )
         self.cluster.watch(loop.handle_event)

@@ -1,8 +1,8 @@
-"""The kinds of `perdure.dev`: names, models, and what `kubectl get` shows of them."""
+"""The custom resources of `perdure.dev`: names, models, and the columns of `kubectl get`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from pydantic import BaseModel
@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from perdure.api import GROUP, agenttask, workflow
 from perdure.api.agenttask import AgentTaskSpec
 from perdure.api.agenttemplate import AgentTemplateSpec
+from perdure.api.spec_models import SpecModels
 from perdure.api.status import AgentTaskStatus, WorkflowScheduleStatus, WorkflowStatus
 from perdure.api.workflow import WorkflowSpec
 from perdure.api.workflowschedule import MAX_SCHEDULE_NAME, WorkflowScheduleSpec
@@ -33,10 +34,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CustomResource:
-    """One custom resource.
-
-    With a `max_name` its name is held to a DNS label of so many characters, since subjects and pods carry it.
-    """
+    """One custom resource."""
 
     kind: str
     plural: str
@@ -45,6 +43,8 @@ class CustomResource:
     spec: type[BaseModel]
     status: type[BaseModel] | None
     columns: tuple[Column, ...]
+    #: Characters of a name, which is then a DNS label, because subjects and pods carry the name; None if the
+    #: rules of Kubernetes are enough.
     max_name: int | None
     #: Fields of a spec in which only `desiredState` can be changed, that aside. Empty if all can.
     fixed: tuple[str, ...] = ()
@@ -145,3 +145,9 @@ WORKFLOW_SCHEDULE: Final = CustomResource(
 )
 
 KINDS: Final = (WORKFLOW, AGENT_TASK, AGENT_TEMPLATE, WORKFLOW_TEMPLATE, WORKFLOW_SCHEDULE)
+
+
+def resources_with(models: SpecModels) -> tuple[CustomResource, ...]:
+    """The custom resources, with the spec models that know the step kinds of a registry."""
+    specs = {WORKFLOW.kind: models.workflow, WORKFLOW_TEMPLATE.kind: models.workflow_template}
+    return tuple(replace(resource, spec=specs.get(resource.kind, resource.spec)) for resource in KINDS)

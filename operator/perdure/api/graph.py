@@ -2,65 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Final, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
 from perdure.api.base import LIST_WHOLE, JsonMap, JsonObject, Model, Timeout
 from perdure.api.policies import Retention
 from perdure.api.step import MAX_ITEMS, Defaults, Step
+from perdure.api.step_kind import FREE_FORM, StepSpec, joined
 
 MAX_STEPS: Final = 500
 MAX_FINALLY_STEPS: Final = 50
 MAX_PRIORITY: Final = 1000
 MAX_INPUT_BYTES: Final = 64 * 1024
 
-_NAMES_CONTAINER: Final = "has({0}.agent) && (has({0}.agent.image) || has({0}.agent.templateRef))"
 
-#: What must hold for each step `s`, and what is said if it does not. Rules see no free-form fields: what is
-#: to be said of `forEach` and `input` is in the ValidatingAdmissionPolicy.
-_STEP_RULES: Final = (
-    (
+def _step_rules(kinds: Sequence[StepSpec]) -> Iterator[tuple[str, str]]:
+    """What must hold for each step `s`, with its message. CEL rules see no free-form fields (`FREE_FORM`)."""
+    yield (
         "!(has(s.dependsOn) && s.name in s.dependsOn)",
         "a step cannot depend on itself: remove its name from its dependsOn",
-    ),
-    (
-        "(has(s.agent) ? 1 : 0) + (has(s.wait) ? 1 : 0) + (has(s.workflow) ? 1 : 0) <= 1",
-        "a step has at most one of agent, wait and workflow: make a step of each",
-    ),
-    (
-        "!has(s.wait) || !(has(s.retry) || has(s.disruptions) || has(s.timeout) || has(s.pendingTimeout)"
-        " || has(s.idleTimeout) || has(s.cache) || has(s.repeat))",
-        "a step with wait takes no retry, disruptions, timeout, pendingTimeout, idleTimeout, cache or repeat:"
-        " remove them",
-    ),
-    (
-        "!has(s.workflow) || has(s.workflow.templateRef) != has(s.workflow.spec)",
-        "workflow takes exactly one of templateRef and spec",
-    ),
-    (
-        "!has(s.workflow) || !(has(s.pendingTimeout) || has(s.idleTimeout))",
-        "a step with workflow takes no pendingTimeout or idleTimeout: they belong to that workflow's steps",
-    ),
-)
+    )
+    yield (
+        f"{' + '.join(f'(has(s.{kind.field}) ? 1 : 0)' for kind in kinds)} <= 1",
+        f"a step has at most one of {joined([kind.field for kind in kinds], 'and')}: make a step of each",
+    )
+    for kind in kinds:
+        yield from kind.cel_rules
+        for excluded in kind.excludes:
+            seen = [name for name in excluded.fields if name not in FREE_FORM]
+            if seen:
+                yield (
+                    f"!has(s.{kind.field}) || !({' || '.join(f'has(s.{name})' for name in seen)})",
+                    f"a step with {kind.field} takes no {joined(seen, 'or')}: {excluded.remedy_for_all}",
+                )
 
 
-def graph_rules(made: Callable[..., JsonObject]) -> list[JsonObject]:
+def graph_rules(made: Callable[..., JsonObject], kinds: Sequence[StepSpec]) -> list[JsonObject]:
     """The CEL rules of a graph, each made by `made`: `rule`, or `rule_on_create` where nothing can change."""
     found = []
     for field in ("steps", "finally"):
-        every = f"!has(self.{field}) || self.{field}.all(s, {{}})"
-        found += [made(every.format(text), message, path=f".{field}") for text, message in _STEP_RULES]
-        found.append(
-            made(
-                f"(has(self.defaults) && {_NAMES_CONTAINER.format('self.defaults')}) || "
-                + every.format(f"has(s.wait) || has(s.workflow) || ({_NAMES_CONTAINER.format('s')})"),
-                "every step needs agent.image or agent.templateRef, its own or one in spec.defaults.agent,"
-                " or else wait or workflow",
-                path=f".{field}",
-            )
-        )
+
+        def every(text: str, field: str = field) -> str:
+            return f"!has(self.{field}) || self.{field}.all(s, {text})"
+
+        found += [made(every(text), message, path=f".{field}") for text, message in _step_rules(kinds)]
+        for kind in kinds:
+            others = [other for other in kinds if other is not kind]
+            if (whole := kind.graph_rule(every, others)) is not None:
+                found.append(made(*whole, path=f".{field}"))
     names = " + ".join(f"(has(self.{it}) ? self.{it}.map(s, s.name) : [])" for it in ("steps", "finally"))
     found.append(
         made(
@@ -76,6 +67,9 @@ def graph_rules(made: Callable[..., JsonObject]) -> list[JsonObject]:
 
 class Graph(Model):
     """Steps, what holds for all of them, and what comes out."""
+
+    #: The model of a step; a subclass that parses manifests sets the one that has the kinds' fields.
+    STEP: ClassVar[type[Step]] = Step
 
     #: Tasks that may be unfinished at once; no limit if left out.
     parallelism: Annotated[int, Field(ge=1, le=MAX_ITEMS)] | None = None

@@ -1,32 +1,30 @@
-"""A step: one line of the graph, and the constructs that it may use."""
+"""A step: one line of the graph, with the fields that all kinds of step have.
+
+The block that says what a step does belongs to the step's kind and is opaque here. The model that parses
+manifests is a subclass with one field for each kind (`perdure.api.spec_models`).
+"""
 
 from __future__ import annotations
 
-import re
-from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, ClassVar, Final
 
-from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
-from pydantic.config import JsonDict
+from pydantic import ConfigDict, Field
 
 from perdure.api.agent import Agent
 from perdure.api.base import (
     APPLIED_WHOLE,
-    EXPRESSION_PATTERN,
     LIST_SET,
     MAX_COUNT,
     MAX_EXPRESSION,
     DnsLabel,
     Expression,
     Json,
-    JsonMap,
     Model,
-    ObjectName,
     Share,
     Timeout,
-    parse_duration,
 )
 from perdure.api.policies import Disruptions, Retry
+from perdure.api.step_kind import StepSpec, kind_of
 
 MAX_ITEMS: Final = MAX_COUNT
 MAX_DEPENDENCIES: Final = 100
@@ -34,64 +32,6 @@ MAX_ITERATIONS: Final = 1000
 
 #: Workflows in each other: a run, its child, and so on down.
 MAX_WORKFLOW_DEPTH: Final = 8
-
-_RFC_3339: Final = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)"
-_ONE_OF_TWO: Final[JsonDict] = {"minProperties": 1, "maxProperties": 1}
-
-
-def _is_expression(text: str) -> bool:
-    return re.fullmatch(EXPRESSION_PATTERN, text) is not None
-
-
-def _checked_wait(text: str) -> str:
-    if _is_expression(text):
-        return text.strip()
-    parse_duration(text)
-    return text
-
-
-def parse_time(text: str) -> datetime:
-    """The aware time in RFC 3339 text such as `2026-11-21T08:00:00Z`. Raises ValueError, naming that form."""
-    try:
-        if re.fullmatch(_RFC_3339, text, re.ASCII):
-            return datetime.fromisoformat(text)
-    except ValueError:
-        pass  # a day or an hour that there is not
-    raise ValueError(f"{text!r} is not a time with a zone; write it like 2026-11-21T08:00:00Z")
-
-
-def _checked_until(text: str) -> str:
-    if _is_expression(text):
-        return text.strip()
-    parse_time(text)
-    return text
-
-
-_WaitDuration = Annotated[str, Field(min_length=1, max_length=MAX_EXPRESSION), AfterValidator(_checked_wait)]
-_WaitUntil = Annotated[str, Field(min_length=1, max_length=MAX_EXPRESSION), AfterValidator(_checked_until)]
-#: Not as other free-form objects are: rules must see whether it is there.
-_InlineSpec = Annotated[
-    dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})
-]
-
-
-class Wait(Model):
-    """A step that only waits: for a duration or until a time, exactly one of them."""
-
-    model_config = ConfigDict(json_schema_extra=_ONE_OF_TWO)
-
-    #: How long, from the moment at which the step could start: such as `10m`, or one `${}` expression that
-    #: gives such text or a duration.
-    duration: _WaitDuration | None = None
-    #: Until when: a time such as `2026-11-21T08:00:00Z`, or one `${}` expression that gives such text or a
-    #: timestamp. A time that has passed ends the step at once.
-    until: _WaitUntil | None = None
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> Wait:
-        if (self.duration is None) == (self.until is None):
-            raise ValueError("takes exactly one of duration and until")
-        return self
 
 
 class Repeat(Model):
@@ -104,24 +44,6 @@ class Repeat(Model):
     max_iterations: Annotated[int, Field(ge=1, le=MAX_ITERATIONS)]
 
 
-class ChildWorkflow(Model):
-    """A step that is a Workflow of its own; its outputs are the step's output."""
-
-    #: Name of a WorkflowTemplate in the same namespace.
-    template_ref: ObjectName | None = None
-    #: The Workflow written out instead: the fields of a WorkflowTemplate but `parameters`. Its expressions
-    #: are its own: they see its inputs and steps, not those of the workflow around it.
-    spec: _InlineSpec | None = None
-    #: Its inputs; strings may hold `${}` expressions of the workflow around it.
-    inputs: JsonMap = {}
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> ChildWorkflow:
-        if (self.template_ref is None) == (self.spec is None):
-            raise ValueError("takes exactly one of templateRef and spec")
-        return self
-
-
 class Cache(Model):
     """Takes over the result that a task with an equal key had before, in any run of the namespace."""
 
@@ -131,8 +53,8 @@ class Cache(Model):
     ttl: Timeout = "168h"
 
 
-class Step(Model):
-    """One line of the graph: an agent, a wait or a workflow; once, once for each item, or repeated."""
+class StepFlow(Model):
+    """The fields that say when a step runs, and how many tasks it has."""
 
     #: Name of the step, unique in the run; other steps refer to it as `steps.<name>`.
     name: DnsLabel
@@ -148,12 +70,11 @@ class Step(Model):
     for_each: Json = None
     #: Runs the step again and again. Not together with `forEach`.
     repeat: Repeat | None = None
-    #: The container that does the work; what it leaves out comes from `spec.defaults.agent`.
-    agent: Agent | None = None
-    #: Waits instead of running an agent.
-    wait: Wait | None = None
-    #: Runs another workflow instead of an agent.
-    workflow: ChildWorkflow | None = None
+
+
+class StepEffort(Model):
+    """The fields that say what a step is given, how hard the run tries, and which failures are tolerated."""
+
     #: What the agent finds in its input file; strings may hold `${}` expressions. Default: {}.
     input: Json = None
     #: How often a failed task is tried again. Default: `spec.defaults.retry`.
@@ -177,6 +98,28 @@ class Step(Model):
     max_failures: Share | None = None
     #: Reuses results. Of agents and workflows, not of waits.
     cache: Cache | None = None
+
+
+class Step(StepEffort, StepFlow):
+    """One line of the graph, with the fields that all kinds of step have.
+
+    pydantic takes the fields of bases from the last to the first. A subclass that puts a class of blocks
+    between these two bases therefore has its blocks in the middle, where `kubectl explain` shows them.
+    """
+
+    #: The kinds that a step may have; set by the subclass that has their fields.
+    KINDS: ClassVar[tuple[StepSpec, ...]] = ()
+
+    @property
+    def kind(self) -> StepSpec:
+        """The kind of the step: that of its block, or the implied kind."""
+        return kind_of(lambda name: getattr(self, name) is not None, self.KINDS)
+
+    @property
+    def block(self) -> Model | None:
+        """The block of the step's kind; None if the kind is implied and the step has no block."""
+        found: Model | None = getattr(self, self.kind.field)
+        return found
 
 
 class Defaults(Model):

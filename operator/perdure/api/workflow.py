@@ -6,28 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from perdure.api.base import (
-    LIST_WHOLE,
-    JsonMap,
-    ObjectName,
-    rule_on_create,
-    rules,
-)
+from perdure.api.base import LIST_WHOLE, JsonMap, JsonObject, ObjectName, rule_on_create, rules
 from perdure.api.graph import MAX_FINALLY_STEPS, MAX_INPUT_BYTES, MAX_PRIORITY, MAX_STEPS, Graph, graph_rules
-from perdure.api.policies import Retention, Retry
-from perdure.api.step import (
-    MAX_DEPENDENCIES,
-    MAX_ITEMS,
-    MAX_ITERATIONS,
-    Cache,
-    ChildWorkflow,
-    Defaults,
-    Repeat,
-    Step,
-    Wait,
-)
+from perdure.api.step import MAX_DEPENDENCIES, MAX_ITEMS, MAX_ITERATIONS, Step
+from perdure.api.step_kind import joined
 
 __all__ = [
+    "FIXED",
     "MAX_DEPENDENCIES",
     "MAX_FINALLY_STEPS",
     "MAX_INPUT_BYTES",
@@ -35,15 +20,6 @@ __all__ = [
     "MAX_ITERATIONS",
     "MAX_PRIORITY",
     "MAX_STEPS",
-    "Cache",
-    "ChildWorkflow",
-    "Defaults",
-    "Graph",
-    "Repeat",
-    "Retention",
-    "Retry",
-    "Step",
-    "Wait",
     "WorkflowSpec",
 ]
 
@@ -53,24 +29,27 @@ _OF_THE_TEMPLATE = ("failurePolicy", "defaults", "steps", "finally")
 FIXED = ("templateRef", "parallelism", "priority", "timeout", "retention", *_OF_THE_TEMPLATE)
 
 
+def _add_rules(schema: JsonObject, model: type[WorkflowSpec]) -> None:
+    """Put the CEL rules of a Workflow into its schema, those of the model's step kinds included."""
+    given = " || ".join(f"has(self.{name})" for name in _OF_THE_TEMPLATE)
+    schema |= rules(
+        rule_on_create(
+            "has(self.templateRef) != has(self.steps)",
+            "takes exactly one of steps and templateRef",
+        ),
+        rule_on_create(
+            f"!has(self.templateRef) || !({given})",
+            f"takes no {joined(_OF_THE_TEMPLATE, 'or')} beside it: they come from the template",
+            path=".templateRef",
+        ),
+        *graph_rules(rule_on_create, model.STEP.KINDS),
+    )
+
+
 class WorkflowSpec(Graph):
     """What a person writes to start a run. But for `desiredState` it cannot be changed afterwards."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule_on_create(
-                "has(self.templateRef) != has(self.steps)",
-                "takes exactly one of steps and templateRef",
-            ),
-            rule_on_create(
-                f"!has(self.templateRef) || !({' || '.join(f'has(self.{it})' for it in _OF_THE_TEMPLATE)})",
-                f"takes no {', '.join(_OF_THE_TEMPLATE[:-1])} or {_OF_THE_TEMPLATE[-1]} beside it: they come"
-                " from the template",
-                path=".templateRef",
-            ),
-            *graph_rules(rule_on_create),
-        )
-    )
+    model_config = ConfigDict(json_schema_extra=_add_rules)
 
     #: Name of a WorkflowTemplate in the same namespace, instead of `steps`. A run takes a copy of it when it
     #: starts. Beside it only `inputs`, `desiredState`, and, winning over the template's, `parallelism`,

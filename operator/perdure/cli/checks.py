@@ -1,7 +1,7 @@
-"""Manifests checked without a cluster: all that the API server and the operator would say of them.
+"""Manifests checked without a cluster: every problem that the API server and the operator would report.
 
-Templates in the given files are used; of others nothing is known but that they are not there, which is worth
-a note and no fault.
+Templates in the given files are used. A template that is in none of them is a note, not a fault, because it
+may exist in the cluster.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 from perdure.api import API_VERSION, GROUP
@@ -34,20 +35,22 @@ from perdure.api.validation.problems import ManifestProblem
 from perdure.api.workflowtemplate import WorkflowTemplateSpec
 from perdure.cli.documents import Document, Place, Slip, read_documents
 from perdure.domain.admission.accept import (
-    Examination,
-    Verdict,
-    examine_agent_template,
-    examine_task,
-    examine_workflow,
-    examine_workflow_template,
+    AdmissionResult,
+    check_agent_task,
+    check_agent_template,
+    check_workflow_spec,
+    check_workflow_template,
 )
+from perdure.domain.admission.context import Admission
+from perdure.domain.admission.templates import ParsedTemplates
+from perdure.steps.schema import MODELS
 
 _PARSERS: Final[dict[str, Callable[[Mapping[str, Any]], Checked[Any]]]] = {
-    WORKFLOW.kind: check_workflow,
+    WORKFLOW.kind: partial(check_workflow, models=MODELS),
     AGENT_TASK.kind: check_agenttask,
     AGENT_TEMPLATE.kind: check_agenttemplate,
-    WORKFLOW_TEMPLATE.kind: check_workflowtemplate,
-    WORKFLOW_SCHEDULE.kind: check_workflowschedule,
+    WORKFLOW_TEMPLATE.kind: partial(check_workflowtemplate, models=MODELS),
+    WORKFLOW_SCHEDULE.kind: partial(check_workflowschedule, models=MODELS),
 }
 _NOTHING: Final[Checked[Any]] = Checked(spec=None, problems=())
 _FIELDS: Final = ("apiVersion", "kind", "metadata", "spec", "status")
@@ -56,7 +59,7 @@ _OF_TEMPLATE: Final = re.compile(r"(AgentTemplate|WorkflowTemplate) (\S+): (.*)"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What is to be said of one place. A note is no fault."""
+    """A message about one place in a file. A note is no fault."""
 
     file: str
     line: int
@@ -71,7 +74,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Object:
-    """One of our objects, as far as it could be understood."""
+    """One object of our API group, as far as it could be read."""
 
     file: str
     place: Place
@@ -95,12 +98,12 @@ class Object:
 
 @dataclass(slots=True)
 class Checkup:
-    """What was found in some files."""
+    """The findings in some files."""
 
     objects: list[Object] = field(default_factory=list)
     #: By file as they were given, by line in each.
     findings: list[Finding] = field(default_factory=list)
-    #: Documents of other kinds, which are not ours to judge.
+    #: Documents of other API groups, which are not checked.
     skipped: int = 0
 
     @property
@@ -117,18 +120,18 @@ def check_files(files: Sequence[tuple[str, str]], *, strict: bool = False) -> Ch
             if isinstance(part, Slip):
                 found[Finding(file=file, line=part.line, path=part.path, message=part.message)] = None
             else:
-                found |= dict.fromkeys(_take_in(checkup, file, part))
+                found |= dict.fromkeys(_add_object(checkup, file, part))
     catalogue = _Catalogue(checkup.objects)
     for entry in checkup.objects:
-        found |= dict.fromkeys(catalogue.examine(entry))
+        found |= dict.fromkeys(catalogue.check(entry))
     order = {file: number for number, (file, _) in enumerate(files)}
     findings = sorted(found, key=lambda finding: (order[finding.file], finding.line))
     checkup.findings = [replace(finding, note=False) for finding in findings] if strict else findings
     return checkup
 
 
-def _take_in(checkup: Checkup, file: str, document: Document) -> Iterator[Finding]:
-    """Add a document's object, if it is one of ours. What is wrong with its text and its frame."""
+def _add_object(checkup: Checkup, file: str, document: Document) -> Iterator[Finding]:
+    """Add a document's object, if it is of our API group. Yields the problems of its text and its frame."""
     manifest, place = document.value, document.place
     version = manifest.get("apiVersion") if isinstance(manifest, dict) else None
     if not isinstance(version, str) or version.partition("/")[0] != GROUP:
@@ -144,22 +147,22 @@ def _take_in(checkup: Checkup, file: str, document: Document) -> Iterator[Findin
         file, place, kind, name, namespace if isinstance(namespace, str) else None, manifest, checked
     )
     checkup.objects.append(entry)
-    told = {problem.path for problem in checked.problems}
+    reported = {problem.path for problem in checked.problems}
     for slip in document.slips:
-        if slip.of_name and slip.path in told:
-            continue  # with a better remedy
+        if slip.of_name and slip.path in reported:
+            continue  # The other report has a better remedy.
         yield replace(entry.finding(ManifestProblem(slip.path, slip.message)), line=slip.line)
     for problem in _frame_problems(manifest, kind, name):
         yield entry.finding(problem)
 
 
 def _frame_problems(manifest: Mapping[str, Any], kind: str, name: str) -> Iterator[ManifestProblem]:
-    """What is wrong around the spec."""
+    """The problems around the spec."""
     known = [it.kind for it in KINDS]
     if kind not in known:
         close = difflib.get_close_matches(kind, known, n=1)
-        told = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-        yield ManifestProblem("kind", f"{API_VERSION} has no kind {kind!r}; {told}")
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+        yield ManifestProblem("kind", f"{API_VERSION} has no kind {kind!r}; {hint}")
         return
     for field_name in manifest:
         if field_name not in _FIELDS:
@@ -173,44 +176,44 @@ def _frame_problems(manifest: Mapping[str, Any], kind: str, name: str) -> Iterat
 
 
 class _Catalogue:
-    """The templates of the given files, and what is found with their help."""
+    """The templates of the given files, and the checks that need them."""
 
     def __init__(self, objects: Sequence[Object]) -> None:
         self._templates = [
             entry for entry in objects if entry.kind in (AGENT_TEMPLATE.kind, WORKFLOW_TEMPLATE.kind)
         ]
 
-    def examine(self, entry: Object) -> Iterator[Finding]:
-        """All that is to be said of an object beyond its frame."""
-        verdict = self._verdict(entry)
-        for problem in (*entry.checked.problems, *verdict.problems):
+    def check(self, entry: Object) -> Iterator[Finding]:
+        """The findings of an object beyond its frame."""
+        result = self._admit(entry)
+        for problem in (*entry.checked.problems, *result.problems):
             yield self._finding(entry, problem)
-        for problem in verdict.missing:
+        for problem in result.missing:
             if _OF_TEMPLATE.fullmatch(problem.path) is None:
                 yield entry.finding(problem, note=True)
 
-    def _verdict(self, entry: Object) -> Verdict:
-        examination = Examination(
-            templates=self._agents(entry.namespace),
-            workflow_templates=self._workflows(entry.namespace),
+    def _admit(self, entry: Object) -> AdmissionResult:
+        admission = Admission(
+            models=MODELS,
+            templates=ParsedTemplates(self._agents(entry.namespace), self._workflows(entry.namespace)),
             children=True,
             absence="there is no {kind} {name!r} in the given files",
         )
         checked = entry.checked
         if entry.kind == WORKFLOW.kind:
-            return examine_workflow(checked, examination)
+            return check_workflow_spec(checked, admission)
         if entry.kind == AGENT_TASK.kind:
-            return examine_task(checked, examination)
+            return check_agent_task(checked, admission)
         if entry.kind == AGENT_TEMPLATE.kind:
-            return examine_agent_template(checked, examination)
+            return check_agent_template(checked, admission)
         if entry.kind == WORKFLOW_TEMPLATE.kind:
-            return examine_workflow_template(checked, examination)
+            return check_workflow_template(checked, admission)
         for inner in checked.inner.values():
-            return examine_workflow(inner, examination)
-        return Verdict(snapshot={}, problems=(), missing=())
+            return check_workflow_spec(inner, admission)
+        return AdmissionResult(snapshot={}, problems=(), missing=())
 
     def _finding(self, entry: Object, problem: ManifestProblem) -> Finding:
-        """A problem where it stands, which may be in a template that the object uses."""
+        """A problem at its place, which may be in a template that the object uses."""
         match = _OF_TEMPLATE.fullmatch(problem.path)
         if match is None:
             return entry.finding(problem)
@@ -224,11 +227,11 @@ class _Catalogue:
                 yield entry
 
     def _agents(self, namespace: str | None) -> dict[str, AgentContainer]:
-        """AgentTemplates by name; in the place of a faulty one, one that nothing more can be said of."""
+        """AgentTemplates by name; a faulty one is replaced by one with which nothing else is wrong."""
         found = {}
         for entry in self._of(AGENT_TEMPLATE.kind, namespace):
             spec: AgentContainer | None = entry.checked.spec
-            if spec is None or not entry.checked.sound:
+            if spec is None or not entry.checked.valid:
                 spec = AgentContainer(image="unknown")
             found[entry.name] = spec
         return found
@@ -237,8 +240,7 @@ class _Catalogue:
         found = {}
         for entry in self._of(WORKFLOW_TEMPLATE.kind, namespace):
             spec: WorkflowTemplateSpec | None = entry.checked.spec
-            if spec is None or not entry.checked.sound:
-                steps = [{"name": "unknown", "wait": {"duration": "0s"}}]
-                spec = WorkflowTemplateSpec.model_validate({"steps": steps})
+            if spec is None or not entry.checked.valid:
+                spec = MODELS.workflow_template.model_validate({"steps": [MODELS.stand_in_step]})
             found[entry.name] = spec
         return found

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
-
-#: Mermaid's shapes, by kind of step.
-_SHAPES: Final = {"agent": ("[", "]"), "wait": ("([", "])"), "workflow": ("[[", "]]")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A step as it is drawn."""
+    """A step as the drawing has it."""
 
     name: str
-    #: What it is called in the drawing.
+    #: The step's name in the drawing.
     label: str
+    #: The field of the step's kind.
     kind: str
-    #: How it is run, such as `forEach` or `repeat ≤ 5`.
+    #: The brackets around the label in Mermaid.
+    shape: tuple[str, str]
+    #: Notes under the label, such as `forEach` or `repeat ≤ 5`.
     marks: tuple[str, ...]
     #: Steps of the same list that it waits for, and whether only its `when` refers to them.
     needs: Mapping[str, bool]
@@ -28,7 +27,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawing:
-    """What is drawn."""
+    """A graph of steps, ready to be drawn."""
 
     title: str
     steps: Sequence[Node]
@@ -37,7 +36,7 @@ class Drawing:
 
 def mermaid(drawing: Drawing) -> Iterator[str]:
     """The lines of a Mermaid flowchart. References of `when` are dashed."""
-    # Names such as `end` mean something to Mermaid, so that nodes get names of our own.
+    # Names such as `end` are keywords of Mermaid, so nodes get keys of our own.
     keys = {node.name: f"s{number}" for number, node in enumerate(drawing.steps)}
     keys |= {node.name: f"f{number}" for number, node in enumerate(drawing.finally_)}
     yield "---"
@@ -70,7 +69,7 @@ def mermaid(drawing: Drawing) -> Iterator[str]:
 
 
 def text(drawing: Drawing) -> Iterator[str]:
-    """Lines with the steps by level: each stands below all that it waits for."""
+    """Lines with the steps by level: each step below all the steps that it waits for."""
     yield drawing.title
     for heading, nodes in (("", drawing.steps), ("finally", drawing.finally_)):
         if heading and nodes:
@@ -94,7 +93,7 @@ def _rows(nodes: Sequence[Node]) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _levels(nodes: Sequence[Node]) -> dict[str, int]:
-    """The length of the longest way to each step, from 1. What is in a cycle comes last."""
+    """The length of the longest path to each step, from 1. Steps of a cycle come last."""
     levels: dict[str, int] = {}
     left = {node.name: node for node in nodes}
     level = 0
@@ -108,7 +107,7 @@ def _levels(nodes: Sequence[Node]) -> dict[str, int]:
 
 
 def _shape(node: Node) -> str:
-    before, after = _SHAPES[node.kind]
+    before, after = node.shape
     label = "<br/>".join((node.label, *node.marks)).replace('"', "#quot;")
     return f'{before}"{label}"{after}'
 

@@ -16,18 +16,19 @@ from perdure.cli.checks import Checkup, Object, check_files
 from perdure.cli.drawing import Drawing, Node
 from perdure.cli.lint import text_line
 from perdure.cli.output import print_line
-from perdure.domain.admission.accept import Examination
-from perdure.domain.admission.graph_check import examine_graph
+from perdure.domain.admission.context import Admission
+from perdure.domain.admission.graph_check import analyze_graph
+from perdure.steps.schema import MODELS
 
 _KINDS = (WORKFLOW.kind, WORKFLOW_TEMPLATE.kind, WORKFLOW_SCHEDULE.kind)
 
 
 class NothingToDraw(Exception):
-    """The file has no graph, or several, or not the one that was asked for."""
+    """A file without a graph, with several, or without the one that was asked for."""
 
 
 def print_graph(files: Sequence[tuple[str, str]], name: str | None, form: GraphFormat) -> bool:
-    """Draw a graph as far as it can be told. True if its manifest has no faults.
+    """Draw a graph as far as it can be read. True if its manifest has no faults.
 
     Faults go to standard error. Raises NothingToDraw.
     """
@@ -73,19 +74,19 @@ def _graph_of(checkup: Checkup, entry: Object) -> Checked[Graph]:
             )
         checked = template.checked
     if not isinstance(checked.spec, Graph):
-        raise NothingToDraw("it has no steps that can be told; see `perdure lint`")
+        raise NothingToDraw("it has no steps that can be read; see `perdure lint`")
     return checked
 
 
 def _drawing(title: str, checked: Checked[Graph]) -> Drawing:
     graph = checked.spec
     assert graph is not None
-    made = examine_graph(checked, Examination(templates={}))
-    # What is needed without the conditions is needed for other reasons.
+    made = analyze_graph(checked, Admission(models=MODELS))
+    # A step that is needed also without the conditions is needed for another reason.
     bare = graph.model_copy(
         update={"steps": _without_when(graph.steps), "finally_": _without_when(graph.finally_)}
     )
-    needed = examine_graph(Checked(spec=bare, problems=()), Examination(templates={}))
+    needed = analyze_graph(Checked(spec=bare, problems=()), Admission(models=MODELS))
     nodes = {
         part: [
             _node(step, _label(checked, part, position, step), made[part][position], needed[part][position])
@@ -97,8 +98,8 @@ def _drawing(title: str, checked: Checked[Graph]) -> Drawing:
 
 
 def _label(checked: Checked[Graph], part: str, position: int, step: Step) -> str:
-    """The name as it is written: a faulty one was replaced."""
-    written = None if checked.draft is None else checked.draft.get((part, position, "name"))
+    """The name as it is written: error recovery replaces a faulty one."""
+    written = None if checked.repair is None else checked.repair.get((part, position, "name"))
     return written if isinstance(written, str) and written else step.name
 
 
@@ -107,21 +108,22 @@ def _without_when(steps: Sequence[Step]) -> list[Step]:
 
 
 def _node(step: Step, label: str, made: JsonObject, needed: JsonObject) -> Node:
-    marks = []
+    kind, marks = step.kind, []
     if step.for_each is not None:
         marks.append("forEach")
     if step.repeat is not None:
         marks.append(f"repeat ≤ {step.repeat.max_iterations}")
     if step.when is not None:
         marks.append("when")
-    if step.workflow is not None and step.workflow.template_ref is not None:
-        marks.append(f"of {step.workflow.template_ref}")
+    if step.block is not None:
+        marks += kind.marks(step.block)
     return Node(
         name=step.name,
         label=label,
-        kind="wait" if step.wait is not None else "workflow" if step.workflow is not None else "agent",
+        kind=kind.field,
+        shape=kind.shape,
         marks=tuple(marks),
         needs={name: name not in needed["dependsOn"] for name in made["dependsOn"]},
-        # Of a finally step: it waits for all main steps, whether it refers to them or not.
+        # A finally step waits for all main steps, whether it refers to them or not.
         sees={name: name not in needed["sees"] for name in made["sees"] if name not in made["dependsOn"]},
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NoReturn
 
+from perdure.api.spec_models import spec_models
 from perdure.control.cluster_cache.store import Store
 from perdure.control.event_handler import EventHandler
 from perdure.control.leadership.fenced_kube import FencedKube
@@ -25,6 +26,7 @@ from perdure.control.runs.actuator import Actuator
 from perdure.control.runs.reconciler import Reconciler
 from perdure.control.schedules import ScheduleReconciler
 from perdure.control.status.kube_events import KubeEvents
+from perdure.domain.admission.step_kind import StepAdmission
 from perdure.kube.recorder import EventRecorder
 from perdure.kube.reflector import Selection
 
@@ -77,12 +79,13 @@ class ControlLoop:
         clock: Callable[[], datetime],
         options: LoopOptions,
         *,
+        kinds: tuple[StepAdmission, ...],
         recorder: EventRecorder,
         while_leading: Callable[[], Awaitable[None]] | None = None,
         elapsed: Callable[[], float] = elapsed_seconds,
         leave: Callable[[], NoReturn] = leave_at_once,
     ) -> None:
-        """`clock` is the wall clock; `elapsed` and `leave` are those of the `Elector`.
+        """`clock` is the wall clock; `elapsed` and `leave` are for the `Elector`; `kinds` is the registry.
 
         `while_leading` runs for as long as this process leads, and is cancelled at the end: the relay.
         `recorder` posts Kubernetes Events; its owner runs and closes it.
@@ -129,6 +132,7 @@ class ControlLoop:
             template_timeout=options.template_timeout,
             slots=Slots(options.max_running_tasks, options.max_running_tasks_per_namespace),
             wake=self._queue.add,
+            kinds=kinds,
         )
         self._leader = Leader(
             store=self._store,
@@ -136,7 +140,13 @@ class ControlLoop:
             kube=fenced,
             ledger=ledger,
             reconciler=self.reconciler,
-            schedules=ScheduleReconciler(store=self._store, kube=fenced, clock=clock, wake=self._queue.add),
+            schedules=ScheduleReconciler(
+                store=self._store,
+                kube=fenced,
+                clock=clock,
+                wake=self._queue.add,
+                models=spec_models(kinds),
+            ),
             identity=options.identity,
             namespaces=options.namespaces,
             workers=options.workers,

@@ -14,6 +14,7 @@ from typing import Any, Final
 import structlog
 
 from perdure.api import API_VERSION, GROUP
+from perdure.api.spec_models import SpecModels
 from perdure.api.status import timestamp
 from perdure.api.validation.parse import InvalidManifest, parse_workflowschedule
 from perdure.control.cluster_cache.run_key import SCHEDULE, RunKey
@@ -74,12 +75,14 @@ class ScheduleReconciler:
         kube: KubePort,
         clock: Callable[[], datetime],
         wake: Callable[[RunKey], None],
+        models: SpecModels,
     ) -> None:
         """`wake` has a run looked at that we made or changed: its event tells nothing new by then."""
         self._store = store
         self._wake = wake
         self._kube = kube
         self._clock = clock
+        self._models = models
 
     async def reconcile(self, key: RunKey) -> float | None:
         """Do what is due. Returns the seconds after which to look again, None for not before a change.
@@ -93,7 +96,7 @@ class ScheduleReconciler:
         runs = [_run(root) for root in self._store.owned_by(schedule["metadata"]["uid"])]
         now = self._clock()
         try:
-            spec = parse_workflowschedule(schedule)
+            spec = parse_workflowschedule(schedule, self._models)
         except InvalidManifest as error:
             problem = _Problem(reason=Reason.INVALID_CONFIG.value, message=str(error), accepted=False)
             live = [{"name": run.name, "uid": run.uid} for run in runs if not run.finished]

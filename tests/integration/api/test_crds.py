@@ -19,9 +19,9 @@ from tests.integration.api.objects import (
 )
 
 from perdure.api.codegen import crds
-from perdure.api.custom_resources import KINDS
 from perdure.api.status import MAX_STATUS_STEPS
 from perdure.kube.client import KubeClient
+from perdure.steps.schema import RESOURCES
 
 pytestmark = pytest.mark.usefixtures("apiserver")
 
@@ -29,7 +29,7 @@ TIME = "2026-11-21T08:00:00Z"
 
 
 async def test_the_definitions_are_established_and_structural(kube: KubeClient) -> None:
-    for kind in KINDS:
+    for kind in RESOURCES:
         path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{kind.crd_name}"
         definition = await kube.raw_get(path)
         conditions = {row["type"]: row["status"] for row in definition["status"]["conditions"]}
@@ -64,7 +64,9 @@ async def test_kubectl_explains_every_level(kubectl: Kubectl) -> None:
 async def test_names_and_category(kubectl: Kubectl) -> None:
     said = await kubectl("api-resources", "--api-group=perdure.dev", "--no-headers", "-o", "wide")
     rows = {row.split()[0]: row.split() for row in said.out.splitlines()}
-    assert {name: row[1] for name, row in rows.items()} == {kind.plural: kind.short_name for kind in KINDS}
+    assert {name: row[1] for name, row in rows.items()} == {
+        kind.plural: kind.short_name for kind in RESOURCES
+    }
     assert all(row[-1] == "perdure" for row in rows.values())
 
     await kubectl("apply", objects=[workflow(), task(), template(), workflow_template(), schedule()])

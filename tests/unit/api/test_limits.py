@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
-from perdure.api.validation.parse import (
+from tests.support.manifests import (
     Checked,
     check_agenttask,
     check_workflow,

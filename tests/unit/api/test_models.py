@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from perdure.api.agent import Resources
 from perdure.api.base import compact_json, parse_duration
 from perdure.api.status import Condition, WorkflowStatus
-from perdure.api.workflow import WorkflowSpec
+from perdure.steps.schema import MODELS
 
 
 @pytest.mark.parametrize(
@@ -99,6 +99,6 @@ def test_a_spec_survives_a_round_through_its_manifest(inputs: dict[str, object],
         "steps": [{"name": "a", "agent": {"image": "i"}, "input": input}],
         "outputs": {"result": None},
     }
-    spec = WorkflowSpec.model_validate(manifest)
+    spec = MODELS.workflow.model_validate(manifest)
     assert spec.manifest() == manifest
-    assert WorkflowSpec.model_validate(spec.manifest()) == spec
+    assert MODELS.workflow.model_validate(spec.manifest()) == spec

@@ -159,7 +159,7 @@ def test_other_kinds_with_a_graph(name: list[str]) -> None:
             [],
             "its steps are those of WorkflowTemplate gone, which is not in the file",
         ),
-        (f"{HEAD}kind: Workflow\nmetadata: {{name: run}}\n", [], "it has no steps that can be told"),
+        (f"{HEAD}kind: Workflow\nmetadata: {{name: run}}\n", [], "it has no steps that can be read"),
     ],
 )
 def test_nothing_to_draw(stdin: str, arguments: list[str], told: str) -> None:

@@ -18,6 +18,7 @@ from perdure.control.cluster_cache.store import Store
 from perdure.control.schedules import LONGEST_WAIT, REFUSED_RETRY, ScheduleReconciler
 from perdure.domain.schedules.schedule import run_name
 from perdure.kube.errors import ApiError
+from perdure.steps.schema import MODELS
 
 KEY = RunKey(KIND, NAMESPACE, "often")
 SPEC = {"steps": [{"name": "only", "agent": {"image": "agent"}}]}
@@ -49,7 +50,11 @@ class Stage:
         self.store = Store()
         self.woken: list[RunKey] = []
         self.scheduler = ScheduleReconciler(
-            store=self.store, kube=self.cluster, clock=now, wake=self.woken.append
+            store=self.store,
+            kube=self.cluster,
+            clock=now,
+            wake=self.woken.append,
+            models=MODELS,
         )
         for kind in ("Workflow", KIND):
             for obj in self.cluster.all(kind):

@@ -8,16 +8,18 @@ from types import ModuleType
 
 import pytest
 from hack.docs import enums, events, semantics
+from hack.docs import reference as reference_page
 
-from perdure.api.codegen import generated, reference
-from perdure.api.custom_resources import KINDS
+from perdure.api.codegen import generated
+from perdure.api.codegen.reference import reference
 from perdure.domain.events import EventType
 from perdure.domain.phases import TRANSITIONS, Phase, Reason
+from perdure.steps.schema import RESOURCES
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.mark.parametrize("module", [reference, semantics, events])
+@pytest.mark.parametrize("module", [reference_page, semantics, events])
 def test_the_committed_file_is_fresh(module: ModuleType) -> None:
     assert module.main(["--check", "--output", str(ROOT / module.FILE)]) == 0
 
@@ -42,8 +44,8 @@ def test_a_block_is_replaced_between_its_markers_only() -> None:
 
 
 def test_the_reference_has_every_field_of_every_kind() -> None:
-    page = reference.reference()
-    for kind in KINDS:
+    page = reference(RESOURCES)
+    for kind in RESOURCES:
         assert f"## {kind.kind}\n" in page
         for model in (kind.spec, kind.status):
             for name, field in (model.model_fields if model else {}).items():
@@ -52,14 +54,14 @@ def test_the_reference_has_every_field_of_every_kind() -> None:
 
 
 def test_every_link_of_the_reference_has_a_heading() -> None:
-    page = reference.reference()
+    page = reference(RESOURCES)
     headings = {line.lstrip("# ").lower() for line in page.splitlines() if line.startswith("#")}
     links = {part.partition(")")[0] for part in page.split("](#")[1:]}
     assert links <= headings
 
 
 def test_no_row_of_the_reference_lacks_its_meaning() -> None:
-    rows = [line for line in reference.reference().splitlines() if line.startswith("| `")]
+    rows = [line for line in reference(RESOURCES).splitlines() if line.startswith("| `")]
     assert [row for row in rows if row.endswith("|  |")] == []
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-
-from perdure.api.validation.parse import parse_workflow
+from tests.support.manifests import parse_workflow
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = [

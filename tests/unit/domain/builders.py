@@ -4,10 +4,9 @@ are put together here, so that the core is tested by what it is given, and fast.
 from collections.abc import Iterator
 from typing import Any
 
+from tests.support.manifests import accept, parse_agenttemplate
 from tests.unit.domain.clock import START
 
-from perdure.api.validation.parse import parse_agenttask, parse_agenttemplate, parse_workflow
-from perdure.domain.admission.accept import accept_task, accept_workflow
 from perdure.domain.engine.plan import compile_plan
 from perdure.domain.engine.view import RunView
 from perdure.domain.expressions.templating import Text, compile_value
@@ -21,12 +20,11 @@ IMAGE = {"image": "agents/audit:1"}
 
 def snapshot(spec: dict[str, Any], templates: dict[str, dict[str, Any]] | None = None) -> dict[str, Any]:
     """The snapshot of a Workflow's spec. Raises Refused and TemplateMissing."""
-    parsed = parse_workflow({"metadata": {"name": "audit"}, "spec": spec})
     known = {
         name: parse_agenttemplate({"metadata": {"name": name}, "spec": template})
         for name, template in (templates or {}).items()
     }
-    return accept_workflow(parsed, known)
+    return accept("Workflow", spec, known)
 
 
 def workflow(*steps: dict[str, Any], **fields: Any) -> dict[str, Any]:
@@ -41,8 +39,7 @@ def view_of_workflow(*steps: dict[str, Any], name: str = "audit", **fields: Any)
 
 def view_of_task(name: str = "alone", **fields: Any) -> RunView:
     """The run of a standalone AgentTask."""
-    spec = parse_agenttask({"metadata": {"name": name}, "spec": {"agent": IMAGE, **fields}})
-    return _view(accept_task(spec, {}), AGENT_TASK, name)
+    return _view(accept(AGENT_TASK, {"agent": IMAGE, **fields}), AGENT_TASK, name)
 
 
 #: Where a step may have expressions.

@@ -11,17 +11,15 @@ import yaml
 from pydantic import BaseModel
 from tests.cluster import language
 from tests.cluster.language import Example, Expected, Namespace, differences, due
+from tests.support import manifests
 
 from perdure.api.agent import Agent
 from perdure.api.agenttask import AgentTaskSpec
 from perdure.api.custom_resources import KINDS
-from perdure.api.step import Step
-from perdure.api.validation import parse
-from perdure.api.workflow import WorkflowSpec
 from perdure.api.workflowschedule import WorkflowScheduleSpec
-from perdure.api.workflowtemplate import WorkflowTemplateSpec
-from perdure.domain.admission.accept import Refused, accept_task, accept_workflow
+from perdure.domain.admission.accept import Refused
 from perdure.domain.engine.plan import compile_plan
+from perdure.steps.schema import MODELS
 
 EXAMPLES = {example.name: example for example in language.examples()}
 IMAGE = "python:3.13-slim"
@@ -32,7 +30,7 @@ Object = dict[str, Any]
 class TestEachExample:
     def test_is_valid(self, name: str) -> None:
         for manifest in EXAMPLES[name].manifests:
-            check = getattr(parse, f"parse_{manifest['kind'].lower()}")
+            check = getattr(manifests, f"parse_{manifest['kind'].lower()}")
             check(manifest)
 
     def test_is_accepted_unless_it_is_stated_not_to_be(self, name: str) -> None:
@@ -75,20 +73,19 @@ def _accept(example: Example, expected: Expected) -> Object:
     """The snapshot of a run, with the templates of its file. Raises Refused."""
     manifest = example.manifest(expected)
     agents = {
-        it["metadata"]["name"]: parse.parse_agenttemplate(it)
+        it["metadata"]["name"]: manifests.parse_agenttemplate(it)
         for it in example.manifests
         if it["kind"] == "AgentTemplate"
     }
-    if expected.kind == "AgentTask":
-        return accept_task(parse.parse_agenttask(manifest), agents)
+    kind, spec = expected.kind, manifest["spec"]
     if expected.kind == "WorkflowSchedule":
-        manifest = {"spec": manifest["spec"]["workflow"]["spec"]}
+        kind, spec = "Workflow", spec["workflow"]["spec"]
     workflows = {
-        it["metadata"]["name"]: parse.parse_workflowtemplate(it)
+        it["metadata"]["name"]: manifests.parse_workflowtemplate(it)
         for it in example.manifests
         if it["kind"] == "WorkflowTemplate"
     }
-    return accept_workflow(parse.parse_workflow(manifest), agents, workflows)
+    return manifests.accept(kind, spec, agents, workflows)
 
 
 def _graph(example: Example, expected: Expected) -> Object:
@@ -117,7 +114,7 @@ def _fields(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def test_every_field_of_the_language_has_an_example() -> None:
-    models = (WorkflowSpec, WorkflowTemplateSpec, WorkflowScheduleSpec, AgentTaskSpec, Step, Agent)
+    models = (MODELS.workflow, MODELS.workflow_template, WorkflowScheduleSpec, AgentTaskSpec, Agent)
     used = {key for example in EXAMPLES.values() for key, _ in _fields(example.manifests)}
     # `retry.on` stands there bare, which is read as true.
     used |= {"on"} if "true" in used else set()

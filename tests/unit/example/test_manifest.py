@@ -9,7 +9,7 @@ import yaml
 from code_audit import scanner
 
 from perdure.api.agenttemplate import AgentTemplateSpec
-from perdure.api.workflow import WorkflowSpec
+from perdure.steps.schema import MODELS
 
 from .conftest import EXAMPLE
 
@@ -23,7 +23,7 @@ def manifests():
 def test_manifests_hold_nothing_but_known_fields(manifests):
     assert {document["apiVersion"] for document in manifests.values()} == {"perdure.dev/v1alpha1"}
     template = AgentTemplateSpec.model_validate(manifests["AgentTemplate"]["spec"])
-    workflow = WorkflowSpec.model_validate(manifests["Workflow"]["spec"])
+    workflow = MODELS.workflow.model_validate(manifests["Workflow"]["spec"])
     assert template.image == "perdure/code-audit:dev"
     assert [step.name for step in workflow.steps] == ["analyse", "validate", "report"]
     assert workflow.defaults.agent is not None

@@ -1,13 +1,12 @@
-"""Writes the CustomResourceDefinitions: `python -m perdure.api.codegen.crds [--check] [--output FOLDER]`.
+"""The CustomResourceDefinitions, generated from the models.
 
 The models are the one source of the schema. The files are committed, so that reviewers see what a change of a
-model means to users, and `--check` tells CI when they are stale.
+model means to users, and CI fails when a file is stale.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import yaml
 from perdure.api import GROUP, VERSION
 from perdure.api.base import rule, rules_of_control
 from perdure.api.codegen.schema import spec_schema, status_schema
-from perdure.api.custom_resources import CATEGORY, KINDS, Column, CustomResource
+from perdure.api.custom_resources import CATEGORY, Column, CustomResource
 
 #: Where the files are committed. Helm packs only what lies in the chart, hence the second copy.
 FOLDERS = (Path("crds"), Path("charts/perdure/files/crds"))
@@ -25,7 +24,7 @@ _HEADER = "# Generated from the models in operator/perdure/api by `make crds`: c
 
 
 def crd(kind: CustomResource) -> dict[str, Any]:
-    """The CustomResourceDefinition of one kind."""
+    """The CustomResourceDefinition of one resource."""
     properties: dict[str, Any] = {
         "apiVersion": {"type": "string"},
         "kind": {"type": "string"},
@@ -95,18 +94,17 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def files() -> dict[str, str]:
+def files(resources: Iterable[CustomResource]) -> dict[str, str]:
     """The generated files, by name."""
     return {
         f"{GROUP}_{kind.plural}.yaml": _HEADER
         + yaml.dump(crd(kind), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
-        for kind in KINDS
+        for kind in resources
     }
 
 
-def stale(folder: Path) -> list[str]:
-    """Names of files in `folder` that are missing, differ, or belong to no kind any more."""
-    wanted = files()
+def stale(folder: Path, wanted: Mapping[str, str]) -> list[str]:
+    """Names of files in `folder` that differ from `wanted`, are missing, or belong to no resource."""
     present = {path.name for path in folder.glob(f"{GROUP}_*.yaml")}
     return sorted(
         (present - wanted.keys())
@@ -118,39 +116,11 @@ def stale(folder: Path) -> list[str]:
     )
 
 
-def write(folder: Path) -> None:
-    """Bring `folder` up to date, leaving files that are not ours alone."""
+def write(folder: Path, wanted: Mapping[str, str]) -> None:
+    """Bring `folder` up to date with `wanted`. Files of other groups stay as they are."""
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = files()
     for path in folder.glob(f"{GROUP}_*.yaml"):
         if path.name not in wanted:
             path.unlink()
     for name, text in wanted.items():
         (folder / name).write_text(text, encoding="utf-8")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m perdure.api.codegen.crds", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        action="append",
-        help=f"folder of the files; may be repeated ({' and '.join(map(str, FOLDERS))})",
-    )
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a file is stale")
-    options = parser.parse_args(arguments)
-    failed = False
-    for folder in options.output or FOLDERS:
-        if not options.check:
-            write(folder)
-        elif names := stale(folder):
-            failed = True
-            print(f"stale in {folder}: {', '.join(names)}; run `make crds`", file=sys.stderr)
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,9 @@
 """Field descriptions, read from the `#:` comments above the fields.
 
-A comment is where people who change a field look, so it is the one source: `kubectl explain` shows it, and
-the models need no second copy as an argument. Reading source is slow and needs the files, which is why only
-the generator does it, never the operator.
+A comment is where people who change a field look, so the comment is the one source: `kubectl explain` shows
+it, and the models need no second copy as an argument. Only models that are built at run time, such as the
+Step of a registry, have no source; their fields carry the description themselves. Reading source is slow and
+needs the files, so the generators do it, and the operator never does.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from pydantic import BaseModel
 
 @cache
 def _own_comments(cls: type[BaseModel]) -> dict[str, str]:
-    source = textwrap.dedent(inspect.getsource(cls))
+    try:
+        source = textwrap.dedent(inspect.getsource(cls))
+    except OSError:
+        fields = {name: cls.model_fields[name].description for name in cls.__annotations__}
+        return {name: text for name, text in fields.items() if text is not None}
     lines = source.splitlines()
     (node,) = ast.parse(source).body
     if not isinstance(node, ast.ClassDef):  # pragma: no cover - a class's source is a class
@@ -37,7 +42,7 @@ def _own_comments(cls: type[BaseModel]) -> dict[str, str]:
 
 
 def field_descriptions(cls: type[BaseModel]) -> dict[str, str]:
-    """Descriptions by field name, inherited ones included. Fields without a comment are missing."""
+    """Descriptions by field name, inherited ones included. Fields without a description are missing."""
     merged: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if base is not BaseModel and issubclass(base, BaseModel):

@@ -1,7 +1,7 @@
-"""One documentation file that is generated, in whole or in part: written, or compared.
+"""The command of a generator: one file, generated in whole or in part, is written or compared.
 
-Generated files are committed, so that people read them where they read everything else, and `--check` tells
-CI when one is stale.
+Generated files are committed, so that people read them where they read everything else; CI runs the command
+with `--check`, which fails when a file is stale.
 """
 
 from __future__ import annotations
@@ -37,12 +37,23 @@ def command(
 
 
 def replace_block(text: str, name: str, content: str) -> str:
-    """`text` with new content between its markers of that name. Raises ValueError if it has none."""
-    start, end = f"<!-- generated: {name} -->\n", f"<!-- end: {name} -->\n"
+    """Markdown with new content between its markers of that name. Raises ValueError if it has none."""
+    head, start, end, tail = _split(text, f"<!-- generated: {name} -->\n", f"<!-- end: {name} -->\n")
+    return f"{head}{start}\n{content.strip()}\n\n{end}{tail}"
+
+
+def replace_lines(text: str, name: str, content: str) -> str:
+    """YAML with new lines between its comments of that name. Raises ValueError likewise."""
+    head, start, end, tail = _split(text, f"# generated: {name}\n", f"# end: {name}\n")
+    indent = head[head.rindex("\n") + 1 :]
+    return f"{head}{start}{content.rstrip()}\n{indent}{end}{tail}"
+
+
+def _split(text: str, start: str, end: str) -> tuple[str, str, str, str]:
     head, found, rest = text.partition(start)
     _, closed, tail = rest.partition(end)
     if not (found and closed):
         raise ValueError(
             f"has no lines {start.strip()!r} and {end.strip()!r}: put them where the block belongs"
         )
-    return f"{head}{start}\n{content.strip()}\n\n{end}{tail}"
+    return head, start, end, tail

@@ -1,14 +1,12 @@
-"""Writes docs/reference.md: `python -m perdure.api.codegen.reference [--check]`.
+"""The reference page of the custom resources, generated from the models.
 
-Every kind with its fields, defaults, bounds, rules and columns, from the same models as the CRDs, so that the
-page says what the API server does.
+Every resource with its fields, defaults, bounds, rules and columns, from the same models as the CRDs, so that
+the page says what the API server does.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final, get_args
 
 from pydantic import BaseModel
@@ -16,10 +14,7 @@ from pydantic import BaseModel
 from perdure.api import API_VERSION
 from perdure.api.base import DNS_LABEL_PATTERN, DURATION_PATTERN, EXPRESSION_PATTERN, OBJECT_NAME_PATTERN
 from perdure.api.codegen.descriptions import field_descriptions
-from perdure.api.codegen.generated import command
-from perdure.api.custom_resources import CATEGORY, KINDS, CustomResource
-
-FILE: Final = Path("docs/reference.md")
+from perdure.api.custom_resources import CATEGORY, CustomResource
 
 _HEADER: Final = f"""\
 <!-- Generated from the models in operator/perdure/api by `make docs`: change those. -->
@@ -43,12 +38,12 @@ _FORMS: Final = {
 }
 
 
-def reference() -> str:
+def reference(resources: Sequence[CustomResource]) -> str:
     """The page, as Markdown."""
     parts = [_HEADER]
     shared: dict[str, type[BaseModel]] = {}
-    tops = {model for kind in KINDS for model in (kind.spec, kind.status) if model is not None}
-    for kind in KINDS:
+    tops = {model for kind in resources for model in (kind.spec, kind.status) if model is not None}
+    for kind in resources:
         parts += _kind(kind)
         for model in (kind.spec, kind.status):
             if model is not None:
@@ -182,12 +177,3 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    return command("perdure.api.codegen.reference", FILE, lambda before: reference(), arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

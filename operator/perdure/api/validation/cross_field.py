@@ -1,66 +1,38 @@
-"""What fields of a manifest say together, beyond what each must be by itself.
+"""Cross-field checks: what fields of a manifest say together, beyond the schema of each.
 
-The checks look at the raw manifest, so that they speak of what its author wrote even where other parts of it
-are faulty; what is not of the right type is passed over here, since that has been told already.
+The checks read the raw manifest, so that their messages are about what its author wrote even where other
+parts of it are faulty. A value of a wrong type is passed over here, because the schema has reported it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from perdure.api.base import compact_json
-from perdure.api.graph import MAX_INPUT_BYTES
 from perdure.api.step import MAX_ITEMS
+from perdure.api.step_kind import StepSpec, excluded_fields, kind_of
 from perdure.api.validation.problems import Location, path_of
-from perdure.api.validation.repair import Draft, stand_in_name
+from perdure.api.validation.repair import Repair, stand_in_name
 
 #: The lists of steps. They share one name space.
 STEP_LISTS: Final = ("steps", "finally")
-#: What a Workflow may say beside its `templateRef`.
+#: The fields that a Workflow may have besides its `templateRef`.
 _BESIDE_TEMPLATE: Final = frozenset(
     {"templateRef", "inputs", "desiredState", "parallelism", "priority", "timeout", "retention"}
 )
 
-_NOTHING_RUNS: Final = (
-    "does not go together with wait, which runs nothing: remove it, or make a step of its own"
+_FOR_EACH_EXCLUDES: Final = (
+    ("repeat", "does not go together with forEach: remove one, or repeat in a workflow step for each item"),
 )
-_ITS_OWN: Final = "does not go together with workflow: give it to the steps of that workflow"
-#: What does not go together with a kind of step, and what to do about it.
-_EXCLUDED: Final[dict[str, dict[str, str]]] = {
-    "wait": dict.fromkeys(
-        (
-            "agent",
-            "workflow",
-            "input",
-            "retry",
-            "disruptions",
-            "timeout",
-            "pendingTimeout",
-            "idleTimeout",
-            "cache",
-            "repeat",
-        ),
-        _NOTHING_RUNS,
-    ),
-    "workflow": {
-        "agent": "does not go together with workflow: remove one, or make a step of each",
-        "input": "does not go together with workflow: give it in workflow.inputs",
-        "pendingTimeout": _ITS_OWN,
-        "idleTimeout": _ITS_OWN,
-    },
-    "forEach": {
-        "repeat": "does not go together with forEach: remove one, or repeat in a workflow step for each item",
-    },
-}
 _ONLY_WITH_FOR_EACH: Final = "holds for the tasks of a forEach, and there is none: add forEach, or remove it"
 
 Found = Callable[[Location, str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class StepNames:
     """The names of steps as they are written, those of faulty steps included."""
 
     steps: frozenset[str] = frozenset()
@@ -71,19 +43,19 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """An object of a draft, its fields under the names that they should have."""
+    """A value in a raw spec, with its fields under the names that they should have."""
 
-    draft: Draft
+    repair: Repair
     location: Location
-    #: Objects with fields that could not be told.
+    #: Locations of objects with unknown fields.
     misspelt: frozenset[Location]
 
     def at(self, *location: int | str) -> Raw:
-        return Raw(self.draft, (*self.location, *location), self.misspelt)
+        return Raw(self.repair, (*self.location, *location), self.misspelt)
 
     @property
     def value(self) -> Any:
-        return self.draft.get(self.location)
+        return self.repair.get(self.location)
 
     @property
     def given(self) -> bool:
@@ -92,15 +64,15 @@ class Raw:
     @property
     def named(self) -> Location:
         """The location as its author wrote it."""
-        return self.draft.named(self.location)
+        return self.repair.named(self.location)
 
     @property
     def uncertain(self) -> bool:
-        """True if it has fields nobody knows: what it seems to lack may be one of those."""
+        """True if the object has unknown fields: what seems to be missing may be one of those."""
         return self.named in self.misspelt
 
     def items(self) -> Iterator[Raw]:
-        """The objects in it, if it is a list."""
+        """The objects in a list; nothing if the value is no list."""
         if isinstance(self.value, list):
             for index, item in enumerate(self.value):
                 if isinstance(item, dict):
@@ -108,23 +80,23 @@ class Raw:
 
 
 def check_choice_of_steps(spec: Raw, found: Found) -> None:
-    """A Workflow has steps of its own, or a template's."""
+    """A Workflow has either steps of its own or those of a template."""
     if not spec.at("templateRef").given:
         if not spec.at("steps").given and not spec.uncertain:
             found((*spec.location, "steps"), "is required, or templateRef instead")
         return
     for field in spec.value:
-        name = spec.draft.renamed.get((*spec.location, field), field)
-        known = (*spec.location, field) not in spec.draft.dropped
+        name = spec.repair.renamed.get((*spec.location, field), field)
+        known = (*spec.location, field) not in spec.repair.dropped
         if known and name not in _BESIDE_TEMPLATE and spec.at(name).given:
             message = "does not go together with templateRef: it comes from the template; remove one of them"
             found((*spec.location, field), message)
 
 
-def check_graph(graph: Raw, found: Found, *, root: str) -> Names:
-    """What steps say together. Their names, and the edits for those that occur twice, come out of it."""
+def check_graph(graph: Raw, found: Found, *, root: str, kinds: tuple[StepSpec, ...]) -> StepNames:
+    """Cross-field checks of a graph of steps. Renames the second of two steps of one name."""
     check_agent(graph.at("defaults", "agent"), found)
-    has_default = _may_name_container(graph.at("defaults", "agent"), graph.at("defaults"), graph)
+    checkers = {kind: kind.step_checker(graph, found) for kind in kinds}
     first: dict[str, Location] = {}
     names: dict[str, set[str]] = {field: set() for field in STEP_LISTS}
     complete = not graph.uncertain
@@ -138,22 +110,22 @@ def check_graph(graph: Raw, found: Found, *, root: str) -> Names:
                 if name.value in first:
                     other = path_of(first[name.value][:-1], root)
                     found(name.named, f"{name.value!r} is the name of {other} already: give each its own")
-                    graph.draft.replaced[name.named] = stand_in_name(name.named)
+                    graph.repair.replaced[name.named] = stand_in_name(name.named)
                 first.setdefault(name.value, name.named)
             else:
                 complete = False
-            _check_step(step, found, has_default=has_default)
+            _check_step(step, checkers, found)
         if isinstance(steps.value, list):
             complete &= all(isinstance(step, dict) for step in steps.value)
-    return Names(frozenset(names["steps"]), frozenset(names["finally"]), complete)
+    return StepNames(frozenset(names["steps"]), frozenset(names["finally"]), complete)
 
 
 def check_size(value: Raw, limit: int, found: Found) -> None:
-    """Free-form data within `limit` bytes."""
+    """The limit of free-form data: `limit` bytes as compact JSON."""
     try:
         size = len(compact_json(value.value))
     except ValueError:
-        return  # no JSON; that has been told
+        return  # Not JSON, which is reported elsewhere.
     if size > limit:
         found(
             value.named,
@@ -163,7 +135,7 @@ def check_size(value: Raw, limit: int, found: Found) -> None:
 
 
 def check_agent(agent: Raw, found: Found) -> None:
-    """What an agent block, a template's too, says together."""
+    """Cross-field checks of an agent block, whether in a step or flat in a template."""
     seen: set[str] = set()
     for variable in agent.at("env").items():
         name = variable.at("name")
@@ -174,38 +146,42 @@ def check_agent(agent: Raw, found: Found) -> None:
 
 
 def check_container(agent: Raw, found: Found) -> None:
-    """The agent of a task names something to run."""
-    if agent.given and not _may_name_container(agent):
+    """The agent of an AgentTask must name something to run."""
+    if agent.given and not may_name_container(agent):
         found(agent.named, "names no container: give image or templateRef")
 
 
-def _check_step(step: Raw, found: Found, *, has_default: bool) -> None:
-    kind = next((kind for kind in ("wait", "workflow") if step.at(kind).given), None)
-    for chosen in (kind, "forEach"):
-        if chosen is not None and step.at(chosen).given:
-            for field, message in _EXCLUDED[chosen].items():
-                if step.at(field).given:
-                    found(step.at(field).named, message)
-    if not step.at("forEach").given and not step.uncertain:
-        for field in ("parallelism", "maxFailures"):
-            if step.at(field).given:
-                found(step.at(field).named, _ONLY_WITH_FOR_EACH)
-    _check_dependencies(step, found)
-    _check_items(step.at("forEach"), found)
-    check_agent(step.at("agent"), found)
-    check_size(step.at("workflow", "inputs"), MAX_INPUT_BYTES, found)
-    if kind is None and not has_default and not _may_name_container(step.at("agent"), step):
-        message = "names no container: give image or templateRef, here or in spec.defaults.agent"
-        found(step.at("agent").named, message)
-
-
-def _may_name_container(agent: Raw, *around: Raw) -> bool:
-    """True also if it cannot be told, because the block or one around it is faulty in itself."""
+def may_name_container(agent: Raw, *around: Raw) -> bool:
+    """True if an agent block names a container, or may: the block or an object around it is faulty itself."""
     if any(part.uncertain for part in (agent, *around)):
         return True
     if agent.given and not isinstance(agent.value, dict):
         return True
     return agent.at("image").given or agent.at("templateRef").given
+
+
+def _check_step(step: Raw, checkers: Mapping[StepSpec, Callable[[Raw], None]], found: Found) -> None:
+    kinds = tuple(checkers)
+    blocks = {kind.field: step.at(kind.field) for kind in kinds}
+    given = {field: block for field, block in blocks.items() if block.given}
+    kind = kind_of(given.__contains__, kinds)
+    excluded = list(excluded_fields(kind, kinds)) if kind.field in given else []
+    items = step.at("forEach")
+    if items.given:
+        excluded += _FOR_EACH_EXCLUDES
+    elif not step.uncertain:
+        for field in ("parallelism", "maxFailures"):
+            if step.at(field).given:
+                found(step.at(field).named, _ONLY_WITH_FOR_EACH)
+    for field, message in excluded:
+        if step.at(field).given:
+            found(step.at(field).named, message)
+    _check_dependencies(step, found)
+    _check_items(items, found)
+    for other in kinds:
+        if other.field in given:
+            other.check_block(given[other.field], found)
+    checkers[kind](step)
 
 
 def _check_dependencies(step: Raw, found: Found) -> None:
@@ -217,8 +193,8 @@ def _check_dependencies(step: Raw, found: Found) -> None:
         if name == own:
             where = names.at(index).named
             found(where, "a step cannot depend on itself: remove its name")
-            # Or it would be found again, as a cycle.
-            step.draft.dropped.add(where)
+            # Left in, the name would be reported again, as a cycle.
+            step.repair.dropped.add(where)
         elif name in seen:
             found(names.at(index).named, f"{name!r} is listed twice: remove one")
         seen.add(name)

@@ -1,13 +1,15 @@
-"""From an object as it was applied to its spec, or to a list of what is wrong with it.
+"""Manifests parsed: the spec of an object as it was applied, or the list of its problems.
 
-The API server has refused most mistakes before; but an object may have been stored under another schema,
-some limits cannot be written in a schema, and a check without a cluster has no server. So everything that a
-manifest shows by itself is checked here, with the path of the field as the author wrote it, and what to do
-about it. What needs the graph or an expression is checked where those are known.
+The API server has refused most mistakes before. But an object may have been stored under another schema, some
+limits cannot be written in a schema, and a check without a cluster has no server. So everything that a
+manifest shows by itself is checked here, and reported with the path of the field as the author wrote it and
+the remedy. What needs the graph or an expression is checked by `perdure.domain.admission`.
 
-For each kind there are two functions. `parse_…` gives a spec that can be run, or raises. `check_…` raises
-nothing: it gives all problems, and beside them a spec that is good enough to be looked at further
-(perdure.api.validation.checked), so that a person hears of all faults at once.
+For each resource there are two functions. `parse_…` returns a spec that can be run, or raises. `check_…`
+raises nothing: the result has all problems, and a spec that is fit for further checks
+(perdure.api.validation.checked), so that all faults are reported at once.
+
+Resources that contain steps take the spec models of the step kinds (perdure.api.spec_models).
 """
 
 from __future__ import annotations
@@ -31,13 +33,14 @@ from perdure.api.custom_resources import (
     CustomResource,
 )
 from perdure.api.graph import MAX_INPUT_BYTES, InlineWorkflowSpec
+from perdure.api.spec_models import SpecModels
 from perdure.api.step import MAX_WORKFLOW_DEPTH
 from perdure.api.validation.checked import Checked
 from perdure.api.validation.cross_field import (
     STEP_LISTS,
     Found,
-    Names,
     Raw,
+    StepNames,
     check_agent,
     check_choice_of_steps,
     check_container,
@@ -45,7 +48,7 @@ from perdure.api.validation.cross_field import (
     check_size,
 )
 from perdure.api.validation.problems import FORMS, InvalidManifest, Location, ManifestProblem, path_of, quoted
-from perdure.api.validation.repair import Draft, validate
+from perdure.api.validation.repair import Repair, validate
 from perdure.api.workflow import WorkflowSpec
 from perdure.api.workflowschedule import WorkflowScheduleSpec
 from perdure.api.workflowtemplate import MAX_PARAMETERS_BYTES, WorkflowTemplateSpec
@@ -55,7 +58,6 @@ __all__ = [
     "Checked",
     "InvalidManifest",
     "ManifestProblem",
-    "Names",
     "check_agenttask",
     "check_agenttemplate",
     "check_inline_workflow",
@@ -74,15 +76,15 @@ __all__ = [
 MAX_DEPTH: Final = 100
 
 _Spec = TypeVar("_Spec", bound=Model)
-#: What is to be said of a raw spec beyond its fields.
-_Together = Callable[[Raw, Found], Names]
-#: The workflows that are written out in a raw spec: where, and what there is to say of them.
+#: The cross-field checks of a raw spec.
+_CrossField = Callable[[Raw, Found], StepNames]
+#: The workflows that a raw spec writes out: the location and the result of each.
 _Inside = Callable[[Raw], Iterator[tuple[Location, Checked[Any]]]]
 
 
-def parse_workflow(manifest: Mapping[str, Any]) -> WorkflowSpec:
+def parse_workflow(manifest: Mapping[str, Any], models: SpecModels) -> WorkflowSpec:
     """The spec of a Workflow object. Raises InvalidManifest."""
-    return check_workflow(manifest).require()
+    return check_workflow(manifest, models).require()
 
 
 def parse_agenttask(manifest: Mapping[str, Any]) -> AgentTaskSpec:
@@ -95,82 +97,91 @@ def parse_agenttemplate(manifest: Mapping[str, Any]) -> AgentTemplateSpec:
     return check_agenttemplate(manifest).require()
 
 
-def parse_workflowtemplate(manifest: Mapping[str, Any]) -> WorkflowTemplateSpec:
+def parse_workflowtemplate(manifest: Mapping[str, Any], models: SpecModels) -> WorkflowTemplateSpec:
     """The spec of a WorkflowTemplate object. Raises InvalidManifest."""
-    return check_workflowtemplate(manifest).require()
+    return check_workflowtemplate(manifest, models).require()
 
 
-def parse_workflowschedule(manifest: Mapping[str, Any]) -> WorkflowScheduleSpec:
-    """The spec of a WorkflowSchedule object, the Workflow in it looked at too. Raises InvalidManifest."""
-    return check_workflowschedule(manifest).require()
+def parse_workflowschedule(manifest: Mapping[str, Any], models: SpecModels) -> WorkflowScheduleSpec:
+    """The spec of a WorkflowSchedule object, whose Workflow is checked too. Raises InvalidManifest."""
+    return check_workflowschedule(manifest, models).require()
 
 
-def parse_inline_workflow(raw: Any, path: str) -> InlineWorkflowSpec:
-    """The spec that a `workflow` step writes out; `path` is its own. Raises InvalidManifest."""
-    return check_inline_workflow(raw, path).require()
+def parse_inline_workflow(raw: Any, path: str, models: SpecModels) -> InlineWorkflowSpec:
+    """The spec that a step writes out; `path` is that of the spec. Raises InvalidManifest."""
+    return check_inline_workflow(raw, path, models).require()
 
 
-def check_workflow(manifest: Mapping[str, Any]) -> Checked[WorkflowSpec]:
-    """All that a Workflow object shows to be wrong by itself, and the spec as far as it is good."""
-    return _check_object(manifest, WORKFLOW, _check_workflow_spec)
+def check_workflow(manifest: Mapping[str, Any], models: SpecModels) -> Checked[WorkflowSpec]:
+    """All problems that a Workflow object shows by itself, and its spec, repaired if need be."""
+    return _check_object(manifest, WORKFLOW, lambda raw, root: _check_workflow_spec(raw, root, models))
 
 
 def check_agenttask(manifest: Mapping[str, Any]) -> Checked[AgentTaskSpec]:
     """The same of an AgentTask object."""
 
-    def together(raw: Raw, found: Found) -> Names:
+    def cross_field(raw: Raw, found: Found) -> StepNames:
         check_agent(raw.at("agent"), found)
         check_container(raw.at("agent"), found)
-        return Names()
+        return StepNames()
 
-    return _check_object(manifest, AGENT_TASK, lambda raw, root: _check(raw, root, AgentTaskSpec, together))
+    return _check_object(
+        manifest, AGENT_TASK, lambda raw, root: _check(raw, root, AgentTaskSpec, cross_field)
+    )
 
 
 def check_agenttemplate(manifest: Mapping[str, Any]) -> Checked[AgentTemplateSpec]:
     """The same of an AgentTemplate object."""
 
-    def together(raw: Raw, found: Found) -> Names:
+    def cross_field(raw: Raw, found: Found) -> StepNames:
         check_agent(raw, found)
-        return Names()
+        return StepNames()
 
     return _check_object(
-        manifest, AGENT_TEMPLATE, lambda raw, root: _check(raw, root, AgentTemplateSpec, together)
+        manifest, AGENT_TEMPLATE, lambda raw, root: _check(raw, root, AgentTemplateSpec, cross_field)
     )
 
 
-def check_workflowtemplate(manifest: Mapping[str, Any]) -> Checked[WorkflowTemplateSpec]:
-    """The same of a WorkflowTemplate object. Whether its `parameters` are a JSON Schema is not looked at."""
+def check_workflowtemplate(manifest: Mapping[str, Any], models: SpecModels) -> Checked[WorkflowTemplateSpec]:
+    """The same of a WorkflowTemplate object. That its `parameters` are a JSON Schema is not checked here."""
 
-    def together(raw: Raw, found: Found) -> Names:
+    def cross_field(raw: Raw, found: Found) -> StepNames:
         check_size(raw.at("parameters"), MAX_PARAMETERS_BYTES, found)
-        return check_graph(raw, found, root="spec")
+        return check_graph(raw, found, root="spec", kinds=models.kinds)
 
     return _check_object(
         manifest,
         WORKFLOW_TEMPLATE,
-        lambda raw, root: _check(raw, root, WorkflowTemplateSpec, together, inside=_children(root)),
+        lambda raw, root: _check(
+            raw, root, models.workflow_template, cross_field, models=models, inside=_inner(root, models)
+        ),
     )
 
 
-def check_workflowschedule(manifest: Mapping[str, Any]) -> Checked[WorkflowScheduleSpec]:
+def check_workflowschedule(manifest: Mapping[str, Any], models: SpecModels) -> Checked[WorkflowScheduleSpec]:
     """The same of a WorkflowSchedule object; the Workflow in it is in `inner`, as `spec.workflow.spec`."""
 
     def inside(raw: Raw) -> Iterator[tuple[Location, Checked[WorkflowSpec]]]:
         spec = raw.at("workflow", "spec")
         if isinstance(spec.value, dict):
-            yield spec.named, _check_workflow_spec(spec.value, path_of(spec.named, "spec"))
+            yield spec.named, _check_workflow_spec(spec.value, path_of(spec.named, "spec"), models)
 
     return _check_object(
         manifest,
         WORKFLOW_SCHEDULE,
-        lambda raw, root: _check(raw, root, WorkflowScheduleSpec, lambda *_: Names(), inside=inside),
+        lambda raw, root: _check(
+            raw, root, WorkflowScheduleSpec, lambda *_: StepNames(), models=models, inside=inside
+        ),
     )
 
 
-def check_inline_workflow(raw: Any, path: str, *, depth: int = 1) -> Checked[InlineWorkflowSpec]:
-    """The same of the spec that a `workflow` step writes out.
+def check_inline_workflow(
+    raw: Any, path: str, models: SpecModels, *, depth: int = 1
+) -> Checked[InlineWorkflowSpec]:
+    """The same of the spec that a step writes out.
 
-    `path` is its own, such as `spec.steps[2].workflow.spec`, and `depth` the number of workflows around it.
+    `path` is that of the spec, such as `spec.steps[2].workflow.spec`; `depth` is the number of workflows
+    around it.
     """
     if depth > MAX_WORKFLOW_DEPTH:
         message = f"has {depth} workflows around it; at most {MAX_WORKFLOW_DEPTH} are allowed"
@@ -178,31 +189,34 @@ def check_inline_workflow(raw: Any, path: str, *, depth: int = 1) -> Checked[Inl
     return _check(
         raw,
         path,
-        InlineWorkflowSpec,
-        lambda whole, found: check_graph(whole, found, root=path),
-        inside=_children(path, depth),
+        models.inline_workflow,
+        lambda whole, found: check_graph(whole, found, root=path, kinds=models.kinds),
+        models=models,
+        inside=_inner(path, models, depth),
     )
 
 
-def _check_workflow_spec(raw: Any, root: str) -> Checked[WorkflowSpec]:
-    def together(whole: Raw, found: Found) -> Names:
+def _check_workflow_spec(raw: Any, root: str, models: SpecModels) -> Checked[WorkflowSpec]:
+    def cross_field(whole: Raw, found: Found) -> StepNames:
         check_choice_of_steps(whole, found)
         check_size(whole.at("inputs"), MAX_INPUT_BYTES, found)
-        return check_graph(whole, found, root=root)
+        return check_graph(whole, found, root=root, kinds=models.kinds)
 
-    return _check(raw, root, WorkflowSpec, together, inside=_children(root))
+    return _check(raw, root, models.workflow, cross_field, models=models, inside=_inner(root, models))
 
 
-def _children(root: str, depth: int = 0) -> _Inside:
+def _inner(root: str, models: SpecModels, depth: int = 0) -> _Inside:
     """The workflows that steps write out, in a graph at `root` with `depth` workflows around it."""
 
     def inside(graph: Raw) -> Iterator[tuple[Location, Checked[InlineWorkflowSpec]]]:
         for field in STEP_LISTS:
             for step in graph.at(field).items():
-                spec = step.at("workflow", "spec")
-                if isinstance(spec.value, dict):
-                    path = path_of(spec.named, root)
-                    yield spec.named, check_inline_workflow(spec.value, path, depth=depth + 1)
+                for kind in models.kinds:
+                    block = step.at(kind.field)
+                    for spec in kind.inner_workflows(block) if block.given else ():
+                        if isinstance(spec.value, dict):
+                            path = path_of(spec.named, root)
+                            yield spec.named, check_inline_workflow(spec.value, path, models, depth=depth + 1)
 
     return inside
 
@@ -220,7 +234,7 @@ def _check_object(
 
 
 def _envelope_problems(manifest: Mapping[str, Any], kind: CustomResource) -> Iterator[ManifestProblem]:
-    # Items of a list may come without these two; wrong ones are another matter.
+    # Items of a List may lack these two, but must not have wrong ones.
     for field, wanted in (("apiVersion", API_VERSION), ("kind", kind.kind)):
         if manifest.get(field, wanted) != wanted:
             yield ManifestProblem(field, f"must be {wanted}")
@@ -236,44 +250,50 @@ def _envelope_problems(manifest: Mapping[str, Any], kind: CustomResource) -> Ite
 
 
 def _check(
-    raw: Any, root: str, model: type[_Spec], together: _Together, *, inside: _Inside = _nothing_inside
+    raw: Any,
+    root: str,
+    model: type[_Spec],
+    cross_field: _CrossField,
+    *,
+    models: SpecModels | None = None,
+    inside: _Inside = _nothing_inside,
 ) -> Checked[_Spec]:
-    """Everything about the spec at `root`."""
+    """All checks of the spec at `root`."""
     if not isinstance(raw, dict):
         problem = ManifestProblem(root, "is required" if raw is None else "must be a map")
-        return Checked(spec=None, problems=(problem,), root=root, names=Names(complete=False))
-    draft = Draft(raw)
-    # By place and text, because a look at the mended spec may find the same again.
+        return Checked(spec=None, problems=(problem,), root=root, names=StepNames(complete=False))
+    repair = Repair(raw, models)
+    # Keyed by location and message, because checks of the repaired spec may find the same fault again.
     faults: dict[tuple[Location, str], ManifestProblem] = {}
 
     def found(at: Location, message: str) -> None:
         path = path_of(at, root)
-        # The whole path of what is nested too deeply is no help to anybody.
+        # The whole path of a value that is nested too deeply helps no one.
         faults[at, message] = ManifestProblem(f"{path[:60]}…" if len(at) >= MAX_DEPTH else path, message)
 
-    # First, because the model would name the place in its own terms.
-    _check_json(draft, raw, (), found)
-    spec, misspelt = validate(draft, model, found)
-    whole = Raw(draft, (), frozenset(misspelt))
-    edits = draft.edits
-    names = together(whole, found)
+    # First, because pydantic would report these places in its own terms.
+    _check_json(repair, raw, (), found)
+    spec, misspelt = validate(repair, model, found)
+    whole = Raw(repair, (), frozenset(misspelt))
+    edits = repair.edits
+    names = cross_field(whole, found)
     inner = dict(inside(whole))
     for at, child in inner.items():
         faults |= {(at, str(problem)): problem for problem in child.problems}
-    if draft.edits != edits:
-        spec, _ = validate(draft, model, found)
+    if repair.edits != edits:
+        spec, _ = validate(repair, model, found)
     return Checked(
         spec=spec,
         problems=tuple(faults[key] for key in sorted(faults, key=lambda key: _order(raw, key[0]))),
         names=names,
         inner={child.root: child for child in inner.values()},
         root=root,
-        draft=draft,
+        repair=repair,
     )
 
 
 def _order(raw: Any, location: Location) -> tuple[int, ...]:
-    """What sorts locations as they stand in the manifest, with what is missing at the end of its object."""
+    """The sort key of a location in the manifest; a missing field sorts to the end of its object."""
     places = []
     for part in location:
         if isinstance(raw, dict):
@@ -288,31 +308,31 @@ def _order(raw: Any, location: Location) -> tuple[int, ...]:
     return tuple(places)
 
 
-def _check_json(draft: Draft, value: Any, at: Location, found: Found) -> None:
-    """What JSON or the ledger cannot store. A server refuses most of it; a file on disk may hold anything."""
+def _check_json(repair: Repair, value: Any, at: Location, found: Found) -> None:
+    """Report values that JSON or the ledger cannot store. Files on disk, unlike API servers, may hold any."""
     if isinstance(value, str):
         if "\0" in value:
             found(at, "must not hold the character U+0000")
-            draft.replaced[at] = value.replace("\0", "")
+            repair.replaced[at] = value.replace("\0", "")
     elif isinstance(value, dict | list):
         if len(at) == MAX_DEPTH:
             found(at, f"is nested deeper than {MAX_DEPTH} levels")
-            draft.replaced[at] = None
+            repair.replaced[at] = None
             return
         for key, child in value.items() if isinstance(value, dict) else enumerate(value):
             if isinstance(value, dict) and (not isinstance(key, str) or "\0" in key):
                 found(at, f"{key!r} cannot be the name of a field: names are text, in quotes if need be")
-                draft.dropped.add((*at, key))
+                repair.dropped.add((*at, key))
             else:
-                _check_json(draft, child, (*at, key), found)
+                _check_json(repair, child, (*at, key), found)
     elif isinstance(value, float):
         if not math.isfinite(value):
             found(at, f"is {value}, which is not JSON")
-            draft.replaced[at] = 0
+            repair.replaced[at] = 0
     elif isinstance(value, int):
         if not -(2**63) <= value < 2**64:
             found(at, "has more than 64 bits: write it as text, in quotes")
-            draft.replaced[at] = 0
+            repair.replaced[at] = 0
     elif value is not None:
         found(at, f"is a {type(value).__name__}, not JSON: write it as text, in quotes")
-        draft.replaced[at] = str(value)
+        repair.replaced[at] = str(value)

@@ -1,4 +1,4 @@
-"""What is wrong with a manifest, in its author's words: the field's path, and what to do about it."""
+"""Problems of a manifest in its author's words: the path of the field, and the remedy."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pydantic_core import ErrorDetails
 from perdure.api.base import DNS_LABEL_PATTERN, DURATION_PATTERN, EXPRESSION_PATTERN, OBJECT_NAME_PATTERN
 from perdure.api.graph import Graph, InlineWorkflowSpec
 from perdure.api.policies import Retry
-from perdure.api.step import Step
+from perdure.api.step import Repeat, Step
 from perdure.api.workflowtemplate import WorkflowTemplateSpec
 
 #: The place of a field: names and positions from the root of the spec.
 Location = tuple[int | str, ...]
 
-#: As many problems as a message names; a manifest with more has one cause, repeated.
+#: Problems that a message names. A manifest with more usually repeats one mistake.
 _SHOWN: Final = 10
-#: How alike two names must be for one to be taken as the other, and not only to be asked about.
+#: Similarity (difflib) from which an unknown name is taken for the known one, not only suggested.
 _SURELY_MEANT: Final = 0.75
 
 FORMS: Final = {
@@ -45,7 +45,7 @@ _TYPES: Final = {
     "missing": "is required",
 }
 
-#: Fields that people put where they do not belong, and where they do.
+#: Fields that people put where they do not belong, and where they do. Those of a step follow from its kinds.
 _MISPLACED: Final[dict[tuple[type[BaseModel], str], str]] = {
     (InlineWorkflowSpec, "inputs"): "unknown field; it belongs beside spec, in workflow.inputs",
     (InlineWorkflowSpec, "parameters"): "unknown field; only a WorkflowTemplate has it",
@@ -54,21 +54,12 @@ _MISPLACED: Final[dict[tuple[type[BaseModel], str], str]] = {
     (Retry, "when"): "unknown field; it is called on",
     (WorkflowTemplateSpec, "inputs"): "unknown field; the inputs of a template are described in parameters",
     (WorkflowTemplateSpec, "templateRef"): "unknown field; a workflow step takes it",
-    (Step, "templateRef"): "unknown field; it belongs in agent or in workflow",
-    (Step, "image"): "unknown field; it belongs in agent",
-    (Step, "args"): "unknown field; it belongs in agent",
-    (Step, "command"): "unknown field; it belongs in agent",
-    (Step, "env"): "unknown field; it belongs in agent",
-    (Step, "inputs"): "unknown field; an agent takes input, and a workflow workflow.inputs",
-    (Step, "until"): "unknown field; it belongs in repeat or in wait",
-    (Step, "maxIterations"): "unknown field; it belongs in repeat",
-    (Step, "duration"): "unknown field; it belongs in wait",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestProblem:
-    """One thing that is wrong. `path` is the field as in the manifest, such as `spec.steps[2].forEach`."""
+    """A problem of one field. `path` is the field as in the manifest, such as `spec.steps[2].forEach`."""
 
     path: str
     message: str
@@ -103,7 +94,7 @@ def part_of_path(part: int | str) -> str:
 
 
 def message_of(details: ErrorDetails, model: type[BaseModel]) -> str:
-    """What pydantic found in `model`, for people who have never heard of it."""
+    """The message of one pydantic error in `model`, for people who do not know pydantic."""
     kind, context = details["type"], details.get("ctx", {})
     if kind == "extra_forbidden":
         return _unknown_field(str(details["loc"][-1]), model_at(model, details["loc"][:-1]))
@@ -138,8 +129,8 @@ def quoted(value: object) -> str:
 
 
 def _unknown_field(name: str, model: type[BaseModel] | None) -> str:
-    if model is not None and (model, name) in _MISPLACED:
-        return _MISPLACED[model, name]
+    if (place := _right_place(name, model)) is not None:
+        return place
     close = _closest(name, model, 0.6)
     if close:
         return f"unknown field; did you mean {close}?"
@@ -148,8 +139,8 @@ def _unknown_field(name: str, model: type[BaseModel] | None) -> str:
 
 
 def surely_meant(name: str, model: type[BaseModel] | None) -> str | None:
-    """The field that an unknown one stands for, if there can be little mark_unknown."""
-    if model is None or (model, name) in _MISPLACED:
+    """The known field that an unknown one stands for; None if that is in doubt."""
+    if model is None or _right_place(name, model) is not None:
         return None
     return _closest(name, model, _SURELY_MEANT)
 
@@ -157,7 +148,26 @@ def surely_meant(name: str, model: type[BaseModel] | None) -> str | None:
 def is_misplaced(location: Location, model: type[BaseModel]) -> bool:
     """True if an unknown field at `location` inside `model` is a known one of what lies around it."""
     owner = model_at(model, location[:-1])
-    return owner is not None and issubclass(owner, Graph) and (owner, location[-1]) in _MISPLACED
+    return owner is not None and issubclass(owner, Graph) and _listed(str(location[-1]), owner) is not None
+
+
+def _right_place(name: str, model: type[BaseModel] | None) -> str | None:
+    """What to say of an unknown field that is known elsewhere; None if it is not."""
+    if model is None:
+        return None
+    if (listed := _listed(name, model)) is not None or not issubclass(model, Step):
+        return listed
+    for kind in model.KINDS:
+        if name in kind.misplaced:
+            return f"unknown field; {kind.misplaced[name]}"
+    blocks: list[tuple[str, type[BaseModel]]] = [("repeat", Repeat)]
+    blocks += [(kind.field, kind.block) for kind in model.KINDS]
+    places = [f"in {field}" for field, block in blocks if name in field_names(block)]
+    return f"unknown field; it belongs {' or '.join(places)}" if places else None
+
+
+def _listed(name: str, model: type[BaseModel]) -> str | None:
+    return next((_MISPLACED[base, name] for base in model.__mro__ if (base, name) in _MISPLACED), None)
 
 
 def _closest(name: str, model: type[BaseModel] | None, cutoff: float) -> str | None:

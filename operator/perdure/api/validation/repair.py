@@ -1,7 +1,7 @@
-"""A faulty manifest made good enough to be looked at further, so that its author hears of all faults at once.
+"""Error recovery: a faulty spec is repaired as far as needed, so that all its faults are reported at once.
 
-What is wrong is left out, or replaced by something that nothing else can be wrong with. A message about the
-mended spec names fields where they stand in it, so a draft knows where everything came from.
+A faulty part is left out, or replaced by a value with which nothing else can be wrong. Messages about the
+repaired spec must name fields where the author wrote them, so a repair knows where each part came from.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from pydantic_core import ErrorDetails
 from perdure.api.agent import Agent, AgentContainer
 from perdure.api.agenttask import AgentTaskSpec
 from perdure.api.graph import Graph
-from perdure.api.step import Cache, ChildWorkflow, Defaults, Repeat, Step
+from perdure.api.spec_models import SpecModels
+from perdure.api.step import Cache, Defaults, Repeat, Step
+from perdure.api.step_kind import BlockRepair
 from perdure.api.validation.problems import (
     Location,
     field_names,
@@ -31,42 +33,39 @@ from perdure.api.workflowschedule import ScheduledWorkflow, WorkflowScheduleSpec
 
 _Spec = TypeVar("_Spec", bound=BaseModel)
 
-_AGENT: Final = {"image": "unknown"}
-_STEPS: Final = [{"name": "unknown", "wait": {"duration": "0s"}}]
-_GRAPH: Final = {"steps": _STEPS}
 _PART: Final = re.compile(r'\.([A-Za-z_][\w-]*)|\[(\d+)\]|\["([^"]*)"\]')
 
-#: What stands in for a faulty or missing field without which its step, or a name that others refer to, would
-#: be lost, and with it sight of their other faults.
+_UNKNOWN_IMAGE: Final = {"image": "unknown"}
+#: Values for faulty or missing fields without which the step, or a name that others refer to, would be lost,
+#: and with it every other fault in the step. What holds for a step and its blocks comes from the kinds.
 _STAND_INS: Final[tuple[tuple[type[BaseModel], str, Any], ...]] = (
     (AgentContainer, "image", "unknown"),
-    (Graph, "steps", _STEPS),
-    (Step, "agent", _AGENT),
     (Step, "repeat", {"until": "${true}", "maxIterations": 1}),
-    (Step, "wait", {"duration": "0s"}),
-    (Step, "workflow", {"spec": _GRAPH}),
-    (Defaults, "agent", _AGENT),
-    (AgentTaskSpec, "agent", _AGENT),
-    (ChildWorkflow, "spec", _GRAPH),
+    (Defaults, "agent", _UNKNOWN_IMAGE),
+    (AgentTaskSpec, "agent", _UNKNOWN_IMAGE),
     (Repeat, "until", "${true}"),
     (Repeat, "maxIterations", 1),
     (Cache, "key", "unknown"),
     (WorkflowScheduleSpec, "schedule", "@hourly"),
-    (WorkflowScheduleSpec, "workflow", {"spec": _GRAPH}),
-    (ScheduledWorkflow, "spec", _GRAPH),
 )
+_AGENT_REPAIR: Final = BlockRepair(fields=_UNKNOWN_IMAGE, one_of=("image", "templateRef"))
+_NO_REPAIR: Final = BlockRepair()
 
 
 @dataclass(slots=True)
-class Draft:
-    """A raw spec and the edits that make it valid. Locations of edits are those in the raw spec."""
+class Repair:
+    """A raw spec and the edits that make it valid. Locations of edits are those in the raw spec.
+
+    `models` are those of the spec's step kinds; None for a spec that contains no steps.
+    """
 
     raw: Any
+    models: SpecModels | None = None
     dropped: set[Location] = field(default_factory=set)
     renamed: dict[Location, str] = field(default_factory=dict)
     replaced: dict[Location, Any] = field(default_factory=dict)
     added: dict[Location, dict[str, Any]] = field(default_factory=dict)
-    #: Of the containers in which entries have moved: where each came from.
+    #: For each container in which entries have moved: where each came from.
     _moved: dict[Location, dict[int | str, int | str]] = field(default_factory=dict)
 
     @property
@@ -75,13 +74,13 @@ class Draft:
         added = sum(map(len, self.added.values()))
         return len(self.dropped) + len(self.renamed) + len(self.replaced) + added
 
-    def mended(self) -> Any:
-        """The raw spec with all edits made. Raises nothing; parts that are as they were are shared."""
+    def repaired(self) -> Any:
+        """The raw spec with all edits applied. Unchanged parts are shared with the raw spec."""
         self._moved = {}
         return self._copy(self.raw, ()) if self.edits else self.raw
 
     def origin(self, location: Location) -> Location:
-        """Where in the raw spec that is which is at `location` in the mended one."""
+        """The location in the raw spec of what is at `location` in the repaired one."""
         found: Location = ()
         for part in location:
             found += (self._moved.get(found, {}).get(part, part),)
@@ -104,8 +103,17 @@ class Draft:
         return text + path[end:]
 
     def get(self, location: Location) -> Any:
-        """The raw value at a location, under whatever name it stands there; None if there is none."""
+        """The raw value at a location, under the name that its author gave it; None if there is none."""
         value = self.raw
+        if not self.renamed:
+            for part in location:
+                if isinstance(value, dict) and isinstance(part, str):
+                    value = value.get(part)
+                elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+                    value = value[part]
+                else:
+                    return None
+            return value
         found: Location = ()
         for part in location:
             if isinstance(value, dict) and isinstance(part, str):
@@ -121,7 +129,9 @@ class Draft:
         return value
 
     def named(self, location: Location) -> Location:
-        """A location as its author wrote it: with the names that stand for known ones."""
+        """A location as its author wrote it, misspelt names included."""
+        if not self.renamed:
+            return location
         found: Location = ()
         for part in location:
             found += (
@@ -155,18 +165,20 @@ class Draft:
 
 
 def validate(
-    draft: Draft, model: type[_Spec], found: Callable[[Location, str], None]
+    repair: Repair, model: type[_Spec], found: Callable[[Location, str], None]
 ) -> tuple[_Spec | None, set[Location]]:
-    """The model of what is good in `draft`, which is edited for that, or None if nothing is.
+    """The spec, for which `repair` is edited until it is valid; None if nothing of it is.
 
-    `found` is told of every fault: its place in the raw spec, and a message. Beside the spec there are the
-    places of objects with unknown fields: what seems to be missing there may only be misspelt.
+    Every fault is reported to `found` with its location in the raw spec and a message. The second result has
+    the locations of objects with unknown fields: what seems to be missing there may only be misspelt.
     """
     misspelt: set[Location] = set()
     while True:
         try:
             # Only the names of the manifest: `depends_on` is a mistake there, though the model knows it.
-            return model.model_validate(draft.mended(), strict=True, by_alias=True, by_name=False), misspelt
+            return model.model_validate(
+                repair.repaired(), strict=True, by_alias=True, by_name=False
+            ), misspelt
         except ValidationError as error:
             faults = error.errors(include_url=False)
         unknown = {
@@ -174,104 +186,134 @@ def validate(
             for fault in faults
             if fault["type"] == "extra_forbidden" and (at := fault["loc"])
         }
-        edits = draft.edits
+        edits = repair.edits
         for fault in faults:
             at = fault["loc"]
-            origin = draft.origin(at)
+            origin = repair.origin(at)
             if fault["type"] == "extra_forbidden":
                 if not is_misplaced(at, model):
                     misspelt.add(origin[:-1])
             elif fault["type"] == "missing" and (at[:-1], at[-1]) in unknown:
-                continue  # it is there, under another name
-            if not _follows(fault, origin, draft):
+                continue  # The field is there, under another name.
+            if not _follows(fault, origin, repair):
                 found(origin, message_of(fault, model))
-            _mend(draft, model, fault, origin)
-        if () in draft.dropped or draft.edits == edits:
+            _edit(repair, model, fault, origin)
+        if () in repair.dropped or repair.edits == edits:
             return None, misspelt
 
 
-def _follows(fault: ErrorDetails, origin: Location, draft: Draft) -> bool:
-    """True if a fault comes of what was done about another, in the same field or in a part of it."""
-    parted = any(at[: len(origin)] == origin for at in draft.dropped)
-    return origin in draft.replaced or (parted and fault["type"] in ("too_short", "value_error"))
+def _follows(fault: ErrorDetails, origin: Location, repair: Repair) -> bool:
+    """True if a fault follows from the edit for another fault, of the same field or of a part of it."""
+    parted = any(at[: len(origin)] == origin for at in repair.dropped)
+    return origin in repair.replaced or (parted and fault["type"] in ("too_short", "value_error"))
 
 
-def _mend(draft: Draft, model: type[BaseModel], fault: ErrorDetails, origin: Location) -> None:
-    """The edit that does away with one fault at the least loss."""
+def _edit(repair: Repair, model: type[BaseModel], fault: ErrorDetails, origin: Location) -> None:
+    """Edit away one fault, with the least loss."""
     at = fault["loc"]
     owner = model_at(model, at[:-1]) if at and isinstance(at[-1], str) else None
     if fault["type"] == "extra_forbidden":
         meant = surely_meant(str(at[-1]), owner)
-        if meant is None or draft.get((*origin[:-1], meant)) is not None:
-            draft.dropped.add(origin)
+        if meant is None or repair.get((*origin[:-1], meant)) is not None:
+            repair.dropped.add(origin)
         else:
-            draft.renamed[origin] = meant
+            repair.renamed[origin] = meant
     elif fault["type"] == "too_long":
         length = len(fault["input"])
         kept = fault["ctx"]["max_length"]
         if isinstance(fault["input"], list):
-            draft.dropped |= {(*origin, index) for index in range(kept, length)}
+            repair.dropped |= {(*origin, index) for index in range(kept, length)}
         else:
-            draft.dropped |= {(*origin, key) for key in list(fault["input"])[kept:]}
+            repair.dropped |= {(*origin, key) for key in list(fault["input"])[kept:]}
     elif fault["type"] == "missing":
-        _supply(draft, model, at, origin)
-    elif model_at(model, at) is ChildWorkflow and fault["type"] == "value_error" and fault["input"]:
-        _mend_child(draft, fault["input"], origin)
+        _supply(repair, model, at, origin)
+    elif (
+        fault["type"] == "value_error"
+        and fault["input"]
+        and (block := _block_repair(model_at(model, at), repair)).one_of
+    ):
+        _keep_one(repair, block, fault["input"], origin)
     else:
-        _replace(draft, model, at, origin)
+        _replace(repair, model, at, origin)
 
 
-def _mend_child(draft: Draft, child: dict[str, Any], origin: Location) -> None:
-    if "spec" in child:  # and templateRef: only the first can be looked into
-        draft.dropped.add((*origin, "templateRef"))
-    else:
-        draft.added.setdefault(origin, {})["spec"] = _GRAPH
+def _keep_one(repair: Repair, block: BlockRepair, given: dict[str, Any], origin: Location) -> None:
+    """Of the fields of which a block takes exactly one, keep the first, or add it."""
+    present = [name for name in block.one_of if name in given]
+    repair.dropped |= {(*origin, name) for name in present[1:]}
+    if not present:
+        repair.added.setdefault(origin, {})[block.one_of[0]] = block.fields[block.one_of[0]]
 
 
-def _supply(draft: Draft, model: type[BaseModel], at: Location, origin: Location) -> None:
-    """Something for a missing field, or else the object that should have it goes."""
+def _supply(repair: Repair, model: type[BaseModel], at: Location, origin: Location) -> None:
+    """Add a value for a missing field, or else drop the object that should have it."""
     name = str(at[-1])
-    stand_in = _stand_in(model_at(model, at[:-1]), name, origin)
+    stand_in = _stand_in(repair, model_at(model, at[:-1]), name, origin)
     if stand_in is not None:
-        draft.added.setdefault(origin[:-1], {})[name] = stand_in
+        repair.added.setdefault(origin[:-1], {})[name] = stand_in
     else:
-        _replace(draft, model, at[:-1], origin[:-1])
+        _replace(repair, model, at[:-1], origin[:-1])
 
 
-def _replace(draft: Draft, model: type[BaseModel], at: Location, origin: Location) -> None:
-    """Something instead of a faulty value, or else it goes, or what cannot be without it."""
+def _replace(repair: Repair, model: type[BaseModel], at: Location, origin: Location) -> None:
+    """Replace a faulty value, or else drop it, or the object that cannot be without it."""
     while at:
         name = at[-1]
         if isinstance(name, int):
-            draft.dropped.add(origin)
+            repair.dropped.add(origin)
             return
         owner = model_at(model, at[:-1])
-        stand_in = _stand_in(owner, name, origin)
-        if stand_in is not None and origin not in draft.replaced:
-            draft.replaced[origin] = stand_in
+        stand_in = _stand_in(repair, owner, name, origin)
+        if stand_in is not None and origin not in repair.replaced:
+            repair.replaced[origin] = stand_in
             return
-        if name == "templateRef" and owner is not None:
-            # The block must still name something to run, but nothing that would be looked for.
-            other = {"image": "unknown"} if issubclass(owner, Agent) else {"spec": _GRAPH}
-            if owner in (Agent, ChildWorkflow) and not other.keys() & (draft.get(origin[:-1]) or {}).keys():
-                draft.added.setdefault(origin[:-1], {}).update(other)
+        block = _block_repair(owner, repair)
+        if name in block.one_of[1:]:
+            # The block must still name something to run, though not an object that would have to exist.
+            first = block.one_of[0]
+            if first not in (repair.get(origin[:-1]) or {}):
+                repair.added.setdefault(origin[:-1], {})[first] = block.fields[first]
         if owner is None or not _is_required(owner, name):
-            draft.dropped.add(origin)
+            repair.dropped.add(origin)
             return
         at, origin = at[:-1], origin[:-1]
-    draft.dropped.add(())
+    repair.dropped.add(())
 
 
-def _stand_in(owner: type[BaseModel] | None, name: str, origin: Location) -> Any:
+def _stand_in(repair: Repair, owner: type[BaseModel] | None, name: str, origin: Location) -> Any:
+    """A value for the field `name` of an object; None if there is none."""
     if owner is None:
         return None
-    if owner is Step and name == "name":
-        return stand_in_name(origin)
+    if issubclass(owner, Step):
+        if name == "name":
+            return stand_in_name(origin)
+        blocks = {kind.field: kind.stand_in for kind in owner.KINDS}
+        if name in blocks:
+            return blocks[name]
+    if repair.models is not None:
+        steps = [repair.models.stand_in_step]
+        if issubclass(owner, Graph) and name == "steps":
+            return steps
+        if issubclass(owner, ScheduledWorkflow) and name == "spec":
+            return {"steps": steps}
+        if issubclass(owner, WorkflowScheduleSpec) and name == "workflow":
+            return {"spec": {"steps": steps}}
+    fields = _block_repair(owner, repair).fields
+    if name in fields:
+        return fields[name]
     return next((made for cls, key, made in _STAND_INS if key == name and issubclass(owner, cls)), None)
 
 
+def _block_repair(owner: type[BaseModel] | None, repair: Repair) -> BlockRepair:
+    """How to repair objects of a model that is the block of a step kind."""
+    if owner is Agent:
+        return _AGENT_REPAIR
+    kinds = () if repair.models is None else repair.models.kinds
+    return next((kind.repair for kind in kinds if owner is kind.block), _NO_REPAIR)
+
+
 def stand_in_name(location: Location) -> str:
-    """A name for the step whose name is at `location`: no other step's, and a DNS label."""
+    """A name for the step whose name is at `location`: a DNS label that no other step has."""
     return "unnamed-" + "-".join(str(part).lower() for part in location[-3:-1])
 
 

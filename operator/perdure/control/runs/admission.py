@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
-from perdure.api.agent import AgentContainer
 from perdure.api.base import JsonObject, parse_duration
+from perdure.api.custom_resources import AGENT_TEMPLATE
 from perdure.api.policies import Retention
+from perdure.api.spec_models import spec_models
 from perdure.api.step import MAX_WORKFLOW_DEPTH
-from perdure.api.validation.parse import (
-    check_agenttask,
-    check_workflow,
-    parse_agenttemplate,
-    parse_workflowtemplate,
-)
-from perdure.api.validation.problems import InvalidManifest, ManifestProblem
-from perdure.api.workflowtemplate import WorkflowTemplateSpec
+from perdure.api.validation.problems import ManifestProblem
 from perdure.control.cluster_cache.store import Root, Store
-from perdure.domain.admission.accept import (
-    Refused,
-    TemplateMissing,
-    examine_task,
-    examine_workflow,
-    template_names,
-)
-from perdure.domain.admission.graph_check import Examination
+from perdure.domain.admission.accept import Refused, TemplateMissing, admit
+from perdure.domain.admission.step_kind import StepAdmission
+from perdure.domain.admission.templates import StoredTemplates
 from perdure.domain.engine.outcome import shorten
 from perdure.domain.engine.plan import compile_plan
 from perdure.domain.engine.view import RunView
@@ -48,35 +38,24 @@ class Waits:
     message: str
 
 
-def accept(root: Root, store: Store) -> RunView | Waits:
+def accept(root: Root, store: Store, kinds: tuple[StepAdmission, ...]) -> RunView | Waits:
     """A run ready for its first decision. Raises Refused."""
     assert root.manifest is not None, "a finished run is not accepted again"
     if root.depth > MAX_WORKFLOW_DEPTH:
         raise Refused((_too_deep(root),))
-    namespace = root.key.namespace
-    manifest = dict(root.manifest)
-    found: list[ManifestProblem] = []
-    needed: frozenset[str] = frozenset()
-    if root.key.kind == WORKFLOW:
-        workflow = check_workflow(manifest)
-        graphs: dict[str, WorkflowTemplateSpec] = {}
-        if workflow.spec is not None:
-            name = workflow.spec.template_ref
-            graphs = _workflow_template(store, namespace, name, found)
-            needed = template_names(workflow.spec, graphs.get(name or ""))
-        verdict = examine_workflow(workflow, _examination(store, namespace, needed, graphs, found))
-    else:
-        task = check_agenttask(manifest)
-        if task.spec is not None:
-            needed = template_names(task.spec)
-        verdict = examine_task(task, _examination(store, namespace, needed, {}, found))
-    if found:
-        raise Refused((*verdict.problems, *found))
+    namespace, models = root.key.namespace, spec_models(kinds)
+
+    def find(kind: str, name: str) -> Mapping[str, Any] | None:
+        stored = store.templates if kind == AGENT_TEMPLATE.kind else store.workflow_templates
+        return stored.get((namespace, name))
+
+    templates = StoredTemplates(find, models)
+    result = admit(root.key.kind, dict(root.manifest), models=models, templates=templates)
     try:
-        snapshot = verdict.accepted()
+        snapshot = result.accepted()
     except TemplateMissing as error:
-        templates = {(namespace, name) for name in needed} - store.templates.keys()
-        return Waits(templates=frozenset(templates), message=str(error))
+        missing = {(namespace, it.name) for it in result.missing if it.kind == AGENT_TEMPLATE.kind}
+        return Waits(templates=frozenset(missing), message=str(error))
     run = _record(root, snapshot)
     return RunView(compile_plan(snapshot), RunState(run=run, steps={}, tasks={}, attempts={}))
 
@@ -108,47 +87,6 @@ def refusal(root: Root, reason: Reason, message: str, now: datetime) -> Commit:
             0, PendingEvent(type=EventType.WORKFLOW_CREATED, time=now, data={"generation": root.generation})
         )
     return Commit(run=run, events=tuple(events))
-
-
-def _examination(
-    store: Store,
-    namespace: str,
-    names: Collection[str],
-    workflow_templates: Mapping[str, WorkflowTemplateSpec],
-    found: list[ManifestProblem],
-) -> Examination:
-    """What is known beside the manifest. What is wrong with templates is added to `found`."""
-    templates: dict[str, AgentContainer] = {}
-    for name in sorted(names):
-        manifest = store.templates.get((namespace, name))
-        if manifest is None:
-            continue
-        try:
-            templates[name] = parse_agenttemplate({"metadata": {"name": name}, "spec": dict(manifest)})
-        except InvalidManifest as error:
-            found += _within(f"AgentTemplate {name}", error)
-            # In its place one with which nothing else is wrong.
-            templates[name] = AgentContainer(image=name)
-    return Examination(templates=templates, workflow_templates=workflow_templates)
-
-
-def _workflow_template(
-    store: Store, namespace: str, name: str | None, found: list[ManifestProblem]
-) -> dict[str, WorkflowTemplateSpec]:
-    """The WorkflowTemplate by its name, if it is there. What is wrong with it is added to `found`."""
-    manifest = None if name is None else store.workflow_templates.get((namespace, name))
-    if name is None or manifest is None:
-        return {}
-    try:
-        return {name: parse_workflowtemplate({"metadata": {"name": name}, "spec": dict(manifest)})}
-    except InvalidManifest as error:
-        found += _within(f"WorkflowTemplate {name}", error)
-        return {}
-
-
-def _within(what: str, error: InvalidManifest) -> Iterator[ManifestProblem]:
-    for problem in error.problems:
-        yield ManifestProblem(f"{what}: {problem.path}", problem.message)
 
 
 def _record(root: Root, snapshot: JsonObject) -> RunRecord:

@@ -35,6 +35,7 @@ from perdure.control.status.pending import (
 )
 from perdure.control.status.status_writer import StatusWrite, StatusWriter
 from perdure.domain.admission.accept import Refused
+from perdure.domain.admission.step_kind import StepAdmission
 from perdure.domain.engine.decide import Decision, decide
 from perdure.domain.engine.observed import Observed
 from perdure.domain.engine.plan import compile_plan
@@ -80,6 +81,7 @@ class Reconciler:
         template_timeout: float,
         slots: Slots,
         wake: Callable[[RunKey], None],
+        kinds: tuple[StepAdmission, ...],
     ) -> None:
         """`wake` has a run looked at soon, because of what happened to another."""
         self._store = store
@@ -94,6 +96,7 @@ class Reconciler:
         self.projector = StatusWriter(kube=kube, source=self, interval=status_interval, clock=clock)
         self._slots = slots
         self._wake = wake
+        self._kinds = kinds
         self.epoch = 0
         self.live: dict[str, LiveRun] = {}
         self._live_of: dict[RunKey, LiveRun] = {}
@@ -333,7 +336,7 @@ class Reconciler:
         if state is not None:
             return self._keep(root.key, state, root), None
         try:
-            accepted = accept(root, self._store)
+            accepted = accept(root, self._store, self._kinds)
         except Refused as refused:
             return await self._refuse(root, Reason.INVALID_CONFIG, str(refused)), None
         if isinstance(accepted, Waits):

@@ -1,8 +1,8 @@
-"""The agent that a step gets: its own fields, its template's, the run's defaults, laid over each other."""
+"""The agent of a step: its own fields, its template's and the run's defaults, merged in layers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,23 +10,22 @@ from perdure.api.agent import Agent, AgentContainer
 from perdure.api.base import JsonObject
 from perdure.domain.admission.expression_check import Findings, Scope, check_plain, check_text
 
-#: Fields whose strings may hold expressions: what the container is told.
+#: Fields whose strings may hold expressions: the arguments of the container.
 _FILLED_IN: Final = ("command", "args")
-#: Fields that say what it is. (A `podTemplate` may hold the `${HOME}` of some other container's shell.)
+#: Fields without expressions. (A `podTemplate` may hold the `${HOME}` of another container's shell.)
 _FIXED: Final = ("image", "model")
 _REMEDY: Final = "use env, args or input for values"
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedAgent:
-    """An agent block with what it leaves out filled in, as far as its template exists."""
+    """An agent block, merged with its template if that exists and with the defaults."""
 
     block: JsonObject
-    #: Where each field, each variable (`env.NAME`) and so each expression stands in a manifest.
+    #: The path in a manifest of each field and each variable (`env.NAME`), and so of each expression.
     origins: Mapping[str, str]
-    #: Name of the template that it needs, if any, and the field that names it.
+    #: Name of the template that it needs, if any.
     template: str | None
-    reference: str
     found: bool
 
 
@@ -40,20 +39,20 @@ def template_of(defaults: Agent | None, own: Agent | None) -> str | None:
 def resolve_agent(
     defaults: Agent | None,
     own: Agent | None,
-    templates: Mapping[str, AgentContainer],
+    find: Callable[[str, str], AgentContainer | None],
     *,
     path: str,
     defaults_path: str,
 ) -> ResolvedAgent:
-    """Lay the layers of an agent over each other.
+    """Merge the layers of an agent. `find` gives a template by its name and the path of the reference.
 
-    Whoever names a template means that template: one in the step covers the fields of the defaults, one in
-    the defaults lies under them.
+    The layer that names a template decides its place: a template of the step covers the fields of the
+    defaults, a template of the defaults lies under them.
     """
     name = template_of(defaults, own)
-    template = templates.get(name) if name is not None else None
     named_here = own is not None and own.template_ref is not None
     reference = f"{path if named_here else defaults_path}.templateRef"
+    template = find(name, reference) if name is not None else None
     layers = [
         ({} if template is None else template.manifest(), f"AgentTemplate {name}: spec"),
         (_fields(defaults), defaults_path),
@@ -68,7 +67,7 @@ def resolve_agent(
         origins |= {field: f"{layer_path}.{field}" for field in layer}
         for position, variable in enumerate(layer.get("env") or ()):
             origins[f"env.{variable['name']}"] = f"{layer_path}.env[{position}]"
-    return ResolvedAgent(block, origins, name, reference, name is None or template is not None)
+    return ResolvedAgent(block, origins, name, name is None or template is not None)
 
 
 def check_agent(agent: ResolvedAgent, scope: Scope, findings: Findings) -> dict[str, str]:
@@ -88,14 +87,14 @@ def check_agent(agent: ResolvedAgent, scope: Scope, findings: Findings) -> dict[
 
 
 def _fields(agent: Agent | None) -> JsonObject:
-    """What an agent block says beside its template."""
+    """The fields of an agent block, except the name of its template."""
     block = agent.manifest() if agent is not None else {}
     block.pop("templateRef", None)
     return block
 
 
 def _merge(below: JsonObject, above: JsonObject) -> JsonObject:
-    """`above`, with what it leaves out taken from `below`. Environments are joined by name."""
+    """`above`, with missing fields taken from `below`. Environments are joined by name."""
     merged = {**below, **above}
     if "env" in below and "env" in above:
         names = {variable["name"] for variable in above["env"]}

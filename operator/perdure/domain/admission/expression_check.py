@@ -1,7 +1,7 @@
-"""What the expressions of a manifest refer to, and what is wrong with them.
+"""The static check of expressions: the steps that they refer to, and their problems.
 
-Which names are known differs from place to place, and a name that is known elsewhere is the commonest
-mistake: so each place says what is known there, and each name has a remedy of its own.
+Which names are known differs from field to field, and a name that is known elsewhere is the commonest
+mistake. So each field has a scope of known names, and each name has a remedy of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from perdure.domain.expressions.tokens import Token, tokenize
 
 #: Names that every expression of a workflow may use.
 WORKFLOW_NAMES: Final = frozenset({"inputs", "steps", "workflow"})
-#: What is known of a step, of the run, and of an attempt that failed.
+#: The fields of a step, of the run, and of an attempt that failed.
 STEP_FIELDS: Final = tuple(
     "phase reason message output outputs exitCode attempts startedAt finishedAt".split()
 )
@@ -36,13 +36,13 @@ _REMEDIES: Final = {
 
 
 class Findings:
-    """Problems, each told once however many steps share the field that has it."""
+    """Problems, each reported once however many steps share the field that has it."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], str] = {}
 
     def add(self, path: str, message: str, *, step: str = "") -> None:
-        """Note a problem; `step` is the one that takes the field from there, if it is not its own."""
+        """Add a problem; `step` is the step that takes the field from there, if it is not its own."""
         self._found.setdefault((path, message), step)
 
     def extend(self, problems: Iterable[ManifestProblem]) -> None:
@@ -50,7 +50,7 @@ class Findings:
             self.add(problem.path, problem.message)
 
     def moved(self, where: Callable[[str], str]) -> Iterator[ManifestProblem]:
-        """The problems, each at the path that `where` gives for its own."""
+        """The problems, their paths translated by `where`."""
         for problem in self.problems:
             yield ManifestProblem(where(problem.path), problem.message)
 
@@ -64,21 +64,21 @@ class Findings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """What the expressions at one place may use."""
+    """What the expressions of one field may use."""
 
     names: frozenset[str] = WORKFLOW_NAMES
-    #: Steps that may be referred to, and whether they have `forEach` (None: that is not known); None instead
-    #: of all of them if any may, as in a template.
+    #: Steps that expressions may refer to, and whether each has `forEach` (None: that is not known); None
+    #: instead of the mapping if any step may be referred to, as in a template.
     steps: Mapping[str, bool | None] | None = field(default_factory=dict)
     #: False if there may be steps whose names could not be read.
     complete: bool = True
-    #: Finally steps, where they must not be referred to.
+    #: Finally steps, where expressions must not refer to them.
     too_late: Collection[str] = ()
     #: Whether `workflow.failures` is there.
     failures: bool = False
-    #: Said of names that are known further in, such as `item` in the `when` of a step with `forEach`.
+    #: The remedy for names that are known further in, such as `item` in the `when` of a step with `forEach`.
     later: str = ""
-    #: The step whose expressions these are, and where it stands.
+    #: The step whose expressions these are, and its path.
     step: str = ""
     place: str = ""
 
@@ -136,21 +136,21 @@ def check_single(
 
 
 def check_plain(value: Any, path: str, remedy: str, findings: Findings) -> None:
-    """Refuse expressions where nobody would fill them in."""
+    """Report expressions in a field that is never evaluated."""
     for where, text in walk_strings(value, path):
         if has_expression(text):
             findings.add(where, f"takes no expressions; {remedy}")
 
 
 def unknown_step(name: str, names: Collection[str]) -> str:
-    """What to say of a step that does not exist."""
+    """The message about a step that does not exist."""
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "; name a step of this workflow"
     return f"there is no step {name!r}{hint}"
 
 
 def too_late(name: str) -> str:
-    """What to say where a step refers to a finally step."""
+    """The message about a reference to a finally step."""
     return f"{name!r} is a finally step, which starts when all others have ended: nothing can wait for it"
 
 
@@ -182,7 +182,7 @@ def _field_faults(expression: Expression, scope: Scope) -> Iterator[str]:
         if token.kind != "name" or token.text not in expression.names & scope.names:
             continue
         if position and tokens[position - 1].text == ".":
-            continue  # a field of that name
+            continue  # A field of that name.
         if token.text == "workflow":
             name = _field(tokens, position + 1)
             if name == "failures" and not scope.failures:
@@ -196,7 +196,7 @@ def _field_faults(expression: Expression, scope: Scope) -> Iterator[str]:
             yield from _step_faults(tokens, position, scope)
 
 
-#: Taking a text apart costs more than all else that is done with it.
+#: Tokenizing a text costs more than all other checks of it.
 _tokens = lru_cache(maxsize=1024)(tokenize)
 
 

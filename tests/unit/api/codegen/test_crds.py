@@ -10,12 +10,14 @@ from typing import Annotated, Any
 
 import pytest
 import yaml
+from hack.docs import crds as crds_command
 from pydantic import Field
 
 from perdure.api.base import Model
 from perdure.api.codegen import crds
 from perdure.api.codegen.schema import UnsupportedSchema, spec_schema, status_schema
-from perdure.api.custom_resources import KINDS, CustomResource
+from perdure.api.custom_resources import CustomResource
+from perdure.steps.schema import RESOURCES
 
 ROOT = Path(__file__).parents[4]
 
@@ -47,7 +49,7 @@ def root_of(kind: CustomResource) -> dict[str, Any]:
     return schema
 
 
-@pytest.fixture(params=KINDS, ids=lambda kind: kind.kind)
+@pytest.fixture(params=RESOURCES, ids=lambda kind: kind.kind)
 def kind(request: pytest.FixtureRequest) -> CustomResource:
     found: CustomResource = request.param
     return found
@@ -55,11 +57,14 @@ def kind(request: pytest.FixtureRequest) -> CustomResource:
 
 @pytest.mark.parametrize("folder", crds.FOLDERS, ids=str)
 def test_committed_files_are_fresh(folder: Path) -> None:
-    assert crds.stale(ROOT / folder) == [], "run: make crds"
+    assert crds.stale(ROOT / folder, crds.files(RESOURCES)) == [], "run: make crds"
 
 
 def test_generator_gives_the_same_bytes_in_another_process() -> None:
-    script = "from perdure.api.codegen import crds; print(''.join(crds.files().values()), end='')"
+    script = (
+        "from perdure.api.codegen import crds; from perdure.steps.schema import RESOURCES; "
+        "print(''.join(crds.files(RESOURCES).values()), end='')"
+    )
     for seed in ("1", "2"):
         printed = subprocess.run(
             [sys.executable, "-c", script],
@@ -68,30 +73,30 @@ def test_generator_gives_the_same_bytes_in_another_process() -> None:
             check=True,
             timeout=60,
         ).stdout
-        assert printed.decode() == "".join(crds.files().values())
+        assert printed.decode() == "".join(crds.files(RESOURCES).values())
 
 
 def test_check_finds_what_is_stale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "crds"
     arguments = ["--output", str(folder)]
-    assert crds.main([*arguments, "--check"]) == 1, "nothing has been written yet"
-    assert crds.main(arguments) == 0
-    assert crds.main([*arguments, "--check"]) == 0
+    assert crds_command.main([*arguments, "--check"]) == 1, "nothing has been written yet"
+    assert crds_command.main(arguments) == 0
+    assert crds_command.main([*arguments, "--check"]) == 0
 
     (folder / "perdure.dev_agenttasks.yaml").write_text("changed")
     (folder / "perdure.dev_workflows.yaml").unlink()
     (folder / "perdure.dev_formers.yaml").write_text("of a kind that is no more")
     (folder / "kustomization.yaml").write_text("not ours")
     capsys.readouterr()
-    assert crds.main([*arguments, "--check"]) == 1
+    assert crds_command.main([*arguments, "--check"]) == 1
     said = capsys.readouterr().err
     for name in ("perdure.dev_agenttasks.yaml", "perdure.dev_workflows.yaml", "perdure.dev_formers.yaml"):
         assert name in said
     assert "kustomization" not in said and "perdure.dev_agenttemplates.yaml" not in said
     assert (folder / "perdure.dev_agenttasks.yaml").read_text() == "changed", "a check changes nothing"
 
-    assert crds.main(arguments) == 0
-    assert crds.main([*arguments, "--check"]) == 0
+    assert crds_command.main(arguments) == 0
+    assert crds_command.main([*arguments, "--check"]) == 0
     assert not (folder / "perdure.dev_formers.yaml").exists()
     assert (folder / "kustomization.yaml").exists()
 
@@ -106,7 +111,7 @@ def test_every_field_is_described(kind: CustomResource) -> None:
 
 
 def test_a_field_keeps_its_own_description_over_its_type_s() -> None:
-    schema = root_of(KINDS[0])["properties"]["spec"]["properties"]["steps"]["items"]["properties"]
+    schema = root_of(RESOURCES[0])["properties"]["spec"]["properties"]["steps"]["items"]["properties"]
     assert schema["agent"]["description"].startswith("The container that does the work")
     assert schema["forEach"]["description"].endswith("`index`."), (
         "a comment of several lines is one description"
@@ -132,7 +137,7 @@ def test_structural(kind: CustomResource) -> None:
 
 
 def test_free_json_stays_free() -> None:
-    spec = root_of(KINDS[0])["properties"]["spec"]["properties"]
+    spec = root_of(RESOURCES[0])["properties"]["spec"]["properties"]
     step = spec["steps"]["items"]["properties"]
     for node in (step["forEach"], step["input"]):
         assert node["x-kubernetes-preserve-unknown-fields"] is True
@@ -150,14 +155,14 @@ def test_free_json_stays_free() -> None:
 
 
 def test_lists_merge_by_key() -> None:
-    step = root_of(KINDS[0])["properties"]["spec"]["properties"]["steps"]["items"]["properties"]
+    step = root_of(RESOURCES[0])["properties"]["spec"]["properties"]["steps"]["items"]["properties"]
     env = step["agent"]["properties"]["env"]
     assert env["x-kubernetes-list-type"] == "map" and env["x-kubernetes-list-map-keys"] == ["name"]
     assert step["dependsOn"]["x-kubernetes-list-type"] == "set"
 
 
 def test_what_cannot_change_is_owned_as_a_whole_but_for_desired_state() -> None:
-    spec = root_of(KINDS[0])["properties"]["spec"]
+    spec = root_of(RESOURCES[0])["properties"]["spec"]
     assert "x-kubernetes-map-type" not in spec, "who pauses a run must not own its steps"
     owned = {name: node for name, node in spec["properties"].items() if "type" in node}
     for name in ("inputs", "outputs", "defaults"):
@@ -166,7 +171,7 @@ def test_what_cannot_change_is_owned_as_a_whole_but_for_desired_state() -> None:
         assert owned[name]["x-kubernetes-list-type"] == "atomic"
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.fixed], ids=lambda kind: kind.kind)
+@pytest.mark.parametrize("kind", [kind for kind in RESOURCES if kind.fixed], ids=lambda kind: kind.kind)
 def test_every_field_but_desired_state_is_fixed(kind: CustomResource) -> None:
     fields = root_of(kind)["properties"]["spec"]["properties"]
     unseen = {
@@ -197,7 +202,7 @@ def test_columns() -> None:
             [column.name for column in kind.columns if not column.wide],
             [column.name for column in kind.columns if column.wide],
         )
-        for kind in KINDS
+        for kind in RESOURCES
     }
     assert shown == {
         "Workflow": (["Phase", "Progress", "Message", "Age"], ["Attempts", "Events"]),
@@ -225,24 +230,24 @@ def test_column_paths_exist_in_the_schema(kind: CustomResource) -> None:
 
 
 def test_names() -> None:
-    short_names = [kind.short_name for kind in KINDS]
-    assert len(set(short_names)) == len(KINDS)
+    short_names = [kind.short_name for kind in RESOURCES]
+    assert len(set(short_names)) == len(RESOURCES)
     assert not set(short_names) & (TAKEN_SHORT_NAMES | BUILT_IN_SHORT_NAMES)
-    for kind in KINDS:
+    for kind in RESOURCES:
         made = crds.crd(kind)["spec"]
         assert made["names"]["categories"] == ["perdure"]
         assert made["scope"] == "Namespaced"
 
 
 def test_schemas_stay_small() -> None:
-    sizes = {name: len(text.encode()) for name, text in crds.files().items()}
+    sizes = {name: len(text.encode()) for name, text in crds.files(RESOURCES).items()}
     assert max(sizes.values()) < SIZE_LIMIT and sum(sizes.values()) < TOTAL_LIMIT, sizes
 
 
 def test_files_are_plain_yaml() -> None:
-    for name, text in crds.files().items():
+    for name, text in crds.files(RESOURCES).items():
         assert "&id" not in text and "*id" not in text, f"{name}: anchors are for machines"
-        kind = next(kind for kind in KINDS if name == f"perdure.dev_{kind.plural}.yaml")
+        kind = next(kind for kind in RESOURCES if name == f"perdure.dev_{kind.plural}.yaml")
         assert yaml.safe_load(text) == crds.crd(kind)
 
 

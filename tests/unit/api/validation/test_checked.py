@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from perdure.api.base import Model
-from perdure.api.validation.parse import (
+from tests.support.manifests import (
     Checked,
     InvalidManifest,
     check_agenttask,
@@ -22,6 +20,8 @@ from perdure.api.validation.parse import (
     check_workflowschedule,
     check_workflowtemplate,
 )
+
+from perdure.api.base import Model
 
 AGENT = {"image": "busybox"}
 
@@ -75,9 +75,9 @@ def test_the_manifest_stays_as_it_was() -> None:
     assert given == TEN
 
 
-def test_what_is_left_can_be_looked_at_further() -> None:
+def test_a_repaired_spec_can_be_checked_further() -> None:
     checked = check_workflow(TEN)
-    assert checked.spec is not None and not checked.sound
+    assert checked.spec is not None and not checked.valid
     assert checked.spec.manifest() == {
         "inputs": {"ratio": 0},
         "steps": [
@@ -95,9 +95,9 @@ def test_what_is_left_can_be_looked_at_further() -> None:
         checked.require()
 
 
-def test_a_sound_manifest() -> None:
+def test_a_manifest_without_problems() -> None:
     checked = check_workflow(workflow({"name": "a", "agent": AGENT}))
-    assert checked.sound and checked.require() is checked.spec
+    assert checked.valid and checked.require() is checked.spec
     assert checked.names.steps == {"a"} and checked.names.complete
     assert checked.where("spec.steps[0].agent") == "spec.steps[0].agent"
 

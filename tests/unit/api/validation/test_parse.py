@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from perdure.api.base import Model
-from perdure.api.validation.parse import (
+from tests.support.manifests import (
     InvalidManifest,
     ManifestProblem,
     parse_agenttask,
@@ -22,6 +20,8 @@ from perdure.api.validation.parse import (
     parse_workflowschedule,
     parse_workflowtemplate,
 )
+
+from perdure.api.base import Model
 
 AGENT = {"image": "busybox"}
 PATH = re.compile(r'^(apiVersion|kind|metadata\.name|spec)((\.[A-Za-z_][\w-]*)|(\[\d+\])|(\["[^"]*"\]))*$')

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-
-from perdure.api.validation.parse import InvalidManifest, parse_workflow
+from tests.support.manifests import InvalidManifest, parse_workflow
 
 
 def _workflow(retry: dict[Any, Any]) -> Any:

@@ -8,14 +8,20 @@ from tests.unit.domain.clock import START, at
 
 from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.cluster_cache.store import AGENT_TEMPLATE, WORKFLOW_TEMPLATE, Root, Store
-from perdure.control.runs.admission import Waits, accept, refusal
+from perdure.control.runs import admission
+from perdure.control.runs.admission import Waits, refusal
 from perdure.domain.admission.accept import Refused
 from perdure.domain.engine.view import RunView
 from perdure.domain.names import shard_of
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import AGENT_TASK, WORKFLOW, TaskKey
+from perdure.steps import KINDS
 
 IMAGE = {"image": "agents/audit:1"}
+
+
+def accept(root: Root, store: Store) -> RunView | Waits:
+    return admission.accept(root, store, KINDS)
 
 
 def root_of(kind: str, spec: dict[str, Any], store: Store | None = None) -> tuple[Root, Store]:

@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
+from tests.support.manifests import accept
 from tests.unit.domain.builders import IMAGE, snapshot, workflow
 
-from perdure.api.validation.parse import parse_agenttask
-from perdure.domain.admission.accept import Refused, accept_task
+from perdure.domain.admission.accept import Refused
 from perdure.domain.engine.plan import compile_plan
 
 
@@ -222,7 +222,7 @@ def test_every_reference_is_a_dependency() -> None:
 
 
 def task(**fields: Any) -> dict[str, Any]:
-    return accept_task(parse_agenttask({"metadata": {"name": "alone"}, "spec": fields}), {})
+    return accept("AgentTask", fields)
 
 
 def test_a_standalone_task_is_a_run_of_one_step_without_a_name() -> None:

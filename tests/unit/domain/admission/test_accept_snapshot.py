@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
+from tests.support.manifests import accept, parse_workflowtemplate
 from tests.unit.domain.builders import IMAGE, snapshot, workflow
 
-from perdure.api.validation.parse import parse_workflow, parse_workflowtemplate
-from perdure.domain.admission.accept import Refused, TemplateMissing, accept_workflow
+from perdure.domain.admission.accept import Refused, TemplateMissing
 from perdure.domain.engine.plan import compile_plan
 
 BACKOFF = {"initial": "1s", "factor": 2, "max": "1m", "jitter": 0.1}
@@ -242,9 +242,8 @@ TEMPLATE = {
 
 
 def run_of(spec: dict[str, Any], template: dict[str, Any] | None = None) -> dict[str, Any]:
-    parsed = parse_workflow({"metadata": {"name": "run"}, "spec": {"templateRef": "t", **spec}})
     known = {"t": parse_workflowtemplate({"metadata": {"name": "t"}, "spec": template or TEMPLATE})}
-    return accept_workflow(parsed, {}, known)
+    return accept("Workflow", {"templateRef": "t", **spec}, workflows=known)
 
 
 def test_a_run_of_a_template_takes_all_of_it() -> None:
@@ -296,9 +295,8 @@ def test_faults_of_a_template_are_said_to_be_there() -> None:
 
 
 def test_a_missing_workflow_template_is_named() -> None:
-    parsed = parse_workflow({"metadata": {"name": "run"}, "spec": {"templateRef": "late"}})
     with pytest.raises(TemplateMissing, match=r"spec\.templateRef: there is no WorkflowTemplate 'late'"):
-        accept_workflow(parsed, {})
+        accept("Workflow", {"templateRef": "late"})
 
 
 def test_templates_of_a_template_are_looked_for_too() -> None:

@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
+from tests.support.manifests import accept
 from tests.unit.domain.builders import snapshot
 
-from perdure.api.validation.parse import parse_agenttask, parse_workflow
-from perdure.domain.admission.accept import Refused, TemplateMissing, accept_task, template_names
+from perdure.domain.admission.accept import Refused, TemplateMissing
 
 TEMPLATES: dict[str, dict[str, Any]] = {
     "auditor": {
@@ -131,8 +131,10 @@ def test_missing_templates_are_all_named_and_not_yet_a_fault() -> None:
         ("spec.defaults.agent.templateRef", "there is no AgentTemplate 'base' in this namespace; apply it"),
         ("spec.steps[1].agent.templateRef", "there is no AgentTemplate 'late' in this namespace; apply it"),
     ]
-    parsed = parse_workflow({"metadata": {"name": "w"}, "spec": spec})
-    assert template_names(parsed) == {"base", "late", "writer"}
+    assert [(it.kind, it.name) for it in raised.value.references] == [
+        ("AgentTemplate", "base"),
+        ("AgentTemplate", "late"),
+    ]
 
 
 def test_a_template_that_lacks_an_image_is_a_fault_where_nobody_else_gives_one() -> None:
@@ -142,9 +144,6 @@ def test_a_template_that_lacks_an_image_is_a_fault_where_nobody_else_gives_one()
 
 
 def test_a_standalone_tasks_template() -> None:
-    spec = parse_agenttask(
-        {"metadata": {"name": "t"}, "spec": {"agent": {"templateRef": "late", "args": ["x"]}}}
-    )
-    assert template_names(spec) == {"late"}
+    spec = {"agent": {"templateRef": "late", "args": ["x"]}}
     with pytest.raises(TemplateMissing, match=r"spec.agent.templateRef: there is no AgentTemplate 'late'"):
-        accept_task(spec, {})
+        accept("AgentTask", spec)

@@ -5,11 +5,11 @@ import sys
 from typing import Any
 
 import pytest
+from tests.support.manifests import accept
 from tests.unit.domain.builders import snapshot, workflow
 
 from perdure.api.base import MAX_EXPRESSION
-from perdure.api.validation.parse import parse_agenttask
-from perdure.domain.admission.accept import Refused, accept_task
+from perdure.domain.admission.accept import Refused
 from perdure.domain.expressions import evaluator, tokens
 from perdure.domain.expressions.cel import MAX_TOKENS, ExpressionError, compile_expression
 from perdure.domain.expressions.templating import parse_text
@@ -95,7 +95,7 @@ def test_outputs_and_standalone_tasks_are_limited() -> None:
     assert [problem.path for problem in raised.value.problems] == ["spec.outputs.p"]
     spec = {"agent": {"image": "i"}, "input": f"${{{TOO_WIDE}}}"}
     with pytest.raises(Refused) as raised:
-        accept_task(parse_agenttask({"metadata": {"name": "alone"}, "spec": spec}), {})
+        accept("AgentTask", spec)
     assert [problem.path for problem in raised.value.problems] == ["spec.input"]
 
 
