@@ -1,12 +1,13 @@
-"""The measured part of docs/performance.md, written from JSON so that no figure there is typed by hand.
+"""The measured parts of docs/performance.md, written from JSON so that no figure there is typed by hand.
 
-    python -m tests.bench.report .bench/20260101T000000Z.json …   take these results in
-    python -m tests.bench.report                                  write the page anew from what was taken in
-    python -m tests.bench.report --check                          exit 1 if the page says something else
+    python -m tests.bench.report .bench/20260101T000000Z.json …   add these results, and write the page
+    python -m tests.bench.report                                  write the page from the results so far
+    python -m tests.bench.report --check                          exit 1 if the page differs
 
-What is taken in is kept beside the page as performance.json, and the growth charts as performance-growth.svg.
-Results that are smaller than defined, failed, or came from a busy machine are refused: their figures would be
-quoted without the words that belong to them.
+The page has two parts: the table of budgets at its beginning, and all figures at its end. The results are kept
+next to the page as performance.json, the growth charts as performance-growth.svg. Results that are smaller than
+defined, failed, or came from a busy machine are refused: their figures would be quoted without the words that
+belong to them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from tests.bench.summary import budgets_table
 from tests.bench.table import row
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
-BLOCK = "measured"
+BUDGETS = "budgets"
+FIGURES = "measured"
 NOTHING = (
     "Not measured yet. These figures are written from the results of `make bench` on a quiet machine; "
     "there are none so far."
@@ -39,7 +41,7 @@ NOTHING = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.report", description=__doc__)
-    parser.add_argument("files", nargs="*", type=Path, metavar="JSON", help="results to take in")
+    parser.add_argument("files", nargs="*", type=Path, metavar="JSON", help="results to add")
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if the page is stale")
     parser.add_argument("--page", type=Path, default=PAGE, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -52,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     taken = taken_in(record.read(kept) if kept.exists() else {}, list(documents.values()))
     drawn = growth_of(taken)
     before = page.read_text(encoding="utf-8")
-    after = replace_block(before, BLOCK, section(taken, drawn=f"{page.stem}-growth.svg" if drawn else None))
+    after = replace_block(before, BUDGETS, budgets_table(figures_of(taken)) if taken else NOTHING)
+    after = replace_block(after, FIGURES, section(taken, drawn=f"{page.stem}-growth.svg" if drawn else None))
     if options.check:
         if after != before:
             print(f"{page} is stale; run `python -m tests.bench.report`", file=sys.stderr)
@@ -98,7 +101,7 @@ def section(taken: Mapping[str, Any], *, drawn: str | None) -> str:
     """Markdown of all results. `drawn`: the file of the growth charts."""
     if not taken:
         return NOTHING
-    parts = ["### The design's budgets", budgets_table(figures_of(taken))]
+    parts = []
     for entry in sorted(taken.values(), key=_place):
         result = entry["result"]
         parts += [f"### {result['scenario']}: {result['title']}", _origin(entry), _table(result["figures"])]

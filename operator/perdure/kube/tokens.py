@@ -1,8 +1,8 @@
-"""Verifier of ServiceAccount tokens, without a request to the API server for each token.
+"""Who an agent is, told from its ServiceAccount token without asking the API server.
 
-The token that the kubelet writes into an agent's pod is signed by the cluster and names the pod. Verification
-against the published keys lets agents write checkpoints while the API server is unavailable. A signature does
-not prove that the pod still exists; the ledger fences closed attempts independently.
+The token that the kubelet puts into an agent's pod is signed by the cluster and names the pod. Checking the
+signature against the published keys lets agents write checkpoints while the API server is away, and costs
+no request. What it cannot show is that the pod still lives; the ledger fences dead attempts by themselves.
 """
 
 from __future__ import annotations
@@ -23,21 +23,20 @@ from perdure.kube.errors import ApiError
 KEYS_PATH = "/openid/v1/jwks"
 DISCOVERY_PATH = "/.well-known/openid-configuration"
 
-#: Asymmetric algorithms only: with HMAC in the list, the public key would be a secret with which
-#: any client could sign.
+#: Asymmetric only: with HMAC among them, anybody could sign with the public key.
 ALGORITHMS = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512")
 
-#: Tolerated difference, in seconds, between the clocks of signer and verifier.
+#: Seconds that the clocks of signer and verifier may differ.
 LEEWAY = 30.0
-#: Seconds after which keys are fetched again even if no token had an unknown key.
+#: Seconds after which keys are fetched again, though every token's key was known.
 KEYS_LIFETIME = 3600.0
-#: Least seconds between two fetches: forged key ids must not turn into load on the API server.
+#: Seconds between two fetches, so that forged key ids cannot turn us against the API server.
 REFETCH_INTERVAL = 10.0
-#: The same interval until the first fetch has succeeded.
+#: The same while there are no keys at all.
 FIRST_FETCH_INTERVAL = 1.0
-#: Size of the LRU cache of verified tokens.
+#: Verified tokens that are remembered.
 REMEMBERED = 10_000
-#: Longer tokens are refused unread. Real tokens have about 1,200 characters.
+#: Longer ones are not looked at. Real ones have about 1,200 characters.
 MAX_TOKEN_LENGTH = 16_384
 
 _log = structlog.get_logger(__name__)
@@ -45,7 +44,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AgentIdentity:
-    """The pod to which a token is bound."""
+    """The pod that a token was made for."""
 
     namespace: str
     pod_name: str
@@ -54,7 +53,7 @@ class AgentIdentity:
 
 
 class InvalidToken(Exception):
-    """The token is not valid. `reason` is safe to send to the client."""
+    """The token proves nothing. `reason` may be shown to whoever sent it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -62,29 +61,29 @@ class InvalidToken(Exception):
 
 
 class KeysUnavailable(Exception):
-    """The cluster's keys cannot be fetched, so the token can be neither accepted nor refused. Retry later."""
+    """The cluster's keys could not be had, so nothing can be said about the token. Ask again later."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Keys:
     issuer: str
     by_id: Mapping[str, jwt.PyJWK]
-    #: The key set as published, for the comparison with the next fetch.
+    #: The key set as published, to tell whether it has changed.
     published: Any
 
 
 class TokenVerifier:
-    """Verifier with the keys that the cluster publishes (OpenID Connect discovery).
+    """Checks tokens against the keys that the cluster publishes.
 
-    `fetch` returns the JSON document at a path of the API server (`KubeClient.raw_get`) and raises ApiError.
-    Safe for concurrent calls in one event loop.
+    `fetch` gets a JSON document by its path from the API server (`KubeClient.raw_get`) and raises ApiError.
+    Safe for any number of callers at once in one event loop.
     """
 
     def __init__(self, fetch: Callable[[str], Awaitable[Any]], *, audience: str) -> None:
         self._fetch = fetch
         self._audience = audience
         self._keys: _Keys | None = None
-        #: Seconds since the epoch of the last fetch, and of the last successful fetch.
+        #: Seconds since the epoch; of the last try, and of the last one that succeeded.
         self._tried_at = float("-inf")
         self._fetched_at = float("-inf")
         self._lock = asyncio.Lock()
@@ -93,12 +92,12 @@ class TokenVerifier:
     async def verify(self, token: str, *, now: datetime) -> AgentIdentity:
         """The identity that `token` proves at `now` (with a time zone).
 
-        Raises InvalidToken, or KeysUnavailable until the first fetch of the keys has succeeded.
+        Raises InvalidToken, or KeysUnavailable if there never were keys to check it with.
         """
         at = now.timestamp()
         if len(token) > MAX_TOKEN_LENGTH:
             raise InvalidToken("the token is too long")
-        # The cache holds digests: a dump of the process's memory must not contain usable tokens.
+        # The cache holds digests, so that a dump of our memory gives nobody a token.
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         known = self._verified.get(digest)
         if known is not None:
@@ -118,7 +117,7 @@ class TokenVerifier:
         return identity
 
     async def warm(self, *, now: datetime) -> None:
-        """Fetch the keys unless they are cached, for a readiness check. Raises KeysUnavailable."""
+        """Fetch the keys if there are none, for a readiness check. Raises KeysUnavailable."""
         await self._current_keys(now.timestamp())
 
     # --- the token
@@ -126,7 +125,7 @@ class TokenVerifier:
     @staticmethod
     def _signed_claims(token: str, key: jwt.PyJWK) -> dict[str, Any]:
         try:
-            # `_identity` checks the claims, against the caller's clock.
+            # The claims are checked by _identity, against the caller's clock.
             return jwt.decode(
                 token,
                 key=key,
@@ -156,7 +155,7 @@ class TokenVerifier:
     async def _key(self, key_id: str, at: float) -> jwt.PyJWK:
         keys = await self._current_keys(at)
         if key_id not in keys.by_id:
-            # The cluster may have rotated its signing key.
+            # The cluster may have begun to sign with a new key.
             keys = await self._refetch(at, newer_than=keys)
         if key_id not in keys.by_id:
             raise InvalidToken("the token is signed by a key that this cluster does not publish")
@@ -165,23 +164,23 @@ class TokenVerifier:
     async def _keys_of_issuer(self, issuer: object, at: float) -> _Keys:
         keys = await self._current_keys(at)
         if issuer != keys.issuer:
-            # The issuer may have been renamed without a change of its keys.
+            # Issuers are renamed, keeping their keys.
             keys = await self._refetch(at, newer_than=keys)
         return keys
 
     async def _current_keys(self, at: float) -> _Keys:
         keys = self._keys
-        # Keys must not live longer because the clock was set back.
+        # A clock that was set back must not make keys good for longer.
         if keys is not None and abs(at - self._fetched_at) < KEYS_LIFETIME:
             return keys
         return await self._refetch(at, newer_than=keys)
 
     async def _refetch(self, at: float, *, newer_than: _Keys | None) -> _Keys:
-        """New keys, of this fetch or of a concurrent one. The old keys, if the fetch fails."""
+        """Fetch, unless somebody just did: then what they got. Old keys stay good if fetching fails."""
         async with self._lock:
             interval = FIRST_FETCH_INTERVAL if self._keys is None else REFETCH_INTERVAL
             recently = abs(at - self._tried_at) < interval
-            # A caller that waited for the lock may find new keys, or a fetch that failed a moment ago.
+            # Whoever waited for the lock finds that the keys have changed, or that trying failed just now.
             if self._keys is newer_than and not recently:
                 self._tried_at = at
                 try:
@@ -190,7 +189,7 @@ class TokenVerifier:
                     _log.warning("cluster keys not fetched", error=str(error))
                 else:
                     if self._keys is not None and fetched.published != self._keys.published:
-                        # The tokens of a withdrawn key must be refused from now on.
+                        # A key that was withdrawn takes with it what it had signed.
                         self._verified.clear()
                     self._keys = fetched
                     self._fetched_at = at
@@ -211,8 +210,7 @@ class TokenVerifier:
             try:
                 key = jwt.PyJWK.from_dict(entry)
             except jwt.PyJWTError:
-                # An unknown type of key. Other keys of the set may be usable.
-                continue
+                continue  # A kind of key that we do not know; others may do.
             if key.algorithm_name in ALGORITHMS:
                 by_id[entry["kid"]] = key
         return _Keys(issuer, by_id, published)
@@ -234,7 +232,7 @@ def _header(token: str) -> tuple[str, str]:
 def _identity(
     claims: Mapping[str, Any], *, issuer: str, audience: str, at: float
 ) -> tuple[AgentIdentity, float]:
-    """The identity in verified claims, and its expiry in seconds since the epoch."""
+    """The identity in verified claims, and until when it holds, in seconds since the epoch."""
     if claims.get("iss") != issuer:
         raise InvalidToken("the token is of another issuer")
     audiences = claims.get("aud")

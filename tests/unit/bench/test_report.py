@@ -13,7 +13,10 @@ from tests.bench.figures import Result
 from tests.bench.report import main, section, taken_in, unfit
 from tests.bench.table import number
 
-PAGE = "before\n<!-- generated: measured -->\n<!-- end: measured -->\nafter\n"
+PAGE = (
+    "before\n<!-- generated: budgets -->\n<!-- end: budgets -->\nbetween\n"
+    "<!-- generated: measured -->\n<!-- end: measured -->\nafter\n"
+)
 FACTS = {
     "load_before": 0.1,
     "machine": {
@@ -77,13 +80,14 @@ def test_a_table_has_each_figure_with_its_budget_and_verdict() -> None:
     assert "yardstick 8.7 ms before and 9.1 ms after, slowness 1.1 and 1.2." in text
 
 
-def test_the_designs_budgets_stand_first_as_far_as_they_were_measured() -> None:
-    made = result("B1")
-    made.add("pod ended → next pod created p50", 8.0, "ms", budget=Budget(must=15, stretch=9))
-    text = section(taken_in({}, [documented(made)]), drawn=None)
-    assert text.startswith("### The design's budgets")
+def test_the_page_begins_with_the_budgets_that_were_measured(page: Path, tmp_path: Path) -> None:
+    created = result("B1")
+    created.add("pod ended → next pod created p50", 8.0, "ms", budget=Budget(must=15, stretch=9))
+    assert main([write(tmp_path, "results.json", documented(created)), "--page", str(page)]) == 0
+    text = page.read_text()
     line = "| step ended → next step's pod created, idle, p50 | ≤ 15 | ≤ 9 | 8 ms | stretch | B1 |"
     assert line in text
+    assert text.index(line) < text.index("between") < text.index("### B1: latency")
     assert "kill -9" not in text
 
 
