@@ -23,6 +23,7 @@ from perdure.api.custom_resources import (
     WORKFLOW_SCHEDULE,
     WORKFLOW_TEMPLATE,
 )
+from perdure.api.spec_models import SpecModels
 from perdure.api.validation.checked import Checked
 from perdure.api.validation.parse import (
     check_agenttask,
@@ -43,15 +44,8 @@ from perdure.domain.admission.accept import (
 )
 from perdure.domain.admission.context import Admission
 from perdure.domain.admission.templates import ParsedTemplates
-from perdure.steps.schema import MODELS
 
-_PARSERS: Final[dict[str, Callable[[Mapping[str, Any]], Checked[Any]]]] = {
-    WORKFLOW.kind: partial(check_workflow, models=MODELS),
-    AGENT_TASK.kind: check_agenttask,
-    AGENT_TEMPLATE.kind: check_agenttemplate,
-    WORKFLOW_TEMPLATE.kind: partial(check_workflowtemplate, models=MODELS),
-    WORKFLOW_SCHEDULE.kind: partial(check_workflowschedule, models=MODELS),
-}
+_Parser = Callable[[Mapping[str, Any]], Checked[Any]]
 _NOTHING: Final[Checked[Any]] = Checked(spec=None, problems=())
 _FIELDS: Final = ("apiVersion", "kind", "metadata", "spec", "status")
 _OF_TEMPLATE: Final = re.compile(r"(AgentTemplate|WorkflowTemplate) (\S+): (.*)", re.DOTALL)
@@ -111,8 +105,9 @@ class Checkup:
         return [finding for finding in self.findings if not finding.note]
 
 
-def check_files(files: Sequence[tuple[str, str]], *, strict: bool = False) -> Checkup:
+def check_files(files: Sequence[tuple[str, str]], models: SpecModels, *, strict: bool = False) -> Checkup:
     """Check the texts of some files, each given with its name. `strict` makes faults of notes."""
+    parsers = _parsers(models)
     checkup = Checkup()
     found: dict[Finding, None] = {}
     for file, text in files:
@@ -120,8 +115,8 @@ def check_files(files: Sequence[tuple[str, str]], *, strict: bool = False) -> Ch
             if isinstance(part, Slip):
                 found[Finding(file=file, line=part.line, path=part.path, message=part.message)] = None
             else:
-                found |= dict.fromkeys(_add_object(checkup, file, part))
-    catalogue = _Catalogue(checkup.objects)
+                found |= dict.fromkeys(_add_object(checkup, file, part, parsers))
+    catalogue = _Catalogue(checkup.objects, models)
     for entry in checkup.objects:
         found |= dict.fromkeys(catalogue.check(entry))
     order = {file: number for number, (file, _) in enumerate(files)}
@@ -130,7 +125,20 @@ def check_files(files: Sequence[tuple[str, str]], *, strict: bool = False) -> Ch
     return checkup
 
 
-def _add_object(checkup: Checkup, file: str, document: Document) -> Iterator[Finding]:
+def _parsers(models: SpecModels) -> dict[str, _Parser]:
+    """The parser of each resource, by its kind."""
+    return {
+        WORKFLOW.kind: partial(check_workflow, models=models),
+        AGENT_TASK.kind: check_agenttask,
+        AGENT_TEMPLATE.kind: check_agenttemplate,
+        WORKFLOW_TEMPLATE.kind: partial(check_workflowtemplate, models=models),
+        WORKFLOW_SCHEDULE.kind: partial(check_workflowschedule, models=models),
+    }
+
+
+def _add_object(
+    checkup: Checkup, file: str, document: Document, parsers: Mapping[str, _Parser]
+) -> Iterator[Finding]:
     """Add a document's object, if it is of our API group. Yields the problems of its text and its frame."""
     manifest, place = document.value, document.place
     version = manifest.get("apiVersion") if isinstance(manifest, dict) else None
@@ -141,7 +149,7 @@ def _add_object(checkup: Checkup, file: str, document: Document) -> Iterator[Fin
     metadata = metadata if isinstance(metadata, dict) else {}
     name = str(metadata.get("name") or metadata.get("generateName") or "")
     namespace = metadata.get("namespace")
-    parse = _PARSERS.get(kind)
+    parse = parsers.get(kind)
     checked: Checked[Any] = _NOTHING if parse is None else parse(manifest)
     entry = Object(
         file, place, kind, name, namespace if isinstance(namespace, str) else None, manifest, checked
@@ -178,7 +186,8 @@ def _frame_problems(manifest: Mapping[str, Any], kind: str, name: str) -> Iterat
 class _Catalogue:
     """The templates of the given files, and the checks that need them."""
 
-    def __init__(self, objects: Sequence[Object]) -> None:
+    def __init__(self, objects: Sequence[Object], models: SpecModels) -> None:
+        self._models = models
         self._templates = [
             entry for entry in objects if entry.kind in (AGENT_TEMPLATE.kind, WORKFLOW_TEMPLATE.kind)
         ]
@@ -194,7 +203,7 @@ class _Catalogue:
 
     def _admit(self, entry: Object) -> AdmissionResult:
         admission = Admission(
-            models=MODELS,
+            models=self._models,
             templates=ParsedTemplates(self._agents(entry.namespace), self._workflows(entry.namespace)),
             children=True,
             absence="there is no {kind} {name!r} in the given files",
@@ -241,6 +250,6 @@ class _Catalogue:
         for entry in self._of(WORKFLOW_TEMPLATE.kind, namespace):
             spec: WorkflowTemplateSpec | None = entry.checked.spec
             if spec is None or not entry.checked.valid:
-                spec = MODELS.workflow_template.model_validate({"steps": [MODELS.stand_in_step]})
+                spec = self._models.workflow_template.model_validate({"steps": [self._models.stand_in_step]})
             found[entry.name] = spec
         return found

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from perdure.api.base import JsonObject
 from perdure.api.custom_resources import WORKFLOW, WORKFLOW_SCHEDULE, WORKFLOW_TEMPLATE
 from perdure.api.graph import Graph
+from perdure.api.spec_models import SpecModels
 from perdure.api.step import Step
 from perdure.api.validation.checked import Checked
 from perdure.cli import drawing
@@ -18,7 +19,6 @@ from perdure.cli.lint import text_line
 from perdure.cli.output import print_line
 from perdure.domain.admission.context import Admission
 from perdure.domain.admission.graph_check import analyze_graph
-from perdure.steps.schema import MODELS
 
 _KINDS = (WORKFLOW.kind, WORKFLOW_TEMPLATE.kind, WORKFLOW_SCHEDULE.kind)
 
@@ -27,17 +27,19 @@ class NothingToDraw(Exception):
     """A file without a graph, with several, or without the one that was asked for."""
 
 
-def print_graph(files: Sequence[tuple[str, str]], name: str | None, form: GraphFormat) -> bool:
+def print_graph(
+    files: Sequence[tuple[str, str]], models: SpecModels, *, name: str | None, form: GraphFormat
+) -> bool:
     """Draw a graph as far as it can be read. True if its manifest has no faults.
 
     Faults go to standard error. Raises NothingToDraw.
     """
-    checkup = check_files(files)
+    checkup = check_files(files, models)
     entry = _chosen(checkup, name)
     faults = [fault for fault in checkup.faults if fault.name == entry.name or not fault.kind]
     for fault in faults:
         sys.stderr.write(f"{text_line(fault)}\n")
-    drawn = _drawing(f"{entry.kind} {entry.name}", _graph_of(checkup, entry))
+    drawn = _drawing(f"{entry.kind} {entry.name}", _graph_of(checkup, entry), models)
     for line in drawing.mermaid(drawn) if form is GraphFormat.MERMAID else drawing.text(drawn):
         print_line(line)
     return not faults
@@ -78,15 +80,15 @@ def _graph_of(checkup: Checkup, entry: Object) -> Checked[Graph]:
     return checked
 
 
-def _drawing(title: str, checked: Checked[Graph]) -> Drawing:
+def _drawing(title: str, checked: Checked[Graph], models: SpecModels) -> Drawing:
     graph = checked.spec
     assert graph is not None
-    made = analyze_graph(checked, Admission(models=MODELS))
+    made = analyze_graph(checked, Admission(models=models))
     # A step that is needed also without the conditions is needed for another reason.
     bare = graph.model_copy(
         update={"steps": _without_when(graph.steps), "finally_": _without_when(graph.finally_)}
     )
-    needed = analyze_graph(Checked(spec=bare, problems=()), Admission(models=MODELS))
+    needed = analyze_graph(Checked(spec=bare, problems=()), Admission(models=models))
     nodes = {
         part: [
             _node(step, _label(checked, part, position, step), made[part][position], needed[part][position])

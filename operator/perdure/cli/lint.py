@@ -1,4 +1,4 @@
-"""`perdure lint`: what is wrong with manifests, for people, scripts and reviews."""
+"""`perdure lint`: the problems of manifests, for people, scripts and reviews."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from dataclasses import asdict
 
 import orjson
 
+from perdure.api.spec_models import SpecModels
 from perdure.cli.arguments import LintOutput
 from perdure.cli.checks import Checkup, Finding, check_files
 from perdure.cli.output import print_line
 
 
-def lint_files(files: Sequence[tuple[str, str]], *, strict: bool, output: LintOutput) -> bool:
-    """Check files and print what is found. True if there are no faults."""
-    checkup = check_files(files, strict=strict)
+def lint_files(
+    files: Sequence[tuple[str, str]], models: SpecModels, *, strict: bool, output: LintOutput
+) -> bool:
+    """Check files and print the findings. True if there are no faults."""
+    checkup = check_files(files, models, strict=strict)
     if output is LintOutput.JSON:
         print_line(orjson.dumps(_as_json(checkup, len(files)), option=orjson.OPT_INDENT_2).decode())
     else:
@@ -27,7 +30,7 @@ def lint_files(files: Sequence[tuple[str, str]], *, strict: bool, output: LintOu
 
 
 def text_line(finding: Finding) -> str:
-    """One finding on one line, in the form that editors and terminals make links of."""
+    """One finding on one line, in the form that editors and terminals turn into links."""
     parts = [f"{finding.file}:{finding.line}", _object(finding), "note" if finding.note else "", finding.path]
     return _on_one_line(": ".join(part for part in (*parts, finding.message) if part))
 
@@ -42,7 +45,7 @@ def github_line(finding: Finding) -> str:
 
 
 def summary(checkup: Checkup) -> str:
-    """What was found, in one sentence."""
+    """The findings in one sentence."""
     faults, notes = len(checkup.faults), len(checkup.findings) - len(checkup.faults)
     parts = [f"{_count(faults, 'fault')} in {_count(len(checkup.objects), 'object')}"]
     if notes:
@@ -71,7 +74,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _on_one_line(text: str) -> str:
-    """Text that neither breaks a line nor steers a terminal."""
+    """Text without line breaks and control characters, which could steer a terminal."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 

@@ -191,13 +191,14 @@ def lint(
     """Check manifests without a cluster: all that the API server and the operator would say of them."""
     from perdure.cli.files import Unreadable, read_files
     from perdure.cli.lint import lint_files
+    from perdure.steps.schema import MODELS
 
     try:
         found = read_files(files)
     except Unreadable as error:
         print_error(str(error))
         raise typer.Exit(2) from None
-    if not lint_files(found, strict=strict, output=output):
+    if not lint_files(found, MODELS, strict=strict, output=output):
         raise typer.Exit(1)
 
 
@@ -218,14 +219,15 @@ def graph(
     """Draw the steps of a Workflow or WorkflowTemplate, and what waits for what."""
     from perdure.cli.files import Unreadable, read_files
     from perdure.cli.graph import NothingToDraw, print_graph
+    from perdure.steps.schema import MODELS
 
     form = form or (GraphFormat.TEXT if sys.stdout.isatty() else GraphFormat.MERMAID)
     try:
-        sound = print_graph(read_files([file]), name, form)
+        valid = print_graph(read_files([file]), MODELS, name=name, form=form)
     except (Unreadable, NothingToDraw) as error:
         print_error(str(error))
         raise typer.Exit(2) from None
-    if not sound:
+    if not valid:
         raise typer.Exit(1)
 
 

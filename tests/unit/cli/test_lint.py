@@ -18,6 +18,7 @@ from perdure.cli.checks import check_files
 from perdure.cli.documents import Document, read_documents
 from perdure.cli.lint import github_line, summary, text_line
 from perdure.cli.main import app
+from perdure.steps.schema import MODELS
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -107,7 +108,7 @@ def expected(text: str) -> list[tuple[int, str]]:
 
 
 def test_every_fault_is_told_once_on_its_line() -> None:
-    findings = check_files([("audit.yaml", FAULTY)]).findings
+    findings = check_files([("audit.yaml", FAULTY)], MODELS).findings
     wanted = expected(FAULTY)
     assert [finding.line for finding in findings] == [line for line, _ in wanted]
     assert len(wanted) >= 25
@@ -132,7 +133,7 @@ spec:
       args: ["${{{long}}}"]
     input: ${{{wide}}}
 """
-    findings = check_files([("audit.yaml", text)]).findings
+    findings = check_files([("audit.yaml", text)], MODELS).findings
     assert sorted((finding.line, finding.path) for finding in findings) == [
         (10, "spec.steps[0].agent.args[0]"),
         (11, "spec.steps[0].input"),
@@ -178,14 +179,14 @@ def test_the_same_without_the_faults() -> None:
     ):
         assert before in sound, before
         sound = sound.replace(before, after, 1)
-    checkup = check_files([("audit.yaml", sound)])
+    checkup = check_files([("audit.yaml", sound)], MODELS)
     assert [text_line(finding) for finding in checkup.findings] == []
     assert summary(checkup) == "no faults in 1 object"
 
 
 def test_our_own_examples_have_no_faults_but_those_on_purpose() -> None:
     files = [(str(path), path.read_text()) for path in sorted(EXAMPLES.rglob("*.yaml"))]
-    checkup = check_files(files)
+    checkup = check_files(files, MODELS)
     assert len(checkup.objects) > 50
     assert {finding.name for finding in checkup.findings} <= {"greet-wrongly"}
 
@@ -225,7 +226,7 @@ spec:
 
 def lines(*files: str, strict: bool = False) -> list[str]:
     named = [(f"{number}.yaml", text) for number, text in enumerate(files)]
-    return [text_line(finding) for finding in check_files(named, strict=strict).findings]
+    return [text_line(finding) for finding in check_files(named, MODELS, strict=strict).findings]
 
 
 def test_templates_of_other_files_are_used() -> None:
@@ -299,7 +300,7 @@ spec:
 
 def test_other_documents_are_skipped_and_counted() -> None:
     text = f"apiVersion: v1\nkind: ConfigMap\ndata: {{a: 1, a: 2}}\n---\nreplicas: 3\n---\n{RUN}---\n- 1\n"
-    checkup = check_files([("x.yaml", text), ("t.yaml", AGENTS)])
+    checkup = check_files([("x.yaml", text), ("t.yaml", AGENTS)], MODELS)
     assert checkup.findings == []
     assert summary(checkup) == "no faults in 2 objects; 3 documents of other kinds skipped"
 
@@ -412,7 +413,7 @@ def test_json_output() -> None:
 
 def test_annotations_for_github() -> None:
     text = RUN.replace("name: run", "name: run").replace("forEach: [1]", 'input: "${1 +\\n}"')
-    note, fault = check_files([("a,b:c%.yaml", text)]).findings
+    note, fault = check_files([("a,b:c%.yaml", text)], MODELS).findings
     assert github_line(note).startswith(
         "::notice file=a%2Cb%3Ac%25.yaml,line=7,title=Workflow/run::spec.steps[0]"
     )
@@ -485,7 +486,7 @@ def test_any_manifest_can_be_checked(random: Random) -> None:
             parent[random.choice(FIELDS)] = parent.pop(place[-1])
         else:
             del parent[place[-1]]
-    checkup = check_files([("x.yaml", json.dumps(manifest, indent=1))])
+    checkup = check_files([("x.yaml", json.dumps(manifest, indent=1))], MODELS)
     told = [(finding.path, finding.message) for finding in checkup.findings]
     assert len(set(told)) == len(told)
     last = json.dumps(manifest, indent=1).count("\n") + 1
