@@ -64,8 +64,8 @@ def passing_as_unavailable() -> Iterator[None]:
 
 
 async def _prepare(connection: Any) -> None:
-    # Parameters are JSON bytes already (see rows.dumps); results are decoded. Binary format keeps both free
-    # of a copy through str.
+    # Parameters are JSON bytes already (see `parameters.dumps`), results are decoded. Binary format keeps
+    # both free of a copy through str.
     await connection.set_type_codec(
         "json", schema="pg_catalog", encoder=bytes, decoder=orjson.loads, format="binary"
     )

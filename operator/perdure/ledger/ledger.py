@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from perdure.domain.records import LedgerUnavailable
-from perdure.ledger.agents import AgentSide
+from perdure.ledger.agent_reports import AgentReportSide
+from perdure.ledger.checkpoints import CheckpointSide
 from perdure.ledger.database import Database, KeptConnection
 from perdure.ledger.events import ReaderSide
 from perdure.ledger.group_commit import GroupWriter
@@ -20,7 +21,7 @@ from perdure.ledger.signals import SignalSide
 DRAIN_TIMEOUT: Final = 5.0
 
 
-class Ledger(OperatorSide, AgentSide, SignalSide, ReaderSide):
+class Ledger(OperatorSide, AgentReportSide, CheckpointSide, SignalSide, ReaderSide):
     """Async context manager. Entering needs no server: calls raise LedgerUnavailable until there is one.
 
     Implements `perdure.control.ports.LedgerPort`, plus the gateway's, the relay's and the CLI's side.

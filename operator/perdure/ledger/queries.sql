@@ -244,30 +244,36 @@ from perdure.workflow w
 where w.uid = $1::uuid
 
 
+-- fragment: columns of run
+-- All but `spec`, which may be long.
+uid, kind, namespace, name, generation, shard, phase, reason, message, outputs, version, last_sequence,
+created_at, started_at, finished_at, stop, deadline_at, paused_at, expires_at
+
+
 -- name: runs_by_uid
-select uid, kind, namespace, name, generation, shard, phase, reason, message, spec, outputs, version,
-    last_sequence, created_at, started_at, finished_at, stop, deadline_at, paused_at, expires_at
+select spec,
+    -- columns of run
 from perdure.workflow
 where uid = any ($1::uuid[])
 
 
 -- name: outcomes
--- The same without what a run does, which may be long.
-select uid, kind, namespace, name, generation, shard, phase, reason, message, '{}'::json as spec, outputs,
-    version, last_sequence, created_at, started_at, finished_at, stop, deadline_at, paused_at, expires_at
+-- Runs without what they do.
+select '{}'::json as spec,
+    -- columns of run
 from perdure.workflow
 where uid = any ($1::uuid[])
 
 
 -- name: runs_live
 -- Two selects, since each has its own index. All that is neither of these has ended.
-select uid, kind, namespace, name, generation, shard, phase, reason, message, spec, outputs, version,
-    last_sequence, created_at, started_at, finished_at, stop, deadline_at, paused_at, expires_at
+select spec,
+    -- columns of run
 from perdure.workflow
 where phase in ('Pending', 'Running')
 union all
-select uid, kind, namespace, name, generation, shard, phase, reason, message, spec, outputs, version,
-    last_sequence, created_at, started_at, finished_at, stop, deadline_at, paused_at, expires_at
+select spec,
+    -- columns of run
 from perdure.workflow
 where phase = 'Paused'
 
@@ -358,7 +364,8 @@ select exists (select from fence) as fenced, (select count(*) from gone) as gone
 
 
 -- name: attempt_for_pod
-select w.uid, w.kind, w.namespace, w.name as run_name, w.shard, a.step, a.index, a.number, a.pod_name,
+select w.uid as workflow_uid, w.kind, w.namespace, w.name as run_name, w.shard, a.step, a.index,
+    a.number as attempt, a.pod_name,
     a.closed_at is null and t.attempt = a.number as open, t.name as task_name, t.input, t.last_failure,
     c.sequence as checkpoint_sequence, c.label as checkpoint_label, c.created_at as checkpoint_at,
     w.checkpoints_per_task
@@ -664,8 +671,8 @@ limit $2
 
 
 -- name: find_run
-select uid, kind, namespace, name, generation, shard, phase, reason, message, spec, outputs, version,
-    last_sequence, created_at, started_at, finished_at, stop, deadline_at, paused_at, expires_at
+select spec,
+    -- columns of run
 from perdure.workflow
 where namespace = $1 and name = $2 and ($3::text is null or kind = $3)
 order by kind = 'Workflow' desc, created_at desc

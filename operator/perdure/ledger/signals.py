@@ -8,8 +8,8 @@ from typing import Final
 from perdure.domain.names import shard_of
 from perdure.domain.phases import Phase
 from perdure.domain.records import Signal
-from perdure.ledger import rows
 from perdure.ledger.base import Side
+from perdure.ledger.parameters import dumps, text
 from perdure.ledger.queries import SQL
 from perdure.ledger.types import (
     SIGNAL_PAYLOAD,
@@ -34,7 +34,7 @@ class SignalSide(Side):
         decision that has not seen the signal is refused. Raises UnknownRun, RunEnded, SignalTooLarge,
         InboxFull, each a SignalRefused.
         """
-        payload = rows.dumps(signal.payload)
+        payload = dumps(signal.payload)
         if len(payload) > SIGNAL_PAYLOAD:
             raise SignalTooLarge(
                 f"the payload of signal {signal.id} has {len(payload)} bytes, at most {SIGNAL_PAYLOAD} are "
@@ -42,7 +42,7 @@ class SignalSide(Side):
             )
         if not _is_uuid(uid):
             raise UnknownRun(f"{uid!r} is not the uid of a run")
-        id = rows.text(signal.id)
+        id = text(signal.id)
         row = await self.writer.submit(
             SQL["send_signal"],
             (
@@ -50,9 +50,9 @@ class SignalSide(Side):
                 id,
                 signal.key.step,
                 signal.key.index,
-                rows.text(signal.name),
+                text(signal.name),
                 payload,
-                rows.text(signal.sender),
+                text(signal.sender),
                 signal.at,
                 SIGNALS_UNREAD,
             ),

@@ -17,6 +17,7 @@ from perdure.domain.records import Commit, LedgerUnavailable, RunRecord, RunStat
 from perdure.ledger import Ledger, migrate, rows
 from perdure.ledger.database import connect
 from perdure.ledger.migrate import apply, migrations
+from perdure.ledger.parameters import dumps
 from perdure.ledger.queries import SQL, parse
 from tests.integration.ledger import samples
 from tests.integration.ledger.samples import KEY, START, at, attempt_record, event, run_record, task_record
@@ -150,7 +151,7 @@ async def test_old_code_works_on_beside_the_new_schema(old: Any, old_url: str) -
         assert (await old_checkpoint(old, made.run, 1, None))["sequence"] == 1
         place = made.run.uid, KEY.step, KEY.index, 1
         assert (await old.fetchrow(OLD["heartbeat"], *place, at(2)))["written"]
-        report = rows.dumps(rows.report_json(samples.success()))
+        report = dumps(rows.report_json(samples.success()))
         assert (await old.fetchrow(OLD["report"], *place, report))["written"]
 
     async with Ledger(old_url) as ledger:

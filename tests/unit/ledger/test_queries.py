@@ -40,6 +40,27 @@ def test_statements_and_their_variants() -> None:
     }
 
 
+def test_fragments_are_put_in_where_they_are_named() -> None:
+    text = """-- fragment: columns of thing
+-- All of them.
+a, b,
+c
+
+-- name: one
+select d,
+    -- columns of thing
+from things
+
+-- name: two
+-- columns of thing that are mentioned
+select 1
+"""
+    assert dict(parse(text)) == {
+        "one": "select d,\n    a, b,\n    c\nfrom things",
+        "two": "-- columns of thing that are mentioned\nselect 1",
+    }
+
+
 @pytest.mark.parametrize("name", ["one", "two", "two_more"])
 def test_a_name_is_given_once(name: str) -> None:
     with pytest.raises(ValueError, match="twice"):

@@ -1,4 +1,4 @@
-"""The gateway's side of the ledger: what agents write, each statement fenced by its own attempt."""
+"""Checkpoints in the ledger: stored by attempts, each write fenced by its attempt, and read again."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import AsyncIterable, AsyncIterator
 from datetime import datetime
 from typing import Any, Final
 
-from perdure.domain.records import Report, Superseded
 from perdure.ledger import checkpoint_bytes, rows
-from perdure.ledger.base import Side
+from perdure.ledger.base import Side, fence_arguments, superseded
+from perdure.ledger.parameters import text
 from perdure.ledger.queries import SQL
 from perdure.ledger.types import (
     AgentSession,
@@ -32,13 +32,8 @@ _READ_TIMEOUT: Final = 60.0
 _LARGEST: Final = 2**63 - 1
 
 
-class AgentSide(Side):
-    """Facts from agents. No phase changes here: the operator decides about phases."""
-
-    async def attempt_for_pod(self, namespace: str, pod_uid: str) -> AgentSession | None:
-        """The attempt that this pod is; None if the pod is not (yet) known to be one of ours."""
-        row = await self.database.fetchrow(SQL["attempt_for_pod"], namespace, rows.text(pod_uid))
-        return None if row is None else rows.session(row)
+class CheckpointSide(Side):
+    """The gateway's methods for checkpoints. A checkpoint changes no phase: the operator decides phases."""
 
     async def write_checkpoint(
         self,
@@ -61,8 +56,8 @@ class AgentSide(Side):
         """
         about = (
             now,
-            rows.text(content_type),
-            None if label is None else rows.text(label),
+            text(content_type),
+            None if label is None else text(label),
         )
         kept = (session.checkpoints_per_task, recoverable, order)
         if not isinstance(data, bytes):
@@ -72,7 +67,7 @@ class AgentSide(Side):
         stored = await checkpoint_bytes.pack(data)
         _compare(stored.sha256, sha256)
         arguments = (
-            *_attempt(session),
+            *fence_arguments(session),
             *about,
             len(data),
             len(stored.data),
@@ -87,7 +82,7 @@ class AgentSide(Side):
                 SQL["write_checkpoint"], *arguments, timeout=self._time_for(len(stored.data))
             )
         else:
-            row = await self._write(session, "write_checkpoint", arguments, size=len(stored.data))
+            row = await self.submit_fenced(session, "write_checkpoint", arguments, size=len(stored.data))
         if row["sequence"] is None:
             return await self._refused(session, order, stored.sha256)
         self.outbox_written.set()
@@ -109,8 +104,8 @@ class AgentSide(Side):
             try:
                 await connection.execute("begin")
                 # A glance, without a lock: what cannot count need not be taken in.
-                if not await connection.fetchval(SQL["attempt_is_open"], *_attempt(session)):
-                    raise _superseded(session)
+                if not await connection.fetchval(SQL["attempt_is_open"], *fence_arguments(session)):
+                    raise superseded(session)
                 number = 0
                 async for packed, piece in pieces.cut(source):
                     await connection.execute(SQL["write_piece"], upload, number, packed, piece)
@@ -118,7 +113,7 @@ class AgentSide(Side):
                 _compare(pieces.sha256, expected)
                 totals = (pieces.size, pieces.stored_size, "identity", pieces.sha256, b"")
                 row = await connection.fetchrow(
-                    SQL["write_checkpoint"], *_attempt(session), *about, *totals, *kept, upload
+                    SQL["write_checkpoint"], *fence_arguments(session), *about, *totals, *kept, upload
                 )
                 if row["sequence"] is None:
                     await connection.execute("rollback")
@@ -138,10 +133,12 @@ class AgentSide(Side):
     async def _refused(self, session: AgentSession, order: int | None, sha256: bytes) -> int:
         """The number that the same checkpoint got before, or else why this one got none."""
         if order is None:
-            raise _superseded(session)
-        row = await self.database.fetchrow(SQL["refused_checkpoint"], *_attempt(session), order, sha256)
+            raise superseded(session)
+        row = await self.database.fetchrow(
+            SQL["refused_checkpoint"], *fence_arguments(session), order, sha256
+        )
         if row is None or not row["open"]:
-            raise _superseded(session)
+            raise superseded(session)
         if row["sequence"] is None:
             raise Overtaken(
                 f"attempt {session.attempt} of {session.namespace}/{session.task_name} has saved a newer "
@@ -160,7 +157,7 @@ class AgentSide(Side):
             session.workflow_uid,
             key.step,
             key.index,
-            None if label is None else rows.text(label),
+            None if label is None else text(label),
             None if before is None else min(before, _LARGEST),
             limit,
         )
@@ -171,7 +168,7 @@ class AgentSide(Side):
 
         All of it is read and compared with its checksum before this returns. Raises CorruptCheckpoint.
         """
-        return await self._open(session, "latest_checkpoint", None if label is None else rows.text(label))
+        return await self._open(session, "latest_checkpoint", None if label is None else text(label))
 
     async def open_checkpoint(self, session: AgentSession, sequence: int) -> OpenCheckpoint | None:
         """One checkpoint; None if it never was, or is no longer kept. As `open_latest`."""
@@ -232,55 +229,9 @@ class AgentSide(Side):
         except CorruptCheckpoint as error:
             raise _corrupt(info, error) from error
 
-    async def progress(
-        self, session: AgentSession, percent: float | None, message: str | None, now: datetime
-    ) -> None:
-        """Note progress, with an event for each call. None leaves what this attempt said before.
-
-        Raises Superseded.
-        """
-        data = rows.dumps({"percent": percent, "message": message})
-        message = None if message is None else rows.text(message)
-        row = await self._write(session, "progress", (*_attempt(session), now, percent, message, data))
-        if not row["written"]:
-            raise _superseded(session)
-        self.outbox_written.set()
-
-    async def heartbeat(self, session: AgentSession, now: datetime) -> None:
-        """Note a sign of life. No event, and nobody is woken. Raises Superseded."""
-        row = await self._write(session, "heartbeat", (*_attempt(session), now))
-        if not row["written"]:
-            raise _superseded(session)
-
-    async def report(self, session: AgentSession, report: Report) -> None:
-        """Note how the agent says it ended. The first report of an attempt stands.
-
-        Repeating it, changed or not, returns as the first one did, even after the attempt was closed:
-        agents retry when an answer is lost. Raises Superseded if the attempt was closed without a report.
-        """
-        arguments = (*_attempt(session), rows.dumps(rows.report_json(report)))
-        row = await self._write(session, "report", arguments)
-        if not row["written"]:
-            raise _superseded(session)
-
-    async def _write(
-        self, session: AgentSession, name: str, arguments: tuple[Any, ...], *, size: int = 0
-    ) -> Any:
-        return await self.writer.submit(
-            SQL[name], arguments, order=(session.shard, session.workflow_uid), size=size
-        )
-
     def _time_for(self, size: int) -> float:
         """Seconds for a statement that moves so many bytes."""
         return self.database.timeout + size / _SLOWEST
-
-
-def _attempt(session: AgentSession) -> tuple[str, str, int, int]:
-    return session.workflow_uid, session.key.step, session.key.index, session.attempt
-
-
-def _superseded(session: AgentSession) -> Superseded:
-    return Superseded(f"attempt {session.attempt} of {session.namespace}/{session.task_name} is over")
 
 
 def _compare(found: bytes, said: bytes | None) -> None:
