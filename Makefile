@@ -50,6 +50,7 @@ lint-layers:
 
 lint-generated:
 	$(PYTHON) -m hack.docs.crds --check
+	$(PYTHON) -m hack.docs.policy --check
 	$(PYTHON) -m hack.docs.reference --check
 	$(PYTHON) -m hack.docs.semantics --check
 	$(PYTHON) -m hack.docs.events --check
@@ -65,8 +66,9 @@ format: venv ## Format the code and apply the fixes of ruff.
 	.venv/bin/ruff format .
 
 .PHONY: crds
-crds: venv ## Generate the CustomResourceDefinitions from the models.
+crds: venv ## Generate the CustomResourceDefinitions, and the admission policy of step kinds, from the models.
 	$(PYTHON) -m hack.docs.crds
+	$(PYTHON) -m hack.docs.policy
 
 .PHONY: docs
 docs: venv ## Generate the reference, the page of events and the tables of phases and reasons in docs/.

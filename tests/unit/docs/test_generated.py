@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from hack.docs import enums, events, semantics
+from hack.docs import enums, events, policy, semantics
 from hack.docs import reference as reference_page
 
 from perdure.api.codegen import generated
@@ -19,7 +19,7 @@ from perdure.steps.schema import RESOURCES
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.mark.parametrize("module", [reference_page, semantics, events])
+@pytest.mark.parametrize("module", [reference_page, semantics, events, policy])
 def test_the_committed_file_is_fresh(module: ModuleType) -> None:
     assert module.main(["--check", "--output", str(ROOT / module.FILE)]) == 0
 
@@ -28,7 +28,7 @@ def test_a_stale_file_is_told_and_left_alone(tmp_path: Path, capsys: pytest.Capt
     file = tmp_path / "page.md"
     file.write_text("old")
     assert generated.command("some.module", file, lambda before: before + " and new", ["--check"]) == 1
-    assert "make docs" in capsys.readouterr().err
+    assert "make crds docs" in capsys.readouterr().err
     assert file.read_text() == "old"
     assert generated.command("some.module", file, lambda before: before + " and new", []) == 0
     assert file.read_text() == "old and new"
@@ -41,6 +41,15 @@ def test_a_block_is_replaced_between_its_markers_only() -> None:
     assert generated.replace_block(once, "x", "new") == once
     with pytest.raises(ValueError, match="generated: y"):
         generated.replace_block(page, "y", "new")
+
+
+def test_lines_are_replaced_between_their_comments_only() -> None:
+    text = "a:\n  # generated: x\n  - old\n  # end: x\n  - z\n"
+    once = generated.replace_lines(text, "x", "  - new\n")
+    assert once == "a:\n  # generated: x\n  - new\n  # end: x\n  - z\n"
+    assert generated.replace_lines(once, "x", "  - new\n") == once
+    with pytest.raises(ValueError, match="generated: y"):
+        generated.replace_lines(text, "y", "")
 
 
 def test_the_reference_has_every_field_of_every_kind() -> None:

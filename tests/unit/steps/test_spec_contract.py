@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from tests.support.echo import WITH_ECHO
 
-from perdure.api.codegen import crds
+from perdure.api.codegen import crds, policy
 from perdure.api.codegen.reference import reference
 from perdure.api.custom_resources import resources_with
 from perdure.api.spec_models import spec_models
+from perdure.api.step import Defaults
 from perdure.api.step_kind import FREE_FORM, StepSpec, excluded_fields
 from perdure.api.validation.parse import check_workflow
 from perdure.api.validation.problems import field_names
@@ -29,6 +31,7 @@ from perdure.domain.admission.templates import NO_TEMPLATES
 
 MODELS = spec_models(WITH_ECHO)
 RESOURCES = resources_with(MODELS)
+POLICY = Path(__file__).parents[3] / "charts/perdure/files/validating-admission-policy.yaml"
 
 #: A value for each common field that a kind may exclude.
 VALUES: dict[str, Any] = {
@@ -117,15 +120,9 @@ def test_fields_that_the_kind_takes_are_in_its_snapshot_and_no_others(kind: Step
     assert problems(step(kind, **taken)) == {}
     (made,) = accepted(step(kind, **taken))["steps"]
     assert taken.keys() <= made.keys()
-    defaults = {name: VALUES[name] for name in VALUES if name in field_names(_defaults())}
+    defaults = {name: VALUES[name] for name in VALUES if name in field_names(Defaults)}
     (made,) = accepted(step(kind), defaults=defaults)["steps"]
     assert {name for name in defaults if name in made} == {name for name in defaults if kind.takes(name)}
-
-
-def _defaults() -> Any:
-    from perdure.api.step import Defaults
-
-    return Defaults
 
 
 def test_a_field_that_the_kind_excludes_is_reported_with_its_remedy(kind: StepSpec) -> None:
@@ -153,6 +150,21 @@ def test_the_rules_of_the_schema_name_every_excluded_field(kind: StepSpec, resou
         )
         for name in seen:
             assert f"has(s.{name})" in text
+
+
+def test_the_admission_policy_refuses_what_rules_cannot_see(kind: StepSpec) -> None:
+    documents = list(yaml.safe_load_all(policy.updated(POLICY.read_text(), WITH_ECHO)))
+    spec = documents[0]["spec"]
+    variables = {variable["name"]: variable["expression"] for variable in spec["variables"]}
+    for excluded in kind.excludes:
+        for name in set(excluded.fields) & set(FREE_FORM):
+            variable = f"excluded{name[:1].upper()}{name[1:]}"
+            assert f"has(s.{name})" in variables[variable] and f"has(s.{kind.field})" in variables[variable]
+            (rule,) = (
+                it for it in spec["validations"] if it["expression"] == f"size(variables.{variable}) == 0"
+            )
+            assert kind.field in rule["message"] and rule["message"].endswith(f"takes no {name}")
+            assert f"With {kind.field}: {excluded.remedy}" in rule["messageExpression"]
 
 
 def test_two_blocks_in_a_step_are_reported(kind: StepSpec) -> None:

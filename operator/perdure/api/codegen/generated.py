@@ -30,7 +30,7 @@ def command(
     if after == before:
         return 0
     if options.check:
-        print(f"{file} is stale; run `make docs`", file=sys.stderr)
+        print(f"{file} is stale; run `make crds docs`", file=sys.stderr)
         return 1
     file.write_text(after, encoding="utf-8")
     return 0
