@@ -32,11 +32,10 @@ SKIPPED: Final = re.compile(
     r"|operator/perdure/ledger/migrations/000[1-8]_|tests/integration/ledger/statements_|hack/lint/"
 )
 
-#: Uses that are the field's own: to look something up, the user "nobody", `tell` of files; and the type
-#: `News` of the ledger. And the column of old names in docs/architecture.md.
+#: Uses that are the field's own: to look something up, the user "nobody", `tell` of files. And the column of
+#: old names in docs/architecture.md.
 ALLOWED: Final = (
     r"\b[Ll]ook(s|ed|ing)? ([a-z]+ ){0,3}up\b|\bnobody:|[`\"']nobody[`\"']|\.tell\(|\b(is|are) no more than\b"
-    r"|\bNews\b(?! [a-z])|\bnews\(|[.]news\b|name: news\b"
     r"|^\| `[\w/]+\.py` \|"
 )
 _TEST: Final = re.compile(r"^ *(?:async )?def (test_\w+)", re.MULTILINE)
