@@ -1,6 +1,6 @@
-"""What a person would look at first when pods do not become ready.
+"""The state of pods that do not become ready: conditions, events, last log lines.
 
-Why: whoever runs `make demo` for the first time should not need to know where to look.
+Why: a person who runs `make demo` for the first time should not need to know where a cause is reported.
 """
 
 from datetime import datetime
@@ -45,7 +45,7 @@ def _containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def crashing(target: Target, namespace: str, *, since: datetime) -> list[str]:
-    """Pods made after `since` that end again and again: waiting helps nobody. Raises Problem."""
+    """Pods created after `since` that end again and again: waiting does not help. Raises Problem."""
     found = []
     for pod in target.get("pods", "-n", namespace)["items"]:
         made = datetime.fromisoformat(pod["metadata"]["creationTimestamp"].replace("Z", "+00:00"))

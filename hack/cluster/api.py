@@ -24,7 +24,7 @@ class Api:
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
 
     def request(self, method: str, path: str, body: Any = None, timeout: float = 5) -> tuple[int, bytes]:
-        """Status and body; status 0 when nobody answers."""
+        """Status and body; status 0 without an answer."""
         connection = http.client.HTTPSConnection(*self._address, timeout=timeout, context=self._tls)
         try:
             connection.request(method, path, json.dumps(body) if body is not None else None, self._headers)
@@ -36,7 +36,7 @@ class Api:
             connection.close()
 
     def get(self, path: str) -> Any:
-        """The object, or None while it does not exist or nobody answers."""
+        """The object, or None while the object does not exist or the API server does not answer."""
         status, body = self.request("GET", path)
         return json.loads(body) if status == 200 else None
 
@@ -64,15 +64,15 @@ def wait_for(
 ) -> None:
     """Waits until `check` is true; says why when it does not become so.
 
-    `alive` tells whether the component that is waited for still runs: when it
+    `alive` says whether the component that is waited for still runs: when it
     has died there is nothing to wait for.
     """
     deadline = time.monotonic() + seconds
-    look = time.monotonic() + 0.5
+    check_at = time.monotonic() + 0.5
     while not check():
         now = time.monotonic()
-        if now > look:
-            look = now + 0.5
+        if now > check_at:
+            check_at = now + 0.5
             if not alive():
                 raise ClusterError(
                     f"Waited for {what}, but the program that should bring it has ended.\n{tail(log)}"

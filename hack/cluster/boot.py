@@ -54,7 +54,7 @@ def start(
             cluster.facts["booted"] = True
             cluster.save()
         except BaseException:
-            # Half a cluster helps nobody; its logs do.
+            # A half-booted cluster is removed; its logs explain the failure.
             supervisor.end()
             sweep.clean(state_dir, keep_logs=True)
             raise
@@ -81,7 +81,7 @@ def _running(mode: Mode, state_dir: Path) -> Cluster | None:
     if cluster is None:
         return None
     if not cluster.facts["booted"]:
-        cluster.supervisor.end()  # whoever booted it was killed meanwhile
+        cluster.supervisor.end()  # the booting process was killed meanwhile
         return None
     if cluster.mode != mode:
         raise ClusterError(

@@ -1,7 +1,7 @@
 """The command line: `python3 hack/cluster <command>`.
 
 Why: people, the Makefile and CI boot and inspect clusters with it; whatever it
-does is done by the modules beside it, which the tests use directly.
+does is done by the other modules, which the tests use directly.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # Whoever read the output has seen enough; the interpreter must not
+        # The reader of the output has closed it; the interpreter must not
         # complain about it again when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

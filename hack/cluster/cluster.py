@@ -96,7 +96,7 @@ class Cluster:
 
     def repair(self) -> list[str]:
         """Starts what had died; returns what that was."""
-        # In the order of boot: some of them exit when they find nobody to talk to.
+        # In the order of boot: some components exit while their peers do not answer.
         dead = self.dead()
         for component in dead:
             self._revive(component)

@@ -42,7 +42,7 @@ def boot(cluster: Cluster) -> None:
     node = Node(plane, wire, cgroup)
     node.create_cgroup()
 
-    # It needs nobody, and is ready by the time the API server is.
+    # CoreDNS needs no other component, and is ready by the time the API server is.
     cluster.run("containerd", node.containerd())
     boot_control_plane(cluster, plane)
     cluster.run("kube-scheduler", plane.scheduler())

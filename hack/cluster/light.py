@@ -57,7 +57,7 @@ def boot_control_plane(cluster: Cluster, plane: Plane) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on.
+    """Ports without a listener.
 
     Below the range that outgoing connections take theirs from: a port of that
     range can be gone before the server that was promised it has started.

@@ -19,8 +19,8 @@ CLONE = {"mount": 0x20000, "uts": 0x4000000, "ipc": 0x8000000, "pid": 0x20000000
 MS_BIND, MS_REC, MS_PRIVATE, MS_SHARED = 4096, 16384, 1 << 18, 1 << 20
 LIBC = ctypes.CDLL(None, use_errno=True)
 
-# What containerd, CNI and the kubelet write outside the folders that they can
-# be told to use.
+# What containerd, CNI and the kubelet write outside the folders that their
+# settings can name.
 PRIVATE_FOLDERS = {"/var/lib": "node/lib", "/var/log": "node/log"}
 
 # The kubelet wants these values and would set them for the whole machine. It

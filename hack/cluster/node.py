@@ -44,7 +44,7 @@ disabled_plugins = [
 address = {quote(SOCKET)}
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = {quote(PAUSE)}
-# Without CAP_SYS_RESOURCE runc dies when it is told a lower score.
+# Without CAP_SYS_RESOURCE runc dies when a lower score is requested.
 restrict_oom_score_adj = true
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = {quote(packages.cni_folder())}

@@ -1,7 +1,7 @@
 """Sees from the machine whether a component of a cluster serves.
 
-Why: a program that runs does not yet answer, and others exit when they find
-nobody to talk to; boot and repair wait for these.
+Why: a program that runs does not answer yet, and programs that depend on it exit
+meanwhile; boot and repair wait for these probes.
 """
 
 import http.client
@@ -30,7 +30,7 @@ class Probed(Protocol):
 
 
 def of(component: str, cluster: Probed) -> Callable[[], bool] | None:
-    """The probe of a component; None where nothing can be seen, or nobody depends on it."""
+    """The probe of a component; None where nothing can be observed, or nothing depends on the component."""
     if component == "kube-apiserver":
         return cluster.api().ready
     if component == "containerd":

@@ -61,7 +61,7 @@ def locked(state_dir: Path) -> Iterator[None]:
 
 
 def remove(state_dir: Path, *, keep_logs: bool) -> list[str]:
-    """Deletes the files of a cluster that is no more; returns what stayed."""
+    """Deletes the files of a dead cluster; returns what could not be deleted."""
     for name in FILES if keep_logs else (*FILES, "logs"):
         target = state_dir / name
         if target.is_dir() and not target.is_symlink():

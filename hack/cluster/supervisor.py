@@ -1,7 +1,7 @@
 """Holds the programs of one cluster: starts, kills and reaps them on request.
 
-Why: somebody must be their parent when the command that booted the cluster has
-long returned, and in the full mode somebody must be process 1 of the cluster's
+Why: the components need a parent when the command that booted the cluster has
+long returned, and in the full mode a process 1 of the cluster's
 PID namespace, whose death takes everything else along.
 
 It runs alone (no import of this package), in the state folder, and serves one
@@ -88,7 +88,7 @@ class Supervisor:
         signal.set_wakeup_fd(wake)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         listener = socket.socket(socket.AF_UNIX)
-        # Clients look for the final name, which must never refuse them.
+        # Clients connect to the final name, which must never refuse them.
         listener.bind("control.sock.new")
         listener.listen(64)
         os.rename("control.sock.new", "control.sock")
@@ -116,7 +116,7 @@ class Supervisor:
                 stream.write(json.dumps(reply).encode() + b"\n")
                 stream.flush()
             except OSError:
-                pass  # the client has gone; nobody is left to be told
+                pass  # the client has gone; there is no receiver for the answer
 
     def end(self) -> None:
         for pid in self.pids.values():

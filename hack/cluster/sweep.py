@@ -3,7 +3,7 @@
 Why: a cluster's processes, mounts, interfaces and firewall rules live in
 namespaces that end with its process 1, however that was killed. What survives
 are its control groups and its files. A control group carries in its name the
-process that owns it, so that anybody can tell whether the owner is dead: two
+process that owns it, so that any checkout can determine whether the owner is dead: two
 checkouts on one machine never sweep each other's live cluster.
 """
 

@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         say("==> cluster")
         target.up()
         install(target)
-        holds = Story(target, options.namespace).tell()
+        holds = Story(target, options.namespace).play()
         farewell(target, options.namespace, holds=holds, seconds=time.monotonic() - started)
         return 0 if holds else 1
     except Problem as problem:
@@ -63,7 +63,7 @@ def down(target: Target, namespace: str) -> None:
 
 
 def farewell(target: Target, namespace: str, *, holds: bool, seconds: float) -> None:
-    """How to look around, and how to get rid of it all."""
+    """Commands to explore the cluster, and to remove everything."""
     say(f"\n==> {'done' if holds else 'NOT as it should be'}, {seconds:.0f} s in all")
     workflow = f"workflows.perdure.dev audit -n {namespace}"
     gateway = f"kubectl exec -n {NAMESPACE} deploy/{RELEASE}-gateway -c gateway --"
@@ -75,7 +75,7 @@ def farewell(target: Target, namespace: str, *, holds: bool, seconds: float) -> 
         f"{gateway} perdure events {namespace}/audit",
         f"kubectl logs -n {NAMESPACE} deploy/{RELEASE}-operator",
     ]
-    say("Look around:")
+    say("Explore:")
     for line in filter(None, lines):
         say(f"  {line}")
     say("Tear down:\n  make demo-down" + ("" if target.kind == "native" else f" CLUSTER={target.kind}"))

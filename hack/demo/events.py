@@ -30,7 +30,7 @@ def command(target: Target, run: str, *options: str) -> list[str]:
 def follow(target: Target, run: str, uid: str, *, deadline: float) -> Iterator[Event]:
     """The events of the run with this uid as they happen, each once, until its last one.
 
-    Connects anew as often as needed: gateway, ledger and API server may be away for a while. Raises Problem
+    Reconnects as often as needed: gateway, ledger and API server may be away for a while. Raises Problem
     when `deadline` (of the monotonic clock) passes first.
     """
     after = 0

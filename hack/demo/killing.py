@@ -1,7 +1,7 @@
 """Kills an agent the hard way, wherever it runs.
 
 Process 1 of a container cannot be killed from inside it, and the API server offers no SIGKILL: it takes
-access to the node, which a cluster of somebody else's does not give.
+access to the node, which only a cluster of our own gives.
 """
 
 import json

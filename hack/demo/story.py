@@ -31,8 +31,8 @@ class Story:
         self._run = f"{namespace}/{NAME}"
         self._kill: Kill | None = None
 
-    def tell(self) -> bool:
-        """Run it, kill an agent, show everything. True if every promise holds. Raises Problem."""
+    def play(self) -> bool:
+        """Run the example, kill an agent, print the evidence. True if every promise holds. Raises Problem."""
         try:
             self._clear()
             uid = self._apply()

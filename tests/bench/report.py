@@ -5,9 +5,9 @@
     python -m tests.bench.report --check                          exit 1 if the page differs
 
 Two blocks of the page are written: the table of budgets at its beginning, and all figures at its end. The
-results are kept next to the page as performance.json, the growth charts as performance-growth.svg. Results that
-are smaller than defined, failed, or came from a busy machine are refused: their figures would be quoted without
-the words that belong to them.
+results are kept next to the page as performance.json, the growth charts as performance-growth.svg. Results
+that are smaller than defined, failed, or came from a busy machine are refused: their figures would be quoted
+without the words that belong to them.
 """
 
 from __future__ import annotations

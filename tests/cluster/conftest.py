@@ -1,4 +1,4 @@
-"""One installation for all tests of the tier, and what it looked like when one of them failed."""
+"""One installation for all tests of the tier, and its state when a test failed."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def namespace(request: pytest.FixtureRequest, perdure: Installation) -> str:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show what a person would look at first, while it is still there."""
+    """Print the state of the installation after a failed test, before the next test changes it."""
     report = yield
     funcargs: dict[str, Any] = getattr(item, "funcargs", {})
     installation = funcargs.get("perdure")

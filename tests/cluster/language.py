@@ -1,7 +1,7 @@
-"""The examples of `examples/language`, and how what became of one is compared with what is stated beside it.
+"""The examples of `examples/language`, and the comparison of an outcome with the expected one.
 
-Comparing is a pure function over objects as kubectl shows them, so that it is tested without a cluster, and
-tells all differences at once.
+The comparison is a pure function over objects as kubectl prints them, so that it is tested without a cluster,
+and reports all differences at once.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Expected(_Stated):
     #: Reason of the condition Failed.
     reason: str | None = None
     message: str = ""
-    #: Status by type, beside Complete and Failed, which follow from the phase.
+    #: Status by type, except Complete and Failed, which follow from the phase.
     conditions: dict[str, str] = {}
     labels: dict[str, str] = {}
     actions: list[Action] = []
@@ -106,7 +106,7 @@ class Expected(_Stated):
 
 @dataclass(frozen=True)
 class Example:
-    """One file, and what is stated beside it."""
+    """One manifest and its expected outcome."""
 
     name: str
     manifests: tuple[Object, ...]

@@ -26,14 +26,14 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Machine:
-    """What belongs to nobody in particular, as it was at one moment."""
+    """The firewall chains and interfaces of the machine, at one moment."""
 
     chains: frozenset[str]
     interfaces: frozenset[str]
 
     @staticmethod
     def now() -> Machine:
-        """Look at the machine's own network namespace."""
+        """Read the machine's own network namespace."""
         names = frozenset(path.name for path in Path("/sys/class/net").iterdir())
         return Machine(
             frozenset(_chains("iptables-save") | _chains("ip6tables-save")),
@@ -43,7 +43,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Belongings:
-    """What can be told to be of one cluster; taken while it runs."""
+    """Processes, files and interfaces of one cluster; recorded while it runs."""
 
     state: Path
     processes: frozenset[Process]

@@ -29,7 +29,7 @@ def manifests(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def report(run: Run) -> str:
-    """The audit's report, without the sentence that tells of resumptions."""
+    """The audit's report, without the sentence about resumptions."""
     text: str = run.status["outputs"]["report"]
     return text.replace("Agents went on from a checkpoint 1 time(s) while it was made.\n\n", "")
 

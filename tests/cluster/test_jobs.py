@@ -14,10 +14,10 @@ from tests.cluster.manifests import IMAGE, agenttask, leave, python, step, workf
 from tests.cluster.runs import Run, data, of_type
 from tests.cluster.waiting import until
 
-#: A first attempt that fails, and a second one that says what it was told of it.
-_TOLD = (
-    "import os, sys; told = os.environ.get('PERDURE_LAST_FAILURE', '');"
-    "open('/dev/termination-log', 'w').write(told or 'the $(HOME) is full'); sys.exit(0 if told else 3)"
+#: A first attempt that fails, and a second one whose output is the last failure that it received.
+_ECHOES_LAST_FAILURE = (
+    "import os, sys; last = os.environ.get('PERDURE_LAST_FAILURE', '');"
+    "open('/dev/termination-log', 'w').write(last or 'the $(HOME) is full'); sys.exit(0 if last else 3)"
 )
 #: A first attempt that waits to be disrupted, and a second one that does not.
 _WAITS = "import os, time; time.sleep(600 if os.environ['PERDURE_ATTEMPT'] == '1' else 0)"
@@ -31,11 +31,11 @@ found = {'word': word.read_text(), 'model': os.environ['PERDURE_MODEL'], 'shared
          'input': json.load(open('/perdure/input.json')), 'pod': os.environ['POD']}
 open('/dev/termination-log', 'w').write(json.dumps(found))
 """
-#: Ends by itself only if it is told to, and not by SIGTERM.
+#: Ends by itself only with the argument "leaves", and not by SIGTERM.
 _SIDECAR = """
 import pathlib, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-pathlib.Path('/scratch/new').write_text('from beside')
+pathlib.Path('/scratch/new').write_text('from sidecar')
 pathlib.Path('/scratch/new').rename('/scratch/word')
 while sys.argv[1] == 'stays':
     time.sleep(60)
@@ -50,7 +50,7 @@ _POD: Object = {
         "volumes": [{"name": "scratch", "emptyDir": {}}],
         "containers": [
             {
-                "name": "beside",
+                "name": "sidecar",
                 "image": IMAGE,
                 "command": ["python", "-c", _SIDECAR],
                 "volumeMounts": _SCRATCH,
@@ -75,9 +75,9 @@ def job(source: str, *arguments: str) -> Object:
 
 
 def shaped(sidecar: str, **more: Any) -> Object:
-    """An agent block with a sidecar, that "stays" or "leaves", and all that `_READS` looks for."""
-    beside, agent = _POD["spec"]["containers"]
-    containers = [beside | {"args": [sidecar]}, agent]
+    """An agent block with a sidecar, that "stays" or "leaves", and everything that `_READS` reads."""
+    sidecar_container, agent = _POD["spec"]["containers"]
+    containers = [sidecar_container | {"args": [sidecar]}, agent]
     template = _POD | {"spec": _POD["spec"] | {"containers": containers}}
     return {**python(_READS), "model": "m-$(HOME)", "podTemplate": template, **more}
 
@@ -85,16 +85,16 @@ def shaped(sidecar: str, **more: Any) -> Object:
 MANIFESTS = (
     workflow(
         "jobs",
-        step("fails", job(_TOLD), retry={"limit": 1, "backoff": {"initial": "10ms"}}),
+        step("fails", job(_ECHOES_LAST_FAILURE), retry={"limit": 1, "backoff": {"initial": "10ms"}}),
         step("next", job(leave("2")), dependsOn=["fails"]),
-        outputs={"told": "${steps.fails.output}", "next": "${steps.next.output}"},
+        outputs={"last": "${steps.fails.output}", "next": "${steps.next.output}"},
     ),
     workflow("deleted", step("a", job(_WAITS))),
     agenttask("alone", job(leave('{"n": 42}'))),
     workflow("shaped", step("a", shaped("leaves"), input={"n": 1})),
     workflow("shaped-job", step("a", shaped("stays", executor="Job"), input={"n": 1})),
     workflow("refused", step("a", {**python("pass"), "podTemplate": {"spec": {"containers": [
-        {"name": "beside", "image": IMAGE, "imagePullPolicy": "Sometimes"}]}}})),
+        {"name": "sidecar", "image": IMAGE, "imagePullPolicy": "Sometimes"}]}}})),
     workflow("broken-init", step("a", {**python("pass"), "podTemplate": {"spec": {"initContainers": [
         {"name": "fetch", "image": IMAGE, "command": ["python", "-c", "raise SystemExit(4)"]}]}}})),
 )  # fmt: skip
@@ -123,9 +123,9 @@ def test_each_attempt_is_a_job_with_one_pod(runs: dict[str, Run]) -> None:
     run = runs["jobs"]
     status = run.until()
     assert status["outputs"]["next"] == 2
-    told = status["outputs"]["told"]
-    assert (told["attempt"], told["reason"], told["exitCode"]) == (1, "ExitCode", 3)
-    assert told["message"] == "exit code 3: the $(HOME) is full", "the kubelet expands nothing in it"
+    last = status["outputs"]["last"]
+    assert (last["attempt"], last["reason"], last["exitCode"]) == (1, "ExitCode", 3)
+    assert last["message"] == "exit code 3: the $(HOME) is full", "the kubelet expands nothing in it"
 
     jobs, pods = jobs_of(run), run.pods()
     fails, following = run.tasks("fails") + run.tasks("next")
@@ -175,7 +175,7 @@ def test_a_pod_is_shaped_by_its_template(runs: dict[str, Run], name: str) -> Non
     (task,) = run.tasks()
     found = task["status"]["output"]
     pod_name = found.pop("pod")
-    assert found == {"word": "from beside", "model": "m-$(HOME)", "shared": "template", "input": {"n": 1}}
+    assert found == {"word": "from sidecar", "model": "m-$(HOME)", "shared": "template", "input": {"n": 1}}
     assert pod_name.startswith(f"{task['metadata']['name']}-1")
 
 
@@ -184,7 +184,7 @@ def test_the_rest_of_the_pod_is_as_the_template_says(runs: dict[str, Run]) -> No
     run.until()
     (pod,) = run.pods()
     spec, metadata = pod["spec"], pod["metadata"]
-    assert [container["name"] for container in spec["containers"]] == ["agent", "beside"]
+    assert [container["name"] for container in spec["containers"]] == ["agent", "sidecar"]
     assert spec["containers"][0]["image"] == IMAGE, "not the template's"
     assert spec["nodeSelector"] == {"kubernetes.io/os": "linux"}
     assert {"key": "gpu", "operator": "Exists", "effect": "NoSchedule"} in spec["tolerations"]

@@ -30,7 +30,7 @@ def saved(events: list[Event], task: str) -> list[tuple[int, str]]:
 
 
 def check_undisturbed(run: Run, *, repeats: bool) -> list[Event]:
-    """The run ended as one that nobody disturbed, and no agent was started twice.
+    """The run ended like an undisturbed one, and no agent was started twice.
 
     `repeats`: a checkpoint whose acknowledgement was lost may have been sent again.
     """
@@ -65,7 +65,7 @@ def test_kill_while_agents_work(perdure: Installation, namespace: str, component
     perdure.until_back(component, restarts=before[component] + 1)
     run.open_gates()
     run.until()
-    # The kill was real, and took nobody along.
+    # The kill was real, and no other component restarted.
     assert restarts(perdure) == before | {component: before[component] + 1}
     events = check_undisturbed(run, repeats=component in {"gateway", "postgres"})
     check_published(run, events)

@@ -1,4 +1,4 @@
-"""What a Kubernetes user types, and what they are told."""
+"""The commands that a Kubernetes user types, and their output."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_delete_takes_tasks_and_pods_and_leaves_the_history(perdure: Installatio
         perdure,
         namespace,
         workflow(
-            "doomed", step("first", python("pass")), step("second", python(_SLEEPS), dependsOn=["first"])
+            "deleted", step("first", python("pass")), step("second", python(_SLEEPS), dependsOn=["first"])
         ),
     )
 
@@ -124,11 +124,11 @@ def test_delete_takes_tasks_and_pods_and_leaves_the_history(perdure: Installatio
         return [pod["status"]["phase"] for pod in run.pods("second")] == ["Running"]
 
     until(second_runs, seconds=DEADLINE, what="the second step to run")
-    run.kubectl("delete", "workflow", "doomed", "--timeout=60s", seconds=90)
+    run.kubectl("delete", "workflow", "deleted", "--timeout=60s", seconds=90)
 
     def left() -> str:
         return run.kubectl("get", "workflows,agenttasks", "-o", "name") + run.kubectl(
-            "get", "pods", "-l", "perdure.dev/workflow=doomed", "-o", "name"
+            "get", "pods", "-l", "perdure.dev/workflow=deleted", "-o", "name"
         )
 
     until(lambda: not left(), seconds=DEADLINE, what="its tasks and pods to go")

@@ -1,7 +1,7 @@
-"""Every example of the workflow language, on the real cluster, against the outcome stated beside it.
+"""Every example of the workflow language, on the real cluster, against its expected outcome.
 
-Each has a namespace of its own. A few more are applied than have been looked at, so that the node is busy and
-yet no pod waits so long for its turn that an example with times in it would come out otherwise.
+Each example has a namespace of its own. The next batch is applied while the previous one is compared, so that
+the node is busy, and yet no pod waits so long that an example with times in it would end differently.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.cluster.language import RESOURCES, Example, Expected, Moment, Namespa
 from tests.cluster.waiting import until
 
 EXAMPLES = {example.name: example for example in examples()}
-#: Examples that are applied together; those of one batch are under way while the one before is looked at.
+#: Examples that are applied together; those of one batch run while the previous batch is compared.
 BATCH = 8
 #: Seconds in which all that are under way are through with their pods, on a slow machine.
 ALL = 300.0
@@ -145,8 +145,8 @@ def _explained(perdure: Installation, namespace: str) -> Iterator[None]:
         resources = ("workflows.perdure.dev,agenttasks.perdure.dev,pods", "-o", "wide", "-n", namespace)
         error.add_note(perdure.kubectl("get", *resources).output)
         for item in perdure.items("workflows.perdure.dev,agenttasks.perdure.dev", "-n", namespace):
-            told = {"name": item["metadata"]["name"], "status": item.get("status")}
-            error.add_note(json.dumps(told, indent=1))
+            found = {"name": item["metadata"]["name"], "status": item.get("status")}
+            error.add_note(json.dumps(found, indent=1))
         warnings = ("events", "-n", namespace, "--field-selector=type=Warning")
         error.add_note(perdure.kubectl("get", *warnings).output)
         raise

@@ -126,10 +126,10 @@ def test_the_namespace_admits_restricted_pods_only(perdure: Installation) -> Non
 
 
 def test_agents_have_no_token_of_the_cluster(perdure: Installation, namespace: str) -> None:
-    look = "os.path.exists('/var/run/secrets/kubernetes.io')"
-    source = f"import os; print({look}, file=open('/dev/termination-log', 'w'))"
+    mounted = "os.path.exists('/var/run/secrets/kubernetes.io')"
+    source = f"import os; print({mounted}, file=open('/dev/termination-log', 'w'))"
     run = Run.apply(
-        perdure, namespace, workflow("looks", step("a", python(source)), step("b", python(leave("1"))))
+        perdure, namespace, workflow("secrets", step("a", python(source)), step("b", python(leave("1"))))
     )
     run.until()
     (pod,) = run.pods("a")

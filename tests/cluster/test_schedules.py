@@ -1,4 +1,4 @@
-"""A schedule on the real cluster: its minute comes, whoever dies before it."""
+"""A schedule on the real cluster: its minute comes, also when the operator dies before it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def test_the_minute_comes_though_the_operator_dies_before_it(perdure: Installati
         return {int(run["metadata"]["name"].removeprefix(f"{NAME}-")): run for run in runs()}
 
     due = minutes(
-        until(lambda: status().get("nextScheduleTime"), seconds=DEADLINE, what="the schedule to be looked at")
+        until(
+            lambda: status().get("nextScheduleTime"), seconds=DEADLINE, what="the schedule to be reconciled"
+        )
     )
     before = perdure.restarts("operator")
     perdure.signal("operator", signal.SIGKILL)
@@ -60,7 +62,7 @@ def test_the_minute_comes_though_the_operator_dies_before_it(perdure: Installati
     until(lambda: "nextScheduleTime" not in status(), seconds=DEADLINE, what="the schedule to be suspended")
 
     # On a machine so slow that more than a minute went by before it was suspended, there is one for each. And
-    # a minute that began between the schedule's creation and our first look at it has had its run before.
+    # a minute that began between the schedule's creation and its first reconciliation has had its run before.
     made = minutes_made()
     assert min(made) >= due - 1
     assert max(made) == minutes(status()["lastScheduleTime"])

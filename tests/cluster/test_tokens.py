@@ -82,7 +82,7 @@ def test_a_token_reads_its_own_task_only(waiting: Run, pods: tuple[str, str]) ->
     first, second = (task["metadata"]["name"] for task in waiting.tasks("count"))
     ((status, task),) = ask(waiting, pods[0], {"path": _OWN})
     assert (status, task["task"], task["input"]["seed"], task["checkpoint"]) == (200, first, "a", None)
-    # The second one's checkpoint, which is there: by number, by name, by every field that might be heeded.
+    # The other task's checkpoint, which exists: by number, by name, by every field that a gateway might read.
     answers = ask(
         waiting,
         pods[0],

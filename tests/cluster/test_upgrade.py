@@ -22,7 +22,7 @@ def working(perdure: Installation) -> Iterator[Run]:
     run = Run.apply(perdure, perdure.make_namespace("upgrade"), counting("counting", count=COUNT, gate=GATE))
     run.until_checkpoint(2)
     yield run
-    # Of what came of it, the last test tells.
+    # The last test checks the outcome.
     run.kubectl("delete", run.resource, "--ignore-not-found")
 
 
@@ -41,7 +41,7 @@ def identities(perdure: Installation) -> dict[str, set[tuple[str, int]]]:
 
 
 def leader(perdure: Installation) -> str:
-    """Who holds the Lease, '' if nobody does."""
+    """The holder of the Lease, '' without a holder."""
     lease = perdure.get("lease", "perdure-operator", "-n", NAMESPACE)
     return str(lease["spec"].get("holderIdentity") or "")
 

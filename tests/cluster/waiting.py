@@ -8,7 +8,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: Seconds between looks. Each look is a kubectl, which costs a tenth of a second of one core.
+#: Seconds between checks. Each check is a kubectl, which costs a tenth of a second of one core.
 INTERVAL = 0.3
 
 

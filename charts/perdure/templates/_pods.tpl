@@ -44,7 +44,7 @@ capabilities: {drop: [ALL]}
 {{- end -}}
 
 {{- /*
-Migrates the ledger, or waits for whoever does. Several may run it at once, and on a ledger that is up to date
+Migrates the ledger, or waits for the process that does. Several may run it at once, and on a ledger that is up to date
 it does nothing. It is what makes a first install work in any order: with the bundled database, which starts
 together with its clients, and without hooks (`helm template | kubectl apply`).
 */ -}}

@@ -1,4 +1,4 @@
-"""What is the manifest's fault, told apart from what is ours."""
+"""Errors of the manifest, apart from those of this program."""
 
 
 class BadInput(Exception):

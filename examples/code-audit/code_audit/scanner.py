@@ -82,7 +82,7 @@ async def scan(file: str, *, deadline: float = SCAN_DEADLINE) -> Scan:
 
 
 def read_output(output: dict[str, Any], *, file: str, seconds: float) -> Scan:
-    """bandit's JSON report on one file, without what nobody reads later."""
+    """bandit's JSON report on one file, without the parts that no later step reads."""
     findings = tuple(
         {
             "file": file,

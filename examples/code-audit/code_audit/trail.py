@@ -1,7 +1,7 @@
 """What an analysing agent saves: its findings so far, and a journal of who did what.
 
-The journal is the agents' own evidence, beside the ledger's: it names the attempt that examined each file, so
-that work done twice would show.
+The journal is the agents' own evidence, besides the ledger's: each file has the attempt that examined it, so
+that repeated work would be visible.
 """
 
 from __future__ import annotations

@@ -20,14 +20,14 @@ Build contexts
     Where the requirements come from:
     - A context with uv.lock and pyproject.toml: the locked versions of that project; dist/ holds its wheel,
       and its sources are left out of the context.
-    - Otherwise requirements.txt beside the Dockerfile, one requirement per line (pinned with ==, no --hash).
+    - Otherwise requirements.txt next to the Dockerfile, one requirement per line (pinned with ==, no --hash).
       The project's own distributions (perdure, perdure-agent) stand in it like any other, without version.
     - Neither: the context is built as it is.
     A Dockerfile copies them with a glob (`COPY requirements.txt wheelhous[e] /build/wheelhouse/`), so that an
     ordinary online build, where the folder does not exist, finds nothing to copy and installs from the index
-    instead. Or it mounts the context (`RUN --mount=type=bind,target=/context`) and looks whether they are
+    instead. Or it mounts the context (`RUN --mount=type=bind,target=/context`) and tests whether they are
     there, which keeps the wheels out of the layers; it then copies what decides them (uv.lock,
-    requirements.txt) before, because buildah does not look into a mount to see whether its cache still holds.
+    requirements.txt) before, because the contents of a mount are no part of the key of buildah's cache.
 
 Recipes of the stand-ins: hack/cluster/image_recipes/<name>/
     rootfs.toml   a first layer, made by mmdebstrap: suite, variant, packages, dpkg_options; customize.sh
@@ -74,7 +74,7 @@ def into(state: Path, name: str) -> Path:
 
 
 def publish(archive: Path, target: Path) -> Path:
-    """A stand-in's archive from the cache, to where `load` and `make` look for it."""
+    """A stand-in's archive from the cache, to where `load` and `make` expect it."""
     target.parent.mkdir(parents=True, exist_ok=True)
 
     def identity(path: Path) -> tuple[int, int]:
@@ -153,7 +153,7 @@ def parser() -> argparse.ArgumentParser:
         return made
 
     def makes(made: argparse.ArgumentParser) -> None:
-        made.add_argument("--refresh", action="store_true", help="make it anew although nothing changed")
+        made.add_argument("--refresh", action="store_true", help="build it again although nothing changed")
 
     def engine(made: argparse.ArgumentParser) -> None:
         made.add_argument(

@@ -132,7 +132,7 @@ def key_of(*parts: object) -> str:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, that becomes `path` at the end: whoever is killed leaves nothing half-made."""
+    """A path to write to, renamed to `path` at the end: a killed process leaves no unfinished file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:

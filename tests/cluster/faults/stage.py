@@ -40,10 +40,10 @@ class Stage:
         self._run = Run.apply(self.perdure, self.namespace, manifest)
 
     def clear(self) -> None:
-        """Have all of it deleted, which nobody waits for.
+        """Start the deletion of the fault's namespace, without waiting for its end.
 
-        What a failed one leaves stays, to be looked at. All of them together, three rounds with fifty items,
-        are thousands of ended pods, and the kubelet spends half a core on those.
+        The namespace of a failed test stays for inspection. All namespaces together, three rounds with fifty
+        items, hold thousands of ended pods, on which the kubelet spends half a core.
         """
         self.perdure.ok("delete", "namespace", self.namespace, "--wait=false")
 

@@ -33,7 +33,7 @@ ONE_DISRUPTION = Cost(disruptions=(1, 1))
 DISRUPTIONS = Cost(disruptions=(1, PARALLELISM))
 #: Of agents whose containers were just being started.
 STARTS = Cost(disruptions=(0, PARALLELISM))
-#: The reasons that are told of each.
+#: The reason in the event of a retry, and of a disruption.
 RETRIED, DISRUPTED = "ExitCode", "Disrupted"
 
 
@@ -137,7 +137,7 @@ def _delete_running(stage: Stage) -> None:
 
 
 def _outlive_deletion(stage: Stage) -> None:
-    """The kubelet is frozen, so the agent works on when its pod is gone, beside its replacement."""
+    """The kubelet is frozen, so the agent works on when its pod is gone, next to its replacement."""
     stage.journal.until("holds", 1, item=VICTIM)
     first = stage.pod_of(VICTIM)
     with stage.frozen_program("kubelet"):
@@ -147,7 +147,7 @@ def _outlive_deletion(stage: Stage) -> None:
         stage.journal.open(VICTIM)
         wrote = stage.journal.until("ran", 3, item=VICTIM)[-1]
         assert wrote["attempt"] == 1
-        time.sleep(2)  # in which it is told that it was superseded
+        time.sleep(2)  # in which its checkpoint is refused with 409
         late = [line for line in stage.journal.lines("done")[done:] if line["item"] == VICTIM]
         assert late == [], "a superseded attempt saved a checkpoint"
 

@@ -18,7 +18,7 @@ from tests.cluster.waiting import until
 ROUNDS = int(os.environ.get("REPEAT", "1"))
 #: Seconds for a run, whatever happens to it on a busy machine.
 RUN_DEADLINE = DEADLINE + 5.0 * ITEMS
-#: A Lease that ends soon, so that a frozen leader keeps nobody waiting.
+#: A Lease that ends soon, so that a frozen leader delays the test little.
 _LEASE = ("operator.lease.duration=4", "operator.lease.renewDeadline=3", "operator.lease.retry=0.5")
 
 
@@ -49,7 +49,7 @@ def test_fault(perdure: Installation, stage: Stage, replicas: list[int], fault: 
         _scale(perdure, fault.replicas)
         replicas[:] = [fault.replicas]
     holds = {VICTIM: fault.hold} if fault.hold else {}
-    # The name tells its pods from those of earlier runs, which are not to be drained along with them.
+    # The name distinguishes the pods from those of earlier runs, which must not be drained along with them.
     manifest = fan_out(f"{fault.name}-{round}", journal=stage.journal.folder, holds=holds)
     if fault.cordoned:
         with stage.cordoned():
@@ -62,7 +62,7 @@ def test_fault(perdure: Installation, stage: Stage, replicas: list[int], fault: 
 
     assert status["outputs"] == outputs()
     assert stage.journal.repeated() == []
-    # Not those that are `done`: one may be told to leave between a checkpoint's commit and its note of it.
+    # Not `done`: an agent may receive SIGTERM between the commit of a checkpoint and its line in the journal.
     ran = {(line["item"], line["number"]) for line in stage.journal.lines("ran")}
     assert len(ran) == ITEMS * COUNT
     events = stage.run.events()
@@ -83,10 +83,10 @@ def check_cost(tasks: list[Object], events: list[Event], cost: Cost) -> None:
     least, most = cost.disruptions
     assert least <= disruptions <= most
     assert sum(status["attempt"] for status in statuses) == len(tasks) + retries + disruptions
-    told = [data(event)["reason"] for event in of_type(events, "task.retrying")]
-    assert told == [RETRIED] * retries
-    told = [data(event)["reason"] for event in of_type(events, "task.disrupted")]
-    assert told == [DISRUPTED] * disruptions
+    retried = [data(event)["reason"] for event in of_type(events, "task.retrying")]
+    assert retried == [RETRIED] * retries
+    disrupted = [data(event)["reason"] for event in of_type(events, "task.disrupted")]
+    assert disrupted == [DISRUPTED] * disruptions
     for type_ in ("task.scheduled", "task.succeeded"):
         names = [event["task"] for event in of_type(events, type_)]
         attempts = retries + disruptions if type_ == "task.scheduled" else 0
@@ -120,5 +120,5 @@ def check_pods(run: Run) -> None:
         task = tasks.get(labels["perdure.dev/task"])
         assert task is not None, f"{name} belongs to no task"
         owners = {owner["uid"] for owner in pod["metadata"]["ownerReferences"]}
-        assert task["metadata"]["uid"] in owners, f"{name} is owned by somebody else"
+        assert task["metadata"]["uid"] in owners, f"{name} has another owner"
         assert int(labels["perdure.dev/attempt"]) <= task["status"]["attempt"], f"{name} is of no attempt"

@@ -62,7 +62,7 @@ def fan_out(name: str, *, journal: Path, holds: dict[int, str]) -> dict[str, Any
 
 
 def outputs() -> dict[str, Any]:
-    """Those of a run that nobody disturbs."""
+    """The outputs of an undisturbed run."""
     chains = []
     for item in range(ITEMS):
         chain = ""

@@ -541,7 +541,7 @@ async def test_what_is_accepted(kubectl: Kubectl, kube: KubeClient, namespace: s
     made = [
         {**workflow(name="by-template"), "spec": {"templateRef": "t", "inputs": {"a": None}}},
         {
-            **workflow(name="beside"),
+            **workflow(name="with-template-and-own-fields"),
             "spec": {
                 "templateRef": "t",
                 "inputs": {},

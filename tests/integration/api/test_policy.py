@@ -75,7 +75,7 @@ async def test_the_policy(kubectl: Kubectl, kube: KubeClient, policies: list[str
             last=[step("y"), step("z", dependsOn=["y"])],
         ),
         {**workflow(name="by-template"), "spec": {"templateRef": "t"}},
-        # Runs out of the policy's budget; the operator looks at it itself.
+        # Exceeds the policy's budget; the operator checks the manifest itself.
         GIANT,
     ):
         said = await kubectl("apply", "--server-side", objects=[good])

@@ -85,7 +85,7 @@ async def _kill_and_start(seen: Chains, operator: Service, chance: random.Random
     if chance.random() < EARLY:
         await asyncio.sleep(chance.uniform(0, 1.5))
         return None
-    # There is something to do as soon as a pod ends, if none did while nobody looked.
+    # The next pod that ends gives the operator something to do, if none ended during the restart.
     assert await seen.pods_created(len(seen.pods) + 1, within=DEADLINE), operator.tail()
     first = min((pod for pod in seen.pods.values() if pod.created > started), key=lambda pod: pod.created)
     took = first.created - max(started, seen.due(first))

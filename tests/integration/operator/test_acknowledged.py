@@ -29,7 +29,7 @@ from tests.integration.postgres import PostgresServer
 from tests.integration.waiting import until
 
 COUNT = int(os.environ.get("COUNT", "1500"))
-#: As many as the ledger keeps of a task, so that in the end every one can be looked at.
+#: As many as the ledger keeps of a task, so that in the end every one can be read back.
 KEPT = 1000
 WRITERS = max(10, -(-COUNT // KEPT))
 #: Seconds without any acknowledgement after which something is wrong.

@@ -24,7 +24,7 @@ from tests.integration.waiting import until
 
 #: The Lease of which the budget for a failover speaks.
 LEASE = {"LEASE_DURATION": "4", "LEASE_RENEW_DEADLINE": "3", "LEASE_RETRY": "0.5"}
-#: One that nobody waits for the end of.
+#: A Lease whose end no test waits for.
 LONG_LEASE = {"LEASE_DURATION": "600", "LEASE_RENEW_DEADLINE": "500", "LEASE_RETRY": "0.5"}
 #: How often the leader is killed.
 FAILOVERS = int(os.environ.get("FAILOVERS", "2"))
@@ -50,7 +50,7 @@ class Pair:
         await until(self.working, within=WITHIN)
 
     async def holder(self) -> str:
-        """Who holds the Lease; '' if nobody does."""
+        """The holder of the Lease; '' without a holder."""
         leases, _ = await self.kube.list("Lease", namespace=self.namespace)
         return next((str(lease["spec"].get("holderIdentity") or "") for lease in leases), "")
 

@@ -52,7 +52,7 @@ async def test_killed_operator_loses_and_repeats_nothing(stage: Stage) -> None:
 
     await until(all_made, within=60)
     await stage.operator.kill()
-    held = False  # the agents finish while nobody looks
+    held = False  # the agents finish while no operator runs
 
     async def all_ended() -> bool:
         pods, _ = await stage.kube.list("Pod", namespace=stage.namespace)
@@ -191,4 +191,6 @@ async def test_stopping_operator_leaves_in_order(stage: Stage) -> None:
     await until(working, within=60)
     assert await stage.operator.stop() == 0
     lease = await stage.kube.get("Lease", stage.namespace, "perdure-operator")
-    assert lease["spec"]["holderIdentity"] == "", "the lease is given back, so that nobody waits for its end"
+    assert lease["spec"]["holderIdentity"] == "", (
+        "the lease is given back, so that no successor waits for its end"
+    )

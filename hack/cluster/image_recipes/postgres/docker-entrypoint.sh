@@ -47,7 +47,7 @@ fi
 mkdir -p "$PGDATA" || fail "cannot create PGDATA=$PGDATA as uid $(id -u): mount a writable volume there, or set fsGroup"
 chmod 0700 "$PGDATA" 2>/dev/null || true
 
-# Killed half-way, initdb leaves a folder that looks like a database and never starts. The marker stands until the
+# Killed half-way, initdb leaves a folder that resembles a database and never starts. The marker stands until the
 # database is complete, and no client got in before that. (Not possible where PGDATA is itself the mount.)
 marker=$PGDATA.unfinished
 if [ -e "$marker" ]; then
@@ -77,7 +77,7 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
         export LD_PRELOAD="$preload" NSS_WRAPPER_PASSWD="$scratch/passwd" NSS_WRAPPER_GROUP="$scratch/group"
     fi
 
-    # The mount itself may hold lost+found, which initdb takes for somebody else's data: say so plainly.
+    # The mount itself may hold lost+found, which initdb takes for other data: report the cause.
     if [ -n "$(ls -A "$PGDATA")" ]; then
         fail "PGDATA=$PGDATA holds files but no database: empty it, or point PGDATA at a folder below the mount"
     fi

@@ -1,9 +1,9 @@
 """An agent of several sub-steps, each followed by a checkpoint, that writes down what it does.
 
-The journal is one file of the node, appended to by all agents, so it outlives every pod and tells in which
-order things happened. `ran` is written before a sub-step's checkpoint, `done` after it was acknowledged: from
-then on nobody may run that sub-step again. An agent that is told to `hold` at a point waits there, in its
-first attempt, until the test opens it.
+The journal is one file of the node, appended to by all agents, so it outlives every pod and has the order of
+all sub-steps. `ran` is written before a sub-step's checkpoint, `done` after the acknowledgement: from then on
+no attempt may run that sub-step again. An agent whose input says `hold` waits at that point, in its
+first attempt, until the test opens the gate.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ def note(what: str, **facts: Any) -> None:
 
 
 async def main() -> None:
-    # No sign of life but its writes: a superseded one is to be told by the write that counts.
+    # No heartbeats: a superseded attempt is to be refused at a checkpoint, the write that counts.
     quiet = perdure_agent.Options(heartbeat_interval=3600)
     async with perdure_agent.connect(options=quiet) as agent:
         given = agent.input
