@@ -1,4 +1,4 @@
-"""The audit's three agents in one image; the first argument says which one this pod is."""
+"""The audit's three agents in one image. The first argument chooses the agent of this pod."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def analyse(agent: Agent) -> Any:
 
 
 async def validate(agent: Agent) -> Any:
-    """Join the batches' findings, drop repetitions and what is below the thresholds."""
+    """Join the batches' findings without repetitions, and without findings below the thresholds."""
     return validation.validate(
         agent.input.get("batches"),
         minimum_severity=agent.input.get("minimumSeverity", "MEDIUM"),

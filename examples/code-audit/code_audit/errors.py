@@ -2,4 +2,4 @@
 
 
 class BadInput(Exception):
-    """The task's input makes no sense, and will make none at a further attempt. Names the field."""
+    """A field of the task's input has a bad value, which a further attempt cannot heal. Names the field."""

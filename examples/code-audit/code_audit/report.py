@@ -1,4 +1,4 @@
-"""The audit as people read it."""
+"""Markdown report of the audit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from code_audit.validation import RANKS
 
-#: Rows of the table of findings: the whole report is to fit a Workflow's status.
+#: Rows of the table of findings. The whole report must fit a Workflow's status.
 MAX_ROWS = 30
 
 
@@ -51,5 +51,5 @@ def markdown(audit: dict[str, Any], *, query: str = "") -> str:
 
 
 def _escaped(text: str) -> str:
-    """Names such as `__init__` and `<module>` are no markup."""
+    """Escape Markdown in names such as `__init__` and `<module>`."""
     return re.sub(r"([\\`*_{}\[\]<>|])", r"\\\1", text)

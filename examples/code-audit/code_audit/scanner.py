@@ -1,4 +1,4 @@
-"""Runs bandit on one file of the standard library."""
+"""Scan of one file of the standard library with bandit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from code_audit.errors import BadInput
 
 #: Seconds for one file. The largest of the standard library takes two on an idle core.
 SCAN_DEADLINE = 300.0
-#: What bandit says about a rule is cut to this many characters.
+#: Length of a rule's text, in characters; the rest is cut.
 MAX_TEXT = 100
 
 Finding = dict[str, Any]
@@ -24,11 +24,11 @@ Finding = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
-    """What bandit said about one file; `skipped` says why it could say nothing."""
+    """Report of bandit on one file. `skipped`: why bandit could not examine the file."""
 
     findings: tuple[Finding, ...]
-    #: What the findings' tests mean, by id. Said once and not with each finding, so that a batch's output
-    #: stays small enough to be shown in its AgentTask.
+    #: Meaning of the findings' tests, by id. Not repeated in each finding, so that a batch's output stays
+    #: small enough for the status of its AgentTask.
     rules: dict[str, str]
     seconds: float
     skipped: str = ""
@@ -57,7 +57,7 @@ def check_names(files: object) -> list[str]:
 
 
 async def scan(file: str, *, deadline: float = SCAN_DEADLINE) -> Scan:
-    """Examine one file. In a process of its own: bandit computes, and heartbeats must go on meanwhile.
+    """Examine one file, in a process of its own: bandit would block the event loop, and heartbeats with it.
 
     Raises RuntimeError if bandit fails, TimeoutError if it takes longer than `deadline` seconds.
     """
@@ -99,7 +99,7 @@ def read_output(output: dict[str, Any], *, file: str, seconds: float) -> Scan:
 
 
 def shorten(text: str) -> str:
-    """On one line, at most MAX_TEXT characters."""
+    """The text on one line, cut to MAX_TEXT characters."""
     words = " ".join(text.split())
     return words if len(words) <= MAX_TEXT else words[: MAX_TEXT - 1] + "…"
 

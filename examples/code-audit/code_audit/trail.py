@@ -1,4 +1,4 @@
-"""What an analysing agent saves: its findings so far, and a journal of who did what.
+"""State of an analysing agent: its findings so far, and a journal of the attempts.
 
 The journal is the agents' own evidence, besides the ledger's: each file has the attempt that examined it, so
 that repeated work would be visible.
@@ -17,18 +17,18 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trail:
-    """One batch's state. Dumped, it is the checkpoint, and at the end the task's output."""
+    """State of one batch. Its JSON is the checkpoint and, at the end, the task's output."""
 
     #: One entry for each file examined: {file, attempt, seconds, findings[, skipped]}.
     journal: tuple[dict[str, Any], ...] = ()
-    #: One entry for each time that an attempt went on from a checkpoint: {attempt, checkpoint}.
+    #: One entry for each attempt that went on from a checkpoint: {attempt, checkpoint}.
     resumptions: tuple[dict[str, Any], ...] = ()
     findings: tuple[Finding, ...] = ()
     rules: dict[str, str] = field(default_factory=dict)
 
     @property
     def done(self) -> frozenset[str]:
-        """Files that need not be examined again."""
+        """Examined files."""
         return frozenset(entry["file"] for entry in self.journal)
 
     def resumed(self, *, attempt: int, sequence: int) -> Trail:
@@ -53,7 +53,7 @@ class Trail:
         )
 
     def dump(self) -> dict[str, Any]:
-        """As JSON."""
+        """The trail as JSON."""
         return {
             "format": FORMAT,
             "journal": list(self.journal),
@@ -64,7 +64,7 @@ class Trail:
 
     @staticmethod
     def load(data: Any) -> Trail:
-        """From `dump`. Raises BadInput for a checkpoint of another program."""
+        """The trail that `dump` wrote. Raises BadInput for a checkpoint of another program."""
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise BadInput("the checkpoint was not saved by this version of the agent: start a new run")
         return Trail(

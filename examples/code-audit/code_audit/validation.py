@@ -1,4 +1,4 @@
-"""Joins the findings of all batches into one list worth reading."""
+"""Join of all batches' findings into one list."""
 
 from __future__ import annotations
 

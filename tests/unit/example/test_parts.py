@@ -194,7 +194,7 @@ def test_an_audit_without_findings_is_still_a_report():
     assert "## Findings" not in text
 
 
-def test_markup_in_rules_is_harmless_and_skipped_files_are_told():
+def test_markup_in_rules_is_escaped_and_skipped_files_are_listed():
     batch = _batch(_finding()) | {"rules": {"B602": "see __main__ | <script>"}}
     batch["journal"][0]["skipped"] = "syntax error"
     batch["resumptions"] = [{"attempt": 2, "checkpoint": 3}]
