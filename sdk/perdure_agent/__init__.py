@@ -1,4 +1,4 @@
-"""What runs inside a Perdure agent: restore, checkpoint, progress, result.
+"""SDK of a Perdure agent: restore, checkpoint, progress, result.
 
     import perdure_agent
 
@@ -13,12 +13,12 @@
 
     perdure_agent.run(main)
 
-SIGTERM (a pause, an eviction, a node that is drained) cancels `main`. Whoever wants to save more than the
-last checkpoint catches `asyncio.CancelledError`, saves and returns, within the pod's grace period; the exit
-code is 75 then, and the next attempt restores it.
+SIGTERM (a pause, an eviction, a drained node) cancels `main`. An agent that has more to save than its last
+checkpoint catches `asyncio.CancelledError`, saves and returns, within the pod's grace period; the exit code
+is 75 then, and the next attempt restores that checkpoint.
 
 Without `PERDURE_GATEWAY_URL` the same program runs on a laptop: input from `PERDURE_INPUT`, checkpoints in
-`.perdure/`, the result on standard output.
+`.perdure/`, the result on standard output. `perdure_agent.testing` has an in-memory gateway for tests.
 """
 
 from perdure_agent._agent import Agent, connect

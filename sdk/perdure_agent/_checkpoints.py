@@ -1,4 +1,4 @@
-"""Checkpoints as an agent sees them."""
+"""Checkpoints as an agent gets and chooses them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 BYTES = "application/octet-stream"
 JSON = "application/json"
-#: The largest checkpoint that is kept, in bytes.
+#: Size of the largest checkpoint that the gateway keeps. Bytes.
 LIMIT = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointInfo:
-    """What the list tells of a checkpoint. `sequence` counts from 1 over all attempts of the task."""
+    """An entry of the list of checkpoints. `sequence` counts from 1 over all attempts of the task."""
 
     sequence: int
     label: str | None
@@ -26,23 +26,23 @@ class CheckpointInfo:
     #: Number of the attempt that saved it.
     attempt: int
     at: datetime
-    #: False: `restore` gives it only to who asks for its sequence.
+    #: False: `restore` returns this checkpoint only for its sequence number.
     recoverable: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A saved state of the task, by whichever attempt. `sequence` counts from 1 over all attempts."""
+    """A state of the task that some attempt saved. `sequence` counts from 1 over all attempts."""
 
     sequence: int
     label: str | None
     data: bytes
     content_type: str = BYTES
-    #: Newer ones that were passed over because they are damaged; what they held is to be done again.
+    #: Sequence numbers of newer, damaged checkpoints. The work since this checkpoint has to be repeated.
     skipped: tuple[int, ...] = ()
 
     def json(self) -> Any:
-        """The data, parsed as JSON. Raises ValueError if it is none."""
+        """The data, parsed as JSON. Raises ValueError for other data."""
         return json.loads(self.data)
 
 
@@ -60,7 +60,7 @@ class RestoredFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Which:
-    """A checkpoint that is asked for: by number, or the newest recoverable one, of a label if it is given."""
+    """A choice of checkpoint: by sequence number, or the newest recoverable one, of one label or of all."""
 
     sequence: int | None = None
     label: str | None = None
@@ -68,7 +68,7 @@ class Which:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A checkpoint whose bytes went where they were wanted."""
+    """A checkpoint whose bytes are in the sink."""
 
     sequence: int
     label: str | None

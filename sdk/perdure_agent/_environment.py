@@ -1,6 +1,6 @@
-"""The agent's contract as environment variables, read once and in one place.
+"""Environment variables of the agent's contract.
 
-Everything has a default that suits a laptop, so that an agent runs there unchanged.
+Every variable has a default that suits a laptop, so that an agent runs there unchanged.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 
 from perdure_agent._last_failure import LastFailure
 
-#: Made by the kubelet in every container; what is written there outlives the container.
+#: The kubelet creates this file in every container, and its content outlives the container.
 DEFAULT_TERMINATION_LOG = Path("/dev/termination-log")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """Where this agent runs and as what. Without `gateway_url` it runs in local mode."""
+    """Place and role of this agent. Without `gateway_url` the agent runs in local mode."""
 
     gateway_url: str | None = None
     namespace: str = "default"
@@ -34,16 +34,16 @@ class Environment:
     last_failure: LastFailure | None = None
     input_file: Path | None = None
     token_file: Path | None = None
-    #: `PERDURE_TERMINATION_LOG`; by default the kubelet's file, which is never made if it is missing.
+    #: `PERDURE_TERMINATION_LOG`; by default the kubelet's file, which the SDK never creates.
     termination_log: Path = DEFAULT_TERMINATION_LOG
     #: `PERDURE_INPUT`: the input as JSON, for local mode.
     input_json: str | None = None
-    #: `PERDURE_LOCAL_DIRECTORY`: where local mode keeps its checkpoint.
+    #: `PERDURE_LOCAL_DIRECTORY`: folder of local mode's checkpoints.
     local_directory: Path = Path(".perdure")
 
     @classmethod
     def read(cls, variables: Mapping[str, str] | None = None) -> Environment:
-        """From `os.environ`, or from `variables`. Raises ValueError naming a variable that makes no sense."""
+        """From `os.environ`, or from `variables`. Raises ValueError, naming the variable with a bad value."""
         values = os.environ if variables is None else variables
 
         def path(name: str) -> Path | None:

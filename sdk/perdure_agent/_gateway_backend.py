@@ -1,4 +1,4 @@
-"""The agent's side of `/agent/v1`."""
+"""Backend in the ledger: a client of the gateway's `/agent/v1`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from perdure_agent._payload import Payload, Sink
 from perdure_agent._transport import Transport
 from perdure_agent.errors import DamagedCheckpoint, GatewayError
 
-#: How often a checkpoint that comes damaged is asked for: the way here may have been at fault.
+#: Requests for a checkpoint that arrives damaged, since the damage may be the connection's.
 _TRIES = 3
 
 
 class GatewayBackend:
-    """Keeps everything in the ledger, through the gateway."""
+    """State of the task in the ledger, through the gateway."""
 
     def __init__(self, transport: Transport, *, patience: float | None) -> None:
         self._transport = transport
@@ -30,7 +30,7 @@ class GatewayBackend:
     async def save(
         self, payload: Payload, *, label: str | None, recoverable: bool, order: int, patience: float | None
     ) -> int:
-        """Returns once the bytes are durable."""
+        """Returns the sequence number once the bytes are durable."""
         headers = {"Perdure-Sha256": payload.sha256, "Perdure-Order": str(order)}
         if not recoverable:
             headers["Perdure-Recoverable"] = "false"
@@ -45,14 +45,15 @@ class GatewayBackend:
         return int(answer.json()["sequence"])
 
     async def load(self, which: Which, sink: Sink, *, patience: float | None) -> Found | None:
-        """Its bytes into `sink`; None if there is no such checkpoint. Raises DamagedCheckpoint."""
+        """Read a checkpoint into `sink`; None if there is no such checkpoint. Raises DamagedCheckpoint."""
         path = "/checkpoints/latest" if which.sequence is None else f"/checkpoints/{which.sequence}"
         params = None if which.label is None else {"label": which.label}
         for _ in range(_TRIES):
             try:
                 answer = await self._transport.call("GET", path, params=params, sink=sink, patience=patience)
             except GatewayError as error:
-                # Any other 404 means that this is no gateway: starting afresh would throw work away.
+                # Any other 404 comes from another server at a wrong URL: an agent that started afresh would
+                # lose its work.
                 if error.status == 404 and error.kind == "checkpoint-not-found":
                     return None
                 if error.kind == "checkpoint-corrupt":
@@ -72,7 +73,7 @@ class GatewayBackend:
         )
 
     async def list(self, label: str | None, *, patience: float | None) -> list[CheckpointInfo]:
-        """All that are kept, newest first."""
+        """All checkpoints that the ledger keeps, newest first."""
         found: list[CheckpointInfo] = []
         params = {"limit": "1000"} if label is None else {"limit": "1000", "label": label}
         while True:
@@ -85,13 +86,13 @@ class GatewayBackend:
             params["before"] = str(answer["before"])
 
     async def progress(self, *, percent: float | None, message: str | None) -> None:
-        """One try: the next report of progress makes up for a lost one."""
+        """One try: the next report of progress replaces a lost one."""
         values = {"percent": percent, "message": message}
         body = encode_json({k: v for k, v in values.items() if v is not None}, field="progress")
         await self._transport.call("POST", "/progress", body=body, patience=0, hurry=True)
 
     async def heartbeat(self) -> None:
-        """One try: the next beat makes up for a lost one."""
+        """One try: the next heartbeat replaces a lost one."""
         await self._transport.call("POST", "/heartbeat", patience=0, hurry=True)
 
     async def result(self, output: bytes, *, patience: float | None) -> None:

@@ -1,4 +1,4 @@
-"""Why the attempt before failed: an agent that knows can go about it another way."""
+"""The failure of an earlier attempt, so that an agent can avoid its cause."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastFailure:
-    """How the last attempt at this task that did not succeed ended."""
+    """End of the last attempt at this task that failed or was disrupted."""
 
     #: Number of that attempt, from 1.
     attempt: int
     #: One of Perdure's reasons, such as ExitCode, AgentFailure, Timeout, OOMKilled or Disrupted.
     reason: str
     message: str
-    #: None if its container left none.
+    #: None if the container left no exit code.
     exit_code: int | None
 
     @classmethod
     def parse(cls, value: Any) -> LastFailure | None:
-        """From the contract's JSON; None from null. Raises ValueError for anything else."""
+        """From the JSON of the agent's contract; None from null. Raises ValueError for another shape."""
         if value is None:
             return None
         match value:

@@ -1,7 +1,7 @@
-"""A task without a cluster: the same agent on a laptop, with a folder for its checkpoints.
+"""Backend in a local folder: a task without a cluster, for the same agent on a laptop.
 
-It behaves like one task of a real run: an agent that is interrupted or fails finds its checkpoints when it is
-started again; one that gave its result starts afresh.
+The folder behaves like one task of a run. An agent that was interrupted or failed finds its checkpoints when
+it is started again; an agent that reported its result starts afresh.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from perdure_agent._checkpoints import CheckpointInfo, Found, Which, encode_json
 from perdure_agent._payload import Payload, Sink
 from perdure_agent.errors import DamagedCheckpoint
 
-#: As many as a task keeps unless its run says otherwise.
+#: Checkpoints that a task keeps: the default of `retention.checkpointsPerTask`.
 _KEPT = 10
 _PIECE = 256 * 1024
 
 
 class LocalBackend:
-    """Keeps the newest checkpoints in a folder of the task's own, and tells the terminal the rest."""
+    """Newest checkpoints in a folder of the task's own; progress and results on the terminal."""
 
     def __init__(self, *, directory: Path, task: str, input_json: str | None) -> None:
         self._folder = directory / task
@@ -43,7 +43,7 @@ class LocalBackend:
     async def save(
         self, payload: Payload, *, label: str | None, recoverable: bool, order: int, patience: float | None
     ) -> int:
-        """Add a file in one step: a crash leaves it whole or not there."""
+        """Add a file in one step: a crash leaves the whole file or none."""
         kept = self._files()
         sequence = max(kept, default=0) + 1
         header = {
@@ -91,36 +91,36 @@ class LocalBackend:
         return Found(sequence=sequence, label=about["label"], content_type=about["type"])
 
     async def list(self, label: str | None, *, patience: float | None) -> list[CheckpointInfo]:
-        """All that are kept, newest first."""
+        """All checkpoints in the folder, newest first."""
         found = [_info(file) for file in self._files().values()]
         return [info for info in found if label in (None, info.label)]
 
     async def progress(self, *, percent: float | None, message: str | None) -> None:
-        """Say it."""
+        """Write a line to standard error."""
         share = "" if percent is None else f"{percent:g} %"
         _say("progress: " + " ".join(part for part in (share, message) if part))
 
     async def heartbeat(self) -> None:
-        """Nobody listens."""
+        """Do nothing: no operator watches a local task."""
 
     async def result(self, output: bytes, *, patience: float | None) -> None:
-        """Print the output, alone, on standard output; forget the checkpoints."""
+        """Print the output, alone, on standard output, and delete the checkpoints."""
         sys.stdout.write(output.decode() + "\n")
         sys.stdout.flush()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def failure(self, message: str, *, retryable: bool, patience: float | None) -> None:
-        """Say it, and keep the checkpoints for the next try."""
+        """Write a line to standard error, and keep the checkpoints for the next start."""
         _say(f"failed ({'may be tried again' if retryable else 'for good'}): {message}")
 
     def _files(self) -> dict[int, Path]:
-        """By sequence, newest first."""
+        """Files by sequence number, newest first."""
         found = {int(file.stem): file for file in self._folder.glob("*.checkpoint")}
         return dict(sorted(found.items(), reverse=True))
 
     def _prune(self) -> None:
         files = list(self._files().values())
-        # As the ledger does: the newest that can be gone on from stays, however many follow it.
+        # As in the ledger, the newest recoverable checkpoint stays, however many others follow.
         newest = next((file for file in files if _info(file).recoverable), None)
         for file in files[_KEPT:]:
             if file != newest:

@@ -1,4 +1,4 @@
-"""Settings that a user may tune. The defaults suit agents that work for minutes to days."""
+"""Settings of the SDK. The defaults suit agents that work for minutes to days."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What an agent saves, as bytes that can be sent more than once.
+"""Bytes of a checkpoint, in a form that can be sent more than once.
 
-A gateway may be lost in the middle of an upload, so every source must be able to begin again: what cannot, is
-written to a nameless file first. Reading local files holds the event loop up for a moment per piece, which
-costs less than handing each piece to a thread.
+A gateway may be lost in the middle of an upload, and the upload then begins again. A source that cannot be
+read twice is written to a nameless file first. Reading a local file blocks the event loop for a moment per
+piece, which costs less than handing each piece to a thread.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any, BinaryIO, Protocol
 from perdure_agent._checkpoints import BYTES, JSON, LIMIT, encode_json
 from perdure_agent.errors import GatewayError
 
-#: Bytes that are read, hashed and sent at once.
+#: Size of one piece, which is read, hashed and sent at once. Bytes.
 _PIECE = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payload:
-    """Bytes to save. In memory, or in a file from `start` on."""
+    """Bytes to save: in memory, or in a file from `start` on."""
 
     size: int
     #: Hexadecimal.
@@ -38,7 +38,7 @@ class Payload:
     start: int = 0
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """All of it, from the beginning, each time."""
+        """All pieces. Each call begins at the start."""
         if self.data is not None:
             view = memoryview(self.data)
             for at in range(0, self.size, _PIECE):
@@ -47,14 +47,14 @@ class Payload:
         assert self.file is not None
         self.file.seek(self.start)
         left = self.size
-        # Not more than was counted: a file that grows meanwhile is saved as it was.
+        # Size and checksum are sent first: bytes that were appended since must not follow.
         while left and (piece := self.file.read(min(_PIECE, left))):
             left -= len(piece)
             yield piece
 
 
 async def prepare(data: Any, stack: AsyncExitStack, *, content_type: str | None = None) -> Payload:
-    """What `Agent.checkpoint` accepts, as a payload; files that this opens are closed by `stack`.
+    """A payload from any data that `Agent.checkpoint` accepts. `stack` closes the files that are opened.
 
     Raises GatewayError (413 too-large) beyond the limit, OSError for a file that cannot be read; TypeError or
     ValueError for what JSON cannot hold.
@@ -73,7 +73,7 @@ async def prepare(data: Any, stack: AsyncExitStack, *, content_type: str | None 
 
 
 async def in_memory(data: bytes, content_type: str) -> Payload:
-    """Raises GatewayError beyond the limit."""
+    """A payload in memory. Raises GatewayError (413 too-large) beyond the limit."""
     _check(len(data))
     digest = hashlib.sha256()
     view = memoryview(data)
@@ -85,7 +85,7 @@ async def in_memory(data: bytes, content_type: str) -> Payload:
 
 
 async def loaded(payload: Payload) -> Payload:
-    """The same in memory, which no file changes any more."""
+    """A copy in memory, which later changes of the file do not reach."""
     if payload.data is not None:
         return payload
     return await in_memory(b"".join([piece async for piece in payload.pieces()]), payload.content_type)
@@ -131,7 +131,7 @@ async def _reading(file: Any) -> AsyncIterator[bytes]:
 
 
 def _check(size: int) -> None:
-    # Said here as the gateway says it: it would cost an upload, or an hour's wait for an absent gateway.
+    # The same refusal as the gateway's, but without an upload, or an hour's wait for an absent gateway.
     if size > LIMIT:
         raise GatewayError(
             413,
@@ -143,10 +143,10 @@ def _check(size: int) -> None:
 
 
 class Sink(Protocol):
-    """Where a checkpoint's bytes go when it is restored."""
+    """Destination of a restored checkpoint's bytes."""
 
     def begin(self) -> None:
-        """Forget what was written: it comes again from the start."""
+        """Discard all bytes: they arrive again from the start."""
 
     def write(self, piece: bytes) -> Any: ...
 
@@ -154,7 +154,7 @@ class Sink(Protocol):
 
 
 class MemorySink:
-    """Keeps them."""
+    """Bytes in memory."""
 
     def __init__(self) -> None:
         self.begin()
@@ -175,7 +175,7 @@ class MemorySink:
 
 
 class FileSink:
-    """Writes them beside `path`; `keep` puts them in its place, in one step. A context manager."""
+    """A temporary file next to `path`, which `keep` moves to `path` in one step. A context manager."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -204,6 +204,6 @@ class FileSink:
         return self._digest.hexdigest()
 
     def keep(self) -> None:
-        """Leave them at `path`."""
+        """Move the file to `path`."""
         self._file.close()
         self._fresh.replace(self._path)

@@ -1,4 +1,4 @@
-"""Reading a checkpoint, or the newest older one that is sound."""
+"""Restore of a checkpoint, with fallback to the newest older one that is sound."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ async def load(
     fallback: bool,
     patience: Callable[[], float | None],
 ) -> tuple[Found | None, tuple[int, ...]]:
-    """A checkpoint's bytes into `sink`, and the numbers of newer ones that were damaged.
+    """Bytes of a checkpoint into `sink`; returns the checkpoint and the numbers of newer, damaged ones.
 
-    Raises DamagedCheckpoint: the first, if there is no sound one, or none is to be looked for.
+    Raises DamagedCheckpoint for the first one if no checkpoint is sound, or if `fallback` is false.
     """
     try:
         return await backend.load(which, sink, patience=patience()), ()
     except DamagedCheckpoint as damaged:
         if not fallback:
             raise
-        log.warning("%s; looking for an older checkpoint", damaged)
+        log.warning("%s; trying an older checkpoint", damaged)
         first = damaged
     newest = first.sequence
     skipped = [] if newest is None else [newest]
@@ -40,7 +40,7 @@ async def load(
         try:
             found = await backend.load(Which(sequence=info.sequence), sink, patience=patience())
         except DamagedCheckpoint as damaged:
-            log.warning("%s; looking for an older checkpoint", damaged)
+            log.warning("%s; trying an older checkpoint", damaged)
             skipped.append(info.sequence)
             continue
         if found is not None:

@@ -1,7 +1,7 @@
-"""The termination message: a result's second way out, for when the gateway is away.
+"""The container's termination message: a result's second way to the operator, without the gateway.
 
-The kubelet keeps up to 4096 bytes of this file with the pod. The operator reads it from the pod's status, so
-a result that is written here is not lost even if the gateway never comes back.
+The kubelet keeps up to 4096 bytes of this file with the pod, and the operator reads them from the pod's
+status: a result in this file survives even a gateway that never comes back.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from pathlib import Path
 
 from perdure_agent._environment import DEFAULT_TERMINATION_LOG
 
-#: What the kubelet keeps.
+#: Bytes that the kubelet keeps.
 LIMIT = 4096
 
 
 def write(path: Path, message: bytes) -> bool:
-    """Replace the file's content. False if there is no such file to write to, which is no error.
+    """Replace the file's content. False if the file cannot be written, which is no error.
 
-    The kubelet's own file is never created: on a machine without one, `/dev` would be littered. A path that
-    was chosen on purpose is created.
+    The kubelet's own file is never created, since on a laptop that would leave files in `/dev`. A path that
+    the environment names is created.
     """
     flags = os.O_WRONLY | os.O_TRUNC | (0 if path == DEFAULT_TERMINATION_LOG else os.O_CREAT)
     try:
@@ -27,8 +27,8 @@ def write(path: Path, message: bytes) -> bool:
     except OSError:
         return False
     try:
-        # A short write is possible only on a full disk: then the message is cut, and says so by being
-        # reported as not written.
+        # A full disk makes a short write. The cut message must count as not written: half a JSON text would
+        # become the task's output, as a text.
         return os.write(descriptor, message) == len(message)
     except OSError:
         return False
@@ -37,9 +37,9 @@ def write(path: Path, message: bytes) -> bool:
 
 
 def write_output(path: Path, output: bytes) -> bool:
-    """Write a result's JSON if it fits whole; half a JSON text would be taken for a text of its own.
+    """Write a result's JSON if it fits whole: half a JSON text would become the task's output, as a text.
 
-    An output that does not fit leaves an empty message, so that nothing older is taken for it.
+    For an output that does not fit, the message is emptied: an older message would become the output.
     """
     if len(output) > LIMIT:
         write(path, b"")

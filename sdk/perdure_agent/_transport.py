@@ -22,7 +22,7 @@ from perdure_agent.errors import AgentError, GatewayError, GatewayUnavailable, S
 log = logging.getLogger("perdure_agent")
 
 _MIB = 1024 * 1024
-#: Longest Retry-After that is obeyed: an agent that sleeps for longer looks dead. Seconds.
+#: Longest Retry-After that is obeyed: an agent that sleeps for longer seems dead. Seconds.
 _LONGEST_OBEYED = 60.0
 #: Server errors that a repetition cannot heal.
 _LASTING = frozenset({"checkpoint-corrupt"})

@@ -1,4 +1,4 @@
-"""What can go wrong for an agent, told apart by what the agent should do about it."""
+"""Errors of the SDK, one class for each remedy of the agent."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import Any
 
 
 class AgentError(Exception):
-    """Base of what this package raises on purpose."""
+    """Base class of the SDK's own errors."""
 
 
 class Superseded(AgentError):
-    """Another attempt has taken this task over: stop, and write nothing more.
+    """Another attempt has taken this task over. Stop, and exit with code 76, as `perdure_agent.run` does.
 
-    Leave with exit code 76 (`perdure_agent.run` does so). Nothing that this attempt does can count any more.
+    The ledger refuses every further write of this attempt.
     """
 
 
 class GatewayUnavailable(AgentError):
-    """The gateway stayed away for longer than the call was allowed to wait.
+    """The gateway was away for longer than the call was allowed to wait.
 
     Whether the call took effect is unknown.
     """
 
 
 class GatewayError(AgentError):
-    """The gateway refused a call, and would refuse it again.
+    """The gateway refused a call, and would refuse a repetition too.
 
-    `status` is the HTTP status, `kind` the last part of the problem's type (`too-large`, for instance; '' if
-    the answer was no problem document), `detail` says which field is wrong and what to do, `members` holds
-    the whole problem document.
+    `status`: the HTTP status. `kind`: the last part of the problem's type, such as `too-large`; '' if the
+    answer was no problem document. `detail`: the field that is wrong, and the remedy. `members`: the whole
+    problem document.
     """
 
     def __init__(
@@ -50,28 +50,28 @@ class GatewayError(AgentError):
 
 
 class DamagedCheckpoint(AgentError):
-    """A checkpoint does not match its checksum, in the ledger or each time it comes here.
+    """A checkpoint does not match its checksum: in the ledger, or on each of several ways from there.
 
-    An older one may be sound: `restore(fallback=True)` looks for it.
+    `restore(fallback=True)` searches for an older checkpoint that is sound.
     """
 
     def __init__(self, sequence: int | None, detail: str) -> None:
         super().__init__(detail)
-        #: Its number; None if the gateway did not say.
+        #: Sequence number of the checkpoint; None if the answer did not contain the number.
         self.sequence = sequence
 
 
 def contains(error: BaseException, *kinds: type[Exception]) -> bool:
-    """True for an error of one of these kinds, and for a task group's error with one in it."""
+    """True for an error of one of these kinds, and for an exception group with such an error in it."""
     if isinstance(error, BaseExceptionGroup):
         return error.subgroup(kinds) is not None
     return isinstance(error, kinds)
 
 
 class AgentFailure(Exception):
-    """Raise it inside the context to fail the task with a message of your own.
+    """An exception for agents to raise inside the context: fails the task with a message of the agent's.
 
-    `retryable=False` says that another attempt would fail alike, so that none is spent on it.
+    `retryable=False` states that another attempt would fail alike, so that no retry is spent.
     """
 
     def __init__(self, message: str, *, retryable: bool = False) -> None:

@@ -1,6 +1,6 @@
-"""The agents' API of one task, in memory: the same answers as the gateway's, without its ledger.
+"""The agents' API of one task in memory: the gateway's responses without its ledger.
 
-The cases in `tests/contract` of the repository hold both to the same contract.
+The cases in the repository's `tests/contract` hold this module and the gateway to one contract.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _PLAIN: Final = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """The gateway's own, by the same names. Sizes in bytes, lengths in characters."""
+    """The gateway's limits, under the same names. Sizes in bytes, lengths in characters."""
 
     checkpoint: int = 64 * 1024 * 1024
     listed: int = 1000
@@ -133,7 +133,7 @@ def problem_response(
 
 @dataclass(slots=True)
 class Attempt:
-    """One attempt, and the pod that it is."""
+    """One attempt and its pod's token."""
 
     number: int
     token: str
@@ -141,13 +141,13 @@ class Attempt:
     known: bool = True
     open: bool = True
     report: Success | Failure | None = None
-    #: Highest `Perdure-Order` of its checkpoints.
+    #: Highest `Perdure-Order` of the attempt's checkpoints.
     order: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class Task:
-    """Facts about one task, which outlive its attempts."""
+    """State of one task, over all attempts."""
 
     namespace: str
     workflow: str
@@ -157,7 +157,7 @@ class Task:
     input: Any
     last_failure: Mapping[str, Any] | None = None
     limits: Limits = field(default_factory=Limits)
-    #: Newest checkpoints that are kept.
+    #: Number of newest checkpoints that the retention keeps.
     kept: int = 10
     attempts: list[Attempt] = field(default_factory=list)
     checkpoints: list[RecordedCheckpoint] = field(default_factory=list)
@@ -166,7 +166,7 @@ class Task:
     progress: list[RecordedProgress] = field(default_factory=list)
     heartbeats: list[float] = field(default_factory=list)
     restored: list[tuple[int, int]] = field(default_factory=list)
-    #: Sequences of checkpoints that are damaged in the ledger, and that are damaged on their way.
+    #: Sequence numbers of checkpoints that are damaged in the ledger, and in transit.
     corrupt: set[int] = field(default_factory=set)
     garbled: set[int] = field(default_factory=set)
 
@@ -188,7 +188,7 @@ class Task:
         )
 
     def add(self, checkpoint: RecordedCheckpoint) -> None:
-        """Keep a checkpoint and drop those that the retention no longer covers."""
+        """Store a checkpoint, and delete those that the retention no longer covers."""
         self.sequence = checkpoint.sequence
         self.checkpoints.append(checkpoint)
         newest = max((kept.sequence for kept in self.checkpoints if kept.recoverable), default=0)
@@ -210,7 +210,7 @@ def route_of(method: str, path: str) -> Route:
 
 
 def respond(task: Task, message: Message, *, now: float) -> Response:
-    """The answer to a request; what it asks for is done by then. `now`: virtual seconds."""
+    """Carry out a request and return its response. `now`: virtual seconds."""
     try:
         handlers = _ROUTES.get(_pattern(message.path))
         if handlers is None:
@@ -242,7 +242,7 @@ class _Call:
     now: float
 
     def for_writing(self) -> None:
-        """Raises Problem(attempt-not-ready). Whether the attempt is open is for `fence`, after the body."""
+        """Raises Problem(attempt-not-ready). `fence` follows once the body is read, as in the ledger."""
         if not self.attempt.known:
             raise Problem(
                 "attempt-not-ready", "pod: no attempt of a task is recorded for it (yet); try again"

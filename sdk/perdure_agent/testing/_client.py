@@ -1,4 +1,4 @@
-"""The SDK's way to a gateway in the same process: no socket, and all waits on the virtual clock."""
+"""HTTP client to a gateway in the same process: no socket, and timeouts on the virtual clock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Exchange = Callable[[Message, Pod], Awaitable[Response]]
 
 
 class ConnectionLost(Exception):
-    """The client gets no answer."""
+    """The client gets no response."""
 
 
 class InMemoryClient:
@@ -30,7 +30,7 @@ class InMemoryClient:
         self._clock = clock
 
     async def send(self, request: HttpRequest, *, sink: Sink | None, timeout: float) -> Answer:
-        # As a socket would, this lets the agent's other coroutines run.
+        # A socket would suspend the caller here, and the agent's other coroutines would run.
         await asyncio.sleep(0)
         if self._pod.killed:
             raise Killed("this pod was killed")
@@ -64,5 +64,5 @@ class InMemoryClient:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[HttpClient]:
-        """This client; closing it means nothing."""
+        """This client. Nothing has to be closed."""
         yield self

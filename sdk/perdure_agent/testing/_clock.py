@@ -1,4 +1,4 @@
-"""Virtual time, so that an agent's test never waits for a retry, a heartbeat or a Retry-After."""
+"""Virtual clock, so that an agent's test never waits for a retry, a heartbeat or a Retry-After."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
-#: Turns of the event loop without activity of the SDK after which nothing of the SDK is taken to be runnable.
+#: Turns of the event loop without activity after which all coroutines of the SDK count as waiting.
 #: Releasing a lock or an event takes its waiter two or three turns.
 _QUIET_TURNS = 25
 #: Virtual seconds after which sleepers fail. A fault without end, met by a call without end to its patience,
@@ -26,10 +26,11 @@ class _Timer:
 
 
 class Clock:
-    """Time of one test gateway, in seconds from 0. It passes in two cases, and never by itself.
+    """Time of one test gateway, in seconds from 0.
 
-    While the agent's body awaits a call of the SDK, time jumps to whatever is due next as soon as nothing of
-    the SDK can run. In all other cases it passes by `advance`. Code of the agent's own sees real time.
+    While the agent's body awaits a call of the SDK, time jumps to the next timer as soon as no coroutine of
+    the SDK can run. At all other times only `advance` moves the clock. The agent's own code runs in real
+    time.
     """
 
     def __init__(self, *, seed: int = 0) -> None:
@@ -38,7 +39,7 @@ class Clock:
         self._random = random.Random(seed)
         self._timers: list[_Timer] = []
         self._numbers = 0
-        #: Calls of bodies that wait now.
+        #: Calls of the SDK that agents' bodies await now.
         self._calls = 0
         self._turn: asyncio.Handle | None = None
         self._activity = 0
@@ -51,7 +52,7 @@ class Clock:
         return self._now
 
     async def advance(self, seconds: float) -> None:
-        """Let `seconds` pass: everything that becomes due in them happens, in order."""
+        """Move the clock by `seconds`, and fire all timers that become due, in order."""
         until = self._now + seconds
         await self._settle()
         while (timer := self._next()) is not None and timer.due <= until:
@@ -134,12 +135,12 @@ class Clock:
         timer.fire()
 
     def _active(self) -> None:
-        """Note that something of the SDK runs."""
+        """Record that a coroutine of the SDK runs."""
         self._activity += 1
         self._quiet = 0
 
     async def _settle(self) -> None:
-        """Return once nothing of the SDK can run until time passes."""
+        """Return once all coroutines of the SDK wait for a timer."""
         seen, quiet = self._activity, 0
         while quiet < _QUIET_TURNS:
             await asyncio.sleep(0)

@@ -36,24 +36,24 @@ class Slow:
 
 @dataclass(frozen=True, slots=True)
 class LostAnswer:
-    """The request is committed, and its answer never arrives."""
+    """The request is committed, and the response never arrives."""
 
 
 @dataclass(frozen=True, slots=True)
 class Takeover:
-    """Another attempt takes over: this request and all later ones of the attempt get 409 `superseded`."""
+    """Another attempt takes over: this request and all later requests of the pod get 409 `superseded`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExpiredToken:
-    """401. `renewed`: the kubelet puts a new token into the file at the same moment."""
+    """401. `renewed`: the kubelet replaces the token in the file at the same moment."""
 
     renewed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Any other problem document of the gateway's, by the last part of its type, such as `too-large`."""
+    """Any other problem document. `kind`: the last part of the problem's type, such as `too-large`."""
 
     kind: str
     status: int
@@ -62,7 +62,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """The pod is killed at this request, as by SIGKILL. `committed`: the request takes effect before."""
+    """SIGKILL for the pod at this request. `committed`: the request takes effect before."""
 
     committed: bool = False
 
@@ -70,15 +70,15 @@ class Kill:
 Fault = (
     Unreachable | Unavailable | TooManyRequests | Slow | LostAnswer | Takeover | ExpiredToken | Refusal | Kill
 )
-#: Decides about each request that it gets; None lets it through.
+#: Chooses the fault of each request; None for no fault.
 Chooser = Callable[[RecordedRequest], Fault | None]
 
 
 class Killed(BaseException):
     """The scripted death of a pod.
 
-    No `Exception`, so that an agent's own error handling does not outlive the pod. `finally` blocks do run,
-    which they would not in a pod that is killed; whatever they send never arrives.
+    Not an `Exception`, so that an agent's own error handling does not outlive the pod. Unlike after SIGKILL,
+    `finally` blocks run, but their requests never arrive.
     """
 
 
@@ -86,9 +86,9 @@ class Killed(BaseException):
 class _Rule:
     fault: Fault | Chooser
     on: Route | None
-    #: Matching requests to let through first.
+    #: Matching requests that pass first.
     skip: int
-    #: Requests that it is for; None: all that follow.
+    #: Requests that meet the fault; None: all.
     times: int | None
 
     def matches(self, route: Route) -> bool:
@@ -96,19 +96,19 @@ class _Rule:
 
 
 class Script:
-    """Which request meets which fault."""
+    """Faults by request."""
 
     def __init__(self) -> None:
         self._rules: list[_Rule] = []
 
     def add(self, fault: Fault | Chooser, *, on: Route | None, at: int, times: int | None) -> None:
-        """From the `at`-th request to `on` that is still to come, for `times` requests. Raises ValueError."""
+        """Assign a fault to `times` requests from the `at`-th matching one on. Raises ValueError."""
         if at < 1 or (times is not None and times < 1):
             raise ValueError("at and times count from 1")
         self._rules.append(_Rule(fault, on, at - 1, times))
 
     def clear(self) -> None:
-        """Forget all that is still to come."""
+        """Remove all faults."""
         self._rules.clear()
 
     def take(self, request: RecordedRequest) -> Fault | None:

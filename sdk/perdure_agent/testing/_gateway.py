@@ -66,10 +66,10 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 class Gateway:
-    """The gateway of one task. An asynchronous context manager; it belongs to one event loop.
+    """The gateway of one task. An asynchronous context manager, for one event loop.
 
-    Each `connect`, `run` or `serve` is an attempt of its own, in a pod of its own: it closes the attempt
-    before, finds the checkpoints that all earlier ones saved, and knows why the last one failed.
+    Each `connect`, `run` or `serve` starts an attempt in a pod of its own. The new attempt supersedes the
+    attempt before, and gets the checkpoints of all earlier attempts and the last one's failure.
     """
 
     def __init__(
@@ -109,9 +109,9 @@ class Gateway:
         )
         for given in checkpoints:
             self._task.add(_given(given, sequence=self._task.sequence + 1))
-        #: Every request, in the order in which they came.
+        #: All requests, in the order of their arrival.
         self.requests: list[RecordedRequest] = []
-        #: How the task has ended, or else how its last attempt did; None as long as neither has.
+        #: End of the task, or else of its last attempt; None before the first end.
         self.outcome: Success | Failure | None = None
         self._script = Script()
         self._away = 0
@@ -135,15 +135,15 @@ class Gateway:
 
     @asynccontextmanager
     async def connect(self, *, options: Options | None = None) -> AsyncIterator[Agent]:
-        """The next attempt, as `perdure_agent.connect` opens it, with this gateway behind it.
+        """The next attempt, opened as by `perdure_agent.connect`.
 
-        Raises what `perdure_agent.connect` does; Killed if a scripted `Kill` met it; RuntimeError if the task
-        has ended.
+        Raises as `perdure_agent.connect` does; Killed after a scripted `Kill`; RuntimeError if the task has
+        ended.
         """
         pod = self._start_pod()
         try:
             async with AsyncExitStack() as stack:
-                # For the opening alone: the agent's body is the test's own code, in the test's own context.
+                # Set for the opening alone: the body is the test's code and keeps the test's context.
                 outer = _runtime.current.set(self._runtime(pod))
                 try:
                     agent = await stack.enter_async_context(_agent.connect(options=options))
@@ -158,7 +158,7 @@ class Gateway:
         self._end(pod, 0)
 
     async def run(self, main: Main) -> int:
-        """The next attempt as `perdure_agent.run(main)` makes it, without a process: returns the exit code.
+        """The next attempt as by `perdure_agent.run(main)`, in this process. Returns the exit code.
 
         `perdure_agent.connect()` inside `main` connects to this gateway, whatever the environment variables
         say. 137 stands for a scripted `Kill`. Raises RuntimeError if the task has ended, AssertionError if
@@ -172,7 +172,7 @@ class Gateway:
             try:
                 await main()
             except SystemExit as error:
-                # It would end the event loop, and the test with it.
+                # SystemExit would end the event loop, and the test with the loop.
                 left.append(error.code if isinstance(error.code, int) else int(error.code is not None))
 
         outer = _runtime.current.set(self._runtime(pod))
@@ -188,7 +188,7 @@ class Gateway:
 
     @asynccontextmanager
     async def serve(self, *, port: int = 0) -> AsyncIterator[dict[str, str]]:
-        """The next attempt for a process of its own: yields the environment variables that it is to have.
+        """The next attempt for a process of its own. Yields the process's environment variables.
 
         The gateway listens on loopback, until the context ends. Times are real here: `Slow` takes as long as
         it says, and nothing waits on `clock`. `Kill` breaks the connection; killing the process is left to
@@ -212,13 +212,13 @@ class Gateway:
         self._pod().attempt.open = False
 
     def interrupt(self) -> None:
-        """SIGTERM for the main coroutine in `run`. Raises RuntimeError if there is none."""
+        """SIGTERM for the main coroutine in `run`. Raises RuntimeError without one."""
         if self._exit_state is None:
             raise RuntimeError("interrupt: no main coroutine runs; start one with run()")
         self._exit_state.interrupt()
 
     def renew_token(self) -> None:
-        """Put a token that is accepted into the current pod's file, as the kubelet does."""
+        """Put a valid token into the current pod's file, as the kubelet does."""
         self._pod().renew_token()
 
     # Faults.
@@ -236,12 +236,12 @@ class Gateway:
         self._script.add(fault, on=on, at=at, times=times)
 
     def clear_script(self) -> None:
-        """Forget the faults that are still to come."""
+        """Remove all scripted faults."""
         self._script.clear()
 
     @contextmanager
     def away(self) -> Iterator[None]:
-        """No request gets through, heartbeats included, as long as the context is open."""
+        """All requests fail, heartbeats included, while the context is open."""
         self._away += 1
         try:
             yield
@@ -249,10 +249,10 @@ class Gateway:
             self._away -= 1
 
     def damage(self, sequence: int, *, in_transit: bool = False) -> None:
-        """Damage a checkpoint: in the ledger, which notices it, or `in_transit`, which only the agent can."""
+        """Damage a checkpoint: in the ledger (500 `checkpoint-corrupt`), or `in_transit` (wrong bytes)."""
         (self._task.garbled if in_transit else self._task.corrupt).add(sequence)
 
-    # What there is afterwards.
+    # Records.
 
     @property
     def input(self) -> Any:
@@ -266,51 +266,49 @@ class Gateway:
 
     @property
     def checkpoints(self) -> list[RecordedCheckpoint]:
-        """Those that are kept, oldest first; the given ones among them."""
+        """All kept checkpoints, oldest first, the test's own among them."""
         return list(self._task.checkpoints)
 
     @property
     def latest(self) -> RecordedCheckpoint | None:
-        """The one that the next attempt goes on from."""
+        """The checkpoint that the next attempt restores; None without one."""
         return self._task.latest()
 
     @property
     def restored(self) -> list[tuple[int, int]]:
-        """(attempt, sequence) of each checkpoint that an attempt read, whole and sound."""
+        """(attempt, sequence) of each checkpoint that an attempt restored."""
         return list(self._task.restored)
 
     @property
     def progress(self) -> list[RecordedProgress]:
-        """All reports of progress. A real gateway makes events of two a second at most."""
+        """All reports of progress. A real gateway emits at most two a second as events."""
         return list(self._task.progress)
 
     @property
     def heartbeats(self) -> list[float]:
-        """When they came, in virtual seconds."""
+        """Times of all heartbeats, in virtual seconds."""
         return list(self._task.heartbeats)
 
     @property
     def output(self) -> Any:
-        """The output of a task that has succeeded. Raises AssertionError if it has not."""
+        """Output of the task. Raises AssertionError unless the task has succeeded."""
         if isinstance(self.outcome, Success):
             return self.outcome.output
         raise AssertionError(f"the task has not succeeded; its outcome is {self.outcome}")
 
     @property
     def termination_message(self) -> str | None:
-        """What the newest attempt left in its termination message; None if it left nothing."""
+        """Termination message of the newest attempt's container; None without one."""
         return self._pod().termination_message
 
     async def until(self, condition: Callable[[], bool], *, deadline: float = 10.0) -> None:
-        """Wait for a condition that some request makes true; virtual time passes meanwhile.
+        """Wait until requests make a condition true, while virtual time passes.
 
         Raises TimeoutError after `deadline` real seconds.
         """
         with self.clock.waiting():
             async with asyncio.timeout(deadline), self._changed:
                 await self._changed.wait_for(condition)
-
-    # Inside.
 
     def _pod(self) -> Pod:
         if not self._pods:
@@ -379,7 +377,7 @@ class Gateway:
             self.outcome = Success(attempt=number, output=_output(message))
 
     async def _exchange(self, message: Message, pod: Pod, *, sleep: Sleep) -> Response:
-        """One request, with whatever is scripted for it. Raises ConnectionLost, Killed."""
+        """One request under its scripted fault. Raises ConnectionLost, Killed."""
         try:
             sender = self._task.attempt_of(message.headers)
         except Problem:

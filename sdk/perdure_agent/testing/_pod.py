@@ -1,4 +1,4 @@
-"""The files that a pod of the task would have around it."""
+"""Files and environment of one attempt's pod."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from perdure_agent._environment import Environment
 from perdure_agent._last_failure import LastFailure
 from perdure_agent.testing._api import Attempt, Task
 
-#: Bytes of JSON up to which the input is mounted; a larger one is asked for.
+#: Size of the largest input that is mounted; the agent requests a larger one. Bytes of JSON.
 _MOUNTED_INPUT = 64 * 1024
 
 
@@ -28,7 +28,7 @@ class Pod:
     def create(
         cls, folder: Path, task: Task, attempt: Attempt, *, model: str | None, gateway_url: str
     ) -> Pod:
-        """A pod whose files are in `folder`, which is made."""
+        """A pod whose files are in `folder`, which must not exist."""
         folder.mkdir()
         content = json.dumps(task.input, ensure_ascii=False).encode()
         (folder / "input.json").write_bytes(content if len(content) <= _MOUNTED_INPUT else b"")
@@ -49,12 +49,12 @@ class Pod:
         return cls(attempt, environment)
 
     def expire_token(self) -> None:
-        """The token in the file is not accepted any more."""
+        """Reject the token in the file from now on."""
         self.tokens += 1
         self.attempt.token = token(self.attempt.number, self.tokens)
 
     def renew_token(self) -> None:
-        """As the kubelet does: the file is replaced by one with a token that is accepted."""
+        """Replace the file by one with a valid token, as the kubelet does."""
         file = self.environment.token_file
         assert file is not None
         fresh = file.with_name("token-fresh")
@@ -63,7 +63,7 @@ class Pod:
 
     @property
     def termination_message(self) -> str | None:
-        """What the container left; None if it left nothing."""
+        """Termination message of the container; None without one."""
         file = self.environment.termination_log
         return file.read_text() if file.exists() else None
 

@@ -1,4 +1,4 @@
-"""What a test gives to its gateway, and what it finds there afterwards."""
+"""Records of a test gateway: the checkpoints that a test gives, and all that an agent reported."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-#: Calls of an agent, by the names of its methods; `input` is asked for only if it is not mounted.
+#: Calls of an agent, by the names of its methods. `input` is sent only for an input that is not mounted.
 Route = Literal[
     "input", "checkpoint", "checkpoints", "restore", "progress", "heartbeat", "result", "failure", "unknown"
 ]
@@ -15,45 +15,45 @@ Route = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """A checkpoint that is there before the agent starts. `data`: bytes, or any other JSON value."""
+    """A checkpoint from before the first attempt. `data`: bytes, or any JSON value."""
 
     data: Any
     label: str | None = None
     recoverable: bool = True
-    #: By default application/octet-stream for bytes and application/json for all else.
+    #: Default: application/octet-stream for bytes, application/json for other data.
     content_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedCheckpoint:
-    """A checkpoint that is kept."""
+    """A checkpoint that the gateway keeps."""
 
     #: From 1, over all attempts.
     sequence: int
-    #: Number of the attempt that saved it; 0 for a checkpoint that the test gave.
+    #: Number of the attempt that saved the checkpoint; 0 for a checkpoint that the test gave.
     attempt: int
     data: bytes
     content_type: str
     label: str | None
     recoverable: bool
-    #: `Perdure-Order`; None if it was not sent.
+    #: `Perdure-Order`; None without that header.
     order: int | None
     #: Virtual seconds.
     at: float
 
     def json(self) -> Any:
-        """The data, parsed. Raises ValueError if it is no JSON."""
+        """The data, parsed as JSON. Raises ValueError for other data."""
         return json.loads(self.data)
 
     @property
     def sha256(self) -> str:
-        """Hexadecimal."""
+        """Checksum of the data, in hexadecimal digits."""
         return hashlib.sha256(self.data).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedProgress:
-    """One report of progress. None: not named in it."""
+    """One report of progress. None for a field that the report left out."""
 
     attempt: int
     percent: float | None
@@ -63,15 +63,15 @@ class RecordedProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedRequest:
-    """One request, with the status that the gateway gave it."""
+    """One request and the status of its response."""
 
     method: str
     #: Below /agent/v1, without query.
     path: str
     route: Route
-    #: None for a request without a good token.
+    #: None for a request without a valid token.
     attempt: int | None
-    #: None if the agent got no answer.
+    #: None if the agent got no response.
     status: int | None
     at: float
 
@@ -89,9 +89,9 @@ class Failure:
     """An attempt has failed, or was disrupted."""
 
     attempt: int
-    #: As the next attempt finds it in `agent.last_failure`: AgentFailure, ExitCode or Disrupted.
+    #: AgentFailure, ExitCode or Disrupted; the reason in the next attempt's `agent.last_failure`.
     reason: str
     message: str
-    #: False: the operator makes no further attempt.
+    #: False: the operator starts no further attempt.
     retryable: bool
     exit_code: int | None = None

@@ -1,4 +1,4 @@
-"""The same gateway over HTTP on loopback, for agents that are processes of their own, in any language."""
+"""HTTP server on loopback in front of a test gateway, for agents in processes of their own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PREFIX = "/agent/v1"
 
 @asynccontextmanager
 async def listening(exchange: Callable[[Message], Awaitable[Response]], *, port: int) -> AsyncIterator[str]:
-    """Serve on 127.0.0.1, at a free port if it is 0; yields the URL. Raises OSError if it is taken."""
+    """Serve on 127.0.0.1 (`port` 0: at a free port) and yield the URL. Raises OSError for a taken port."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         if not request.path.startswith(_PREFIX + "/"):
