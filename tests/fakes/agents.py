@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import zlib
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -45,11 +46,25 @@ def output_of(step: str, index: str | None) -> dict[str, Any]:
     return {"at": place, "parts": parts_of(place)}
 
 
+@dataclass(slots=True, kw_only=True)
+class Behaviour:
+    """How agents work. What is None is drawn for each of them."""
+
+    #: Seconds that a part of the work takes, at least and at most.
+    work: tuple[float, float] = (0.01, 4.0)
+    #: Whether an agent uses the gateway. Otherwise only its exit says how it ended.
+    reports: bool | None = None
+    #: Seconds from an agent's report to the end of its container.
+    exit_delay: float | None = None
+    #: How likely SIGTERM comes so late in the work that the agent finishes it instead of stopping.
+    finishes: float = 0.0
+
+
 class Agent:
     """The agent in one pod."""
 
     def __init__(
-        self, pod: dict[str, Any], truth: PodTruth, client: Client, faults: Faults, work: tuple[float, float]
+        self, pod: dict[str, Any], truth: PodTruth, client: Client, faults: Faults, behaviour: Behaviour
     ) -> None:
         labels = pod["metadata"]["labels"]
         self.task: str = labels[LABEL_TASK]
@@ -61,9 +76,11 @@ class Agent:
         #: Told when a result is on its way.
         self.on_report: Callable[[], None] = lambda: None
         self._faults = faults
-        self._work = work
+        self._work = behaviour.work
+        self._exit_delay = behaviour.exit_delay
+        self._finishes = behaviour.finishes
         #: Knows no gateway: it starts afresh each time, and its end is told by its exit.
-        self.plain = faults.chance(0.3)
+        self.plain = faults.chance(0.3) if behaviour.reports is None else not behaviour.reports
         #: Has no ear for SIGTERM.
         self.deaf = faults.happens("agent deaf")
         #: Parts that are done; None until it is known where to go on.
@@ -153,7 +170,7 @@ class Agent:
         if self.plain or self._done is None:
             return INTERRUPTED, ""
         try:
-            if self.truth.worked or self._faults.chance(0.2):
+            if self.truth.worked or self._faults.chance(self._finishes):
                 self.truth.worked = True
                 return await self._report(Report(outcome="Succeeded", output=self.output, at=now()))
             if self._saving is not None:
@@ -178,7 +195,8 @@ class Agent:
                 # It is said already, and some say nothing twice.
                 message = self._faults.choice(["", message])
                 break
-        await asyncio.sleep(self._faults.choice([0.0, 0.0, 0.2, 1.0]))
+        delay = self._exit_delay
+        await asyncio.sleep(self._faults.choice([0.0, 0.0, 0.2, 1.0]) if delay is None else delay)
         return code, message
 
     async def _save(self, part: int | None, text: str) -> None:

@@ -6,12 +6,13 @@ Objects are never changed in place, so that everybody may hold the same one and 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
 from perdure.kube.errors import ApiError
-from tests.fakes.clock import Process, now
+from tests.fakes.clock import now
 from tests.fakes.faults import Faults
 from tests.fakes.network import OUTSIDE, Result, Server
 
@@ -34,12 +35,12 @@ class Watch:
     def __init__(
         self,
         api: ApiServer,
-        process: Process,
+        context: contextvars.Context,
         hear: Callable[[str, Mapping[str, Any], bool], None],
         gap: Callable[[], None],
     ) -> None:
         self._api = api
-        self._process = process
+        self._context = context
         self._hear = hear
         self._gap = gap
         self.broken = False
@@ -58,10 +59,10 @@ class Watch:
         delay = faults.between(0.0005, 0.01)
         if faults.happens("event late"):
             delay = faults.between(0.5, 20.0)
-        loop.call_later(delay, self._hear, kind, obj, deleted, context=self._process.context)
+        loop.call_later(delay, self._hear, kind, obj, deleted, context=self._context)
         if faults.happens("event twice"):
             delay = faults.between(0.5, 20.0)
-            loop.call_later(delay, self._hear, kind, obj, deleted, context=self._process.context)
+            loop.call_later(delay, self._hear, kind, obj, deleted, context=self._context)
 
     def catch_up(self) -> None:
         """The cache is up to date again."""
@@ -73,7 +74,7 @@ class Watch:
         """Start anew with a list, which hides what was deleted meanwhile."""
         self.broken = False
         delay = self._api.faults.between(0.001, 0.1)
-        asyncio.get_running_loop().call_later(delay, self._relist, context=self._process.context)
+        asyncio.get_running_loop().call_later(delay, self._relist, context=self._context)
 
     def _relist(self) -> None:
         for (kind, _, _), obj in self._api.listed()[0].items():
@@ -91,6 +92,8 @@ class ApiServer(Server):
         self._changes: list[tuple[float, Place, Object | None]] = []
         self._version = 0
         self._uids = 0
+        #: Uids of owners that exist without an object here.
+        self.other_owners: set[str] = set()
         self.watches: list[Watch] = []
         #: Since when lists and watches are served from a cache that lags behind; None if they are not.
         self.lags_since: float | None = None
@@ -98,7 +101,7 @@ class ApiServer(Server):
         #: It has just started, and forbids what it has not read the roles for: everything of ours.
         self.roles_unread = False
         #: Told in words of every change, for people.
-        self.trace: Callable[[str], None] = lambda text: None
+        self.trace: Callable[[str], None] | None = None
         #: Told of what comes, of pods that are to leave, of those that are gone, and of what loses its owner.
         self.on_made: Callable[[str, Object], None] = lambda kind, obj: None
         self.on_terminating: Callable[[Object], None] = lambda obj: None
@@ -150,7 +153,8 @@ class ApiServer(Server):
         made = self._put((kind, namespace, name), {**body, "metadata": metadata})
         self.on_made(kind, made)
         for owner in metadata.get("ownerReferences") or ():
-            if not any(obj["metadata"]["uid"] == owner["uid"] for obj in self.objects.values()):
+            uids = (obj["metadata"]["uid"] for obj in self.objects.values())
+            if owner["uid"] not in self.other_owners and owner["uid"] not in uids:
                 self._collect_soon(owner["uid"])
         return made
 
@@ -159,6 +163,15 @@ class ApiServer(Server):
         if body["metadata"].get("resourceVersion") not in (None, there["metadata"]["resourceVersion"]):
             raise ApiError(409, "Conflict", f"{kind} {name} has changed")
         return self._put((kind, namespace, name), {**body, "metadata": dict(there["metadata"])})
+
+    def patch(self, kind: str, namespace: str, name: str, body: Object) -> Object:
+        """A merge patch of top-level fields of the spec; a uid in the body is a precondition."""
+        there = self.get(kind, namespace, name)
+        if body.get("metadata", {}).get("uid", there["metadata"]["uid"]) != there["metadata"]["uid"]:
+            raise ApiError(409, "Conflict", "the UID in the precondition differs")
+        metadata = {**there["metadata"], "generation": there["metadata"]["generation"] + 1}
+        spec = {**there["spec"], **body["spec"]}
+        return self._put((kind, namespace, name), {**there, "metadata": metadata, "spec": spec})
 
     def patch_status(self, kind: str, namespace: str, name: str, body: list[Object]) -> Object:
         obj = dict(self.get(kind, namespace, name))
@@ -190,13 +203,13 @@ class ApiServer(Server):
         self._put(place, {**there, **fields})
         return True
 
-    def desire(self, kind: str, name: str, state: str) -> None:
+    def desire(self, kind: str, name: str, state: str, *, namespace: str = NAMESPACE) -> None:
         """What `kubectl patch` does to `spec.desiredState`."""
-        there = self.objects.get((kind, NAMESPACE, name))
+        there = self.objects.get((kind, namespace, name))
         if there is not None and there["spec"].get("desiredState") != "Cancelled":
             metadata = {**there["metadata"], "generation": there["metadata"]["generation"] + 1}
             spec = {**there["spec"], "desiredState": state}
-            self._put((kind, NAMESPACE, name), {**there, "metadata": metadata, "spec": spec})
+            self._put((kind, namespace, name), {**there, "metadata": metadata, "spec": spec})
 
     def remove(self, kind: str, namespace: str, name: str, *, uid: str | None = None) -> None:
         """Take an object out at once, and after a while what it owns."""
@@ -205,7 +218,8 @@ class ApiServer(Server):
         if obj is None or uid not in (None, obj["metadata"]["uid"]):
             return
         del self.objects[place]
-        self.trace(f"{kind} {name} {obj['metadata']['uid'][:8]} is gone")
+        if self.trace is not None:
+            self.trace(f"{kind} {name} {obj['metadata']['uid'][:8]} is gone")
         self._version += 1
         self._note(place, obj)
         gone = {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(self._version)}}
@@ -257,7 +271,7 @@ class ApiServer(Server):
         self._version += 1
         obj["metadata"] = {**obj["metadata"], "resourceVersion": str(self._version)}
         self._note(place, self.objects.get(place))
-        if place[0] != "Lease":
+        if self.trace is not None and place[0] != "Lease":
             self.trace(f"{place[0]} {place[2]} {obj['metadata']['uid'][:8]}: {_summary(obj)}")
         self.objects[place] = obj
         for watch in self.watches:

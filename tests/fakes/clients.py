@@ -77,7 +77,8 @@ class KubeClient:
         return await self._sent(lambda: self._api.replace(kind, namespace, name, body))
 
     async def patch(self, kind: str, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
-        raise NotImplementedError("nothing that is simulated here patches objects")
+        self._sending("patch", kind, name)
+        return await self._sent(lambda: self._api.patch(kind, namespace, name, body))
 
     async def patch_status(
         self,

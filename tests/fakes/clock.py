@@ -133,12 +133,24 @@ def now() -> datetime:
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run a coroutine to its end on a loop of its own."""
+    """Run a coroutine to its end on a loop of its own, and leave no task behind."""
     loop = VirtualLoop()
     try:
         return loop.run_until_complete(work)
     finally:
-        for task in asyncio.all_tasks(loop):
+        take_apart(loop)
+
+
+def take_apart(loop: VirtualLoop) -> None:
+    """End every task, also those of frozen and killed processes, and close the loop."""
+    loop.set_exception_handler(lambda _, context: None)
+    loop.forget_processes()
+    for _ in range(10):
+        tasks = asyncio.all_tasks(loop)
+        if not tasks:
+            break
+        for task in tasks:
             task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
-        loop.close()
+        loop.run_until_complete(asyncio.wait(tasks, timeout=60.0))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()

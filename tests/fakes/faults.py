@@ -1,13 +1,14 @@
-"""The one source of chance of a world, and how bad things are in it.
+"""The one source of chance of a world, and the profile of faults in it.
 
-Each seed has a climate of its own: some faults are common in it, others never happen. Were all of them always
-there, the rare orders of events that need one fault alone would drown in the noise of the others.
+Each seed of the storm draws a profile of its own: some faults are common, others never happen. With every
+fault in every seed, interleavings that need one fault alone would drown in the noise of the others.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 Item = TypeVar("Item")
@@ -64,27 +65,51 @@ TRAITS: Final = {
 }
 
 
-class Faults:
-    """Everything random in a world comes from here. Nothing goes wrong while it is `calm`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """Which faults a world has, and how likely each is."""
 
-    def __init__(self, seed: int) -> None:
+    #: Probability of each fault of single calls and events, and of each trait; 0 for those left out.
+    odds: Mapping[str, float] = field(default_factory=dict)
+    #: Relative frequency of each sudden fault.
+    sudden: Mapping[str, float] = field(default_factory=dict)
+    #: Seconds between sudden faults, on average.
+    pace: float = 10.0
+
+    @staticmethod
+    def drawn(source: random.Random) -> Profile:
+        """A profile of its own for a seed."""
+        draw = source.random
+        #: How bad everything is in this seed.
+        force = 0.2 + 0.8 * draw()
+        odds = {
+            name: most * force * draw() if draw() < 0.6 else 0.0 for name, most in (PER_CALL | TRAITS).items()
+        }
+        sudden = {name: weight for name, weight in SUDDEN.items() if draw() < 0.5}
+        return Profile(odds=odds, sudden=sudden, pace=2.0 + 18.0 * draw())
+
+
+#: No faults at all.
+NONE: Final = Profile()
+
+
+class Faults:
+    """The one source of chance of a world. Nothing goes wrong while it is `quiesced`."""
+
+    def __init__(self, seed: int, profile: Profile | None = None) -> None:
+        """The seed draws a profile of its own if none is given."""
         self.random = random.Random(seed)
         self.quiesced = False
         #: While above 0, most calls to these fail.
         self.error_bursts: dict[str, int] = {"api": 0, "ledger": 0, "gateway": 0}
-        draw = self.random.random
-        #: How bad everything is in this seed.
-        force = 0.2 + 0.8 * draw()
-        self._odds = {
-            name: most * force * draw() if draw() < 0.6 else 0.0 for name, most in (PER_CALL | TRAITS).items()
-        }
-        self.sudden = {name: weight for name, weight in SUDDEN.items() if draw() < 0.5}
-        #: Seconds between sudden faults, on average.
-        self.pace = self.between(2.0, 20.0)
+        profile = profile or Profile.drawn(self.random)
+        self._odds = profile.odds
+        self.sudden = dict(profile.sudden)
+        self.pace = profile.pace
 
     def happens(self, name: str) -> bool:
         """Whether a fault or a trait is met now."""
-        odds = self._odds[name]
+        odds = self._odds.get(name, 0.0)
         return odds > 0.0 and not self.quiesced and self.random.random() < odds
 
     def chance(self, probability: float) -> bool:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from perdure.domain.names import shard_of
 from perdure.domain.phases import Phase, Reason
@@ -45,10 +45,19 @@ class Saved:
 
     sequence: int
     attempt: int
-    order: int
+    order: int | None
     #: How far the work was; None for one that nobody can go on from.
     part: int | None
     text: str
+    label: str | None = None
+
+
+class WrittenEvent(NamedTuple):
+    """A row of `event`, as far as tests read it."""
+
+    type: str
+    task: str | None
+    time: datetime
 
 
 @dataclass(slots=True, eq=False)
@@ -68,7 +77,7 @@ class Rows:
     signals: dict[str, Signal] = field(default_factory=dict)
     consumed: set[str] = field(default_factory=set)
     #: Types and times of its events.
-    events: list[tuple[str, str | None, datetime]] = field(default_factory=list)
+    events: list[WrittenEvent] = field(default_factory=list)
 
     @property
     def kept(self) -> int:
@@ -149,7 +158,7 @@ class FakeLedger(Server):
     def write_event(self, rows: Rows, type: str, task: str | None, at: datetime) -> None:
         sequence = rows.run.last_sequence + 1
         rows.run = replace(rows.run, last_sequence=sequence)
-        rows.events.append((type, task, at))
+        rows.events.append(WrittenEvent(type, task, at))
         self._guarantees.event_written(rows.run.uid, sequence)
         self.outbox.append((rows.run.uid, sequence))
 
@@ -231,7 +240,7 @@ class FakeLedger(Server):
         if attempt.pod_uid != pod_uid or rows.run.namespace != namespace:
             return None
         task = rows.tasks[key]
-        newest = self._newest(rows, key)
+        newest = self.newest(rows, key)
         return AgentSession(
             workflow_uid=uid,
             kind=rows.run.kind,
@@ -249,11 +258,19 @@ class FakeLedger(Server):
         )
 
     def write_checkpoint(
-        self, session: AgentSession, pod_uid: str, part: int | None, text: str, *, order: int, now: datetime
+        self,
+        session: AgentSession,
+        pod_uid: str,
+        part: int | None,
+        text: str,
+        *,
+        order: int | None,
+        label: str | None = None,
+        now: datetime,
     ) -> int:
         rows, key = self._fenced(session)
         attempt, newest = rows.orders.get(key, (0, 0))
-        if attempt == session.attempt and newest >= order:
+        if order is not None and attempt == session.attempt and newest >= order:
             for saved in rows.checkpoints.get(key, ()):
                 if (saved.attempt, saved.order, saved.text) == (session.attempt, order, text):
                     return saved.sequence
@@ -262,20 +279,23 @@ class FakeLedger(Server):
         if part is not None and text == "part":
             self._guarantees.saved(rows.run.uid, key, part)
         sequence = rows.numbers[key] = rows.numbers.get(key, 0) + 1
-        rows.orders[key] = session.attempt, order
+        if order is not None:
+            rows.orders[key] = session.attempt, order
         kept = rows.checkpoints.setdefault(key, [])
-        kept.append(Saved(sequence, session.attempt, order, part, text))
+        kept.append(Saved(sequence, session.attempt, order, part, text, label))
         self.prune(rows, key)
-        rows.vitals[key] = Vitals(
-            key=key, attempt=session.attempt, changed_at=now, checkpoint_sequence=sequence, checkpoint_at=now
-        )
+        known = rows.vitals.get(key) or Vitals(key=key, attempt=session.attempt, changed_at=now)
+        vitals = replace(known, attempt=session.attempt, changed_at=now)
+        if part is not None:
+            vitals = replace(vitals, checkpoint_sequence=sequence, checkpoint_label=label, checkpoint_at=now)
+        rows.vitals[key] = vitals
         self.write_event(rows, "task.checkpointed", session.task_name, now)
         self.wake(Wake(rows.run.uid, reported=False))
         return sequence
 
     def prune(self, rows: Rows, key: TaskKey) -> None:
         """Keep the newest few checkpoints, and always the newest that a task can go on from."""
-        kept, newest = rows.checkpoints[key], self._newest(rows, key)
+        kept, newest = rows.checkpoints[key], self.newest(rows, key)
         rows.checkpoints[key] = [
             saved for saved in kept if saved.sequence > rows.numbers[key] - rows.kept or saved is newest
         ]
@@ -285,7 +305,7 @@ class FakeLedger(Server):
         rows = self.rows.get(session.workflow_uid)
         if rows is None:
             return 0
-        newest = self._newest(rows, session.key)
+        newest = self.newest(rows, session.key)
         part = 0 if newest is None or newest.part is None else newest.part
         self._guarantees.restored(rows.run.uid, session.key, part)
         return part
@@ -293,11 +313,8 @@ class FakeLedger(Server):
     def heartbeat(self, session: AgentSession, pod_uid: str, now: datetime) -> None:
         rows, key = self._fenced(session)
         self._guarantees.agent_wrote("heartbeat", rows.run.uid, key, session.attempt, pod_uid, at=now)
-        known = rows.vitals.get(key)
-        vitals = Vitals(key=key, attempt=session.attempt, changed_at=now)
-        if known is not None and known.attempt == session.attempt:
-            vitals = replace(known, changed_at=now)
-        rows.vitals[key] = vitals
+        known = rows.vitals.get(key) or Vitals(key=key, attempt=session.attempt, changed_at=now)
+        rows.vitals[key] = replace(known, attempt=session.attempt, changed_at=now)
 
     def report(self, session: AgentSession, pod_uid: str, report: Report) -> None:
         rows = self.rows.get(session.workflow_uid)
@@ -359,10 +376,10 @@ class FakeLedger(Server):
 
     # --- underneath
 
-    def _newest(self, rows: Rows, key: TaskKey) -> Saved | None:
-        return next(
-            (saved for saved in reversed(rows.checkpoints.get(key, ())) if saved.part is not None), None
-        )
+    def newest(self, rows: Rows, key: TaskKey, label: str | None = None) -> Saved | None:
+        """The checkpoint that an attempt goes on from, of this label if there is one."""
+        fitting = (saved for saved in reversed(rows.checkpoints.get(key, ())) if saved.part is not None)
+        return next((saved for saved in fitting if label in (None, saved.label)), None)
 
     def _remember(self, run: RunRecord, task: TaskRecord) -> None:
         if task.cache_key is None or task.cache_until is None or task.finished_at is None:

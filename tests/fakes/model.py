@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -49,6 +49,18 @@ class RunModel:
     def open(self, key: TaskKey) -> AttemptRecord | None:
         attempts = self.attempts.get(key)
         return attempts[-1] if attempts and attempts[-1].closed_at is None else None
+
+    def copy(self) -> RunModel:
+        """The model as it is now, which later writes do not change."""
+        return replace(
+            self,
+            tasks=dict(self.tasks),
+            attempts={key: list(attempts) for key, attempts in self.attempts.items()},
+            reports=dict(self.reports),
+            signs=dict(self.signs),
+            saved=Counter(self.saved),
+            parts=set(self.parts),
+        )
 
     @staticmethod
     def of(run: RunRecord) -> RunModel:

@@ -9,10 +9,11 @@ from typing import Any, Final
 
 from perdure.domain.names import LABEL_ATTEMPT, LABEL_TASK
 from tests.fakes.agents import Agent
-from tests.fakes.apiserver import NAMESPACE, ApiServer, Object
+from tests.fakes.apiserver import ApiServer, Object
 from tests.fakes.clock import now
 from tests.fakes.faults import Faults
 from tests.fakes.guarantees import Guarantees
+from tests.fakes.jobs import job_of, pod_of_job
 from tests.fakes.model import PodTruth
 from tests.fakes.network import OUTSIDE
 
@@ -87,7 +88,7 @@ class Pod:
 
 
 class Nodes:
-    """ScheduleReconciler, kubelets, the Job controller, and what takes lost nodes' pods away."""
+    """Scheduler, kubelets, the Job controller, and what takes lost nodes' pods away."""
 
     def __init__(
         self,
@@ -102,6 +103,10 @@ class Nodes:
         self._agent = agent
         self._nodes = [Node(f"node-{number}") for number in range(3)]
         self._jobs = 0
+        #: Seconds between SIGTERM and SIGKILL of a deleted pod; None for a draw.
+        self.grace: float | None = None
+        #: Whether Jobs get pods; otherwise it is as with an exhausted quota.
+        self.jobs_get_pods = True
         #: Pods that may still run, by uid.
         self.pods: dict[str, Pod] = {}
         #: The run that an object belongs to, by the object's uid; and the run that made it, for children.
@@ -117,7 +122,12 @@ class Nodes:
         """Run something beside, outside of all processes."""
         task = asyncio.get_running_loop().create_task(work, context=OUTSIDE)
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard, context=OUTSIDE)
+        task.add_done_callback(self._ended, context=OUTSIDE)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._guarantees.broken(f"a fake failed: {task.exception()!r}")
 
     # --- what the control plane does
 
@@ -129,7 +139,7 @@ class Nodes:
         self.maker_of[metadata["uid"]] = self.run_of.get(owner, "")
         own = alone or kind == "Workflow"
         self.run_of[metadata["uid"]] = metadata["uid"] if own else self.run_of.get(owner, "")
-        if kind == "Pod" and LABEL_TASK in (metadata.get("labels") or {}):
+        if kind == "Pod" and owner and LABEL_TASK in (metadata.get("labels") or {}):
             self.start(self._run_pod(self._place(obj)))
         elif kind == "Job":
             self.start(self._run_job(obj))
@@ -166,7 +176,7 @@ class Nodes:
     async def _leave(self, pod: Pod) -> None:
         await self._heard(pod.node)
         await asyncio.sleep(self._faults.between(0.001, 0.5))
-        await pod.leave(self._faults.choice([2.0, 30.0]))
+        await pod.leave(self._faults.choice([2.0, 30.0]) if self.grace is None else self.grace)
 
     async def _heard(self, node: Node) -> None:
         """Until node and API server can speak with each other."""
@@ -175,31 +185,25 @@ class Nodes:
             await node.reachable.wait()
 
     async def _run_job(self, job: Object) -> None:
-        metadata, template = job["metadata"], job["spec"]["template"]
+        metadata = job["metadata"]
+        namespace = metadata["namespace"]
         await asyncio.sleep(self._faults.between(0.01, 1.0))
         await self._api.back.wait()
-        if self._api.objects.get(("Job", NAMESPACE, metadata["name"])) is None:
+        if self._api.objects.get(("Job", namespace, metadata["name"])) is None:
+            return
+        if not self.jobs_get_pods:
             return
         self._jobs += 1
-        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
-        name = f"{metadata['name']}-{self._jobs:05x}"
-        body = {
-            "metadata": {
-                **template["metadata"],
-                "name": name,
-                "ownerReferences": [{**owner, "controller": True}],
-            },
-            "spec": template["spec"],
-        }
+        body = pod_of_job(job, self._jobs)
         quota, self._api.quota_used_up = self._api.quota_used_up, False
-        self._api.create("Pod", NAMESPACE, body)
+        self._api.create("Pod", namespace, body)
         self._api.quota_used_up = quota
 
     async def _end_job(self, name: str, uid: str, pod: Object) -> None:
         """A Job ends with its pod, and makes no other."""
         await asyncio.sleep(self._faults.between(0.01, 1.0))
         await self._api.back.wait()
-        job = self._api.objects.get(("Job", NAMESPACE, name))
+        job = self._api.objects.get(("Job", pod["metadata"]["namespace"], name))
         if job is not None and job["metadata"]["uid"] == uid and "status" not in job:
             succeeded = (pod.get("status") or {}).get("phase") == "Succeeded"
             ended = {"type": "Complete" if succeeded else "Failed", "status": "True"}
@@ -239,6 +243,8 @@ class Nodes:
             pod.start()
             running = {"running": {"startedAt": _seconds()}}
             self._show(pod, "Running", running)
+            if self._faults.happens("pod disrupted"):
+                self.start(self._disrupt(pod))
         code, message, reason = await pod.ended
         await asyncio.sleep(self._faults.between(0.01, 0.5))
         await self._heard(pod.node)
@@ -250,16 +256,17 @@ class Nodes:
         if "deletionTimestamp" in self._there(pod)["metadata"]:
             await asyncio.sleep(self._faults.between(0.01, 0.5))
             await self._heard(pod.node)
-            self._api.remove("Pod", NAMESPACE, metadata["name"], uid=metadata["uid"])
-        elif _job_of(obj) is not None:
-            job = _job_of(obj)
+            self._api.remove("Pod", metadata["namespace"], metadata["name"], uid=metadata["uid"])
+        elif job_of(obj) is not None:
+            job = job_of(obj)
             assert job is not None
             self.start(self._end_job(job["name"], job["uid"], self._there(pod)))
 
     def _there(self, pod: Pod) -> Object:
         """The pod's object as it is; as it was, if it is no more."""
-        found = self._api.objects.get(("Pod", NAMESPACE, pod.obj["metadata"]["name"]))
-        same = found is not None and found["metadata"]["uid"] == pod.obj["metadata"]["uid"]
+        metadata = pod.obj["metadata"]
+        found = self._api.objects.get(("Pod", metadata["namespace"], metadata["name"]))
+        same = found is not None and found["metadata"]["uid"] == metadata["uid"]
         return found if same and found is not None else {**pod.obj, "status": {"phase": "Failed"}}
 
     def _show(self, pod: Pod, phase: str, state: Object) -> None:
@@ -292,9 +299,9 @@ class Nodes:
         metadata = pod.obj["metadata"]
         pod.truth.outside = True
         if force:
-            self._api.remove("Pod", NAMESPACE, metadata["name"], uid=metadata["uid"])
+            self._api.remove("Pod", metadata["namespace"], metadata["name"], uid=metadata["uid"])
         else:
-            self._api.delete("Pod", NAMESPACE, metadata["name"], metadata["uid"])
+            self._api.delete("Pod", metadata["namespace"], metadata["name"], metadata["uid"])
 
     def evict(self, pod: Pod) -> None:
         """The node wants for memory: its kubelet kills the pod, whose object stays."""
@@ -308,6 +315,15 @@ class Nodes:
         status = dict(self._there(pod).get("status") or {})
         status["conditions"] = [{"type": "DisruptionTarget", "status": "True", "reason": cause}]
         self._api.change(pod.obj, "Pod", status=status | fields)
+
+    async def _disrupt(self, pod: Pod) -> None:
+        """A pod is deleted or evicted soon after its start."""
+        await asyncio.sleep(self._faults.between(0.01, 5.0))
+        if not pod.ended.done() and not self._api.away:
+            if self._faults.chance(0.5):
+                self.delete(pod, force=True)
+            else:
+                self.evict(pod)
 
     def lose_node(self) -> None:
         """A node falls silent. Its pods may run on; they are deleted after a while, and it may come back."""
@@ -329,13 +345,13 @@ class Nodes:
             pod.truth.outside = True
             self._target(pod, "DeletionByTaintManager")
             metadata = pod.obj["metadata"]
-            self._api.delete("Pod", NAMESPACE, metadata["name"], metadata["uid"])
+            self._api.delete("Pod", metadata["namespace"], metadata["name"], metadata["uid"])
         if faults.chance(0.5):
             await asyncio.sleep(faults.between(*FORCED_DELETION))
             await self._api.back.wait()
             for pod in self._on(node):
                 metadata = pod.obj["metadata"]
-                self._api.remove("Pod", NAMESPACE, metadata["name"], uid=metadata["uid"])
+                self._api.remove("Pod", metadata["namespace"], metadata["name"], uid=metadata["uid"])
         await asyncio.sleep(faults.between(1.0, 60.0))
         for pod in self._on(node) if crashed else ():
             pod.truth.outside = True
@@ -351,11 +367,6 @@ class Nodes:
         for node in self._nodes:
             if not node.crashed:
                 node.reachable.set()
-
-
-def _job_of(obj: Object) -> Object | None:
-    owners = obj["metadata"].get("ownerReferences") or ()
-    return next((owner for owner in owners if owner["kind"] == "Job"), None)
 
 
 def _seconds() -> str:

@@ -8,15 +8,14 @@ from functools import partial
 from typing import Any, Final, NoReturn, TypeVar
 
 from perdure.control.loop import ControlLoop, LeaseOptions, LoopOptions
+from perdure.domain.admission.step_kind import StepAdmission
 from perdure.domain.records import (
     LedgerUnavailable,
 )
 from perdure.kube.recorder import EventRecorder
-from perdure.steps import KINDS
 from tests.fakes.apiserver import NAMESPACE, ApiServer, Watch
 from tests.fakes.clients import KubeClient, LedgerClient
 from tests.fakes.clock import Process, now
-from tests.fakes.faults import Faults
 from tests.fakes.guarantees import Guarantees
 from tests.fakes.ledger import FakeLedger
 
@@ -31,7 +30,7 @@ LEASE_OPTIONS: Final = LeaseOptions(
 RELAY_POLL: Final = 3.0
 
 
-def options(name: str, *, lease: LeaseOptions | None, limit: int | None) -> LoopOptions:
+def options(name: str, *, lease: LeaseOptions | None, limit: int | None = None) -> LoopOptions:
     """How a simulated operator is configured."""
     return LoopOptions(
         identity=name,
@@ -55,35 +54,40 @@ class Operator:
         *,
         api: ApiServer,
         ledger: FakeLedger,
-        faults: Faults,
         guarantees: Guarantees,
         leases: bool,
         limit: int | None,
+        kinds: tuple[StepAdmission, ...],
     ) -> None:
         self.name = name
         self.process = Process(name)
         self._api = api
-        self._ledger = ledger
         self._guarantees = guarantees
         self._leases = leases
         relay = Relay(ledger, guarantees)
+        self.kube = KubeClient(api, self._sending)
+        self.ledger = LedgerClient(ledger)
         self.loop = ControlLoop(
-            KubeClient(api, self._sending),
-            LedgerClient(ledger),
+            self.kube,
+            self.ledger,
             now,
             options(name, lease=LEASE_OPTIONS if leases else None, limit=limit),
-            kinds=KINDS,
-            recorder=EventRecorder(KubeClient(api, self._sending), instance=name, enabled=False),
+            kinds=kinds,
+            recorder=EventRecorder(self.kube, instance=name, enabled=False),
             while_leading=relay.run,
             elapsed=asyncio.get_running_loop().time,
             leave=self._leave,
         )
-        self.watch = Watch(api, self.process, self._hear, self.loop.handle_gap)
+        self.watch = Watch(api, self.process.context, self._hear, self.loop.handle_gap)
         self.task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         self._api.watches.append(self.watch)
         self.watch.relist()
+        self.lead()
+
+    def lead(self) -> None:
+        """Run the control loop; again, if it has been cancelled."""
         self.task = self.process.start(self.loop.lead(asyncio.Event()))
 
     def kill(self) -> None:
@@ -91,6 +95,11 @@ class Operator:
         self.process.stop()
         if self.watch in self._api.watches:
             self._api.watches.remove(self.watch)
+
+    def raise_failure(self) -> None:
+        """Raise what the control loop has ended with, if it has failed."""
+        if self.task is not None and self.task.done() and not self.task.cancelled():
+            self.task.result()
 
     @property
     def alive(self) -> bool:

@@ -6,11 +6,14 @@ import asyncio
 from typing import Any
 
 from perdure.control.cluster_cache.run_key import RunKey
+from perdure.control.loop import GAP_SECONDS
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import AGENT_TASK, WORKFLOW, Wake
+from tests.fakes.agents import output_of
+from tests.fakes.apiserver import NAMESPACE
 from tests.fakes.clock import run
-from tests.simulated.chance import Odds
-from tests.simulated.world import NAMESPACE, settled, world
+from tests.fakes.faults import Profile
+from tests.fakes.world import World, eventually
 
 AGENT = {"image": "agent"}
 CHAIN = {
@@ -18,7 +21,7 @@ CHAIN = {
         {"name": "first", "agent": AGENT},
         {"name": "second", "agent": AGENT, "input": "${steps.first.output}"},
     ],
-    "outputs": {"by": "${steps.second.output.by}", "nothing": None},
+    "outputs": {"by": "${steps.second.output.at}", "nothing": None},
 }
 
 
@@ -29,12 +32,12 @@ def _condition(status: dict[str, Any], type: str) -> str:
 
 def test_chain_succeeds_and_shows_it() -> None:
     async def scenario() -> dict[str, Any]:
-        at = world(1)
+        at = World(1)
         at.start_operator()
         uid = at.apply("chain", CHAIN)
         (ended,) = await at.until_ended([uid])
         assert ended.phase is Phase.SUCCEEDED
-        await settled(lambda: at.shown("chain"))
+        await eventually(lambda: at.status_written("chain"))
         at.check([uid])
         status = at.status("chain")
         await at.close()
@@ -46,7 +49,7 @@ def test_chain_succeeds_and_shows_it() -> None:
     assert conditions["Failed"] == "False"
     assert status["progress"] == "2/2"
     assert status["outputs"]["nothing"] is None, "a null of the outputs survives the patch"
-    assert status["outputs"]["by"].startswith("chain-second-")
+    assert status["outputs"]["by"] == output_of("second", None)["at"]
 
 
 def test_fan_out_keeps_to_parallelism_and_joins_in_order() -> None:
@@ -59,14 +62,13 @@ def test_fan_out_keeps_to_parallelism_and_joins_in_order() -> None:
     }
 
     async def scenario() -> None:
-        at = world(2)
+        at = World(2)
         at.start_operator()
         uid = at.apply("fan", spec)
         await at.until_ended([uid])
         at.check([uid])
-        names = {key.index: task.name for key, task in at.ledger.tasks[uid].items() if key.step == "each"}
-        (join,) = [task for key, task in at.ledger.tasks[uid].items() if key.step == "join"]
-        assert join.input == {"all": [{"by": names[index]} for index in range(10)]}
+        (join,) = [task for key, task in at.tasks(uid).items() if key.step == "join"]
+        assert join.input == {"all": [output_of("each", str(index)) for index in range(10)]}
         await at.close()
 
     run(scenario())
@@ -74,13 +76,13 @@ def test_fan_out_keeps_to_parallelism_and_joins_in_order() -> None:
 
 def test_failure_without_retries_fails_the_run_and_skips_the_rest() -> None:
     async def scenario() -> None:
-        at = world(3, Odds(agent_fails=1.0))
+        at = World(3, Profile(odds={"agent fails": 1.0}))
         at.start_operator()
         uid = at.apply("chain", CHAIN)
         (ended,) = await at.until_ended([uid])
         assert (ended.phase, ended.reason) == (Phase.FAILED, Reason.EXIT_CODE)
-        assert at.ledger.steps[uid]["second"].phase is Phase.SKIPPED
-        assert at.ledger.steps[uid]["second"].reason is Reason.DEPENDENCY_NOT_MET
+        assert at.steps(uid)["second"].phase is Phase.SKIPPED
+        assert at.steps(uid)["second"].reason is Reason.DEPENDENCY_NOT_MET
         at.check([uid])
         await at.close()
 
@@ -92,15 +94,15 @@ def test_refused_workflow_starts_no_pod_and_names_the_field() -> None:
     spec["steps"][1]["input"] = "${steps.a.output}"  # type: ignore[index] # closes the circle
 
     async def scenario() -> None:
-        at = world(4)
+        at = World(4)
         at.start_operator()
         uid = at.apply("circle", spec)
         await at.until_ended([uid])
-        await settled(lambda: at.status("circle").get("phase") == "Failed", seconds=1.0)
+        await eventually(lambda: at.status("circle").get("phase") == "Failed", seconds=1.0)
         accepted = next(c for c in at.status("circle")["conditions"] if c["type"] == "Accepted")
         assert accepted["status"] == "False"
         assert "spec.steps[" in accepted["message"]
-        assert not at.cluster.made
+        assert not at.pods_created
         await at.close()
 
     run(scenario())
@@ -110,10 +112,10 @@ def test_missing_template_is_waited_for_and_used_when_it_comes() -> None:
     spec = {"steps": [{"name": "a", "agent": {"templateRef": "later"}}]}
 
     async def scenario() -> None:
-        at = world(5)
+        at = World(5)
         at.start_operator()
         uid = at.apply("early", spec)
-        await settled(lambda: "later" in at.status("early").get("message", ""))
+        await eventually(lambda: "later" in at.status("early").get("message", ""))
         accepted = at.status("early")["conditions"][0]
         assert (accepted["status"], accepted["reason"]) == ("Unknown", Reason.TEMPLATE_NOT_FOUND)
         at.apply("later", AGENT, kind="AgentTemplate")
@@ -126,8 +128,8 @@ def test_missing_template_is_waited_for_and_used_when_it_comes() -> None:
 
 def test_missing_template_fails_the_run_in_the_end() -> None:
     async def scenario() -> None:
-        at = world(6)
-        at.start_operator(template_timeout=60.0)
+        at = World(6)
+        at.start_operator()
         uid = at.apply("early", {"steps": [{"name": "a", "agent": {"templateRef": "never"}}]})
         (ended,) = await at.until_ended([uid])
         assert ended.reason is Reason.TEMPLATE_NOT_FOUND
@@ -141,13 +143,13 @@ def test_missing_template_fails_the_run_in_the_end() -> None:
 
 def test_standalone_task_succeeds() -> None:
     async def scenario() -> None:
-        at = world(7)
+        at = World(7)
         at.start_operator()
         uid = at.apply("alone", {"agent": AGENT, "input": {"a": 1}}, kind="AgentTask")
         (ended,) = await at.until_ended([uid])
         assert ended.phase is Phase.SUCCEEDED
-        await settled(lambda: at.status("alone", kind="AgentTask").get("phase") == "Succeeded")
-        assert [pod["metadata"]["name"] for pod in at.cluster.all("Pod")] == ["alone-1"]
+        await eventually(lambda: at.status("alone", kind="AgentTask").get("phase") == "Succeeded")
+        assert [pod["metadata"]["name"] for pod in at.api.all("Pod")] == ["alone-1"]
         at.check([uid])
         await at.close()
 
@@ -156,14 +158,34 @@ def test_standalone_task_succeeds() -> None:
 
 def test_deleted_workflow_is_cancelled_and_leaves_no_pods() -> None:
     async def scenario() -> None:
-        at = world(8)
+        at = World(8)
         at.start_operator()
         uid = at.apply("chain", CHAIN)
-        await settled(lambda: bool(at.cluster.all("Pod")))
-        at.cluster.remove("Workflow", "default", "chain")
+        await eventually(lambda: bool(at.api.all("Pod")))
+        at.api.remove("Workflow", "default", "chain")
         (ended,) = await at.until_ended([uid])
         assert (ended.phase, ended.reason) == (Phase.CANCELLED, Reason.DELETED)
-        await settled(lambda: not at.cluster.all("Pod") and not at.cluster.all("AgentTask"))
+        await eventually(lambda: not at.api.all("Pod") and not at.api.all("AgentTask"))
+        await at.close()
+
+    run(scenario())
+
+
+def test_a_deletion_in_a_gap_of_the_watch_is_found_soon_after_it() -> None:
+    """The list that ends the gap does not have the object, and no event says that it was deleted."""
+
+    async def scenario() -> None:
+        at = World(15)
+        at.behaviour.work = (3600.0, 3600.0)
+        operator = at.start_operator()
+        uid = at.apply("chain", CHAIN)
+        await eventually(lambda: bool(at.pods()))
+        operator.watch.broken = True
+        at.api.remove("Workflow", NAMESPACE, "chain")
+        await eventually(lambda: not at.api.all("AgentTask") and not at.api.all("Pod"))
+        operator.watch.relist()
+        (ended,) = await at.until_ended([uid], seconds=GAP_SECONDS + 3.0)
+        assert (ended.phase, ended.reason) == (Phase.CANCELLED, Reason.DELETED)
         await at.close()
 
     run(scenario())
@@ -171,11 +193,11 @@ def test_deleted_workflow_is_cancelled_and_leaves_no_pods() -> None:
 
 def test_namesake_of_a_deleted_workflow_is_a_new_run() -> None:
     async def scenario() -> None:
-        at = world(9)
+        at = World(9)
         at.start_operator()
         first = at.apply("chain", CHAIN)
-        await settled(lambda: bool(at.cluster.all("Pod")))
-        at.cluster.remove("Workflow", "default", "chain")
+        await eventually(lambda: bool(at.api.all("Pod")))
+        at.api.remove("Workflow", "default", "chain")
         second = at.apply("chain", CHAIN)
         ended = await at.until_ended([first, second])
         assert {run.uid: run.phase for run in ended} == {first: Phase.CANCELLED, second: Phase.SUCCEEDED}
@@ -187,11 +209,11 @@ def test_namesake_of_a_deleted_workflow_is_a_new_run() -> None:
 
 def test_standalone_task_applied_again_waits_for_the_pod_of_its_namesake() -> None:
     async def scenario() -> None:
-        at = world(14)
+        at = World(14)
         at.start_operator()
         at.apply("alone", {"agent": AGENT}, kind="AgentTask")
-        await settled(lambda: bool(at.cluster.all("Pod")))
-        at.cluster.remove("AgentTask", "default", "alone")
+        await eventually(lambda: bool(at.api.all("Pod")))
+        at.api.remove("AgentTask", "default", "alone")
         second = at.apply("alone", {"agent": AGENT}, kind="AgentTask")
         (ended,) = await at.until_ended([second])
         assert ended.phase is Phase.SUCCEEDED, ended
@@ -202,21 +224,21 @@ def test_standalone_task_applied_again_waits_for_the_pod_of_its_namesake() -> No
 
 def test_a_successor_looks_first_at_runs_that_have_no_pod_at_work() -> None:
     async def scenario() -> str:
-        at = world(1)
+        at = World(1)
 
         def running() -> int:
             return sum((pod.get("status") or {}).get("phase") == "Running" for pod in at.pods())
 
         at.start_operator()
-        at.work = (3600.0, 3600.0)
+        at.behaviour.work = (3600.0, 3600.0)
         for name in ("busy-1", "busy-2"):
             at.apply(name, CHAIN)
-        await settled(lambda: running() == 2)
-        at.work = (5.0, 5.0)
+        await eventually(lambda: running() == 2)
+        at.behaviour.work = (5.0, 5.0)
         at.apply("waits", CHAIN)
-        await settled(lambda: running() == 3)
+        await eventually(lambda: running() == 3)
         await at.kill_operator()
-        await settled(lambda: len(at.pods()) == 2)
+        await eventually(lambda: len(at.pods()) == 2)
         reconciler, looked_at = at.start_operator().loop.reconciler, []
         reconcile = reconciler.reconcile
 
@@ -225,7 +247,7 @@ def test_a_successor_looks_first_at_runs_that_have_no_pod_at_work() -> None:
             return await reconcile(key)
 
         reconciler.reconcile = noted  # type: ignore[method-assign]
-        await settled(lambda: len(looked_at) >= 3)
+        await eventually(lambda: len(looked_at) >= 3)
         await at.close()
         return looked_at[0]
 
@@ -236,10 +258,10 @@ def test_a_leader_that_leads_again_goes_by_nothing_that_it_knew() -> None:
     """It was cut off in the middle of telling a task's end, and its own last word on the run came first."""
 
     async def scenario() -> None:
-        at = world(13)
+        at = World(13)
         operator = at.start_operator()
         uid = at.apply("chain", CHAIN)
-        patch, begun, never = at.cluster.patch_status, asyncio.Event(), asyncio.Event()
+        patch, begun, never = operator.kube.patch_status, asyncio.Event(), asyncio.Event()
 
         async def hangs(kind: str, namespace: str, name: str, body: Any, **options: Any) -> Any:
             if kind == AGENT_TASK and "second" in name and "Succeeded" in str(body):
@@ -247,23 +269,24 @@ def test_a_leader_that_leads_again_goes_by_nothing_that_it_knew() -> None:
                 await never.wait()
             return await patch(kind, namespace, name, body, **options)
 
-        at.cluster.patch_status = hangs  # type: ignore[method-assign]
+        operator.kube.patch_status = hangs  # type: ignore[method-assign]
         await at.until_ended([uid])
         await begun.wait()
         operator.loop.reconciler.projector.mark(RunKey(WORKFLOW, NAMESPACE, "chain"))
+        assert operator.task is not None
         operator.task.cancel()
         await asyncio.gather(operator.task, return_exceptions=True)
-        at.cluster.patch_status = patch  # type: ignore[method-assign]
-        take_epoch = at.ledger.take_epoch
+        operator.kube.patch_status = patch  # type: ignore[method-assign]
+        take_epoch = operator.ledger.take_epoch
 
         async def slowly(holder: str) -> int:
             await asyncio.sleep(5.0)
             return await take_epoch(holder)
 
-        at.ledger.take_epoch = slowly  # type: ignore[method-assign]
-        operator.task = asyncio.create_task(operator.loop.lead(asyncio.Event()))
-        await settled(lambda: at.status("chain").get("phase") == "Succeeded")
-        assert {task["status"]["phase"] for task in at.cluster.all(AGENT_TASK)} == {"Succeeded"}
+        operator.ledger.take_epoch = slowly  # type: ignore[method-assign]
+        operator.lead()
+        await eventually(lambda: at.status("chain").get("phase") == "Succeeded")
+        assert {task["status"]["phase"] for task in at.api.all(AGENT_TASK)} == {"Succeeded"}
         await at.close()
 
     run(scenario())
@@ -273,11 +296,11 @@ def test_signs_of_life_wait_for_company() -> None:
     """An agent may save a hundred checkpoints a second: its run is looked at once in a while."""
 
     async def scenario() -> None:
-        at = world(12)
-        at.work = (30.0, 30.0)
+        at = World(12)
+        at.behaviour.work = (30.0, 30.0)
         operator = at.start_operator()
         uid = at.apply("chain", CHAIN)
-        await settled(lambda: bool(at.pods()))
+        await eventually(lambda: bool(at.pods()))
         await asyncio.sleep(5.0)
         looked_at: list[float] = []
         reconcile = operator.loop.reconciler.reconcile
@@ -302,12 +325,12 @@ def test_signs_of_life_wait_for_company() -> None:
 
 def test_retention_removes_the_object_and_its_history() -> None:
     async def scenario() -> None:
-        at = world(10)
+        at = World(10)
         at.start_operator()
         uid = at.apply("chain", {**CHAIN, "retention": {"ttlAfterFinished": "10m"}})
         await at.until_ended([uid])
-        await settled(lambda: at.cluster.find("Workflow", "chain") is None, seconds=700)
-        await settled(lambda: uid not in at.ledger.runs)
+        await eventually(lambda: at.find("Workflow", "chain") is None, seconds=700)
+        await eventually(lambda: uid not in at.ledger.rows)
         await at.close()
 
     run(scenario())
@@ -317,15 +340,15 @@ def test_who_waits_for_the_first_look_hears_that_it_cannot_be_taken() -> None:
     """What fills the store otherwise, the watches, waits for it, and is all there is to say why."""
 
     async def scenario() -> None:
-        at = world(11)
-        at.ledger.outage = True
+        at = World(11)
+        at.ledger.leave(hanging=False)
         operator = at.start_operator()
         assert not operator.loop.seen.is_set()
-        await settled(lambda: operator.loop.seen.is_set() and operator.loop.settled.is_set())
+        await eventually(lambda: operator.loop.seen.is_set() and operator.loop.settled.is_set())
         assert at.operator is not None
         assert not at.operator.loop.reconciling
-        at.ledger.outage = False
-        await settled(lambda: at.operator is not None and at.operator.loop.reconciling)
+        at.ledger.come_back()
+        await eventually(lambda: at.operator is not None and at.operator.loop.reconciling)
         await at.close()
 
     run(scenario())
@@ -333,21 +356,21 @@ def test_who_waits_for_the_first_look_hears_that_it_cannot_be_taken() -> None:
 
 def test_ledger_outage_delays_and_says_so() -> None:
     async def scenario() -> None:
-        at = world(11)
+        at = World(11)
         at.start_operator()
-        await settled(lambda: at.operator is not None and at.operator.loop.reconciling)
-        at.ledger.outage = True
+        await eventually(lambda: at.operator is not None and at.operator.loop.reconciling)
+        at.ledger.leave(hanging=False)
         uid = at.apply("chain", CHAIN)
-        await settled(lambda: at.status("chain").get("conditions") is not None)
+        await eventually(lambda: at.status("chain").get("conditions") is not None)
         reasons = {c["type"]: c["reason"] for c in at.status("chain")["conditions"]}
         assert reasons["Reconciling"] == Reason.LEDGER_UNAVAILABLE
-        at.ledger.outage = False
+        at.ledger.come_back()
         at.ledger.wake(None)
-        await settled(lambda: _condition(at.status("chain"), "Accepted") == "Accepted")
-        at.ledger.outage = True
-        await settled(lambda: _condition(at.status("chain"), "Reconciling") == Reason.LEDGER_UNAVAILABLE)
+        await eventually(lambda: _condition(at.status("chain"), "Accepted") == "Accepted")
+        at.ledger.leave(hanging=False)
+        await eventually(lambda: _condition(at.status("chain"), "Reconciling") == Reason.LEDGER_UNAVAILABLE)
         assert _condition(at.status("chain"), "Accepted") == "Accepted", "what was accepted stays so"
-        at.ledger.outage = False
+        at.ledger.come_back()
         at.ledger.wake(None)
         (ended,) = await at.until_ended([uid])
         assert ended.phase is Phase.SUCCEEDED
@@ -359,14 +382,15 @@ def test_ledger_outage_delays_and_says_so() -> None:
 
 def test_pod_that_leaves_after_its_run_has_ended_is_left_alone() -> None:
     async def scenario() -> None:
-        at = world(12, Odds(agent_reports=1.0))
-        at.exit_delay = 10.0  # seconds from the report to the end of the container
+        at = World(12)
+        at.behaviour.reports = True
+        at.behaviour.exit_delay = 10.0  # seconds from the report to the end of the container
         at.start_operator()
         uid = at.apply("chain", CHAIN)
         await at.until_ended([uid])
-        await settled(lambda: at.shown("chain"))
-        await settled(lambda: all(pod["status"]["phase"] == "Succeeded" for pod in at.cluster.all("Pod")))
-        assert len(at.cluster.all("Pod")) == 2
+        await eventually(lambda: at.status_written("chain"))
+        await eventually(lambda: all(pod["status"]["phase"] == "Succeeded" for pod in at.api.all("Pod")))
+        assert len(at.api.all("Pod")) == 2
         await at.close()
 
     run(scenario())
@@ -374,12 +398,13 @@ def test_pod_that_leaves_after_its_run_has_ended_is_left_alone() -> None:
 
 def test_pod_that_never_leaves_is_deleted_after_its_run_has_ended() -> None:
     async def scenario() -> None:
-        at = world(13, Odds(agent_reports=1.0))
-        at.exit_delay = 100_000.0
+        at = World(13)
+        at.behaviour.reports = True
+        at.behaviour.exit_delay = 100_000.0
         at.start_operator()
         uid = at.apply("chain", CHAIN)
         await at.until_ended([uid])
-        await settled(lambda: not at.cluster.all("Pod"))
+        await eventually(lambda: not at.api.all("Pod"))
         await at.close()
 
     run(scenario())

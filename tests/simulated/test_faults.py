@@ -15,8 +15,8 @@ import pytest
 
 from perdure.domain.phases import Phase
 from tests.fakes.clock import run
-from tests.simulated.chance import Odds
-from tests.simulated.world import settled, world
+from tests.fakes.faults import Profile
+from tests.fakes.world import World, eventually
 
 AGENT = {"image": "agent"}
 FAN = {
@@ -34,13 +34,16 @@ FAN = {
     ],
     "outputs": {"by": "${steps.join.output}"},
 }
-ODDS = Odds(
-    call_fails=0.05,
-    event_lost=0.1,
-    event_twice=0.1,
-    event_late=0.1,
-    pod_disrupted=0.1,
-    agent_fails=0.1,
+ODDS = Profile(
+    odds={
+        "refused": 0.05,
+        "answer lost": 0.05,
+        "event lost": 0.1,
+        "event twice": 0.1,
+        "event late": 0.1,
+        "pod disrupted": 0.1,
+        "agent fails": 0.1,
+    }
 )
 #: Seeds that failed once, each with what was wrong.
 FAILED_ONCE: dict[int, str] = {}
@@ -50,24 +53,24 @@ SEEDS = int(os.environ.get("SEEDS", "150"))
 @pytest.mark.parametrize("seed", [*FAILED_ONCE, *range(SEEDS)])
 def test_every_run_ends_as_if_nothing_had_happened(seed: int) -> None:
     async def scenario() -> None:
-        at = world(seed, ODDS)
+        at = World(seed, ODDS)
         at.start_operator()
         uids = [at.apply(f"fan-{number}", FAN) for number in range(2)]
         ended: asyncio.Task[Any] = asyncio.create_task(at.until_ended(uids))
         kills = 0
         while not ended.done():
-            await asyncio.wait({ended}, timeout=at.chance.between(0.05, 15.0))
+            await asyncio.wait({ended}, timeout=at.faults.between(0.05, 15.0))
             if not ended.done() and kills < 12:
                 kills += 1
                 await at.kill_operator()
-                await asyncio.sleep(at.chance.between(0.0, 5.0))
+                await asyncio.sleep(at.faults.between(0.0, 5.0))
                 at.start_operator()
         runs = await ended
         assert [run.phase for run in runs] == [Phase.SUCCEEDED] * 2, runs
         at.check(uids)
-        at.chance.calm = True
+        at.faults.quiesced = True
         names = [run.name for run in runs]
-        await settled(lambda: all(at.shown(name) for name in names))
+        await eventually(lambda: all(at.status_written(name) for name in names))
         await at.close()
 
     run(scenario())
@@ -76,11 +79,11 @@ def test_every_run_ends_as_if_nothing_had_happened(seed: int) -> None:
 def test_the_same_seed_gives_the_same_history() -> None:
     def history(seed: int) -> list[tuple[str, Any, Any]]:
         async def scenario() -> list[tuple[str, Any, Any]]:
-            at = world(seed, ODDS)
+            at = World(seed, ODDS)
             at.start_operator()
             uid = at.apply("fan", FAN)
             await at.until_ended([uid])
-            events = [(event.type, event.task, event.time) for event in at.ledger.events[uid]]
+            events = [(event.type, event.task, event.time) for event in at.events(uid)]
             await at.close()
             return events
 

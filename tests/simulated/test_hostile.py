@@ -20,8 +20,7 @@ from perdure.domain.expressions import cel
 from perdure.domain.names import LABEL_ATTEMPT, LABEL_MANAGED_BY, LABEL_TASK, MANAGED_BY
 from perdure.domain.phases import Phase
 from tests.fakes.clock import run
-from tests.simulated.chance import Odds
-from tests.simulated.world import World, settled, world
+from tests.fakes.world import World, eventually
 
 AGENT = {"image": "agent"}
 CHAIN = {
@@ -41,7 +40,7 @@ def apply_theirs(at: World, kind: str, spec: dict[str, Any], **metadata: Any) ->
         "metadata": {"name": "hostile", **metadata},
         "spec": spec,
     }
-    return str(at.cluster.add(kind, THEIRS, body)["metadata"]["uid"])
+    return str(at.api.create(kind, THEIRS, body)["metadata"]["uid"])
 
 
 async def survives(at: World, *, meanwhile: Callable[[], bool]) -> None:
@@ -52,8 +51,8 @@ async def survives(at: World, *, meanwhile: Callable[[], bool]) -> None:
         uid = at.apply(name, CHAIN)
         (ended,) = await at.until_ended([uid])
         assert ended.phase is Phase.SUCCEEDED
-        await settled(meanwhile)
-        assert at.operator is not None and not at.operator.task.done()
+        await eventually(meanwhile)
+        assert at.operator is not None and at.operator.alive
         await at.kill_operator()
     at.check([uid])
     await at.close()
@@ -63,7 +62,7 @@ def refused(at: World, path: str, text: str, kind: str = "Workflow") -> Callable
     """Whether the hostile object's status says that it is not accepted, with the path and the text."""
 
     def is_refused() -> bool:
-        found = at.cluster.find(kind, "hostile", THEIRS)
+        found = at.find(kind, "hostile", THEIRS)
         assert found is not None
         for condition in (found.get("status") or {}).get("conditions") or ():
             if condition["type"] == "Accepted" and condition["status"] == "False":
@@ -86,7 +85,7 @@ EXPRESSIONS: list[tuple[dict[str, Any], str, str]] = [
 @pytest.mark.parametrize(("step", "path", "text"), EXPRESSIONS)
 def test_an_expression_beyond_the_limits_is_refused(step: dict[str, Any], path: str, text: str) -> None:
     async def scenario() -> None:
-        at = world(1)
+        at = World(1)
         apply_theirs(at, "Workflow", {"steps": [{"name": "a", **step}]})
         await survives(at, meanwhile=refused(at, path, text))
 
@@ -102,7 +101,7 @@ def test_a_panic_of_the_parser_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(cel, "MAX_EXPRESSION", 10**6)
 
     async def scenario() -> None:
-        at = world(2)
+        at = World(2)
         apply_theirs(at, "Workflow", {"steps": [{"name": "a", "agent": AGENT, "input": f"${{{PANIC}}}"}]})
         await survives(at, meanwhile=refused(at, "spec.steps[0].input", ""))
 
@@ -126,7 +125,7 @@ def test_a_pass_that_panics_is_repeated_later_and_ends_nothing_else(monkeypatch:
     monkeypatch.setattr(Reconciler, "reconcile", panics)
 
     async def scenario() -> None:
-        at = world(3)
+        at = World(3)
         apply_theirs(at, "Workflow", CHAIN)
         await survives(at, meanwhile=lambda: len(passes) > 4)
         pauses = [later - earlier for earlier, later in pairwise(passes[:5])]
@@ -143,7 +142,7 @@ def test_an_annotation_of_4301_digits_is_a_depth_beyond_the_limit(kind: str) -> 
     spec = CHAIN if kind == "Workflow" else {"agent": AGENT}
 
     async def scenario() -> None:
-        at = world(4)
+        at = World(4)
         at.start_operator()
         apply_theirs(at, kind, spec, annotations=DEEP)
         await survives(at, meanwhile=refused(at, "metadata.annotations", "at most 8 are allowed", kind))
@@ -155,10 +154,10 @@ def test_a_schedule_whose_runs_have_such_an_annotation() -> None:
     spec = {"schedule": "* * * * *", "workflow": {"metadata": {"annotations": DEEP}, "spec": CHAIN}}
 
     async def scenario() -> None:
-        at = world(5)
+        at = World(5)
         at.start_operator()
         apply_theirs(at, "WorkflowSchedule", spec)
-        await survives(at, meanwhile=lambda: any(is_refused(made) for made in at.cluster.all("Workflow")))
+        await survives(at, meanwhile=lambda: any(is_refused(made) for made in at.api.all("Workflow")))
 
     def is_refused(made: dict[str, Any]) -> bool:
         return bool(
@@ -188,11 +187,10 @@ def test_an_object_that_cannot_be_read_is_passed_over(kind: str, fields: dict[st
     labels = {LABEL_MANAGED_BY: MANAGED_BY, LABEL_TASK: "hostile", LABEL_ATTEMPT: "1"}
 
     async def scenario() -> None:
-        # Their pod is no attempt, and so has nowhere to report to.
-        at = world(6, Odds(agent_reports=0.0))
+        at = World(6)
         at.start_operator()
         body = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": "hostile", "labels": labels}}
-        at.cluster.add(kind, THEIRS, {**body, **fields})
+        at.api.create(kind, THEIRS, {**body, **fields})
         await survives(at, meanwhile=lambda: True)
 
     run(scenario())
@@ -207,40 +205,40 @@ def test_a_run_that_cannot_be_restored_is_left_out(monkeypatch: pytest.MonkeyPat
         return keep(self, key, *state)
 
     async def scenario() -> None:
-        at = world(7)
+        at = World(7)
         at.start_operator()
         uid = apply_theirs(at, "Workflow", {"steps": [{"name": "a", "wait": {"duration": "1h"}}]})
-        await settled(lambda: uid in at.ledger.runs)
+        await eventually(lambda: uid in at.ledger.rows)
         await at.kill_operator()
         monkeypatch.setattr(Reconciler, "_keep", refuses)
-        await survives(at, meanwhile=lambda: not at.ledger.runs[uid].phase.terminal)
+        await survives(at, meanwhile=lambda: not at.record(uid).phase.terminal)
 
     run(scenario())
 
 
 def test_a_live_run_whose_object_cannot_be_read_any_more_goes_on_when_it_can() -> None:
     async def scenario() -> None:
-        at = world(8)
+        at = World(8)
         at.start_operator()
         uid = apply_theirs(at, "Workflow", {"steps": [{"name": "a", "wait": {"duration": "5m"}}]})
-        await settled(lambda: uid in at.ledger.runs)
+        await eventually(lambda: uid in at.ledger.rows)
         await at.kill_operator()
-        obj = at.cluster.find("Workflow", "hostile", THEIRS)
+        obj = at.find("Workflow", "hostile", THEIRS)
         assert obj is not None
         created = obj["metadata"].pop("creationTimestamp")
-        get, asked = at.cluster.get, []
+        operator = at.start_operator()
+        get, asked = operator.kube.get, []
 
         async def counted(kind: str, namespace: str, name: str) -> dict[str, Any]:
             asked.append(name)
             return await get(kind, namespace, name)
 
-        at.cluster.get = counted  # type: ignore[method-assign]
-        at.start_operator()
+        operator.kube.get = counted  # type: ignore[method-assign]
         await asyncio.sleep(100)
         assert 1 <= asked.count("hostile") <= 10, "asked now and then, not all the time"
-        assert not at.ledger.runs[uid].phase.terminal
+        assert not at.record(uid).phase.terminal
         obj["metadata"]["creationTimestamp"] = created
-        at.cluster.changed("Workflow", THEIRS, "hostile")
+        assert at.api.change(obj, "Workflow")
         (ended,) = await at.until_ended([uid])
         assert ended.phase is Phase.SUCCEEDED
         await at.close()

@@ -11,8 +11,8 @@ import pytest
 from perdure.domain.phases import Phase
 from perdure.domain.records import TaskKey
 from tests.fakes.clock import run
-from tests.simulated.chance import Odds
-from tests.simulated.world import World, settled, world
+from tests.fakes.faults import Profile
+from tests.fakes.world import World, eventually
 
 AGENT = {"image": "agent", "executor": "Job"}
 CHAIN: dict[str, Any] = {
@@ -32,8 +32,16 @@ FAN: dict[str, Any] = {
         {"name": "join", "agent": AGENT, "input": "${steps.each.outputs}", "dependsOn": ["plain"]},
     ],
 }
-ODDS = Odds(
-    call_fails=0.05, event_lost=0.1, event_twice=0.1, event_late=0.1, pod_disrupted=0.1, agent_fails=0.1
+ODDS = Profile(
+    odds={
+        "refused": 0.05,
+        "answer lost": 0.05,
+        "event lost": 0.1,
+        "event twice": 0.1,
+        "event late": 0.1,
+        "pod disrupted": 0.1,
+        "agent fails": 0.1,
+    }
 )
 SEEDS = int(os.environ.get("SEEDS", "60"))
 #: Seeds that failed once, each with what was wrong.
@@ -41,34 +49,34 @@ FAILED_ONCE: dict[int, str] = {}
 
 
 def _task(at: World, uid: str, step: str) -> Any:
-    return at.ledger.tasks[uid].get(TaskKey(step))
+    return at.tasks(uid).get(TaskKey(step))
 
 
 async def _until_running(at: World, uid: str, step: str) -> None:
-    await settled(lambda: (task := _task(at, uid, step)) is not None and task.phase is Phase.RUNNING)
+    await eventually(lambda: (task := _task(at, uid, step)) is not None and task.phase is Phase.RUNNING)
 
 
 def _owners(at: World) -> dict[str, list[str]]:
     """Kinds of the owners of all pods, by the pods' names."""
     return {
         pod["metadata"]["name"]: [owner["kind"] for owner in pod["metadata"]["ownerReferences"]]
-        for pod in at.cluster.all("Pod")
+        for pod in at.api.all("Pod")
     }
 
 
 def test_a_chain_of_jobs() -> None:
     async def scenario() -> None:
-        at = world(1)
+        at = World(1)
         at.start_operator()
         uid = at.apply("chain", CHAIN)
         (ended,) = await at.until_ended([uid])
         assert ended.phase is Phase.SUCCEEDED
         at.check([uid])
-        jobs = {job["metadata"]["name"] for job in at.cluster.all("Job")}
-        assert jobs == {attempt.pod_name for attempt in at.ledger.attempts[uid].values()}
-        assert dict(at.cluster.made) == dict.fromkeys(jobs, 1)
+        jobs = {job["metadata"]["name"] for job in at.api.all("Job")}
+        assert jobs == {attempt.pod_name for attempt in at.attempts(uid).values()}
+        assert dict(at.pods_created) == dict.fromkeys(jobs, 1)
         assert set(map(tuple, _owners(at).values())) == {("Job",)}
-        await settled(lambda: at.shown("chain"))
+        await eventually(lambda: at.status_written("chain"))
         await at.close()
 
     run(scenario())
@@ -76,15 +84,13 @@ def test_a_chain_of_jobs() -> None:
 
 def test_a_deleted_job_is_a_disruption() -> None:
     async def scenario() -> None:
-        at = world(2)
-        at.work = 20.0, 30.0
+        at = World(2)
+        at.behaviour.work = 20.0, 30.0
         at.start_operator()
         uid = at.apply("chain", CHAIN)
         await _until_running(at, uid, "first")
-        (job,) = at.cluster.all("Job")
-        task = _task(at, uid, "first").name
-        at.cluster.disrupted[task] += 1
-        at.cluster.remove("Job", "default", job["metadata"]["name"])
+        (job,) = at.api.all("Job")
+        at.api.remove("Job", "default", job["metadata"]["name"])
         (ended,) = await at.until_ended([uid])
         assert ended.phase is Phase.SUCCEEDED
         at.check([uid])
@@ -98,17 +104,17 @@ def test_a_deleted_job_is_a_disruption() -> None:
 @pytest.mark.parametrize("grace", [0.0, 3.0])
 def test_a_paused_run_has_no_job_and_goes_on(grace: float) -> None:
     async def scenario() -> None:
-        at = world(3)
-        at.work = 5.0, 10.0
-        at.cluster.grace = grace
+        at = World(3)
+        at.behaviour.work = 5.0, 10.0
+        at.nodes.grace = grace
         at.start_operator()
         uid = at.apply("chain", CHAIN)
         await _until_running(at, uid, "first")
         at.desire("chain", "Paused")
-        await settled(lambda: not at.pods() and at.status("chain").get("phase") == "Paused")
-        made = at.cluster.made.total()
+        await eventually(lambda: not at.pods() and at.status("chain").get("phase") == "Paused")
+        made = at.pods_created.total()
         await asyncio.sleep(300)
-        assert at.cluster.made.total() == made
+        assert at.pods_created.total() == made
         at.desire("chain", "Running")
         (ended,) = await at.until_ended([uid])
         assert ended.phase is Phase.SUCCEEDED
@@ -121,17 +127,17 @@ def test_a_paused_run_has_no_job_and_goes_on(grace: float) -> None:
 
 def test_a_job_without_a_pod_is_waited_for_and_given_up_in_time() -> None:
     async def scenario() -> None:
-        at = world(4)
-        at.cluster.jobs_get_pods = False
+        at = World(4)
+        at.nodes.jobs_get_pods = False
         at.start_operator()
         uid = at.apply("stuck", {"steps": [{"name": "first", "agent": AGENT, "pendingTimeout": "2m"}]})
-        await settled(lambda: "kubectl describe job" in str(at.status("stuck")))
+        await eventually(lambda: "kubectl describe job" in str(at.status("stuck")))
         (ended,) = await at.until_ended([uid])
         assert ended.phase is Phase.FAILED
-        assert "PendingTimeout" in str(at.ledger.steps[uid]["first"].reason)
+        assert "PendingTimeout" in str(at.steps(uid)["first"].reason)
         assert ended.finished_at is not None
         assert 120 <= (ended.finished_at - ended.created_at).total_seconds() < 125
-        await settled(lambda: not at.cluster.all("Job"))
+        await eventually(lambda: not at.api.all("Job"))
         await at.close()
 
     run(scenario())
@@ -140,24 +146,24 @@ def test_a_job_without_a_pod_is_waited_for_and_given_up_in_time() -> None:
 @pytest.mark.parametrize("seed", [*FAILED_ONCE, *range(SEEDS)])
 def test_every_run_of_jobs_ends_as_if_nothing_had_happened(seed: int) -> None:
     async def scenario() -> None:
-        at = world(seed, ODDS)
-        at.cluster.grace = at.chance.choice([0.0, 2.0])
+        at = World(seed, ODDS)
+        at.nodes.grace = at.faults.choice([0.0, 2.0])
         at.start_operator()
         uid = at.apply("fan", FAN)
         ended: asyncio.Task[Any] = asyncio.create_task(at.until_ended([uid]))
         kills = 0
         while not ended.done():
-            await asyncio.wait({ended}, timeout=at.chance.between(0.05, 15.0))
+            await asyncio.wait({ended}, timeout=at.faults.between(0.05, 15.0))
             if not ended.done() and kills < 12:
                 kills += 1
                 await at.kill_operator()
-                await asyncio.sleep(at.chance.between(0.0, 5.0))
+                await asyncio.sleep(at.faults.between(0.0, 5.0))
                 at.start_operator()
         (record,) = await ended
         assert record.phase is Phase.SUCCEEDED, record
         at.check([uid])
-        at.chance.calm = True
-        await settled(lambda: at.shown("fan"))
+        at.faults.quiesced = True
+        await eventually(lambda: at.status_written("fan"))
         await at.close()
 
     run(scenario())

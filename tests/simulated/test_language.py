@@ -5,16 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import Counter
 from typing import Any
 
 import pytest
 
 from perdure.domain.phases import Phase, Reason
-from perdure.domain.records import Commit, Committed, RunRecord, TaskKey
+from perdure.domain.records import RunRecord, TaskKey
 from tests.fakes.clock import run
-from tests.simulated.chance import Odds
-from tests.simulated.world import World, settled, world
+from tests.fakes.faults import Profile
+from tests.fakes.world import World, eventually
 
 AGENT = {"image": "agent"}
 CHAIN = [
@@ -26,15 +25,15 @@ LAST = [{"name": "last", "agent": AGENT, "input": "${workflow.phase}"}]
 
 
 def _phases(at: World, uid: str) -> dict[str, str]:
-    return {name: step.phase.value for name, step in at.ledger.steps[uid].items()}
+    return {name: step.phase.value for name, step in at.steps(uid).items()}
 
 
 async def _until_running(at: World, uid: str, step: str) -> None:
     def is_running() -> bool:
-        task = at.ledger.tasks[uid].get(TaskKey(step))
+        task = at.tasks(uid).get(TaskKey(step))
         return task is not None and task.phase is Phase.RUNNING
 
-    await settled(is_running)
+    await eventually(is_running)
 
 
 async def _ended(at: World, *uids: str) -> list[RunRecord]:
@@ -43,33 +42,23 @@ async def _ended(at: World, *uids: str) -> list[RunRecord]:
     return ended
 
 
-def _open(at: World) -> Counter[str]:
-    """Open attempts of agents, by run."""
-    return Counter(
-        uid
-        for uid, attempts in at.ledger.attempts.items()
-        for attempt in attempts.values()
-        if attempt.closed_at is None and at.ledger.kind_of(uid, attempt.key) == "agent"
-    )
-
-
 def test_a_paused_run_holds_no_pod_and_goes_on_where_it_was() -> None:
     async def scenario() -> None:
-        at = world(1)
-        at.work = 5.0, 10.0
+        at = World(1)
+        at.behaviour.work = 5.0, 10.0
         at.start_operator()
         uid = at.apply("chain", {"steps": CHAIN})
         await _until_running(at, uid, "b")
         at.desire("chain", "Paused")
-        await settled(lambda: not at.pods() and at.status("chain").get("phase") == "Paused")
-        made = at.cluster.made.total()
+        await eventually(lambda: not at.pods() and at.status("chain").get("phase") == "Paused")
+        made = at.pods_created.total()
         await asyncio.sleep(600)
-        assert at.cluster.made.total() == made, "nothing starts while it is paused"
-        assert not at.ledger.runs[uid].phase.terminal
+        assert at.pods_created.total() == made, "nothing starts while it is paused"
+        assert not at.record(uid).phase.terminal
         at.desire("chain", "Running")
         (ended,) = await _ended(at, uid)
         assert ended.phase is Phase.SUCCEEDED
-        task = at.ledger.tasks[uid][TaskKey("b")]
+        task = at.tasks(uid)[TaskKey("b")]
         assert (task.attempt, task.retries, task.disruptions) == (2, 0, 0)
         await at.close()
 
@@ -78,15 +67,15 @@ def test_a_paused_run_holds_no_pod_and_goes_on_where_it_was() -> None:
 
 def test_a_run_applied_as_paused_starts_nothing_until_it_is_wanted() -> None:
     async def scenario() -> None:
-        at = world(2)
-        at.work = 5.0, 10.0
+        at = World(2)
+        at.behaviour.work = 5.0, 10.0
         at.start_operator()
         uid = at.apply("chain", {"steps": CHAIN, "desiredState": "Paused"})
         alone = at.apply("alone", {"agent": AGENT, "desiredState": "Paused"}, kind="AgentTask")
-        await settled(lambda: at.status("chain").get("phase") == "Paused")
-        await settled(lambda: at.status("alone", kind="AgentTask").get("phase") == "Paused")
+        await eventually(lambda: at.status("chain").get("phase") == "Paused")
+        await eventually(lambda: at.status("alone", kind="AgentTask").get("phase") == "Paused")
         await asyncio.sleep(60)
-        assert not at.cluster.made
+        assert not at.pods_created
         at.desire("chain", "Running")
         at.desire("alone", "Running", kind="AgentTask")
         assert [ended.phase for ended in await _ended(at, uid, alone)] == [Phase.SUCCEEDED] * 2
@@ -98,21 +87,21 @@ def test_a_run_applied_as_paused_starts_nothing_until_it_is_wanted() -> None:
 @pytest.mark.parametrize("first", ["Running", "Paused"])
 def test_a_cancelled_run_stops_all_and_runs_its_finally_steps(first: str) -> None:
     async def scenario() -> None:
-        at = world(3)
-        at.work = 5.0, 10.0
+        at = World(3)
+        at.behaviour.work = 5.0, 10.0
         at.start_operator()
         uid = at.apply("chain", {"steps": CHAIN, "finally": LAST})
         await _until_running(at, uid, "b")
         if first == "Paused":
             at.desire("chain", "Paused")
-            await settled(lambda: not at.pods())
+            await eventually(lambda: not at.pods())
         at.desire("chain", "Cancelled")
         (ended,) = await _ended(at, uid)
         assert (ended.phase, ended.reason) == (Phase.CANCELLED, Reason.CANCELLED)
         expected = {"a": "Succeeded", "b": "Cancelled", "c": "Cancelled", "last": "Succeeded"}
         assert _phases(at, uid) == expected
-        assert at.ledger.tasks[uid][TaskKey("last")].input == "Cancelled"
-        await settled(lambda: not at.pods())
+        assert at.tasks(uid)[TaskKey("last")].input == "Cancelled"
+        await eventually(lambda: not at.pods())
         await at.close()
 
     run(scenario())
@@ -120,8 +109,8 @@ def test_a_cancelled_run_stops_all_and_runs_its_finally_steps(first: str) -> Non
 
 def test_a_cancelled_agenttask_ends_as_cancelled_before_and_after_it_started() -> None:
     async def scenario() -> None:
-        at = world(4)
-        at.work = 5.0, 10.0
+        at = World(4)
+        at.behaviour.work = 5.0, 10.0
         at.start_operator()
         early = at.apply("early", {"agent": AGENT, "desiredState": "Cancelled"}, kind="AgentTask")
         late = at.apply("late", {"agent": AGENT}, kind="AgentTask")
@@ -130,8 +119,8 @@ def test_a_cancelled_agenttask_ends_as_cancelled_before_and_after_it_started() -
         ended = await _ended(at, early, late)
         assert [run.phase for run in ended] == [Phase.CANCELLED] * 2
         for name in ("early", "late"):
-            await settled(lambda name=name: at.status(name, kind="AgentTask").get("phase") == "Cancelled")
-        assert not at.ledger.tasks[early]
+            await eventually(lambda name=name: at.status(name, kind="AgentTask").get("phase") == "Cancelled")
+        assert not at.tasks(early)
         await at.close()
 
     run(scenario())
@@ -148,7 +137,7 @@ NESTED = {
                         {
                             "name": "inner",
                             "workflow": {
-                                "spec": {"steps": CHAIN, "outputs": {"by": "${steps.c.output.by}"}},
+                                "spec": {"steps": CHAIN, "outputs": {"by": "${steps.c.output.at}"}},
                                 "inputs": {"n": "${inputs.n}"},
                             },
                         }
@@ -165,26 +154,28 @@ NESTED = {
 
 def test_children_give_their_outputs_and_follow_pause_and_cancel() -> None:
     async def scenario() -> None:
-        at = world(5)
-        at.work = 5.0, 10.0
+        at = World(5)
+        at.behaviour.work = 5.0, 10.0
         at.start_operator()
         uid = at.apply("top", NESTED)
-        await settled(lambda: len(at.pods()) == 2)
+        await eventually(lambda: len(at.pods()) == 2)
         at.desire("top", "Paused")
-        await settled(lambda: not at.pods())
-        made = at.cluster.made.total()
+        await eventually(lambda: not at.pods())
+        made = at.pods_created.total()
         await asyncio.sleep(600)
-        assert at.cluster.made.total() == made
+        assert at.pods_created.total() == made
         at.desire("top", "Running")
         (ended,) = await _ended(at, uid)
         assert (ended.phase, ended.outputs) == (Phase.SUCCEEDED, {"all": [1, 2]})
-        assert len(at.ledger.runs) == 5, "two children, each with one of its own"
+        assert len(at.ledger.rows) == 5, "two children, each with one of its own"
         other = at.apply("other", NESTED)
-        await settled(lambda: len(at.pods()) == 2)
+        await eventually(lambda: len(at.pods()) == 2)
         at.desire("other", "Cancelled")
         (ended,) = await _ended(at, other)
         assert ended.phase is Phase.CANCELLED
-        await settled(lambda: not at.pods() and all(run.phase.terminal for run in at.ledger.runs.values()))
+        await eventually(
+            lambda: not at.pods() and all(rows.run.phase.terminal for rows in at.ledger.rows.values())
+        )
         await at.close()
 
     run(scenario())
@@ -192,13 +183,13 @@ def test_children_give_their_outputs_and_follow_pause_and_cancel() -> None:
 
 def test_a_child_that_is_deleted_fails_its_step() -> None:
     async def scenario() -> None:
-        at = world(6)
-        at.work = 5.0, 10.0
+        at = World(6)
+        at.behaviour.work = 5.0, 10.0
         at.start_operator()
         uid = at.apply("top", {"steps": [{"name": "sub", "workflow": {"spec": {"steps": CHAIN}}}]})
-        await settled(lambda: len(at.pods()) == 1)
-        (child,) = [obj for obj in at.cluster.all("Workflow") if obj["metadata"]["name"] != "top"]
-        at.cluster.remove("Workflow", "default", child["metadata"]["name"])
+        await eventually(lambda: len(at.pods()) == 1)
+        (child,) = [obj for obj in at.api.all("Workflow") if obj["metadata"]["name"] != "top"]
+        at.api.remove("Workflow", "default", child["metadata"]["name"])
         (ended,) = await _ended(at, uid)
         assert (ended.phase, ended.reason) == (Phase.FAILED, Reason.CHILD_FAILED)
         await at.close()
@@ -210,8 +201,8 @@ def test_a_result_in_the_cache_needs_no_pod() -> None:
     spec = {"steps": [{"name": "a", "agent": AGENT, "cache": {"key": "${inputs.k}", "ttl": "1h"}}]}
 
     async def scenario() -> None:
-        at = world(7)
-        at.work = 5.0, 10.0
+        at = World(7)
+        at.behaviour.work = 5.0, 10.0
         at.start_operator()
         first = at.apply("first", spec | {"inputs": {"k": 1}})
         await _ended(at, first)
@@ -221,46 +212,29 @@ def test_a_result_in_the_cache_needs_no_pod() -> None:
         )
         await _ended(at, other)
         await at.until_ended([second])
-        task = at.ledger.tasks[second][TaskKey("a")]
+        task = at.tasks(second)[TaskKey("a")]
         assert (task.phase, task.reason, task.attempt) == (Phase.SUCCEEDED, Reason.CACHED, 0)
-        assert task.output == at.ledger.tasks[first][TaskKey("a")].output
+        assert task.output == at.tasks(first)[TaskKey("a")].output
         await asyncio.sleep(3601)
         late = at.apply("late", spec | {"inputs": {"k": 1}})
         await _ended(at, late)
-        assert at.ledger.tasks[late][TaskKey("a")].attempt == 1
+        assert at.tasks(late)[TaskKey("a")].attempt == 1
         await at.close()
 
     run(scenario())
 
 
-def _watch_limits(at: World, total: int) -> None:
-    """Check after every commit that no more attempts are open than may be."""
-    commit = at.ledger.commit
-
-    async def checked(commit_: Commit, *, epoch: int) -> Committed:
-        try:
-            return await commit(commit_, epoch=epoch)
-        finally:
-            number = _open(at).total()
-            if number > total:
-                at.ledger.violations.append(AssertionError(f"{number} attempts open, {total} may be"))
-
-    at.ledger.commit = checked  # type: ignore[method-assign]
-
-
 def test_limits_hold_over_many_runs_and_the_higher_priority_goes_first() -> None:
     async def scenario() -> None:
-        at = world(8)
-        at.limits = (3, None)
-        _watch_limits(at, 3)
-        at.work = 5.0, 10.0
+        at = World(8, limit=3)
+        at.behaviour.work = 5.0, 10.0
         at.start_operator()
         fan = {"steps": [{"name": "each", "forEach": list(range(12)), "agent": AGENT}]}
         low = [at.apply(f"low-{number}", fan) for number in range(3)]
-        await settled(lambda: len(at.pods()) == 3)
+        await eventually(lambda: len(at.pods()) == 3)
         high = at.apply("high", {"priority": 5, "steps": [{"name": "a", "agent": AGENT}]})
         (ended,) = await _ended(at, high)
-        done = sum(task.phase.terminal for uid in low for task in at.ledger.tasks[uid].values())
+        done = sum(task.phase.terminal for uid in low for task in at.tasks(uid).values())
         assert ended.phase is Phase.SUCCEEDED
         # Its turn comes with the first slot that becomes free; what runs beside it may end meanwhile.
         assert done < 12, "a backlog of low priority does not hold it up"
@@ -270,8 +244,16 @@ def test_limits_hold_over_many_runs_and_the_higher_priority_goes_first() -> None
     run(scenario())
 
 
-ODDS = Odds(
-    call_fails=0.04, event_lost=0.08, event_twice=0.08, event_late=0.08, pod_disrupted=0.1, agent_fails=0.1
+ODDS = Profile(
+    odds={
+        "refused": 0.04,
+        "answer lost": 0.04,
+        "event lost": 0.08,
+        "event twice": 0.08,
+        "event late": 0.08,
+        "pod disrupted": 0.1,
+        "agent fails": 0.1,
+    }
 )
 EVERYTHING: dict[str, Any] = {
     "parallelism": 4,
@@ -311,21 +293,19 @@ FAILED_ONCE: dict[int, str] = {}
 @pytest.mark.parametrize("seed", [*FAILED_ONCE, *range(SEEDS)])
 def test_whatever_is_wished_and_goes_wrong_every_run_ends_by_the_rules(seed: int) -> None:
     async def scenario() -> None:
-        at = world(seed, ODDS)
-        at.limits = (3, None)
-        _watch_limits(at, 3)
+        at = World(seed, ODDS, limit=3)
         at.start_operator()
         uids = [at.apply(f"run-{number}", EVERYTHING | {"priority": number}) for number in range(2)]
         cancelled = set()
         for _ in range(10):
-            await asyncio.sleep(at.chance.between(0.05, 20.0))
-            if at.chance.happens(0.5):
+            await asyncio.sleep(at.faults.between(0.05, 20.0))
+            if at.faults.chance(0.5):
                 await at.kill_operator()
-                await asyncio.sleep(at.chance.between(0.0, 5.0))
+                await asyncio.sleep(at.faults.between(0.0, 5.0))
                 at.start_operator()
-            name = at.chance.choice(["run-0", "run-1"])
-            if name not in cancelled and at.cluster.find("Workflow", name) is not None:
-                state = at.chance.choice(["Paused", "Running", "Running", "Paused", "Cancelled"])
+            name = at.faults.choice(["run-0", "run-1"])
+            if name not in cancelled and at.find("Workflow", name) is not None:
+                state = at.faults.choice(["Paused", "Running", "Running", "Paused", "Cancelled"])
                 cancelled |= {name} if state == "Cancelled" else set()
                 at.desire(name, state)
         for name in ("run-0", "run-1"):
@@ -341,10 +321,10 @@ def test_whatever_is_wished_and_goes_wrong_every_run_ends_by_the_rules(seed: int
                 assert set(phases.values()) == {"Succeeded"}, phases
             else:
                 assert (record.phase, record.name in cancelled) == (Phase.CANCELLED, True), record
-        at.chance.calm = True
-        await settled(lambda: not at.pods())
-        await settled(lambda: all(run.phase.terminal for run in at.ledger.runs.values()))
-        await settled(lambda: at.shown("run-0") and at.shown("run-1"))
+        at.faults.quiesced = True
+        await eventually(lambda: not at.pods())
+        await eventually(lambda: all(rows.run.phase.terminal for rows in at.ledger.rows.values()))
+        await eventually(lambda: at.status_written("run-0") and at.status_written("run-1"))
         await at.close()
 
     run(scenario())

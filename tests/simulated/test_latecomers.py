@@ -11,8 +11,10 @@ import pytest
 from perdure.domain.phases import Phase
 from perdure.domain.records import WORKFLOW, Commit, Committed, LedgerError, LedgerUnavailable
 from perdure.kube.page import Page
+from tests.fakes.apiserver import NAMESPACE
 from tests.fakes.clock import run
-from tests.simulated.world import NAMESPACE, World, settled, world
+from tests.fakes.operators import Operator
+from tests.fakes.world import World, eventually
 
 AGENT = {"image": "agent"}
 CHAIN = {"steps": [{"name": "a", "agent": AGENT}, {"name": "b", "dependsOn": ["a"], "agent": AGENT}]}
@@ -20,13 +22,15 @@ CHAIN = {"steps": [{"name": "a", "agent": AGENT}, {"name": "b", "dependsOn": ["a
 
 def open_attempts(at: World) -> int:
     return sum(
-        attempt.closed_at is None for attempts in at.ledger.attempts.values() for attempt in attempts.values()
+        attempt.closed_at is None for rows in at.ledger.rows.values() for attempt in rows.attempts.values()
     )
 
 
-def commit_late(at: World, chosen: Callable[[Commit], bool], *, seconds: float) -> list[asyncio.Task[Any]]:
+def commit_late(
+    operator: Operator, chosen: Callable[[Commit], bool], *, seconds: float
+) -> list[asyncio.Task[Any]]:
     """Let the first chosen commit take effect long after its sender was told that it failed."""
-    commit = at.ledger.commit
+    commit = operator.ledger.commit
     late: list[asyncio.Task[Any]] = []
 
     async def mutated(made: Commit, *, epoch: int) -> Committed:
@@ -43,7 +47,7 @@ def commit_late(at: World, chosen: Callable[[Commit], bool], *, seconds: float) 
             raise LedgerUnavailable("no answer")
         return await commit(made, epoch=epoch)
 
-    at.ledger.commit = mutated  # type: ignore[method-assign]
+    operator.ledger.commit = mutated  # type: ignore[method-assign]
     return late
 
 
@@ -62,14 +66,12 @@ def test_a_commit_that_comes_late_exceeds_no_limit(which: Callable[[Commit], boo
     """Its slots are not given to another run while it may still take them."""
 
     async def scenario() -> None:
-        at = world(3)
-        at.limits = (1, None)
+        at = World(3, limit=1)
         late = commit_late(
-            at,
+            at.start_operator(),
             lambda commit: any(attempt.pod_uid is None for attempt in commit.attempts) and which(commit),
             seconds=seconds,
         )
-        at.start_operator()
         uids = [at.apply(name, CHAIN) for name in ("one", "two", "three")]
         ended = asyncio.create_task(at.until_ended(uids))
         most = 0
@@ -80,7 +82,7 @@ def test_a_commit_that_comes_late_exceeds_no_limit(which: Callable[[Commit], boo
         assert most == 1
         assert late
         assert await late[0] is None, "the run was taken forward without it"
-        await settled(lambda: all(at.shown(name) for name in ("one", "two", "three")))
+        await eventually(lambda: all(at.status_written(name) for name in ("one", "two", "three")))
         await at.close()
 
     run(scenario())
@@ -90,21 +92,21 @@ def test_a_pod_that_was_made_late_is_not_left_behind() -> None:
     """Its attempt has ended, and so has its run: nobody is told, and a sweep finds it."""
 
     async def scenario() -> None:
-        at = world(4)
+        at = World(4)
         at.start_operator()
         uid = at.apply("chain", CHAIN)
         (first,) = await until_there(at)
         await at.until_ended([uid])
-        await settled(lambda: at.shown("chain"))
-        at.work = (1e6, 1e6)
+        await eventually(lambda: at.status_written("chain"))
+        at.behaviour.work = (1e6, 1e6)
         await at.kill_operator()
         name = first["metadata"]["name"]
-        at.cluster.remove("Pod", NAMESPACE, name)
+        at.api.remove("Pod", NAMESPACE, name)
         fields = ("name", "labels", "ownerReferences")
         metadata = {field: first["metadata"][field] for field in fields}
-        at.cluster.add("Pod", NAMESPACE, {**first, "metadata": metadata, "status": {}})
+        at.api.create("Pod", NAMESPACE, {**first, "metadata": metadata, "status": {}})
         at.start_operator()
-        await settled(lambda: at.cluster.find("Pod", name) is None)
+        await eventually(lambda: at.find("Pod", name) is None)
         await at.close()
 
     run(scenario())
@@ -114,18 +116,19 @@ def test_a_list_from_the_past_does_not_end_the_run_that_came_after() -> None:
     """A new leader is shown a run that was deleted, where there has long been another of its name."""
 
     async def scenario() -> None:
-        at = world(5)
-        at.work = (30.0, 30.0)
+        at = World(5)
+        at.behaviour.work = (30.0, 30.0)
         at.start_operator()
         at.apply("chain", CHAIN)
         await until_there(at)
-        past = at.cluster.find(WORKFLOW, "chain")
-        at.cluster.remove(WORKFLOW, NAMESPACE, "chain")
-        await settled(lambda: not at.pods())
+        past = at.find(WORKFLOW, "chain")
+        at.api.remove(WORKFLOW, NAMESPACE, "chain")
+        await eventually(lambda: not at.pods())
         uid = at.apply("chain", CHAIN)
         await until_there(at)
         await at.kill_operator()
-        pages = at.cluster.pages
+        operator = at.start_operator()
+        pages = operator.kube.pages
 
         async def from_the_past(kind: str, **options: Any) -> AsyncGenerator[Page, None]:
             if kind == WORKFLOW:
@@ -134,8 +137,7 @@ def test_a_list_from_the_past_does_not_end_the_run_that_came_after() -> None:
             async for page in pages(kind, **options):
                 yield page
 
-        at.cluster.pages = from_the_past  # type: ignore[method-assign]
-        at.start_operator()
+        operator.kube.pages = from_the_past  # type: ignore[method-assign]
         (ended,) = await at.until_ended([uid])
         assert ended.phase is Phase.SUCCEEDED
         await at.close()
@@ -144,5 +146,5 @@ def test_a_list_from_the_past_does_not_end_the_run_that_came_after() -> None:
 
 
 async def until_there(at: World) -> list[dict[str, Any]]:
-    await settled(lambda: bool(at.pods()))
+    await eventually(lambda: bool(at.pods()))
     return at.pods()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import RunRecord
+from tests.fakes.apiserver import NAMESPACE
 from tests.fakes.clock import run
-from tests.simulated.chance import Odds
-from tests.simulated.world import NAMESPACE, World, settled, world
+from tests.fakes.model import RunModel
+from tests.fakes.world import World, eventually
 
 AGENT = {"image": "agent"}
 CHAIN = {
@@ -20,21 +21,35 @@ CHAIN = {
 
 async def begun(at: World) -> str:
     """A run whose first agent works. Returns its uid."""
-    at.work = (30.0, 30.0)
+    at.behaviour.work = (30.0, 30.0)
     uid = at.apply("chain", CHAIN)
-    await settled(lambda: any(attempt.pod_uid for attempt in at.ledger.attempts[uid].values()))
+    await eventually(lambda: any(attempt.pod_uid for attempt in at.attempts(uid).values()))
     return uid
 
 
-def backup(at: World) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Backup:
     """What `pg_dump` takes: one consistent look at everything."""
-    names = ("epoch", "runs", "steps", "tasks", "attempts", "events", "cache", "vitals")
-    return {name: copy.deepcopy(getattr(at.ledger, name)) for name in names}
+
+    ledger: Any
+    #: What the guarantees know was written, up to the same moment.
+    models: dict[str, RunModel]
+    epoch: int
 
 
-def restore(at: World, dump: dict[str, Any]) -> None:
-    for name, content in dump.items():
-        setattr(at.ledger, name, copy.deepcopy(content))
+TABLES = ("epoch", "rows", "cache", "outbox", "_by_pod")
+
+
+def back_up(at: World) -> Backup:
+    tables = {name: copy.deepcopy(getattr(at.ledger, name)) for name in TABLES}
+    models = {uid: model.copy() for uid, model in at.guarantees.runs.items()}
+    return Backup(tables, models, at.guarantees.epoch)
+
+
+def restore(at: World, backup: Backup) -> None:
+    for name, content in backup.ledger.items():
+        setattr(at.ledger, name, content)
+    at.guarantees.runs, at.guarantees.epoch = backup.models, backup.epoch
 
 
 def deleted(ended: RunRecord) -> bool:
@@ -45,12 +60,11 @@ def test_a_run_deleted_while_its_agent_reports_is_cancelled() -> None:
     """The report changes the run's version under a decision that knows nothing of it."""
 
     async def scenario() -> None:
-        at = world(1)
+        at = World(1)
         at.start_operator()
         uid = await begun(at)
-        before = at.ledger.runs[uid]
-        at.ledger.runs[uid] = replace(before, version=before.version + 1)
-        at.cluster.remove("Workflow", NAMESPACE, "chain")
+        at.ledger.fence_commits(uid, epoch=at.ledger.epoch)
+        at.api.remove("Workflow", NAMESPACE, "chain")
         (ended,) = await at.until_ended([uid], seconds=30)
         assert deleted(ended)
         await at.close()
@@ -62,13 +76,13 @@ def test_a_ledger_restored_into_an_empty_cluster() -> None:
     """Its live runs end, and what is applied again is a new run."""
 
     async def scenario() -> None:
-        at = world(2)
+        at = World(2)
         at.start_operator()
         uid = await begun(at)
         await at.kill_operator()
-        dump = backup(at)
-        at.cluster.remove("Workflow", NAMESPACE, "chain")
-        await settled(lambda: not at.cluster.all("Pod"))
+        dump = back_up(at)
+        at.api.remove("Workflow", NAMESPACE, "chain")
+        await eventually(lambda: not at.api.all("Pod"))
         restore(at, dump)
         again = at.apply("chain", CHAIN)
         assert again != uid
@@ -76,10 +90,10 @@ def test_a_ledger_restored_into_an_empty_cluster() -> None:
         old, new = await at.until_ended([uid, again])
         assert deleted(old)
         assert new.phase is Phase.SUCCEEDED
-        types = [event.type for event in at.ledger.events[uid]]
+        types = [event.type for event in at.events(uid)]
         assert types[-1] == "workflow.cancelled"
         assert "task.cancelled" in types
-        await settled(lambda: at.shown("chain"))
+        await eventually(lambda: at.status_written("chain"))
         await at.close()
 
     run(scenario())
@@ -87,21 +101,21 @@ def test_a_ledger_restored_into_an_empty_cluster() -> None:
 
 def test_a_ledger_older_than_its_cluster_begins_nothing_that_has_ended() -> None:
     async def scenario() -> None:
-        at = world(3)
+        at = World(3)
         at.start_operator()
         uid = await begun(at)
-        dump = backup(at)
+        dump = back_up(at)
         await at.until_ended([uid])
-        await settled(lambda: at.shown("chain"))
+        await eventually(lambda: at.status_written("chain"))
         await at.kill_operator()
-        shown, pods = at.status("chain"), len(at.cluster.all("Pod"))
+        shown, pods = at.status("chain"), len(at.api.all("Pod"))
         restore(at, dump)
-        assert not at.ledger.runs[uid].phase.terminal
+        assert not at.record(uid).phase.terminal
         at.start_operator()
         (ended,) = await at.until_ended([uid])
         assert deleted(ended)
         assert at.status("chain") == shown, "what was told of a run's end stays"
-        assert len(at.cluster.all("Pod")) == pods
+        assert len(at.api.all("Pod")) == pods
         await at.close()
 
     run(scenario())
@@ -112,17 +126,18 @@ def test_a_ledger_older_than_its_cluster_goes_on_with_what_runs() -> None:
 
     async def scenario() -> None:
         # What an agent said through the gateway would be lost with the ledger that it was said to.
-        at = world(4, Odds(agent_reports=0.0))
+        at = World(4)
+        at.behaviour.reports = False
         at.start_operator()
         uid = await begun(at)
-        dump = backup(at)
-        await settled(lambda: any(key.step == "second" for key, _ in at.ledger.attempts[uid]))
+        dump = back_up(at)
+        await eventually(lambda: any(key.step == "second" for key, _ in at.attempts(uid)))
         await at.kill_operator()
         restore(at, dump)
         at.start_operator()
         (ended,) = await at.until_ended([uid])
         assert ended.phase is Phase.SUCCEEDED
-        await settled(lambda: at.shown("chain"))
+        await eventually(lambda: at.status_written("chain"))
         at.check([uid])
         await at.close()
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from perdure.domain.phases import Phase
-from perdure.domain.records import Report, RunState, TaskKey
+from perdure.domain.records import Report, RunState
+from perdure.ledger.types import AgentSession
 from tests.fakes.clock import run
-from tests.simulated.chance import Odds
-from tests.simulated.world import World, settled, world
+from tests.fakes.world import World, eventually
 
 POLICIES = ("Always", "OnFailure", "Never")
 
@@ -40,10 +40,8 @@ def reports_failure(at: World) -> None:
     """Have every agent report that it failed for good. Its container ends with 0 all the same."""
     report = at.ledger.report
 
-    def failed(uid: str, key: TaskKey, number: int, given: Report, *, pod_uid: str) -> None:
-        report(
-            uid, key, number, replace(given, outcome="Failed", output=None, retryable=False), pod_uid=pod_uid
-        )
+    def failed(session: AgentSession, pod_uid: str, given: Report) -> None:
+        report(session, pod_uid, replace(given, outcome="Failed", output=None, retryable=False))
 
     at.ledger.report = failed  # type: ignore[method-assign]
 
@@ -52,9 +50,9 @@ def counted_loads(at: World) -> list[str]:
     """The uids of runs that are loaded from now on."""
     load, loads = at.ledger.load, []
 
-    async def counted(uid: str) -> RunState | None:
+    def counted(uid: str) -> RunState | None:
         loads.append(uid)
-        return await load(uid)
+        return load(uid)
 
     at.ledger.load = counted  # type: ignore[method-assign]
     return loads
@@ -67,9 +65,10 @@ def test_a_pod_that_ends_after_its_run_goes_by_the_policy(
     outcome: str, policy: str, dies: str, executor: str
 ) -> None:
     async def scenario() -> None:
-        at = world(1, Odds(agent_reports=1.0))
+        at = World(1)
+        at.behaviour.reports = True
         # Long enough for the final status, and no longer than a pod may take to leave.
-        at.exit_delay = 5.0
+        at.behaviour.exit_delay = 5.0
         if outcome == "Failed":
             reports_failure(at)
         loads = counted_loads(at)
@@ -77,22 +76,22 @@ def test_a_pod_that_ends_after_its_run_goes_by_the_policy(
         uid = at.apply("audit", spec(policy, executor))
         (ended,) = await at.until_ended([uid])
         assert ended.phase is Phase(outcome)
-        await settled(lambda: written(at), seconds=3.0)
+        await eventually(lambda: written(at), seconds=3.0)
         assert running(at) == 1, "the pod is still under way"
         if dies == "before the pod ends":
             await at.kill_operator()
-            await settled(lambda: running(at) == 0)
+            await eventually(lambda: running(at) == 0)
             at.start_operator()
         elif dies == "before the event":
             assert at.operator is not None
-            at.cluster.watch(None)
-            await settled(lambda: running(at) == 0)
+            at.api.watches.remove(at.operator.watch)
+            await eventually(lambda: running(at) == 0)
             await at.kill_operator()
             at.start_operator()
         await asyncio.sleep(120)
-        left = len(at.cluster.all("Pod"))
+        left = len(at.api.all("Pod"))
         assert left == (policy == "Always" or (policy, outcome) == ("OnFailure", "Failed"))
-        assert len(at.cluster.all("Job")) == (left if executor == "Job" else 0)
+        assert len(at.api.all("Job")) == (left if executor == "Job" else 0)
         # Nobody asks the ledger again about a pod that stays.
         asked = len(loads)
         await asyncio.sleep(300)

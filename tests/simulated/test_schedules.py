@@ -11,50 +11,59 @@ from typing import Any
 import pytest
 
 from perdure.domain.schedules.schedule import run_name
+from tests.fakes.agents import parts_of
+from tests.fakes.apiserver import NAMESPACE
 from tests.fakes.clock import START, run
-from tests.simulated.chance import Odds
-from tests.simulated.schedules import KIND, NAMESPACE, allow_patches, schedule
-from tests.simulated.world import World, settled, world
+from tests.fakes.faults import NONE, Profile
+from tests.fakes.schedules import KIND, schedule
+from tests.fakes.world import World, eventually
 
 SPEC = {"steps": [{"name": "only", "agent": {"image": "agent"}, "retry": {"limit": 50}}]}
 #: Without failing agents: how a run ends is the business of other tests.
-ODDS = Odds(call_fails=0.05, event_lost=0.1, event_twice=0.1, event_late=0.1, pod_disrupted=0.05)
+ODDS = Profile(
+    odds={
+        "refused": 0.05,
+        "answer lost": 0.05,
+        "event lost": 0.1,
+        "event twice": 0.1,
+        "event late": 0.1,
+        "pod disrupted": 0.05,
+    }
+)
 MINUTES = 8
 SEEDS = int(os.environ.get("SEEDS", "20"))
 
 
 class Watched:
-    """A world that notes every Workflow that is made, and whatever is made of a schedule."""
+    """A world that notes every Workflow that is created, and those that were live at that moment."""
 
-    def __init__(self, seed: int, odds: Odds | None = None) -> None:
-        self.at: World = world(seed, odds)
-        allow_patches(self.at.cluster)
-        #: How often each run was made.
+    def __init__(self, seed: int, profile: Profile = NONE) -> None:
+        self.at = World(seed, profile)
+        #: How often each run was created.
         self.made: Counter[str] = Counter()
-        #: Runs that were live when another was made.
+        #: Runs that were live when another was created.
         self.beside: dict[str, list[str]] = {}
-        add = self.at.cluster.add
+        on_made = self.at.api.on_made
 
-        def noted(kind: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
-            live = self.live() if kind == "Workflow" else []
-            made = add(kind, namespace, body)
+        def noted(kind: str, obj: dict[str, Any]) -> None:
             if kind == "Workflow":
-                self.made[made["metadata"]["name"]] += 1
-                self.beside[made["metadata"]["name"]] = live
-            return made
+                name = obj["metadata"]["name"]
+                self.made[name] += 1
+                self.beside[name] = [other for other in self.live() if other != name]
+            on_made(kind, obj)
 
-        self.at.cluster.add = noted  # type: ignore[method-assign]
+        self.at.api.on_made = noted
 
     def live(self) -> list[str]:
         """Runs that have not ended, as far as the cluster shows."""
         return [
             obj["metadata"]["name"]
-            for obj in self.at.cluster.all("Workflow")
+            for obj in self.at.api.all("Workflow")
             if (obj.get("status") or {}).get("phase") not in ("Succeeded", "Failed", "Cancelled")
         ]
 
     def apply(self, name: str, **fields: Any) -> None:
-        self.at.cluster.add(KIND, NAMESPACE, schedule(name, SPEC, **fields))
+        self.at.api.create(KIND, NAMESPACE, schedule(name, SPEC, **fields))
 
     def status(self, name: str) -> dict[str, Any]:
         return self.at.status(name, kind=KIND)
@@ -73,12 +82,12 @@ async def _kill_again_and_again(watched: Watched, until: float) -> None:
     at, loop = watched.at, asyncio.get_running_loop()
     while loop.time() < until:
         to_minute = 60 - loop.time() % 60
-        await asyncio.sleep(max(0.0, to_minute + at.chance.between(-0.5, 1.0)))
+        await asyncio.sleep(max(0.0, to_minute + at.faults.between(-0.5, 1.0)))
         for _ in range(3):
             await at.kill_operator()
-            await asyncio.sleep(at.chance.between(0.0, 3.0))
+            await asyncio.sleep(at.faults.between(0.0, 3.0))
             at.start_operator()
-            await asyncio.sleep(at.chance.between(0.0, 0.5))
+            await asyncio.sleep(at.faults.between(0.0, 0.5))
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -92,12 +101,14 @@ def test_each_due_time_has_exactly_one_run_whatever_dies_around_it(seed: int) ->
         kills = asyncio.create_task(_kill_again_and_again(watched, 60.0 * MINUTES))
         await watched.until(60.0 * MINUTES + 30)
         await kills
-        watched.at.chance.calm = True
+        watched.at.faults.quiesced = True
         for name in ("keep", "short", "replace"):
             made = {run: times for run, times in watched.made.items() if run.startswith(f"{name}-")}
             assert made == dict.fromkeys(names(name, range(1, MINUTES + 1)), 1), name
         # Runs end, and what is kept of them is what was asked for.
-        await settled(lambda: not set(watched.live()) & set(names("short", range(MINUTES + 1))), seconds=600)
+        await eventually(
+            lambda: not set(watched.live()) & set(names("short", range(MINUTES + 1))), seconds=600
+        )
         await watched.at.close()
 
     run(scenario())
@@ -109,7 +120,7 @@ def test_history_and_status_come_to_rest() -> None:
         watched.at.start_operator()
         watched.apply("often", successfulHistoryLimit=2)
         await watched.until(60.0 * MINUTES + 45)
-        kept = sorted(obj["metadata"]["name"] for obj in watched.at.cluster.all("Workflow"))
+        kept = sorted(obj["metadata"]["name"] for obj in watched.at.api.all("Workflow"))
         assert kept == names("often", range(MINUTES - 1, MINUTES + 1))
         status = watched.status("often")
         assert status["lastScheduleTime"] == f"2026-01-01T00:0{MINUTES}:00Z"
@@ -162,7 +173,7 @@ def test_an_operator_that_was_away_makes_up_for_the_newest_time_only() -> None:
 def test_forbid_never_has_two_at_once(seed: int) -> None:
     async def scenario() -> None:
         watched = Watched(seed, ODDS)
-        watched.at.work = (30.0, 100.0)
+        watched.at.behaviour.work = (30.0 / parts_of("only"), 100.0 / parts_of("only"))
         watched.at.start_operator()
         watched.apply("alone", concurrencyPolicy="Forbid")
         kills = asyncio.create_task(_kill_again_and_again(watched, 60.0 * MINUTES))
@@ -178,13 +189,11 @@ def test_forbid_never_has_two_at_once(seed: int) -> None:
 def test_replace_cancels_what_is_still_live() -> None:
     async def scenario() -> None:
         watched = Watched(4)
-        watched.at.work = (100.0, 100.0)
+        watched.at.behaviour.work = (100.0, 100.0)
         watched.at.start_operator()
         watched.apply("newest", concurrencyPolicy="Replace", failedHistoryLimit=10)
         await watched.until(60.0 * 4 + 30)
-        phases = {
-            obj["metadata"]["name"]: obj["status"]["phase"] for obj in watched.at.cluster.all("Workflow")
-        }
+        phases = {obj["metadata"]["name"]: obj["status"]["phase"] for obj in watched.at.api.all("Workflow")}
         *replaced, newest = names("newest", range(1, 5))
         assert phases == {**dict.fromkeys(replaced, "Cancelled"), newest: "Running"}
         await watched.at.close()

@@ -9,13 +9,13 @@ from typing import Any
 from tests.fakes.apiserver import NAMESPACE
 from tests.fakes.network import Server
 from tests.fakes.nodes import Pod
-from tests.simulated.storm.world import World
+from tests.simulated.storm.world import StormWorld
 
 
 class Chaos:
     """Plays the sudden faults of a seed's climate, one after the other, several at once."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: StormWorld) -> None:
         self._world = world
         self._faults = world.faults
         self._actions: dict[str, Callable[[], None]] = {
@@ -222,4 +222,4 @@ class Chaos:
             await asyncio.sleep(self._faults.choice([0.0, 0.0, 1.0, 10.0]))
             await world.api.back.wait()
             if not self._faults.quiesced:
-                world.apply(run.name, run.workload)
+                world.apply_workload(run.name, run.workload)

@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import structlog
 
-from tests.fakes.clock import VirtualLoop
+from tests.fakes.clock import VirtualLoop, take_apart
 from tests.simulated.storm.chaos import Chaos
 from tests.simulated.storm.workloads import WORKLOADS
-from tests.simulated.storm.world import World
+from tests.simulated.storm.world import StormWorld
 
 #: Virtual seconds in which every run must have ended once the world is calm, and nothing be left over.
 PATIENCE: Final = 1800.0
@@ -64,19 +64,19 @@ def simulate(seed: int, trace: Callable[[str], None] | None = None) -> Outcome:
         try:
             loop.run_until_complete(_live(seed, outcome, broken, trace))
         finally:
-            _take_apart(loop)
+            take_apart(loop)
             structlog.configure(**logging_before)
             asyncio.set_event_loop(None)
     return outcome
 
 
 async def _live(seed: int, outcome: Outcome, broken: list[str], trace: Callable[[str], None] | None) -> None:
-    world = World(seed, trace=trace)
+    world = StormWorld(seed, trace=trace)
     faults, guarantees = world.faults, world.guarantees
     for _ in range(2 if world.leases else 1):
         world.start_operator()
     for number in range(faults.choice([1, 1, 2])):
-        world.apply(f"run-{number}", faults.choice(WORKLOADS))
+        world.apply_workload(f"run-{number}", faults.choice(WORKLOADS))
     await Chaos(world).run(faults.between(15.0, 90.0))
     guarantees.note("*** faults end")
     world.quiesce()
@@ -94,7 +94,7 @@ async def _live(seed: int, outcome: Outcome, broken: list[str], trace: Callable[
         outcome.digest = _digest(world)
 
 
-async def _come_to_rest(world: World, broken: list[str]) -> None:
+async def _come_to_rest(world: StormWorld, broken: list[str]) -> None:
     """All pauses are kept, then all runs end, and nothing is left over."""
     guarantees = world.guarantees
 
@@ -128,7 +128,7 @@ async def _come_to_rest(world: World, broken: list[str]) -> None:
         guarantees.demand(tidy, f"left over: {world.strays()}, {len(world.ledger.outbox)} events to publish")
 
 
-def _digest(world: World) -> str:
+def _digest(world: StormWorld) -> str:
     written = hashlib.sha256()
     for uid, model in world.guarantees.runs.items():
         rows = world.ledger.rows.get(uid)
@@ -152,18 +152,3 @@ class _Listener:
 
 def _describe(context: dict[str, Any]) -> str:
     return f"{context.get('message')}: {context.get('exception')!r}"
-
-
-def _take_apart(loop: VirtualLoop) -> None:
-    """End every task, also those of processes that were killed, so that the next world starts afresh."""
-    loop.set_exception_handler(lambda _, context: None)
-    loop.forget_processes()
-    for _ in range(10):
-        tasks = asyncio.all_tasks(loop)
-        if not tasks:
-            break
-        for task in tasks:
-            task.cancel()
-        loop.run_until_complete(asyncio.wait(tasks, timeout=60.0))
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()

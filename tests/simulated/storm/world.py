@@ -1,4 +1,4 @@
-"""One world: a cluster, a ledger, gateways, operators, and the runs that people apply."""
+"""The world of the storm: workloads, what becomes of them while everything fails, and the rest afterwards."""
 
 from __future__ import annotations
 
@@ -7,18 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from perdure.api import API_VERSION
 from perdure.domain.phases import Phase
-from tests.fakes.agents import Agent
-from tests.fakes.apiserver import NAMESPACE, ApiServer, Object
-from tests.fakes.clock import now
-from tests.fakes.faults import Faults
-from tests.fakes.gateway import Client, Gateway
-from tests.fakes.guarantees import Guarantees
-from tests.fakes.ledger import FakeLedger
-from tests.fakes.model import PodTruth
-from tests.fakes.nodes import Nodes
+from tests.fakes.apiserver import Object
 from tests.fakes.operators import Operator
+from tests.fakes.world import World
 from tests.simulated.storm.workloads import Workload
 
 #: Seconds until it is noticed that an operator has ended.
@@ -37,45 +29,21 @@ class Applied:
     deleted: bool = False
 
 
-class World:
-    """What a seed decides about."""
+class StormWorld(World):
+    """A world whose faults a seed draws, and which must come to rest once they end."""
 
     def __init__(self, seed: int, *, trace: Callable[[str], None] | None = None) -> None:
-        """`trace` is told what happens, for people to read."""
-        self.faults = faults = Faults(seed)
-        self.guarantees = guarantees = Guarantees(now, trace)
-        self.api = ApiServer(faults)
-        if trace is not None:
-            self.api.trace = guarantees.note
-        self.nodes = Nodes(self.api, faults, guarantees, self._agent)
-        self.ledger = FakeLedger(faults, guarantees, self.nodes.maker_of.get)
-        self.gateways = [Gateway(self.ledger, faults) for _ in range(2)]
-        self.operators: list[Operator] = []
-        #: Those that were killed: nothing of them runs on.
+        super().__init__(seed, None, trace=trace)
+        #: Operators that were killed: nothing of them runs on.
         self.removed: list[Operator] = []
         self.applied: list[Applied] = []
-        #: Whether operators ask for a Lease before they work. Without, only the ledger keeps them apart.
+        faults = self.faults
         self.leases = faults.chance(0.5)
         if self.leases:
-            faults.sudden["freeze operator"] = 4.0  # nothing else has a leader wake up deposed
-        guarantees.limit = faults.choice([None, None, 2, 3])
-        self._work = faults.choice([(0.05, 1.0), (0.05, 6.0), (2.0, 12.0)])
-        self._started = 0
-
-    def start_operator(self) -> Operator:
-        self._started += 1
-        operator = Operator(
-            f"operator-{self._started}",
-            api=self.api,
-            ledger=self.ledger,
-            faults=self.faults,
-            guarantees=self.guarantees,
-            leases=self.leases,
-            limit=self.guarantees.limit,
-        )
-        self.operators.append(operator)
-        operator.start()
-        return operator
+            faults.sudden["freeze operator"] = 4.0  # nothing else resumes a leader that was deposed
+        self.guarantees.limit = faults.choice([None, None, 2, 3])
+        self.behaviour.finishes = 0.2
+        self.behaviour.work = faults.choice([(0.05, 1.0), (0.05, 6.0), (2.0, 12.0)])
 
     def leader(self) -> Operator | None:
         """One that works, or takes itself for the one that does."""
@@ -94,22 +62,11 @@ class World:
         self.operators.remove(operator)
         self.removed.append(operator)
 
-    def apply(self, name: str, workload: Workload) -> None:
-        """What `kubectl apply` does with a new object."""
-        if (workload.kind, NAMESPACE, name) in self.api.objects:
-            return
-        body = {
-            "apiVersion": API_VERSION,
-            "kind": workload.kind,
-            "metadata": {"name": name},
-            "spec": workload.spec,
-        }
-        made = self.api.create(workload.kind, NAMESPACE, body)
-        self.applied.append(Applied(name, made["metadata"]["uid"], workload))
-
-    def _agent(self, pod: Object, truth: PodTruth) -> Agent:
-        client = Client(self.gateways, self.ledger, self.faults, pod)
-        return Agent(pod, truth, client, self.faults, self._work)
+    def apply_workload(self, name: str, workload: Workload) -> None:
+        """Apply a workload, unless there is an object of this name."""
+        if self.find(workload.kind, name) is None:
+            uid = self.apply(name, workload.spec, kind=workload.kind)
+            self.applied.append(Applied(name, uid, workload))
 
     # --- after the storm
 
@@ -171,21 +128,12 @@ class World:
         """Whether a run that is to be paused holds nothing in the cluster."""
         model = self.guarantees.runs.get(run.uid)
         still = model is not None and (model.run.phase is Phase.PAUSED or model.run.phase.terminal)
-        return still and not self.live_pods(run.uid)
-
-    def live_pods(self, run_uid: str | None = None) -> list[Object]:
-        """Pods that have not ended, of one run or of all."""
-        return [
-            pod
-            for pod in self.api.all("Pod")
-            if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
-            and run_uid in (None, self.nodes.run_of.get(pod["metadata"]["uid"]))
-        ]
+        return still and not self.pods(run.uid)
 
     def unfinished(self) -> list[str]:
         """What is still to come to its end."""
         found = [model.run.name for model in self.guarantees.runs.values() if not model.run.phase.terminal]
-        return found + [run.name for run in self.applied if not self._shown(run)]
+        return found + [run.name for run in self.applied if not self._status_written(run)]
 
     def strays(self) -> list[str]:
         """Objects that nobody wants any more."""
@@ -196,7 +144,7 @@ class World:
             if any(owner["uid"] not in uids for owner in obj["metadata"].get("ownerReferences") or ())
         ]
         kept_too_long = [pod for pod in self.api.all("Pod") if not self._may_stay(pod)]
-        return orphans + [f"Pod {pod['metadata']['name']}" for pod in self.live_pods() + kept_too_long]
+        return orphans + [f"Pod {pod['metadata']['name']}" for pod in self.pods() + kept_too_long]
 
     def _may_stay(self, pod: Object) -> bool:
         """Whether the retention of its run lets the pod of an ended attempt stay."""
@@ -215,10 +163,10 @@ class World:
         return model.plan.pod_retention == "OnFailure" and not succeeded
 
     def _object(self, run: Applied) -> Object | None:
-        obj = self.api.objects.get((run.workload.kind, NAMESPACE, run.name))
+        obj = self.find(run.workload.kind, run.name)
         return obj if obj is not None and obj["metadata"]["uid"] == run.uid else None
 
-    def _shown(self, run: Applied) -> bool:
+    def _status_written(self, run: Applied) -> bool:
         """Whether the status of a run, and those of its tasks, say how it ended."""
         obj = self._object(run)
         if obj is None:

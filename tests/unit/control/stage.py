@@ -6,8 +6,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from tests.fakes.clock import run as on_virtual_time
-from tests.simulated.chance import Chance, Odds
-from tests.simulated.cluster import SimulatedCluster
+from tests.fakes.cluster import Cluster
 from tests.unit.control.lives import Live
 from tests.unit.control.objects import obj
 from tests.unit.domain.builders import UID
@@ -32,11 +31,11 @@ A = TaskKey("a")
 Result = TypeVar("Result")
 
 
-class CountingCluster(SimulatedCluster):
+class RecordingCluster(Cluster):
     """Remembers which calls were made, and refuses what it is told to."""
 
     def __init__(self) -> None:
-        super().__init__(Chance(1, Odds()))
+        super().__init__()
         self.calls: list[tuple[str, str]] = []
         self.refuse: dict[str, Exception] = {}
 
@@ -92,10 +91,11 @@ class Stage(Live):
 
     def __init__(self, *steps: dict[str, Any], depth: int = 0, **fields: Any) -> None:
         super().__init__(*steps, **fields)
-        self.cluster = CountingCluster()
+        self.cluster = RecordingCluster()
         self.ledger = Pages(self)
         self.hears = True
         self.cluster.watch(self._hear)
+        self.cluster.api.other_owners.add(UID)
         self.live.learn_pods(self.attempts.values())
         self._root = obj(self.run.name, 1, uid=UID, spec={})
         self._root["metadata"]["annotations"] = {"perdure.dev/depth": str(depth)}

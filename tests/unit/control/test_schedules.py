@@ -8,10 +8,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.fakes.apiserver import NAMESPACE
 from tests.fakes.clock import START, now, run
-from tests.simulated.chance import Chance, Odds
-from tests.simulated.cluster import SimulatedCluster
-from tests.simulated.schedules import KIND, NAMESPACE, allow_patches, edit, schedule
+from tests.fakes.cluster import Cluster
+from tests.fakes.schedules import KIND, edit, schedule
 
 from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.cluster_cache.store import Store
@@ -28,8 +28,7 @@ class Stage:
     """A schedule `often`, applied at the start of time, and its operator."""
 
     def __init__(self, **fields: Any) -> None:
-        self.cluster = SimulatedCluster(Chance(1, Odds()))
-        allow_patches(self.cluster)
+        self.cluster = Cluster()
         self.calls: list[str] = []
         for verb in ("create", "patch", "patch_status", "delete"):
             self._count(verb)
@@ -263,7 +262,7 @@ def test_a_schedule_that_cannot_run_says_why_and_starts_nothing(fields: dict[str
     async def play() -> None:
         at = Stage()
         await at.look(61)
-        edit(at.cluster, "often", **fields)
+        edit(at.cluster.api, "often", **fields)
         assert await at.look(121) is None
         assert at.runs == [named(1)]
         for type, expected in (("Accepted", "False"), ("Ready", "False"), ("Stalled", "True")):
@@ -274,7 +273,7 @@ def test_a_schedule_that_cannot_run_says_why_and_starts_nothing(fields: dict[str
         assert at.status["lastScheduleTime"] == "2026-01-01T00:01:00Z"
         assert [one["name"] for one in at.status["active"]] == [named(1)]
         # Mended, it starts with the next time.
-        edit(at.cluster, "often", schedule="* * * * *", timeZone="UTC", workflow={"spec": SPEC})
+        edit(at.cluster.api, "often", schedule="* * * * *", timeZone="UTC", workflow={"spec": SPEC})
         await at.look(185)
         assert at.runs == [named(1)]
         await at.look(241)
@@ -290,7 +289,7 @@ def test_a_suspended_schedule_says_so() -> None:
         assert at.runs == []
         assert at.condition("Ready") == ("True", "Suspended")
         assert "nextScheduleTime" not in at.status
-        edit(at.cluster, "often", suspend=False)
+        edit(at.cluster.api, "often", suspend=False)
         await at.look(125)
         assert at.runs == [], "what came while it was suspended is left out"
         assert at.status["nextScheduleTime"] == "2026-01-01T00:03:00Z"

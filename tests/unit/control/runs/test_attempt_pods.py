@@ -165,7 +165,7 @@ def test_a_pod_of_somebody_elses_job_is_not_ours() -> None:
         await asyncio.sleep(A_WHILE)
         foreign = stage.only("Job")
         name = foreign["metadata"]["name"]
-        stage.cluster._objects["Job", NAMESPACE, name]["metadata"]["ownerReferences"] = []
+        stage.cluster.api.objects["Job", NAMESPACE, name]["metadata"]["ownerReferences"] = []
         stage.restart()
         observed = await stage.look()
         assert (observed.pods, observed.gone) == ({}, frozenset())
