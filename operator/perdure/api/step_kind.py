@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from perdure.api.base import JsonObject, Model
-
-if TYPE_CHECKING:
-    from perdure.api.validation.cross_field import Found, Raw
+from perdure.api.raw_spec import Found, Raw
 
 #: Fields of a step that have no type in the CRD, so that its CEL rules cannot see them. What a kind excludes
 #: of these is refused by the chart's ValidatingAdmissionPolicy.

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from perdure.api.base import Model
+from perdure.api.raw_spec import Repair
 from perdure.api.validation.cross_field import StepNames
 from perdure.api.validation.problems import InvalidManifest, ManifestProblem
-from perdure.api.validation.repair import Repair
 
 S = TypeVar("S", bound=Model, covariant=True)
 

@@ -6,15 +6,15 @@ parts of it are faulty. A value of a wrong type is passed over here, because the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from perdure.api.base import compact_json
+from perdure.api.raw_spec import Found, Location, Raw, path_of
 from perdure.api.step import MAX_ITEMS
 from perdure.api.step_kind import StepSpec, excluded_fields, kind_of
-from perdure.api.validation.problems import Location, path_of
-from perdure.api.validation.repair import Repair, stand_in_name
+from perdure.api.validation.repair import stand_in_name
 
 #: The lists of steps. They share one name space.
 STEP_LISTS: Final = ("steps", "finally")
@@ -28,8 +28,6 @@ _FOR_EACH_EXCLUDES: Final = (
 )
 _ONLY_WITH_FOR_EACH: Final = "holds for the tasks of a forEach, and there is none: add forEach, or remove it"
 
-Found = Callable[[Location, str], None]
-
 
 @dataclass(frozen=True, slots=True)
 class StepNames:
@@ -39,44 +37,6 @@ class StepNames:
     finally_: frozenset[str] = frozenset()
     #: False if a step may have a name that could not be read.
     complete: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Raw:
-    """A value in a raw spec, with its fields under the names that they should have."""
-
-    repair: Repair
-    location: Location
-    #: Locations of objects with unknown fields.
-    misspelt: frozenset[Location]
-
-    def at(self, *location: int | str) -> Raw:
-        return Raw(self.repair, (*self.location, *location), self.misspelt)
-
-    @property
-    def value(self) -> Any:
-        return self.repair.get(self.location)
-
-    @property
-    def given(self) -> bool:
-        return self.value is not None
-
-    @property
-    def named(self) -> Location:
-        """The location as its author wrote it."""
-        return self.repair.named(self.location)
-
-    @property
-    def uncertain(self) -> bool:
-        """True if the object has unknown fields: what seems to be missing may be one of those."""
-        return self.named in self.misspelt
-
-    def items(self) -> Iterator[Raw]:
-        """The objects in a list; nothing if the value is no list."""
-        if isinstance(self.value, list):
-            for index, item in enumerate(self.value):
-                if isinstance(item, dict):
-                    yield self.at(index)
 
 
 def check_choice_of_steps(spec: Raw, found: Found) -> None:

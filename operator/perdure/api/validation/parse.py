@@ -33,13 +33,12 @@ from perdure.api.custom_resources import (
     CustomResource,
 )
 from perdure.api.graph import MAX_INPUT_BYTES, InlineWorkflowSpec
+from perdure.api.raw_spec import Found, Location, Raw, Repair, path_of
 from perdure.api.spec_models import SpecModels
 from perdure.api.step import MAX_WORKFLOW_DEPTH
 from perdure.api.validation.checked import Checked
 from perdure.api.validation.cross_field import (
     STEP_LISTS,
-    Found,
-    Raw,
     StepNames,
     check_agent,
     check_choice_of_steps,
@@ -47,8 +46,8 @@ from perdure.api.validation.cross_field import (
     check_graph,
     check_size,
 )
-from perdure.api.validation.problems import FORMS, InvalidManifest, Location, ManifestProblem, path_of, quoted
-from perdure.api.validation.repair import Repair, validate
+from perdure.api.validation.problems import FORMS, InvalidManifest, ManifestProblem, quoted
+from perdure.api.validation.repair import validate
 from perdure.api.workflow import WorkflowSpec
 from perdure.api.workflowschedule import WorkflowScheduleSpec
 from perdure.api.workflowtemplate import MAX_PARAMETERS_BYTES, WorkflowTemplateSpec
@@ -262,7 +261,7 @@ def _check(
     if not isinstance(raw, dict):
         problem = ManifestProblem(root, "is required" if raw is None else "must be a map")
         return Checked(spec=None, problems=(problem,), root=root, names=StepNames(complete=False))
-    repair = Repair(raw, models)
+    repair = Repair(raw)
     # Keyed by location and message, because checks of the repaired spec may find the same fault again.
     faults: dict[tuple[Location, str], ManifestProblem] = {}
 
@@ -273,7 +272,7 @@ def _check(
 
     # First, because pydantic would report these places in its own terms.
     _check_json(repair, raw, (), found)
-    spec, misspelt = validate(repair, model, found)
+    spec, misspelt = validate(repair, model, found, models)
     whole = Raw(repair, (), frozenset(misspelt))
     edits = repair.edits
     names = cross_field(whole, found)
@@ -281,7 +280,7 @@ def _check(
     for at, child in inner.items():
         faults |= {(at, str(problem)): problem for problem in child.problems}
     if repair.edits != edits:
-        spec, _ = validate(repair, model, found)
+        spec, _ = validate(repair, model, found, models)
     return Checked(
         spec=spec,
         problems=tuple(faults[key] for key in sorted(faults, key=lambda key: _order(raw, key[0]))),

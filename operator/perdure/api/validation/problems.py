@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, get_args
@@ -14,11 +13,9 @@ from pydantic_core import ErrorDetails
 from perdure.api.base import DNS_LABEL_PATTERN, DURATION_PATTERN, EXPRESSION_PATTERN, OBJECT_NAME_PATTERN
 from perdure.api.graph import Graph, InlineWorkflowSpec
 from perdure.api.policies import Retry
+from perdure.api.raw_spec import Location
 from perdure.api.step import Repeat, Step
 from perdure.api.workflowtemplate import WorkflowTemplateSpec
-
-#: The place of a field: names and positions from the root of the spec.
-Location = tuple[int | str, ...]
 
 #: Problems that a message names. A manifest with more usually repeats one mistake.
 _SHOWN: Final = 10
@@ -79,18 +76,6 @@ class InvalidManifest(Exception):
         text = "; ".join(str(problem) for problem in self.problems[:_SHOWN])
         more = len(self.problems) - _SHOWN
         return f"{text}; and {more} more" if more > 0 else text
-
-
-def path_of(location: Location, root: str) -> str:
-    """The path of a location under `root`, such as `spec`."""
-    return root + "".join(map(part_of_path, location))
-
-
-def part_of_path(part: int | str) -> str:
-    """One step of a path, to an entry by its position or name."""
-    if isinstance(part, int):
-        return f"[{part}]"
-    return f".{part}" if re.fullmatch(r"[A-Za-z_][\w-]*", part) else f'["{part}"]'
 
 
 def message_of(details: ErrorDetails, model: type[BaseModel]) -> str:

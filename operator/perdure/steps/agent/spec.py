@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from perdure.api.agent import Agent
+from perdure.api.raw_spec import Found, Raw
 from perdure.api.step import Step
 from perdure.api.step_kind import StepSpec, joined
-from perdure.api.validation.cross_field import Found, Raw, check_agent, may_name_container
+from perdure.api.validation.cross_field import check_agent, may_name_container
 from perdure.domain.admission import agent_layers
 from perdure.domain.admission.context import CheckedStep, StepContext
 from perdure.domain.admission.expression_check import check_value

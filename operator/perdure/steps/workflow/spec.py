@@ -10,9 +10,10 @@ from pydantic import WithJsonSchema, model_validator
 
 from perdure.api.base import JsonMap, JsonObject, Model, ObjectName
 from perdure.api.graph import MAX_INPUT_BYTES
+from perdure.api.raw_spec import Found, Raw
 from perdure.api.step import Step
 from perdure.api.step_kind import BlockRepair, Excluded
-from perdure.api.validation.cross_field import Found, Raw, check_size
+from perdure.api.validation.cross_field import check_size
 from perdure.api.validation.parse import check_inline_workflow
 from perdure.domain.admission.context import CheckedStep, StepContext
 from perdure.domain.admission.expression_check import check_value
