@@ -98,7 +98,7 @@ async def _run(planned: list[Planned]) -> int:
         for run in filter(None, (each.scenario.run, each.scenario.then)):
             if result.faults:
                 break
-            # Booted anew: what one leaves behind is no load for the next, and need not be removed.
+            # A boot for each benchmark: the leftovers of one are no load for the next, and need no removal.
             async with booted() as rig:
                 if "machine" not in facts:
                     facts |= await _facts(rig)
@@ -114,7 +114,7 @@ async def _run(planned: list[Planned]) -> int:
 
 
 def _quiet() -> None:
-    """Outages are part of some benchmarks: what our own libraries tell of each is no news here."""
+    """Silence the logs of our libraries about outages: some benchmarks cause outages on purpose."""
     logging.getLogger("perdure_agent").setLevel(logging.ERROR)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
 

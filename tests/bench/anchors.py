@@ -21,7 +21,7 @@ from tests.bench import ceiling
 from tests.bench.figures import Result, quantile
 from tests.bench.rig import Rig
 
-#: Bytes of a pod as a watch tells of it, and of a row and of a message.
+#: Bytes of a pod in a watch event, of a row and of a message.
 _POD, _ROW, _MESSAGE = 3000, 1024, 512
 
 
@@ -43,7 +43,7 @@ PUBLISH = Anchor("JetStream: publish 512 B and be acknowledged", 0.12)
 def slowness() -> float:
     """How many times as long as where the budgets were set a piece of work takes now.
 
-    Of compiled code, so that it says nothing about how somebody built the interpreter. It takes some 10 ms.
+    Of compiled code, so that the build of the interpreter does not matter. The work takes some 10 ms.
     """
     body = _pod()
     return quantile(_timed(lambda: orjson.loads(body), 1000), 0.5) * 1000 / DECODE_FAST.reference

@@ -66,7 +66,7 @@ async def product(*, image: bool) -> Product:
     """The product, from its image if `image` is wanted and can be built here.
 
     Otherwise an environment on this machine, with the image's version of Python if this machine has that or
-    uv can fetch it, else that of this process. Looked for once. Raises Failed, OSError, TimeoutError.
+    uv can fetch it, else that of this process. The search is made once. Raises Failed, OSError, TimeoutError.
     """
     if image not in _found:
         _found[image] = await _find(image=image)
@@ -135,7 +135,7 @@ async def _from_image() -> Product:
 
 
 def _interpreters() -> Iterator[str]:
-    """Those of the image's version, wherever they are looked for: on the path, and under pyenv."""
+    """Interpreters of the image's version: on the path, and under pyenv."""
     found = shutil.which(f"python{PYTHON}")
     # pyenv's stand-in lies on the path whether that version is chosen or not.
     if found and subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0:

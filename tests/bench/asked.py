@@ -1,4 +1,4 @@
-"""Programs in the product's Python that are told a line at a time what to do."""
+"""Programs in the product's Python that receive one command per line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""B0: what the rig itself can do with no operator: everything else is to be read beside it."""
+"""B0: the limits of the rig without an operator, with which all other figures are to be compared."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.bench.watch import Watch
 
 CONNECTIONS = (1, 8, 32)
 _TASKS = "/apis/perdure.dev/v1alpha1/namespaces/{}/agenttasks"
-#: Nobody schedules for it: such a pod is only written.
+#: A scheduler that does not exist: such a pod is only written.
 _NO_SCHEDULER = "none"
 #: A pod of agents as large as they are in practice, with mounts and environment.
 _POD_BYTES = 3000

@@ -1,4 +1,4 @@
-"""B11: from a commit in the ledger to the event at whoever listens: JetStream, and followers of a run."""
+"""B11: from a commit in the ledger to the event at a consumer: of JetStream, and at followers of a run."""
 
 from __future__ import annotations
 

@@ -22,13 +22,13 @@ from tests.bench.agents import environment_of, session_of, start_held
 from tests.bench.chains import Chains
 from tests.bench.figures import Result
 from tests.bench.rig import Rig
-from tests.bench.say import say, telling
+from tests.bench.say import reporting, say
 from tests.bench.scenario import Scenario
 from tests.bench.service import Service
 from tests.integration.operator.test_acknowledged import Writers, check_ledger
 from tests.integration.waiting import until
 
-#: Checkpoints of one writer: as many as the ledger keeps of a task, so that each can be looked at.
+#: Checkpoints of one writer: as many as the ledger keeps of a task, so that each can be read back.
 _EACH = 1000
 _FEWEST = 4
 #: Seconds for the stream to have all that the ledger has.
@@ -62,7 +62,7 @@ async def run(rig: Rig, size: Size, result: Result) -> None:
         begun = time.monotonic()
         async with _client(rig, namespace, received):
             async with (
-                telling(lambda: f"{writers.total} of {each * count} checkpoints acknowledged"),
+                reporting(lambda: f"{writers.total} of {each * count} checkpoints acknowledged"),
                 asyncio.TaskGroup() as group,
             ):
                 for pod_uid, pod in pods.items():
@@ -110,7 +110,7 @@ async def _lost(rig: Rig, result: Result, uid: str, writers: Writers) -> int:
 
 
 async def _compare(rig: Rig, result: Result, namespace: str, received: list[str]) -> None:
-    """The ledger with the stream, with what came to a live client, and with the stream made anew."""
+    """Compare the ledger with the stream, with the events at a live client, and with the refilled stream."""
     expected = await stream.events_of(rig.ledger_url, namespace)
     lies = stream.compare(
         expected, await stream.read(rig.nats.url, namespace, expected=expected, within=_PUBLISHED)
@@ -122,25 +122,25 @@ async def _compare(rig: Rig, result: Result, namespace: str, received: list[str]
     await rig.nats.kill()
     rig.nats.lose_store()
     await rig.nats.start()
-    anew = stream.compare(
+    refilled = stream.compare(
         expected, await stream.read(rig.nats.url, namespace, expected=expected, within=_PUBLISHED)
     )
     result.add("events in the ledger", len(expected), "")
-    for where, found in (("stream", lies), ("live client", came), ("stream made anew", anew)):
+    for where, found in (("stream", lies), ("live client", came), ("refilled stream", refilled)):
         missing = len(found.missing)
         result.add(f"events missing in the {where}", missing, "", budget=budgets.NEVER)
         if missing:
             result.faults.append(f"{where}: {missing} events never came, such as {min(found.missing)}")
     result.add("runs out of order in the stream", len(lies.disordered), "", budget=budgets.NEVER)
-    result.add("repeated messages in the stream, told by their id", lies.repeated, "")
-    result.add("repeated messages at the live client, told by their id", came.repeated, "")
+    result.add("repeated messages in the stream, by their id", lies.repeated, "")
+    result.add("repeated messages at the live client, by their id", came.repeated, "")
     if lies.disordered:
         result.faults.append(f"out of order in the stream: {sorted(lies.disordered)}")
 
 
 @asynccontextmanager
 async def _client(rig: Rig, namespace: str, received: list[str]) -> AsyncIterator[None]:
-    """A consumer as anybody would write one: durable, acknowledging, and there from the start."""
+    """A consumer as users write one: durable, acknowledging, and connected from the start."""
     client = await nats.connect(
         rig.nats.url, max_reconnect_attempts=-1, reconnect_time_wait=0.2, error_cb=_quiet
     )

@@ -25,7 +25,7 @@ _POD = "0.2s"
 class Size:
     #: Runs that are cancelled, paused and resumed, and tried again, one at a time.
     runs: int = 200
-    #: Tasks that run beside them, and are then cancelled at once.
+    #: Tasks that run meanwhile, and are then cancelled all at once.
     tasks: int = 500
 
 
@@ -34,7 +34,7 @@ class NothingCame(Exception):
 
 
 async def run(rig: Rig, size: Size, result: Result) -> None:
-    """All beside one run with many running tasks, which is the last to be cancelled."""
+    """Control of small runs next to one run with many running tasks, which is cancelled last."""
     async with (
         rig.operator() as operator,
         rig.namespace("b14", keep=True) as namespace,
@@ -78,7 +78,7 @@ class _Control:
         return sum(pod.running is not None and pod.workflow == name for pod in self._seen.pods.values())
 
     async def wait(self, condition: Callable[[], bool], otherwise: str) -> None:
-        """Looked at after each event of a pod or Workflow. Raises NothingCame."""
+        """Wait for a condition, checked after each event of a pod or Workflow. Raises NothingCame."""
         watches = (self._seen.watch, self._seen.workflows)
         waiting = [
             asyncio.create_task(watch.until(condition, within=patience(len(self._seen.pods) + 1)))

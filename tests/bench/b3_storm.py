@@ -13,7 +13,7 @@ from tests.bench.figures import Result, median
 from tests.bench.load import chain, patience
 from tests.bench.rating import Period, sustained
 from tests.bench.rig import Rig
-from tests.bench.say import say, telling
+from tests.bench.say import reporting, say
 from tests.bench.scenario import Scenario
 
 
@@ -49,7 +49,7 @@ async def _storm(rig: Rig, size: Size, result: Result) -> None:
         def progress() -> str:
             return f"{len(seen.runs)} runs applied, {seen.ended()} of {size.runs} ended"
 
-        async with measured(rig) as cost, telling(progress):
+        async with measured(rig) as cost, reporting(progress):
             begun = time.monotonic()
             await _apply(rig, namespace, names, rate=size.runs / size.window)
             applied = time.monotonic() - begun

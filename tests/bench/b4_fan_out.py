@@ -12,7 +12,7 @@ from tests.bench.figures import Result
 from tests.bench.load import patience
 from tests.bench.processes import memory_mib
 from tests.bench.rig import Rig
-from tests.bench.say import say, telling
+from tests.bench.say import reporting, say
 from tests.bench.scenario import Scenario
 from tests.scale.fan_out import NAME, fan_out
 
@@ -59,7 +59,7 @@ async def _once(rig: Rig, result: Result, items: int) -> list[dict[str, float]]:
         rig.namespace("b4", keep=True) as namespace,
         Chains(rig.api, namespace) as seen,
     ):
-        async with measured(rig) as cost, telling(lambda: f"{len(seen.pods)} of {items + 1} pods made"):
+        async with measured(rig) as cost, reporting(lambda: f"{len(seen.pods)} of {items + 1} pods made"):
             begun = time.monotonic()
             await rig.kube.create("Workflow", namespace, fan_out(items, parallelism=None))
             await seen.all_ended(1, within=2 * patience(items))

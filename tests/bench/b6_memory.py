@@ -14,7 +14,7 @@ from tests.bench.figures import Result
 from tests.bench.load import apply_all, patience, slow_chain
 from tests.bench.processes import memory_mib
 from tests.bench.rig import Rig
-from tests.bench.say import duration, say, telling
+from tests.bench.say import duration, reporting, say
 from tests.bench.scenario import Scenario
 
 _DATABASE = re.compile(r"^apiserver_storage_size_bytes\{[^}]*\} (\S+)$", re.MULTILINE)
@@ -26,7 +26,7 @@ class Size:
     finished: int = 10_000
     running: int = 1000
     steps: int = 10
-    #: Seconds that are looked at while nothing happens, after so many to come to rest.
+    #: Seconds of rest that are measured, after the seconds to come to rest.
     idle: int = 600
     settle: int = 30
 
@@ -41,7 +41,7 @@ async def run(rig: Rig, size: Size, result: Result) -> None:
         await history.repeat(rig, template, names, pods=history.MOST_PODS)
         async with rig.operator() as operator, Chains(rig.api, namespace) as seen:
             names = [f"held-{number:05d}" for number in range(size.running)]
-            async with telling(lambda: f"{len(seen.pods)} of {size.running} running"):
+            async with reporting(lambda: f"{len(seen.pods)} of {size.running} running"):
                 manifests = [slow_chain(name, steps=size.steps, how="hang") for name in names]
                 await apply_all(rig.kube, namespace, manifests)
                 if not await seen.all_in("Running", names, within=patience(size.running)):

@@ -33,7 +33,7 @@ class Size:
     #: Chains that are under way at each kill, and their steps.
     chains: int = 20
     steps: int = 10
-    #: Runs beside them that only wait for their pods, for the successor to read.
+    #: Further runs that only wait for their pods, for the successor to read.
     waiting: int = 1000
 
 
@@ -51,13 +51,13 @@ async def run(rig: Rig, size: Size, result: Result) -> None:
     chance = random.Random(7)
     async with (
         rig.operator() as operator,
-        rig.namespace("b7", keep=True) as beside,
-        Chains(rig.api, beside) as waiting,
+        rig.namespace("b7", keep=True) as others,
+        Chains(rig.api, others) as waiting,
     ):
         names = [f"held-{number:05d}" for number in range(size.waiting)]
         manifests = [slow_chain(name, steps=size.steps, how="hang") for name in names]
         if names:
-            await apply_all(rig.kube, beside, manifests)
+            await apply_all(rig.kube, others, manifests)
             await waiting.all_in("Running", names, within=patience(size.waiting))
         while len(found) < size.crashes and not result.faults:
             crashes = min(size.each, size.crashes - len(found))
@@ -101,7 +101,7 @@ async def _load(
 async def _crash(operator: Service, seen: Chains, names: Sequence[str], *, within: float) -> _Recovery | None:
     """Kill, start, and see every run go on. None if none was left to."""
     await operator.kill()
-    # Pods go on to end while nobody looks: what they leave is what the successor has to find.
+    # Pods continue to end while no operator runs: the successor has to find their ends.
     await seen.no_pod_runs(within=_REST)
     waiting = [name for name in names if name not in seen.runs or seen.runs[name].ended is None]
     started = await operator.start()

@@ -39,7 +39,7 @@ class Size:
 
 
 async def run(rig: Rig, size: Size, result: Result) -> None:
-    """Two replicas with a lease of 4 s; after each change whoever was killed is started again."""
+    """Two replicas with a lease of 4 s; after each change the killed replica is started again."""
     first: list[float] = []
     names = ("perdure-operator-0", "perdure-operator-1")
     async with (
@@ -71,14 +71,14 @@ async def _once(
         holder = await poll(lambda: _holder(rig, replicas), within=_WITHIN)
         leader = replicas[holder]
         if frozen:
-            told = leader.text().count(_DEPOSED)
+            before = leader.text().count(_DEPOSED)
             at = leader.freeze()
             try:
                 await seen.all_ended(len(names), within=patience(steps) + _WITHIN)
             finally:
                 leader.thaw()
             made = len(seen.pods)
-            await until(lambda: leader.text().count(_DEPOSED) > told, within=_WITHIN)
+            await until(lambda: leader.text().count(_DEPOSED) > before, within=_WITHIN)
         else:
             at = await leader.kill()
             await seen.all_ended(len(names), within=patience(steps) + _WITHIN)

@@ -1,7 +1,7 @@
 """The load of B2 with a program in the operator's place that only has its libraries work: `bare_program.py`.
 
 What the operator takes beyond it is what Perdure does. The rest is the price of a step with these libraries
-on this machine, whoever decides.
+on this machine, for any program that decides.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.bench.chains import Chains
 from tests.bench.load import apply_all, chain, patience
 from tests.bench.processes import tree_cpu_ms
 from tests.bench.rig import Rig
-from tests.bench.say import telling
+from tests.bench.say import reporting
 
 _PROGRAM = Path(__file__).with_name("bare_program.py")
 #: Seconds for it to have its watches open.
@@ -43,7 +43,7 @@ async def once(rig: Rig, *, chains: int, steps: int) -> float:
         async with asked(*await rig.in_place_of_the_operator(_PROGRAM)) as program:
             await program.ask(order, within=_READY)
             before = tree_cpu_ms(program.pid)
-            async with telling(lambda: f"{len(seen.pods)} of {total} pods made"):
+            async with reporting(lambda: f"{len(seen.pods)} of {total} pods made"):
                 manifests = [chain(f"chain{number:04d}", steps=steps) for number in range(chains)]
                 await apply_all(rig.kube, namespace, manifests)
                 if not await seen.all_ended(chains, within=patience(total)) or len(seen.pods) != total:

@@ -33,9 +33,9 @@ _RUNS = "/apis/perdure.dev/v1alpha1/namespaces/{}/workflows"
 _PODS = "/api/v1/namespaces/{}/pods"
 _BRIEF = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json"
 _JSON, _MERGE = "application/json", "application/merge-patch+json"
-#: Of what was made here: nobody need read it.
+#: Of what this program created: no test reads the object.
 _MADE = b'{"type":"ADDED",'
-#: Seconds from one look at the outbox to the next, and to those rows' removal.
+#: Seconds from one read of the outbox to the next, and to the deletion of its rows.
 _ROUND, _FORGET = 0.012, 0.1
 #: As often for each step, counted in the load of B2.
 _COMMITS, _EVENTS, _RUN_STATUSES = 1.3, 3.3, 0.55
@@ -48,7 +48,7 @@ _COMMIT = """
 with moved as (
     insert into bare_run values ($1, 1) on conflict (run) do update set version = bare_run.version + 1
     returning version
-), told as (
+), recorded as (
     insert into bare_outbox (run, body) select $1, unnest($2::text[])
 )
 select version, $3::text as attempts, $4::timestamptz as at from moved
@@ -79,7 +79,9 @@ class _Api:
             response.raise_for_status()
             return orjson.loads(await response.read())
 
-    async def watch(self, path: str, heard: Callable[[dict[str, Any]], None], opened: asyncio.Event) -> None:
+    async def watch(
+        self, path: str, received: Callable[[dict[str, Any]], None], opened: asyncio.Event
+    ) -> None:
         authorization = await self._connection.authorization(False)
         async with self._session.get(
             f"{self._connection.host}{path}?watch=1&allowWatchBookmarks=true&resourceVersion=0",
@@ -92,7 +94,7 @@ class _Api:
                 *lines, rest = (rest + piece).split(b"\n")
                 for line in lines:
                     if not line.startswith(_MADE):
-                        heard(orjson.loads(line)["object"])
+                        received(orjson.loads(line)["object"])
 
 
 class _Ledger:
@@ -157,7 +159,7 @@ class _Steps:
         #: By the pod's name.
         self._ends: dict[str, asyncio.Future[None]] = {}
 
-    def heard(self, obj: Mapping[str, Any]) -> None:
+    def received(self, obj: Mapping[str, Any]) -> None:
         if (obj.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
             end = self._ends.pop(obj["metadata"]["name"], None)
             if end is not None:
@@ -174,9 +176,9 @@ class _Steps:
             await end
             commits, events, statuses = commits + _COMMITS, events + _EVENTS, statuses + _RUN_STATUSES
             while commits >= 1:
-                told = [self._order["event"]] * int(events)
-                await self._ledger.write(_COMMIT, name, told, self._order["attempts"], None)
-                commits, events = commits - 1, events - len(told)
+                recorded = [self._order["event"]] * int(events)
+                await self._ledger.write(_COMMIT, name, recorded, self._order["attempts"], None)
+                commits, events = commits - 1, events - len(recorded)
             await self._show(_TASKS, f"{name}-{number}", self._order["task_status"])
             if statuses >= 1:
                 await self._show(_RUNS, name, {**self._order["run_status"], "phase": "Running"})
@@ -202,7 +204,7 @@ class _Steps:
 async def _main() -> None:
     order = json.loads(sys.stdin.readline())
     if kubeconfig := os.environ.get("PERDURE_KUBECONFIG"):
-        os.environ["KUBECONFIG"] = kubeconfig  # where kopf looks for it
+        os.environ["KUBECONFIG"] = kubeconfig  # which kopf reads
     connection = await load_connection(kubeconfig)
     writing, reading = [await asyncpg.connect(order["database"]) for _ in range(2)]
     await writing.execute(_TABLES)
@@ -222,7 +224,7 @@ async def _main() -> None:
         async with asyncio.TaskGroup() as group:
             begun: set[str] = set()
 
-            def heard(kind: str, run: Mapping[str, Any], deleted: bool) -> None:
+            def received(kind: str, run: Mapping[str, Any], deleted: bool) -> None:
                 if not deleted and (uid := run["metadata"]["uid"]) not in begun:
                     begun.add(uid)
                     group.create_task(steps.chain(run))
@@ -230,10 +232,10 @@ async def _main() -> None:
             group.create_task(ledger.run())
             group.create_task(ledger.relay(client))
             for path, event in ((_PODS, opened[0]), (_TASKS, opened[1])):
-                group.create_task(api.watch(path.format(order["namespace"]), steps.heard, event))
+                group.create_task(api.watch(path.format(order["namespace"]), steps.received, event))
             group.create_task(
                 listen(
-                    heard,
+                    received,
                     gap=lambda: None,
                     kinds=["Workflow"],
                     namespaces=[order["namespace"]],

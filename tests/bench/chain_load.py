@@ -11,7 +11,7 @@ from tests.bench.cost import Cost, measured
 from tests.bench.load import apply_all, chain, patience
 from tests.bench.processes import memory_mib
 from tests.bench.rig import Rig
-from tests.bench.say import telling
+from tests.bench.say import reporting
 from tests.bench.service import Service
 
 
@@ -61,7 +61,7 @@ async def once(rig: Rig, operator: Service, *, chains: int, steps: int) -> tuple
         def progress() -> str:
             return f"{len(seen.pods)} of {total} pods made, {seen.ended()} of {chains} chains ended"
 
-        async with measured(rig) as cost, telling(progress):
+        async with measured(rig) as cost, reporting(progress):
             begun = time.monotonic()
             await apply_all(rig.kube, namespace, [chain(name, steps=steps) for name in names])
             applied = time.monotonic()

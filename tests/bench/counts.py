@@ -1,7 +1,7 @@
 """How many requests the API server answered, from its own metrics.
 
-`apiserver_request_total` tells verbs and resources but not who asked. What only the operator writes is told
-apart by the resource; all of its requests are counted by the flow that the rig gives its ServiceAccount.
+`apiserver_request_total` has verbs and resources but not the client. Writes of the operator alone are
+recognised by the resource; all of its requests are counted by the flow that the rig gives its ServiceAccount.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 #: Flow of the operator's requests: see `cluster.py`.
 OPERATOR_FLOW = "perdure-operator"
-#: Written by the operator and by nobody else in the rig.
+#: Written by the operator alone in the rig.
 OPERATOR_WRITES = (
     ("POST", "agenttasks"),
     ("PATCH", "agenttasks/status"),

@@ -52,7 +52,7 @@ async def runs_at_once(rig: Rig, size: Size, result: Result) -> None:
 
 
 async def finished_runs(rig: Rig, size: Size, result: Result) -> None:
-    """The same beside copies of finished runs, and nothing else: those of the other axis are gone."""
+    """The same with copies of finished runs, and nothing else: the runs of the other axis were deleted."""
     if not size.finished:
         return
     async with rig.namespace("growth", keep=True) as namespace:
@@ -92,7 +92,7 @@ async def _point(rig: Rig, result: Result, size: Size, runs: int, *, label: str)
             first = min(pod.created for pod in waiting.pods.values()) - begun
             _, faults = await chain_load.once(rig, operator, chains=2, steps=size.steps)  # to warm up
             result.faults += faults
-            # It looks at everything once more, some time after all watches have begun.
+            # The operator relists once more, some time after all watches have begun.
             await rest(rig, f"{label}: ready")
             await asyncio.sleep(GAP_SECONDS)
             await rest(rig, f"{label}: {runs * size.steps} steps, {repeat} times")

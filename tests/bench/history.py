@@ -1,7 +1,7 @@
 """Finished runs by the ten thousand, without waiting for them to run.
 
 A chain is run once for real; what it left in etcd and in the ledger is then written again under other names,
-as if it had run so often. That is how memory and speed are measured beside a long history. The controller
+as if it had run so often. That is how memory and speed are measured with a long history. The controller
 manager keeps no more than some thousands of ended pods, so no more are made.
 
 Objects are copied byte by byte, past the API server, which would take an hour for them: names and uids of a
@@ -23,7 +23,7 @@ from tests.bench import etcd
 from tests.bench.chains import Chains
 from tests.bench.load import apply_all, chain, patience
 from tests.bench.rig import Rig
-from tests.bench.say import telling
+from tests.bench.say import reporting
 from tests.bench.waiting import poll
 
 #: Ended pods that a controller manager with its defaults leaves alone; the rig's collects none.
@@ -97,7 +97,7 @@ async def repeat(rig: Rig, template: Template, names: Sequence[str], *, pods: in
     try:
         async with (
             etcd.connected(rig.pid_of("etcd")) as store,
-            telling(lambda: f"{made} of {len(names)} finished runs written"),
+            reporting(lambda: f"{made} of {len(names)} finished runs written"),
         ):
             for start in range(0, len(names), _AT_ONCE):
                 copies = {str(uuid.uuid4()): name for name in names[start : start + _AT_ONCE]}

@@ -40,7 +40,7 @@ def machine_facts(directory: Path) -> dict[str, Any]:
 
 
 def version_facts(programs: dict[str, Path], *, python: Sequence[str]) -> dict[str, str]:
-    """Versions of what is measured, of our libraries, and of the programs beside us.
+    """Versions of what is measured, of our libraries, and of the programs of the rig.
 
     `python`: how to start the interpreter that runs what is measured.
     """

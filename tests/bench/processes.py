@@ -1,4 +1,4 @@
-"""What processes have used, from /proc: nobody is asked how busy it was, the kernel has counted."""
+"""Resources that processes have used, as counted by the kernel in /proc."""
 
 from __future__ import annotations
 

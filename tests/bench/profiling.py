@@ -41,7 +41,7 @@ async def _profile(chains: int, steps: int) -> int:
         await chain_load.once(rig, operator, chains=2, steps=steps)  # to warm up
         async with _sampled(operator.pid, path):
             _, faults = await chain_load.once(rig, operator, chains=chains, steps=steps)
-    print("\n".join(faults) or told(shares(path.read_text().splitlines(), packages=_PACKAGES)))
+    print("\n".join(faults) or summary(shares(path.read_text().splitlines(), packages=_PACKAGES)))
     print(f"stacks: {path}")
     return int(bool(faults))
 
@@ -64,7 +64,7 @@ async def _sampled(pid: int, path: Path) -> AsyncIterator[None]:
         await profiler.wait()
 
 
-def told(found: Shares) -> str:
+def summary(found: Shares) -> str:
     """For people."""
     lines = ["of the time in which it did something:", ""]
     lines += [f"{share:6.1%}  {name}" for name, share in found.packages.items()]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 #: Periods in a row in which the queue must have grown: one alone may be a hiccup of the machine.
 IN_A_ROW = 4
-#: Seconds of work that may wait without counting as a queue: a run takes its time even if nobody waits.
+#: Seconds of work that may wait without counting as a queue: a run takes time even without a queue.
 ALLOWED = 3.0
 
 

@@ -26,10 +26,9 @@ from tests.integration.postgres import PostgresServer, running_server
 
 #: Seconds for one of our processes to be ready: with a long history it has much to read.
 _READY = 600.0
-#: Who works on what was written. The share of a core that they take when there is nothing to do, and seconds
-#: that are looked at.
+#: Programs that process what was written; the share of a core that they use at rest; seconds of a sample.
 _BUSY = ("kube-apiserver", "kube-controller-manager", "kwok", "etcd", "postgres", "operator")
-_REST, _LOOK = 0.3, 2.0
+_REST, _SAMPLE = 0.3, 2.0
 #: Simulated nodes. Few, so that their heartbeats are no load.
 NODES = 10
 
@@ -109,7 +108,7 @@ class Rig:
         return command, {**self.product.environment, **self._way_to_api(account)}
 
     async def postgres_version(self) -> str:
-        """As the server tells it."""
+        """As the server reports it."""
         connection = await asyncpg.connect(self.ledger_url)
         try:
             found: str = await connection.fetchval("show server_version")
@@ -131,9 +130,9 @@ class Rig:
         """Whether all have digested what was written. Takes a while to see."""
         meter = self.meter()
         meter.start()
-        await asyncio.sleep(_LOOK)
+        await asyncio.sleep(_SAMPLE)
         used = meter.stop()
-        return sum(used.get(name, 0.0) for name in _BUSY) / 1000 / _LOOK < _REST
+        return sum(used.get(name, 0.0) for name in _BUSY) / 1000 / _SAMPLE < _REST
 
     @asynccontextmanager
     async def _service(
@@ -176,7 +175,7 @@ class Rig:
         (folder / "namespace").write_text(SYSTEM)
         authority = self.cluster.state_dir / "pki" / "ca.crt"
         (folder / "ca.crt").write_bytes(authority.read_bytes())
-        # The API server tells apart by the account who asked, whichever way it was found.
+        # The API server distinguishes clients by their account, however that was authenticated.
         user = {"token": (folder / "token").read_text()}
         cluster = {"server": self.cluster.server, "certificate-authority": str(folder / "ca.crt")}
         (folder / "kubeconfig").write_bytes(

@@ -24,15 +24,15 @@ def duration(seconds: float) -> str:
 
 
 @asynccontextmanager
-async def telling(text: Callable[[], str], *, every: float = 15.0) -> AsyncIterator[None]:
+async def reporting(text: Callable[[], str], *, every: float = 15.0) -> AsyncIterator[None]:
     """Say how it stands now and then, while the body runs."""
 
-    async def tell() -> None:
+    async def report() -> None:
         while True:
             await asyncio.sleep(every)
             say(text())
 
-    task = asyncio.create_task(tell())
+    task = asyncio.create_task(report())
     try:
         yield
     finally:

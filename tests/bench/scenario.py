@@ -30,7 +30,7 @@ class Scenario:
     run: Run
     #: Roughly how many seconds it takes on two idle cores.
     seconds: Callable[[Any], float]
-    #: What is measured after that, on a rig booted anew.
+    #: What is measured after that, on a rig of its own.
     then: Run | None = None
 
 

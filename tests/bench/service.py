@@ -202,7 +202,7 @@ class Service:
 def _clean_environment(directory: Path) -> dict[str, str]:
     """Ours, but for what would change what is measured: settings, and whether bytecode is kept.
 
-    An image carries compiled bytecode; a checkout may not, and compiling it anew at each start takes longer
+    An image carries compiled bytecode; a checkout may not, and compiling it at each start takes longer
     than everything else in it.
     """
     kept = {

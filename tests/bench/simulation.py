@@ -1,4 +1,4 @@
-"""How a run tells the simulated nodes what its pods are to do."""
+"""The annotation by which a run controls the simulated nodes."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 
 from perdure.bus import cloudevents, subjects
-from tests.bench.say import telling
+from tests.bench.say import reporting
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ async def read(url: str, namespace: str, *, expected: set[str], within: float) -
     missing = set(expected)
     client = await nats.connect(url)
     try:
-        async with telling(lambda: f"{len(found)} of {len(expected)} events read from the stream"):
+        async with reporting(lambda: f"{len(found)} of {len(expected)} events read from the stream"):
             deadline = time.monotonic() + within
             subscription = await _subscribed(client, namespace, deadline=deadline)
             while missing and time.monotonic() < deadline:
@@ -88,7 +88,7 @@ async def read(url: str, namespace: str, *, expected: set[str], within: float) -
 async def _subscribed(
     client: Client, namespace: str, *, deadline: float
 ) -> JetStreamContext.PushSubscription:
-    """Once there is a stream: one that was lost is made anew by and by."""
+    """The stream, as soon as it exists: the relay creates a lost one again after a while."""
     while True:
         try:
             return await client.jetstream().subscribe(

@@ -1,7 +1,7 @@
-"""The neutral watcher: when the API server told a client that is nobody's about each change.
+"""The neutral watcher: when the API server reported each change to an independent client.
 
-Pods carry times of one-second resolution and components tell their own story; here a change happened when
-this process received it, by its monotonic clock.
+Timestamps of pods have a resolution of one second, and each component sees its own part only; here a change
+happened when this process received the event, by its monotonic clock.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Watch:
     async def until(self, condition: Callable[[], bool], *, within: float) -> bool:
         """Wait until the condition holds; False if it does not within so many seconds.
 
-        It is looked at after every event. Raises what ended the watch.
+        The condition is checked after every event. Raises what ended the watch.
         """
         assert self._task is not None
         try:

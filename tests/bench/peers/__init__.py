@@ -1,6 +1,6 @@
 """Others that save state in Postgres, measured on the same server, each in a process of its own.
 
-They are installed into an environment of their own, by the lock file's group `bench`: nobody else who uses
+They are installed into an environment of their own, by the lock file's group `bench`: no other user of
 Perdure needs them. What they do is less than a step of ours, as they have no pods; see docs/performance.md.
 """
 

@@ -29,7 +29,7 @@ def test_what_is_not_a_number_keeps_nothing() -> None:
     assert Budget(must=15, stretch=9).verdict(float("nan")) == "missed"
 
 
-def test_bounds_are_told_with_their_sign() -> None:
+def test_a_bound_is_printed_with_its_sign() -> None:
     budget = Budget(must=30, most=True)
     assert (budget.text(budget.must), budget.text(budget.stretch)) == ("≥ 30", "")
     assert Budget(must=2.5).text(2.5) == "≤ 2.5"

@@ -16,8 +16,8 @@ from tests.bench.cluster import Api
 WITHIN = 10.0
 
 
-class Told:
-    """An API server that tells one story to each watch, in pieces that end anywhere."""
+class ScriptedApi:
+    """An API server that sends the same events to each watch, in pieces that end anywhere."""
 
     def __init__(self, pods: list[dict[str, Any]], runs: list[dict[str, Any]]) -> None:
         self._stories = {"/pods?": pods, "/workflows?": runs}
@@ -60,7 +60,7 @@ CHAIN = [
 
 @asynccontextmanager
 async def seen_of(pods: list[dict[str, Any]], runs: list[dict[str, Any]]) -> AsyncIterator[Chains]:
-    async with Chains(cast(Api, Told(pods, runs)), "default") as seen:
+    async with Chains(cast(Api, ScriptedApi(pods, runs)), "default") as seen:
         uids = {event["object"]["metadata"]["uid"] for event in pods}
         names = {event["object"]["metadata"]["name"] for event in runs}
         assert await seen.pods_created(len(uids), within=WITHIN)
@@ -99,7 +99,7 @@ async def test_the_largest_status_is_remembered() -> None:
         ),
     ],
 )
-async def test_what_did_not_come_out_right_is_told(
+async def test_a_run_with_a_wrong_outcome_is_reported(
     pods: list[dict[str, Any]], runs: list[dict[str, Any]], fault: str
 ) -> None:
     async with seen_of(pods, runs) as seen:
@@ -114,9 +114,9 @@ async def test_what_was_deleted_is_not_forgotten() -> None:
         assert len(seen.pods) == 2
 
 
-async def test_pods_of_nobody_are_not_ours() -> None:
+async def test_a_pod_without_an_owner_is_not_counted() -> None:
     stranger = pod("9", "s01", "Running", kind="ADDED")
     stranger["object"]["metadata"]["labels"] = {"app": "other"}
-    async with Chains(cast(Api, Told([stranger, *CHAIN], [])), "default") as seen:
+    async with Chains(cast(Api, ScriptedApi([stranger, *CHAIN], [])), "default") as seen:
         assert await seen.pods_ended(2, within=WITHIN)
         assert seen.pods.keys() == {"1", "2"}

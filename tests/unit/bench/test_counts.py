@@ -22,7 +22,7 @@ def test_writes_are_those_that_changed_something() -> None:
     assert counts.writes == {("POST", "pods"): 7, ("PATCH", "workflows/status"): 5}
 
 
-def test_what_the_operator_asked_besides_its_writes_is_told_as_other() -> None:
+def test_requests_of_the_operator_besides_its_writes_are_counted_as_other() -> None:
     found = parse(TEXT).of_operator()
     assert (found["POST pods"], found["PATCH workflows/status"], found["other"]) == (9, 5, 6)
 

@@ -39,7 +39,7 @@ def result() -> Result:
     return Result(scenario="B1", title="", parameters={})
 
 
-def test_latencies_are_told_in_milliseconds_with_a_budget_each() -> None:
+def test_latencies_are_in_milliseconds_with_a_budget_each() -> None:
     found = result()
     found.add_samples("gap", [0.001, 0.002, 0.03], p50=Budget(must=15), p99=Budget(must=20))
     assert [(figure.name, figure.value, figure.verdict) for figure in found.figures] == [

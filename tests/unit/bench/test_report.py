@@ -143,7 +143,7 @@ def test_results_are_kept_and_later_ones_win(page: Path, tmp_path: Path) -> None
     assert main(["--check", "--page", str(page)]) == 0
 
 
-def test_a_page_that_was_edited_by_hand_is_told(page: Path, tmp_path: Path) -> None:
+def test_a_page_that_was_edited_by_hand_is_reported(page: Path, tmp_path: Path) -> None:
     results = write(tmp_path, "results.json", documented(result()))
     main([results, "--page", str(page)])
     page.write_text(page.read_text().replace("12.50", "2.50"))
@@ -153,7 +153,7 @@ def test_a_page_that_was_edited_by_hand_is_told(page: Path, tmp_path: Path) -> N
     assert "12.50" in page.read_text()
 
 
-def test_growth_is_drawn_beside_the_page(page: Path, tmp_path: Path) -> None:
+def test_growth_is_drawn_next_to_the_page(page: Path, tmp_path: Path) -> None:
     grown = result("growth")
     point = {"steps_per_second": 30.0, "cpu_ms_per_step": 4.0, "memory_mib": 100.0}
     grown.details["growth"] = {"concurrent": [{"runs": 10, **point}], "finished": []}

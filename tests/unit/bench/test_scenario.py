@@ -25,7 +25,7 @@ class Kills:
 
 
 async def run(rig: Rig, size: Any, result: Result) -> None:
-    raise AssertionError("only the command line is looked at")
+    raise AssertionError("only the command line is read")
 
 
 def scenario(name: str, full: Any, small: Any) -> Scenario:

@@ -14,7 +14,7 @@ def test_all_in_order_is_right() -> None:
     assert not found.disordered
 
 
-def test_what_is_missing_repeated_and_out_of_order_is_told_apart() -> None:
+def test_missing_repeated_and_unordered_events_are_counted_apart() -> None:
     found = compare({"a/1", "a/2", "a/10", "b/1", "b/2"}, ["a/10", "a/2", "a/2", "b/1"])
     assert found.missing == {"a/1", "b/2"}
     assert found.repeated == 1

@@ -445,7 +445,7 @@ def test_the_charts_crds_are_the_generated_ones(external):
         assert installed["spec"] == crd["spec"]
 
 
-def test_crds_outlive_the_release_unless_told_otherwise(external):
+def test_crds_outlive_the_release_unless_a_value_says_otherwise(external):
     for crd in pick(external, "CustomResourceDefinition"):
         assert crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
     for crd in pick(render(*EXTERNAL, "crds.keep=false"), "CustomResourceDefinition"):

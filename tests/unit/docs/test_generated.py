@@ -24,7 +24,7 @@ def test_the_committed_file_is_fresh(module: ModuleType) -> None:
     assert module.main(["--check", "--output", str(ROOT / module.FILE)]) == 0
 
 
-def test_a_stale_file_is_told_and_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stale_file_is_reported_and_not_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "page.md"
     file.write_text("old")
     assert generated.command("some.module", file, lambda before: before + " and new", ["--check"]) == 1
@@ -84,8 +84,8 @@ def test_every_phase_and_its_transitions_are_in_the_table() -> None:
 
 
 def test_every_reason_is_in_one_table() -> None:
-    told = [value for _, value, _ in enums.meanings(Reason)]
-    assert told == [reason.value for reason in Reason]
+    listed = [value for _, value, _ in enums.meanings(Reason)]
+    assert listed == [reason.value for reason in Reason]
     assert semantics.reasons().count("| because |") == 3
 
 

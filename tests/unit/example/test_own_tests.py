@@ -1,4 +1,4 @@
-"""The example's own tests, which a reader runs beside the agent."""
+"""The example's own tests, which a reader runs next to the agent."""
 
 from __future__ import annotations
 
