@@ -150,8 +150,8 @@ class _Operator:
                     reflect(
                         self._kube,
                         selection,
-                        heard=partial(self._loop.handle_event, selection.kind),
-                        listed=partial(self._note_list, selection),
+                        on_event=partial(self._loop.handle_event, selection.kind),
+                        on_list=partial(self._note_list, selection),
                         is_ours=self._loop.is_own_create,
                         version=listed.get(selection, ""),
                     )

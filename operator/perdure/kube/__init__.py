@@ -1,0 +1,1 @@
+"""Kubernetes: client of the API server, reflector, event recorder, token verifier, manifests of pods."""

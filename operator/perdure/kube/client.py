@@ -1,7 +1,7 @@
-"""A thin client of the API server: plain JSON in, plain JSON out.
+"""Thin client of the API server, with plain JSON as input and output.
 
-Typed models cost twelve times the CPU of the request itself, and we read a handful of fields. What a
-production client must have is here and nowhere else: deadlines, retries, paging, renewed credentials.
+Typed models cost twelve times the CPU of the request itself, and Perdure reads a handful of fields.
+Deadlines, retries, paging and the renewal of credentials are here and nowhere else.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from perdure.kube.connection import Connection, ConnectionConfigError, load_conn
 from perdure.kube.errors import ApiError
 from perdure.kube.page import Page
 from perdure.kube.resources import Resource, collection_path, kind_of, object_path
-from perdure.kube.retries import error_of, pause_after, seconds_of
+from perdure.kube.retries import backoff_after, error_of, retry_after_seconds
 
 PAGE_SIZE = 500
-#: Kinds with fields that people wrote: one that the API server does not know is refused, not dropped.
+#: Kinds with fields that people wrote: the API server must refuse an unknown field instead of dropping it.
 _STRICT = frozenset({"Pod", "Job"})
 TRIES = 4
 
@@ -37,25 +37,26 @@ _MERGE_PATCH = "application/merge-patch+json"
 _JSON_PATCH = "application/json-patch+json"
 #: Discovery documents of the token issuer have media types of their own.
 _ANY_JSON = "application/json, */*"
-#: Without the second one, an API server of which this is too much would refuse what it has done.
+#: Without the second media type, an API server that cannot produce the first would answer 406 to a write that
+#: took effect.
 _BRIEF_JSON = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json"
 
-#: What stands for an answer that did not come.
+#: Exceptions that mean "no answer".
 _NO_ANSWER = (ConnectionConfigError, TimeoutError, aiohttp.ClientError, OSError, ssl.SSLError)
 
-#: Milliseconds in which sent bytes must be acknowledged. Without it a connection to a machine that is gone
-#: holds its request until the deadline, and there is no time left for a second try.
+#: Milliseconds in which sent bytes must be acknowledged (TCP_USER_TIMEOUT). Without this limit a connection
+#: to a dead machine holds its request until the deadline, and no time is left for a retry.
 _UNACKNOWLEDGED_MS = 5_000
 
 
 class KubeClient:
-    """An async context manager with the verbs of `control.ports.KubePort`.
+    """Client with the verbs of `control.ports.KubePort`, as an async context manager.
 
-    A call that fails raises ApiError; status 0 stands for no answer, and then whether it took effect is
-    unknown. A caller in more of a hurry than `deadline` wraps it in `asyncio.timeout`. Calls are repeated
-    on connection errors, 429 and 5xx, until `deadline` seconds have passed or `TRIES` are used up, whatever
-    comes first. A creation that got no answer and was repeated may therefore end in 409 because of itself:
-    callers compare what exists with what they wanted.
+    A failed call raises ApiError. Status 0 stands for no answer: whether the call took effect is unknown. A
+    caller with a shorter deadline wraps the call in `asyncio.timeout`. Connection errors, 429 and 5xx are
+    retried until `deadline` seconds have passed or `TRIES` are used up, whatever comes first. A create whose
+    answer was lost is retried too, and may end in 409 because of the first try: callers compare the existing
+    object with the wanted one.
     """
 
     def __init__(
@@ -84,10 +85,10 @@ class KubeClient:
         connect_timeout: float = 5.0,
         deadline: float = 15.0,
     ) -> Self:
-        """A client for the cluster of a kubeconfig, or of the pod we run in (see `load_connection`).
+        """A client for the cluster of a kubeconfig, or of the pod of this process (see `load_connection`).
 
-        Entering it raises `connection.ConnectionConfigError` if there is none. `limit` is the number of
-        connections, and so of requests, at once.
+        Entering the client raises `connection.ConnectionConfigError` without a usable configuration. `limit`
+        bounds the connections, and so the requests, at once.
         """
         return cls(
             lambda: load_connection(kubeconfig),
@@ -107,8 +108,8 @@ class KubeClient:
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            # Compressing a list costs the server more than the network gains, and inflating a large one
-            # would be done in a thread here.
+            # The compression of a list costs the server more than the network gains, and the inflation of a
+            # large list would need a thread here.
             headers={"User-Agent": f"perdure/{__version__}", "Accept-Encoding": "identity"},
             auto_decompress=False,
             read_bufsize=2**18,
@@ -128,13 +129,13 @@ class KubeClient:
     # --- the verbs
 
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
-        """One object. Missing: ApiError with `not_found`."""
+        """One object. Raises ApiError; for a missing object with `not_found`."""
         return await self._object("get", "GET", kind, namespace, name)
 
     async def list(
         self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
     ) -> tuple[list[dict[str, Any]], str]:
-        """All objects, in all namespaces if it is None, and the resourceVersion of the whole list."""
+        """All objects, of all namespaces if `namespace` is None, and the list's resourceVersion."""
         items: list[dict[str, Any]] = []
         version = ""
         async for page in self.pages(kind, namespace=namespace, label_selector=label_selector):
@@ -147,10 +148,10 @@ class KubeClient:
     async def pages(
         self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
     ) -> AsyncGenerator[Page, None]:
-        """All objects as `list` gives them, a page at a time: ten thousand pods take hundreds of megabytes.
+        """The objects of `list`, a page at a time: ten thousand pods take hundreds of megabytes.
 
-        Read in pages of one consistent snapshot, and from the store, not from a cache that lags behind it.
-        A page that is `first` again begins anew: what came before it no longer counts.
+        The pages are parts of one consistent snapshot, read from etcd and not from a watch cache that lags
+        behind. A further page that is `first` restarts the list: the pages before it are void.
         """
         of = kind_of(kind)
         path = collection_path(of, namespace)
@@ -165,8 +166,8 @@ class KubeClient:
             except ApiError as error:
                 if error.status != 410 or not token:
                     raise
-                # The snapshot was compacted away between two pages. Start again, in one piece: a list that
-                # is slower than compaction would expire every time.
+                # The snapshot was compacted between two pages. The list restarts in one piece: a list that is
+                # slower than the compaction interval would expire every time.
                 token, paging, first = "", "", True
                 continue
             metadata = page["metadata"]
@@ -179,10 +180,10 @@ class KubeClient:
     async def create(
         self, kind: str, namespace: str, body: dict[str, Any], *, brief: bool = False
     ) -> dict[str, Any]:
-        """The object as created. One of that name exists: ApiError with `conflict`.
+        """The object as created. Raises ApiError; for an existing object of this name with `conflict`.
 
-        `brief`: only its metadata, as a PartialObjectMetadata. Most of an object is what we have just sent,
-        and reading it again costs as much as sending it.
+        `brief`: only the metadata, as a PartialObjectMetadata. The rest of the object is what was sent, and
+        decoding the rest costs as much as encoding it did.
         """
         path = collection_path(kind_of(kind), namespace)
         if kind in _STRICT:
@@ -191,7 +192,7 @@ class KubeClient:
         return created
 
     async def replace(self, kind: str, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The object as replaced. `body`'s resourceVersion is old: ApiError with `conflict`."""
+        """The object as replaced. Raises ApiError; for an old resourceVersion in `body` with `conflict`."""
         return await self._object("replace", "PUT", kind, namespace, name, body)
 
     async def patch(self, kind: str, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -207,9 +208,10 @@ class KubeClient:
         *,
         brief: bool = False,
     ) -> dict[str, Any]:
-        """The same for the status subresource: a merge patch `{"status": {…}}`, or a JSON patch if a list.
+        """The object after a patch of its status subresource.
 
-        Only a JSON patch can write null. `brief`: see `create`.
+        `body` is a merge patch `{"status": {…}}`, or a JSON patch (RFC 6902) if a list. Only a JSON patch can
+        write null. `brief`: see `create`.
         """
         path = object_path(kind_of(kind), namespace, name) + "/status"
         patched: dict[str, Any] = await self._call("patch_status", kind, "PATCH", path, body, brief=brief)
@@ -224,7 +226,7 @@ class KubeClient:
         uid: str | None = None,
         grace_seconds: int | None = None,
     ) -> None:
-        """Delete in the background. A missing object, or one of another uid, is no error."""
+        """Delete in the background. A missing object, or an object of another uid, is no error."""
         options: dict[str, Any] = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
@@ -241,7 +243,8 @@ class KubeClient:
                 return
             if uid is None or not error.conflict:
                 raise
-            # 409 has other causes than a namesake's uid, and those must not pass for a deletion.
+            # 409 has other causes than the uid of a newer object of the same name. Those must not count as a
+            # deletion.
             if await self._still_there(kind, namespace, name, uid):
                 raise
 
@@ -250,17 +253,17 @@ class KubeClient:
         return await self._call("raw", "", "GET", path)
 
     async def raw_post(self, path: str, body: dict[str, Any]) -> Any:
-        """Post a JSON document to a path, such as a subresource that has no verb of its own here."""
+        """The answer to a JSON document posted to a path, such as a subresource without a verb here."""
         return await self._call("raw", "", "POST", path, body)
 
     @asynccontextmanager
     async def stream(self, path: str, *, silence: float) -> AsyncGenerator[AsyncIterator[bytes], None]:
-        """The body of an answer that does not end by itself, piece by piece.
+        """The body of an endless answer, such as a watch, in pieces as they arrive.
 
-        Raises ApiError, in the body as well: status 0 if no answer came, or it broke off, or nothing came for
-        `silence` seconds. Nothing is repeated but a request whose token was not accepted.
+        Raises ApiError, also inside the block: status 0 without an answer, for an answer that breaks off, and
+        after `silence` seconds without a byte. Only a request whose token was refused is retried.
         """
-        # No deadline but that between two pieces: a watch lasts for minutes.
+        # The only deadline is the one between two pieces: a watch lasts for minutes.
         timeout = aiohttp.ClientTimeout(sock_connect=self._connect_timeout, sock_read=silence)
         refresh = False
         while True:
@@ -275,7 +278,7 @@ class KubeClient:
                     yield response.content.iter_any()
                     return
             except _NO_ANSWER as error:
-                raise ApiError(0, "NoAnswer", _told("GET", path, error)) from error
+                raise ApiError(0, "NoAnswer", _no_answer("GET", path, error)) from error
 
     # --- underneath
 
@@ -336,10 +339,10 @@ class KubeClient:
                 return payload
             error = error_of(status, payload, retry_after)
             if status == 401 and not refresh:
-                # The token may have been renewed after we read it.
+                # The token may have been renewed since the last read.
                 refresh = True
                 continue
-            pause = pause_after(tried, error)
+            pause = backoff_after(tried, error)
             if not error.transient or tried >= TRIES or clock() + pause >= deadline:
                 raise error
             await asyncio.sleep(pause)
@@ -355,8 +358,11 @@ class KubeClient:
         remaining: float,
         refresh: bool,
     ) -> tuple[int, Any, float | None]:
-        """One request: status, the decoded body or a text, and seconds that the server asks us to wait."""
-        # Not `connect`, which would also count the time spent waiting for one of our own connections.
+        """The answer to one request: status, decoded body or text, and the seconds of Retry-After.
+
+        Status 0 stands for no answer, and the text for its cause.
+        """
+        # `connect` would also count the wait for a free connection of the pool.
         timeout = aiohttp.ClientTimeout(total=max(remaining, 0.001), sock_connect=self._connect_timeout)
         try:
             async with await self._request(
@@ -372,12 +378,12 @@ class KubeClient:
                 status = response.status
                 wait = response.headers.get("Retry-After") if status >= 400 else None
         except _NO_ANSWER as error:
-            return 0, _told(method, path, error), None
+            return 0, _no_answer(method, path, error), None
         payload, is_json = _decoded(raw)
         if status < 300 and not is_json:
-            # Something between us and the API server answered for it.
+            # A proxy answered in place of the API server.
             return 0, f"the answer is not JSON: {payload}", None
-        return status, payload, seconds_of(wait)
+        return status, payload, retry_after_seconds(wait)
 
     async def _request(
         self,
@@ -390,7 +396,7 @@ class KubeClient:
         content_type: str = _JSON,
         accept: str = _ANY_JSON,
     ) -> aiohttp.ClientResponse:
-        """One request; its answer is to be closed. Raises `_NO_ANSWER`."""
+        """The answer to one request, which the caller closes. Raises `_NO_ANSWER`."""
         if self._session is None or self._connection is None:
             raise RuntimeError("KubeClient is used outside its async context")
         connection = self._connection
@@ -412,8 +418,8 @@ class KubeClient:
         )
 
 
-def _told(method: str, path: str, error: BaseException) -> str:
-    """Why there was no answer."""
+def _no_answer(method: str, path: str, error: BaseException) -> str:
+    """The cause of a missing answer, for ApiError."""
     if isinstance(error, ConnectionConfigError):
         return str(error)
     what = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
@@ -421,7 +427,7 @@ def _told(method: str, path: str, error: BaseException) -> str:
 
 
 def _decoded(raw: bytes) -> tuple[Any, bool]:
-    """The JSON document and True, or the beginning of what is a text, and False."""
+    """The JSON document and True, or the beginning of a text and False."""
     try:
         return orjson.loads(raw), True
     except orjson.JSONDecodeError:
@@ -429,7 +435,7 @@ def _decoded(raw: bytes) -> tuple[Any, bool]:
 
 
 def _with_type(items: Iterable[dict[str, Any]], kind: Resource) -> Iterator[dict[str, Any]]:
-    """Items of a list of a built-in kind do not say what they are; make them say it."""
+    """The items of a list with `apiVersion` and `kind`, which the API server omits for built-in kinds."""
     for item in items:
         item.setdefault("apiVersion", kind.api_version)
         item.setdefault("kind", kind.name)

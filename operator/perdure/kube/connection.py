@@ -1,8 +1,9 @@
-"""Where the API server is and how to prove who we are.
+"""Configuration of the connection to the API server: address, TLS and credentials.
 
-Inside a cluster that is three files and two variables, which are read here: loading kubernetes_asyncio for
-it would cost every start seconds of CPU and 75 MB, for its thousand model classes. A kubeconfig may name
-exec plugins and identity providers, so there kubernetes_asyncio does the work, and is imported only then.
+Inside a cluster the configuration is three files and two variables, which this module reads: an import of
+kubernetes_asyncio would cost every start seconds of CPU and 75 MB, for its thousand model classes. A
+kubeconfig may name exec plugins and identity providers. Only then kubernetes_asyncio is imported, and loads
+the file.
 """
 
 from __future__ import annotations
@@ -20,40 +21,40 @@ from urllib.parse import urlsplit
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
-#: Seconds after which credentials that may change are looked at again. The kubelet renews a token when a
-#: fifth of its life is left, minutes at least.
+#: Seconds after which credentials that may change are read again. The kubelet renews a token when a fifth of
+#: its life is left, which is minutes at least.
 CREDENTIAL_INTERVAL = 60.0
 
-#: The same after they were refused.
+#: The same interval after the API server has refused the credentials.
 REFRESH_INTERVAL = 5.0
 
 #: Seconds for an exec plugin to answer.
 PLUGIN_TIMEOUT = 15.0
 
-#: Gives the value of the Authorization header, or None. With True, it must not use what it remembers.
+#: Returns the value of the Authorization header, or None. The argument True forbids cached credentials.
 Authorization = Callable[[bool], Awaitable[str | None]]
 
 
 class ConnectionConfigError(Exception):
-    """There is no usable configuration; the message says what is missing and where it was looked for."""
+    """No usable configuration. The message names the missing item and the places that were searched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
-    """How to reach one API server."""
+    """Address, TLS and credentials of one API server."""
 
     #: Scheme, host and port, perhaps with a path; no slash at the end.
     host: str
     authorization: Authorization
     #: None for plain HTTP.
     tls: ssl.SSLContext | None = None
-    #: Name that the server's certificate must have, if not that of `host`.
+    #: Name in the server's certificate, if different from the name in `host`.
     server_hostname: str | None = None
     proxy: str | None = None
 
 
 async def load_connection(kubeconfig: str | None = None) -> Connection:
-    """The connection that a kubeconfig describes; without one, that of the pod we run in.
+    """The connection of a kubeconfig, or without one the connection of this process's pod.
 
     Outside a pod `KUBECONFIG` and `~/.kube/config` are tried. Raises ConnectionConfigError.
     """
@@ -63,7 +64,10 @@ async def load_connection(kubeconfig: str | None = None) -> Connection:
 
 
 def in_cluster(environment: Mapping[str, str], folder: Path) -> Connection:
-    """The connection of a pod, from its environment and its ServiceAccount's folder."""
+    """The connection of a pod, from its environment and its ServiceAccount's folder.
+
+    Raises ConnectionConfigError.
+    """
     host = environment.get("KUBERNETES_SERVICE_HOST", "")
     port = environment.get("KUBERNETES_SERVICE_PORT", "")
     if not host or not port:
@@ -82,7 +86,7 @@ def in_cluster(environment: Mapping[str, str], folder: Path) -> Connection:
 
 
 class _TokenFile:
-    """A bearer token that somebody else renews in its file."""
+    """A bearer token in a file that the kubelet renews."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -104,8 +108,8 @@ class _TokenFile:
             try:
                 self.read()
             except ConnectionConfigError:
-                # The file is being replaced or its volume is gone: the old token may still be good, and
-                # if it is not, the server says so.
+                # The file is being replaced, or its volume is gone. The old token may still be valid; if not,
+                # the server answers 401.
                 self._read_at = time.monotonic()
         return self._header
 
@@ -117,12 +121,13 @@ async def _from_kubeconfig(path: str | None) -> Connection:
     tried = path or os.environ.get("KUBECONFIG") or "~/.kube/config"
     if not _any_file(tried):
         raise ConnectionConfigError(f"no kubeconfig at {tried}: name one in PERDURE_KUBECONFIG or KUBECONFIG")
-    # Configuration() itself would take the process-wide default, and share it.
+    # A call of Configuration() would return the process-wide default, shared with all other users.
     configuration = type.__call__(Configuration)
     try:
         async with asyncio.timeout(PLUGIN_TIMEOUT):
             loader = await load_kube_config(config_file=tried, client_configuration=configuration)
-    except Exception as error:  # A file that is not as it should be breaks the loader in many ways.
+    except Exception as error:
+        # A malformed file makes the loader raise exceptions of many types.
         raise ConnectionConfigError(f"{tried}: {_words(error)}") from error
     host: str = configuration.host
     secure = host.startswith("https://")
@@ -151,7 +156,7 @@ def _words(error: Exception) -> str:
 
 
 class _LoadedCredentials:
-    """What kubernetes_asyncio loaded, renewed by it where that can be done."""
+    """Credentials that kubernetes_asyncio has loaded, renewed where an exec plugin provides them."""
 
     def __init__(self, loader: Any, configuration: Any) -> None:
         self._loader = loader
@@ -162,7 +167,7 @@ class _LoadedCredentials:
         self._lock = asyncio.Lock()
 
     async def authorization(self, refresh: bool) -> str | None:
-        # Many requests are refused, or find it due, at once; one of them runs the plugin.
+        # Many requests are refused, or find the renewal due, at once. Only one of them runs the plugin.
         interval = REFRESH_INTERVAL if refresh else CREDENTIAL_INTERVAL
         if self._renewable and time.monotonic() - self._renewed_at > interval:
             async with self._lock:
@@ -176,7 +181,8 @@ class _LoadedCredentials:
         try:
             async with asyncio.timeout(PLUGIN_TIMEOUT):
                 await self._loader.load_from_exec_plugin()
-        except Exception as error:  # A plugin is somebody else's program: anything may happen.
+        except Exception as error:
+            # A plugin is an arbitrary program, and the loader passes on whatever goes wrong with it.
             raise ConnectionConfigError(
                 f"the kubeconfig's exec plugin gave no credentials: {_words(error)}"
             ) from error
@@ -188,7 +194,8 @@ def _tls(
     authority: str | None, *, certificate: str | None = None, key: str | None = None, verify: bool = True
 ) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=authority)
-    # Python 3.13 asks for extensions that many clusters' certificates lack and that kubectl does not want.
+    # Python 3.13 requires extensions that the certificates of many clusters lack, and that kubectl does not
+    # require.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if certificate:
         context.load_cert_chain(certificate, keyfile=key)
@@ -199,7 +206,7 @@ def _tls(
 
 
 def _proxy_from_environment(host: str) -> str | None:
-    # Looked up once: aiohttp's trust_env would do it, and read ~/.netrc, on every request.
+    # Read once: aiohttp's trust_env would read the environment and ~/.netrc on every request.
     parts = urlsplit(host)
     if parts.hostname is None or urllib.request.proxy_bypass(parts.hostname):
         return None

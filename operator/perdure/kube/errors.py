@@ -1,13 +1,13 @@
-"""The one exception that Kubernetes calls raise.
+"""Exception of the Kubernetes calls.
 
-It lies apart from the client so that code which only tells errors apart does not load the client.
+In a module of its own, since code that only distinguishes errors need not import the client.
 """
 
 from __future__ import annotations
 
 
 class ApiError(Exception):
-    """An API call that failed. `status` is the HTTP status, 0 if no answer came at all."""
+    """A failed call. `status` is the HTTP status, or 0 without an answer."""
 
     def __init__(self, status: int, reason: str, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(f"{status} {reason}: {message}" if status else f"no answer: {message}")
@@ -26,5 +26,5 @@ class ApiError(Exception):
 
     @property
     def transient(self) -> bool:
-        """True if the same call may succeed later without anybody changing anything."""
+        """True if the same call may succeed later without any change."""
         return self.status == 0 or self.status == 429 or self.status >= 500

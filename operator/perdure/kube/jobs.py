@@ -1,7 +1,7 @@
-"""The Job around one attempt's pod, for clusters whose policies or queues know Jobs only.
+"""Manifest of the Job around one attempt's pod, for clusters whose policies or queues know Jobs only.
 
-The Job makes one pod and never another: whether an attempt is followed by a next one is decided by us alone,
-so a Job that fails for whatever cause stays failed, and the next attempt has a Job of its own.
+The Job creates one pod and never a second one: retries are Perdure's decision alone. A failed Job stays
+failed, and the next attempt has a Job of its own.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ API_VERSION = "batch/v1"
 
 
 def build_job(pod: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest of a Job for an attempt, made of the pod that it would otherwise have (`build_pod`).
+    """The manifest of an attempt's Job, from the pod that the attempt would have without a Job (`build_pod`).
 
-    It has the pod's name, labels, annotations and owner; its own pod has the labels and annotations, a name
-    that Kubernetes makes up, and the Job as its owner.
+    The Job has the name, labels, annotations and owner of `pod`. The pod of the Job has the labels and
+    annotations, a generated name, and the Job as owner.
     """
     metadata = pod["metadata"]
     labels, annotations = metadata["labels"], metadata["annotations"]
@@ -29,7 +29,7 @@ def build_job(pod: Mapping[str, Any]) -> dict[str, Any]:
             "name": metadata["name"],
             "namespace": metadata["namespace"],
             "labels": dict(labels),
-            # The input is for the pod's file; twice in etcd would be once too often.
+            # The input is for the file in the pod. A second copy would only take space in etcd.
             "annotations": {name: text for name, text in annotations.items() if name != ANNOTATION_INPUT},
             "ownerReferences": metadata["ownerReferences"],
         },
@@ -38,7 +38,8 @@ def build_job(pod: Mapping[str, Any]) -> dict[str, Any]:
             "parallelism": 1,
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
-            # Says in the Job's status which kind of end it was, and that none of them is to be ignored.
+            # The rules write the kind of the pod's end to the Job's status, and count every kind as a
+            # failure.
             "podFailurePolicy": {
                 "rules": [
                     {

@@ -1,4 +1,4 @@
-"""A page of a list, apart from the client so that those who read lists do not load it."""
+"""Page of a list. In a module of its own, since readers of lists need not import the client."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 
 class Page(NamedTuple):
-    """Some of the objects of one list."""
+    """A part of the objects of one list."""
 
     items: list[dict[str, Any]]
     #: resourceVersion of the whole list.
     version: str
-    #: True if the list begins here, or begins anew: what came before it no longer counts.
+    #: True for the first page, and for the first page after a restart of the list: earlier pages are void.
     first: bool

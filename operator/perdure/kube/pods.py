@@ -1,6 +1,6 @@
-"""The pod of one attempt: the agent's container and everything the agent's contract promises it.
+"""Manifest of an attempt's pod: the agent's container, and the environment of the agent's contract.
 
-Pure, so that what an agent will find can be read and tested without a cluster.
+Pure, so that the environment of an agent can be read and tested without a cluster.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ INPUT_FOLDER = "/perdure"
 INPUT_FILE = f"{INPUT_FOLDER}/input.json"
 TOKEN_FOLDER = "/var/run/secrets/perdure"  # noqa: S105 - a path
 TOKEN_FILE = f"{TOKEN_FOLDER}/token"
-#: Seconds. The kubelet renews the file long before the token ends.
+#: Seconds. The kubelet renews the file long before the token expires.
 TOKEN_LIFETIME = 3600
-#: Characters of the last failure's message that the next attempt is told.
+#: Characters of the last failure's message in PERDURE_LAST_FAILURE.
 MAX_FAILURE_MESSAGE = 512
 
-#: Variables that are ours, whether this pod has them or not.
+#: Variables of the contract: never taken from the author, whether this pod has them or not.
 RESERVED = frozenset(
     {
         "PERDURE_GATEWAY_URL",
@@ -46,8 +46,8 @@ RESERVED = frozenset(
 
 _PATH = "agent.podTemplate"
 
-#: What a pod is like unless its `podTemplate` says otherwise. Only the agent's container is hardened: what
-#: others need, such as a proxy that changes its user, only their author knows.
+#: Defaults under the `podTemplate`. Only the agent's container is hardened: a sidecar may need privileges,
+#: such as a proxy that changes its user.
 _DEFAULTS: Mapping[str, Any] = {
     "automountServiceAccountToken": False,
     "enableServiceLinks": False,
@@ -55,14 +55,14 @@ _DEFAULTS: Mapping[str, Any] = {
     "containers": [
         {
             "name": CONTAINER,
-            # runAsNonRoot is not asked for: images that run as root are the author's choice.
+            # Without runAsNonRoot: images that run as root are the author's choice.
             "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         }
     ],
 }
-#: Fields of the agent block that are fields of its container.
+#: Fields of the agent block that are also fields of its container.
 _OF_CONTAINER = ("image", "command", "args", "resources")
-#: With these the kubelet would run the agent again, and only one party may do that.
+#: Fields with which the kubelet would restart the agent. Retries are the control loop's decision alone.
 _NOT_OF_AGENT = ("restartPolicy", "restartPolicyRules")
 _MOUNTS: tuple[Mapping[str, Any], ...] = (
     {"name": "perdure-input", "mountPath": INPUT_FOLDER, "readOnly": True},
@@ -72,16 +72,16 @@ _MOUNTS: tuple[Mapping[str, Any], ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodEnvironment:
-    """What the agent is told about its place in the run."""
+    """The agent's place in the run, for the PERDURE_ variables."""
 
     gateway_url: str
-    #: Bare name of the run's object.
+    #: Name of the run's object, without its kind.
     workflow: str
     #: '' for a standalone AgentTask.
     step: str
     attempt: int
     index: int = NO_INDEX
-    #: Why the last attempt that failed did: `attempt`, `reason`, `message`, `exitCode`; None if none did.
+    #: The newest failure of the task: `attempt`, `reason`, `message`, `exitCode`; None without one.
     last_failure: Mapping[str, Any] | None = None
 
 
@@ -99,13 +99,13 @@ def build_pod(
 ) -> dict[str, Any]:
     """The manifest of one attempt's pod.
 
-    `owner` has `apiVersion`, `kind`, `name` and `uid`. `agent` is an agent block as in a manifest, templates
-    merged in and expressions evaluated; the strings of its command, arguments and environment are passed on
-    untouched, so what must not be expanded by the kubelet is already escaped. `input` is any JSON value.
+    `owner` has `apiVersion`, `kind`, `name` and `uid`. `agent` is an agent block as in a manifest, with
+    templates merged and expressions evaluated. The strings of its command, arguments and environment are
+    copied: the caller has escaped everything that the kubelet must not expand. `input` is any JSON value.
 
-    Its `podTemplate` lies over our defaults and under the rest of the block, which in turn lies under what
-    agents are promised and what keeps an attempt one attempt. Raises PodTemplateError if that cannot be
-    merged, and ValueError if there is no image.
+    The order of precedence, lowest first: defaults, the block's `podTemplate`, the rest of the block, the
+    contract with agents, and the fields that bind a pod to one attempt. Raises PodTemplateError if the
+    template cannot be merged, and ValueError without an image.
     """
     template = agent.get("podTemplate") or {}
     spec = merge_pod_spec(_DEFAULTS, template.get("spec") or {}, f"{_PATH}.spec")
@@ -148,18 +148,18 @@ def build_pod(
 
 
 def _find_agent(spec: dict[str, Any]) -> dict[str, Any]:
-    """The agent's container in a spec; made if the template has taken out our defaults for all of them."""
+    """The agent's container in a spec, added if the template has removed all containers of the defaults."""
     containers: list[dict[str, Any]] = spec.setdefault("containers", [{"name": CONTAINER}])
     return next(each for each in containers if each["name"] == CONTAINER)
 
 
 def _theirs(texts: Mapping[str, str] | None) -> dict[str, str]:
-    """Labels or annotations of a template, without those under our domain: pods are recognised by them."""
+    """Labels or annotations of a template, without Perdure's own prefix, by which pods are selected."""
     return {name: text for name, text in (texts or {}).items() if not name.startswith(f"{GROUP}/")}
 
 
 def _annotations(input: Any) -> dict[str, str]:
-    """The input for the file, unless it is too large: then the file is empty, and the gateway has it."""
+    """The annotation behind the input file; none for a large input, which the gateway serves."""
     text = compact(input)
     return {ANNOTATION_INPUT: text.decode()} if len(text) <= MAX_INPUT_BYTES else {}
 
@@ -189,14 +189,14 @@ def _environment(
 
 
 def _literal(text: str) -> str:
-    """A text that the kubelet passes on as it is, whatever variables it seems to name."""
+    """A text that the kubelet does not expand, even if the text contains $(NAME)."""
     return text.replace("$", "$$")
 
 
 def _agent_container(
     template: Mapping[str, Any], agent: Mapping[str, Any], ours: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """What is set on the agent's container over what its template has."""
+    """The fields that are set on the agent's container, over those of the template."""
     block = {name: agent[name] for name in _OF_CONTAINER if agent.get(name) not in (None, "", {})}
     merged = merge_pod_spec(
         {"containers": [template]}, {"containers": [{"name": CONTAINER, **block}]}, "agent"
@@ -212,8 +212,9 @@ def _agent_container(
     ]
     return {
         **merged,
-        # Ours first: the kubelet expands $(NAME) in a value only if NAME was defined before it. They win
-        # because the author's of the same names are left out, and so do the block's over the template's.
+        # The contract's variables first: the kubelet expands $(NAME) in a value only if NAME is defined
+        # earlier in the list. The author's variables of the same names are left out above, and so are the
+        # template's that the block also has.
         "env": ours + inherited + own,
         "volumeMounts": [dict(mount) for mount in _MOUNTS] + mounts,
         "terminationMessagePolicy": "FallbackToLogsOnError",

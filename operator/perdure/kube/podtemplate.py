@@ -1,9 +1,9 @@
 """Strategic merge of pod specs, as the API server does it for `kubectl patch`.
 
-A `podTemplate` says only what differs, so it is laid over what we set by default and under what we must
-control, and lists such as containers are merged by the names of their items rather than replaced. Directives
-of patches (`$patch` and its like) are not supported: a template has nothing to remove but our defaults, and
-for those null is enough. They are refused, because the API server would drop them without a word.
+A `podTemplate` contains only differences: the template is merged over Perdure's defaults and under the fields
+that Perdure controls. Lists such as containers are merged by the names of their items. Patch directives
+(`$patch` and the like) are refused, because the API server would drop them silently. A template needs none:
+null removes a default.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-#: Field names that are instructions to a patch, not fields of a pod.
+#: Beginnings of the field names that are patch directives.
 _DIRECTIVES = ("$patch", "$retainKeys", "$setElementOrder/", "$deleteFromPrimitiveList/")
 
-#: `dict` first: asking an abstract class takes several times as long, and nearly all are dicts.
+#: `dict` first: `isinstance` of an abstract class takes several times as long, and nearly all maps are dicts.
 _MAPPING = (dict, Mapping)
 
 
 class PodTemplateError(ValueError):
-    """A pod template that cannot be merged. The message names the field."""
+    """A template that cannot be merged. The message names the field."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Items:
-    """How the items of a merged list are told apart, and the lists inside them that are merged too."""
+    """A merged list: the key field of its items, and the merged lists inside the items."""
 
     key: str
     lists: Mapping[str, _Items] = field(default_factory=dict)
 
 
-#: Lists not named here are replaced whole: commands, arguments, tolerations, envFrom.
+#: Lists without an entry are replaced as a whole: commands, arguments, tolerations, envFrom.
 _CONTAINER: Mapping[str, _Items] = {
     "env": _Items("name"),
     "ports": _Items("containerPort"),
@@ -52,17 +52,17 @@ _POD: Mapping[str, _Items] = {
 
 
 def merge_pod_spec(base: Mapping[str, Any], patch: Any, path: str = "spec") -> dict[str, Any]:
-    """The pod spec `base` with `patch` laid over it; both stay as they are, and nothing is shared with them.
+    """A new pod spec: `base` with `patch` merged over it. Both arguments stay unchanged and unshared.
 
-    A field that is null in `patch` is taken out. Raises PodTemplateError, naming the place within `path`: for
-    a directive, and for a list to be merged if its items are not objects with keys.
+    A null in `patch` removes the field. Raises PodTemplateError with the path of the field, below `path`: for
+    a directive, and for a merged list whose items are not objects with keys.
     """
     refuse_directives(patch, path)
     return _merge(base, patch, _POD, path)
 
 
 def refuse_directives(value: Any, path: str) -> None:
-    """Raise PodTemplateError if there is a patch directive anywhere in the value."""
+    """Raise PodTemplateError for a patch directive anywhere in the value."""
     if isinstance(value, _MAPPING):
         for name, item in value.items():
             if str(name).startswith(_DIRECTIVES):
@@ -93,7 +93,7 @@ def _merge(base: Any, patch: Any, lists: Mapping[str, _Items], path: str) -> dic
 
 
 def _merge_list(base: Iterable[Mapping[str, Any]], patch: Any, items: _Items, path: str) -> list[Any]:
-    """Known items first, in their order, then new ones in theirs."""
+    """The items of `base` in their order, then the new items in theirs."""
     if not isinstance(patch, (list, tuple)):
         raise PodTemplateError(f"{path}: must be a list")
     merged: dict[Any, Mapping[str, Any]] = {item[items.key]: item for item in base}

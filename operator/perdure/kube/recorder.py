@@ -1,8 +1,9 @@
-"""Kubernetes Events about our objects, for `kubectl describe`.
+"""Recorder of Kubernetes Events about Perdure's objects, for `kubectl describe`.
 
-They are a courtesy: each one costs the API server as much as a step's own writes, and they vanish after an
-hour. So they are few, repeats are counted instead of posted, and nothing ever waits for them or fails
-because of them. The history that counts is in the ledger.
+Events are best effort: each one costs the API server as much as a step's own writes, and the API server
+deletes events after an hour. So events are rate limited, repeats are aggregated into a series, and no caller
+waits for an event or fails because of one. The durable history is in the ledger. The model is client-go's
+`tools/events`.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from perdure.kube.errors import ApiError
 
 CONTROLLER = "perdure.dev/operator"
 
-#: A repeat within this time of the last one is the same event, counted.
+#: A repeat within this time after its predecessor belongs to the same series.
 SAME_EVENT = timedelta(minutes=10)
-#: A count is written at most this often.
+#: Least time between two writes of a series' count.
 COUNT_INTERVAL = timedelta(minutes=5)
-#: Posts about one object: at once, and seconds for each further one.
+#: Token bucket of one object: posts at once, and seconds for each further post.
 OBJECT_BURST = 25
 OBJECT_SECONDS = 300.0
-#: Posts about all objects together.
+#: Token bucket of all objects together.
 GLOBAL_BURST = 100
 GLOBAL_SECONDS = 0.2
-#: Posts that may wait; further ones are dropped.
+#: Length of the queue of posts; further posts are dropped.
 QUEUE_LENGTH = 1000
-#: Objects and events that are remembered.
+#: Sizes of the LRU caches of objects and of series.
 REMEMBERED = 4096
-#: Seconds for what still waits when the recorder is closed.
+#: Seconds for the queued posts after `close`.
 DRAIN_SECONDS = 2.0
 
 _NOTE_BYTES = 1024
@@ -47,7 +48,7 @@ _log = structlog.get_logger(__name__)
 
 
 class EventApi(Protocol):
-    """The two verbs of KubeClient that are needed."""
+    """The two verbs of KubeClient that the recorder needs."""
 
     async def create(
         self, kind: str, namespace: str, body: dict[str, Any], *, brief: bool = False
@@ -68,7 +69,7 @@ class Regarding:
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> Regarding:
-        """The reference to an object that the API server gave us."""
+        """The reference to an object of the API server."""
         metadata = body["metadata"]
         return cls(
             api_version=body["apiVersion"],
@@ -88,7 +89,7 @@ class _Series:
     last_seen: datetime
     written_at: datetime
     count: int = 1
-    #: False until the API server has it, and again if it turns out to have lost it.
+    #: False until the API server has the event, and again after the API server has expired the event.
     posted: bool = False
 
 
@@ -114,10 +115,10 @@ class _Bucket:
 
 
 class EventRecorder:
-    """Takes events at any time and posts them one after the other in `run`.
+    """Recorder that queues events, and posts them one after the other in `run`.
 
-    `instance` says which process posted (the pod's name). `posted`, `dropped` and `failed` count requests,
-    events that a limit held back, and requests that the API server refused.
+    `instance` names the posting process (the pod's name). `posted`, `dropped` and `failed` count requests,
+    events that exceeded a limit, and requests that the API server refused.
     """
 
     def __init__(self, api: EventApi, *, instance: str, enabled: bool = True) -> None:
@@ -145,10 +146,10 @@ class EventRecorder:
         now: datetime,
         type: Literal["Normal", "Warning"] = "Normal",
     ) -> None:
-        """Note an event, to be posted if the limits allow. Never waits, never raises.
+        """Queue an event, within the limits. Never blocks, never raises.
 
-        `reason` and `action` are UpperCamelCase words: why, and what was done about it. `message` is cut to
-        1,024 bytes. `now` has a time zone.
+        `reason` and `action` are UpperCamelCase words: the cause, and the controller's response. `message` is
+        cut to 1,024 bytes. `now` has a time zone.
         """
         if not self._enabled or self._closing:
             return
@@ -168,7 +169,7 @@ class EventRecorder:
         self._enqueue(series)
 
     async def run(self) -> None:
-        """Post what is recorded, until `close` is called; then what still waits, for two seconds at most."""
+        """Post queued events until `close` is called, then the rest of the queue, for two seconds at most."""
         try:
             async with asyncio.timeout(DRAIN_SECONDS if self._closing else None) as self._limit:
                 while True:
@@ -185,7 +186,7 @@ class EventRecorder:
             self._limit = None
 
     def close(self) -> None:
-        """Take no more events, and let `run` come to its end. To be called in its event loop."""
+        """Refuse further events and end `run`. To be called in the event loop of `run`."""
         if self._closing:
             return
         self._closing = True
@@ -244,7 +245,8 @@ class EventRecorder:
                 except ApiError as error:
                     if not error.not_found:
                         raise
-                    series.posted = False  # Events end after an hour, series or not: begin a new one.
+                    # The API server expires events after an hour, series or not. The event is created again.
+                    series.posted = False
             if not series.posted:
                 body = series.body if series.count == 1 else {**series.body, "series": _count(series)}
                 await self._create(namespace, body)
@@ -252,7 +254,8 @@ class EventRecorder:
         except ApiError as error:
             self.failed += 1
             _log.debug("event not posted", reason=series.body["reason"], error=str(error))
-        except Exception:  # A courtesy must not end the process that its task belongs to.
+        except Exception:
+            # An exception here would end the operator process, whose task group runs the recorder.
             self.failed += 1
             _log.exception("event not posted", reason=series.body["reason"])
         else:
@@ -262,7 +265,8 @@ class EventRecorder:
         try:
             await self._api.create("Event", namespace, body, brief=True)
         except ApiError as error:
-            # The name tells events apart to the microsecond: ours arrived, and the answer was lost.
+            # The name contains the time to the microsecond: a conflict means that the first try took effect
+            # and that its answer was lost.
             if not error.conflict:
                 raise
 

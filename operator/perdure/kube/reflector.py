@@ -1,8 +1,9 @@
-"""Following the objects of one kind: a list, and a watch from there on, for ever.
+"""Reflector of the objects of one kind: a list, then a watch from the list's version on, for ever.
 
-For what runs make, of which every step has several events: kopf, which watches what people apply, spends many
-times as much on each. The algorithm is that of client-go's `Reflector`. Like kopf it keeps no copy of the
-objects: who is told keeps one, and must look for what a list hides, the deletions before it.
+The algorithm is that of client-go's `Reflector`. The reflector serves the objects that runs create, of which
+every step has several events; kopf, which watches the objects that people apply, spends many times as much
+CPU on each event. The reflector keeps no copy of the objects. The handler keeps the copy, and must detect
+after each list the deletions that the list cannot show.
 """
 
 from __future__ import annotations
@@ -21,18 +22,19 @@ import structlog
 from perdure.kube.errors import ApiError
 from perdure.kube.page import Page
 from perdure.kube.resources import collection_path, kind_of
-from perdure.kube.retries import error_of, growing_pause
+from perdure.kube.retries import backoff, error_of
 
-#: Seconds after which the API server ends a watch; up to twice as many, so that not all end at once.
+#: Seconds after which the API server ends a watch. Up to twice as many at random, so that not all watches end
+#: together.
 WATCH_SECONDS = 300
-#: Seconds without a word after which a watch counts as broken: bookmarks come every minute.
+#: Seconds without a byte after which a watch counts as broken: bookmarks arrive every minute.
 SILENCE = 75.0
-#: Seconds between attempts, after many failures in a row.
+#: Longest backoff in seconds, after many failures in a row.
 LONGEST_PAUSE = 5.0
 
 _GONE = 410
-#: How the API server begins the event of an object that was made, and writes its version, before all else in
-#: which the word could occur. Where another writes it otherwise, the event is read whole.
+#: The bytes with which the API server begins an ADDED event, and writes the object's version, before any
+#: field that could contain the same bytes. An event in another form is decoded as a whole.
 _ADDED = b'{"type":"ADDED",'
 _VERSION = re.compile(rb'"resourceVersion":"(\d+)"')
 
@@ -40,7 +42,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Watchable(Protocol):
-    """What a reflector needs of the client."""
+    """The calls of the client that a reflector needs."""
 
     def pages(
         self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
@@ -50,7 +52,7 @@ class Watchable(Protocol):
 
 
 class Selection(NamedTuple):
-    """Which objects: in all namespaces, or with whatever labels, if None."""
+    """The followed objects: of all namespaces, and with any labels, where None."""
 
     kind: str
     namespace: str | None = None
@@ -58,7 +60,7 @@ class Selection(NamedTuple):
 
 
 class Event(NamedTuple):
-    """One event of a watch: ADDED, MODIFIED, DELETED, or BOOKMARK, which has nothing but a version."""
+    """One event of a watch: ADDED, MODIFIED, DELETED, or BOOKMARK, which has only a version."""
 
     type: str
     object: dict[str, Any]
@@ -68,21 +70,21 @@ async def reflect(
     kube: Watchable,
     of: Selection,
     *,
-    heard: Callable[[Mapping[str, Any], bool], None],
-    listed: Callable[[], None],
+    on_event: Callable[[Mapping[str, Any], bool], None],
+    on_list: Callable[[], None],
     is_ours: Callable[[str], bool] = lambda version: False,
     version: str = "",
 ) -> NoReturn:
-    """Tell of every object, and of what becomes of it, until cancelled.
+    """Report every object and every change of an object to the handlers, until cancelled.
 
-    `heard` is called with an object and whether it was deleted, and must not block. `listed` is called after
-    every list, the first one included: objects that were deleted before it are not told of. Whatever the API
-    server does, it is tried again.
+    `on_event` is called with an object and whether the object was deleted, and must not block. `on_list` is
+    called after every list, the first one included: deletions before the list are not reported. Every failure
+    of the API server is retried.
 
-    `version` is that of a list whose objects are known already: only what came after it is told then.
+    `version` is the version of a list whose objects the handler has already: the watch starts there.
 
-    Of an object that was made it is not told if `is_ours` says that this version is the answer to a request
-    of our own: it is known, and reading the event costs more than all else about it.
+    An ADDED event is skipped if `is_ours` is true for its version, which a create of this process has
+    returned: the handler has that object, and decoding the event costs more than all other work on it.
     """
     clock = asyncio.get_running_loop().time
     failures = 0
@@ -90,24 +92,24 @@ async def reflect(
         began = clock()
         try:
             if not version:
-                version = await _list(kube, of, heard)
-                listed()
+                version = await _list(kube, of, on_event)
+                on_list()
             async with aclosing(watch(kube, of, version=version, is_ours=is_ours)) as events:
                 async for event in events:
                     version = event.object["metadata"]["resourceVersion"]
                     failures = 0
                     if event.type != "BOOKMARK":
-                        heard(event.object, event.type == "DELETED")
+                        on_event(event.object, event.type == "DELETED")
         except ApiError as error:
             if error.status == _GONE:
                 version = ""
             failures += 1
             _log.warning("watch broken", **of._asdict(), error=str(error), failures=failures)
         else:
-            # One that ends as soon as it begins would keep us, and the API server, busy.
+            # Watches that end as soon as they begin would otherwise be repeated in a tight loop.
             failures = failures + 1 if clock() - began < 1 else 0
         if failures:
-            await asyncio.sleep(growing_pause(failures, longest=LONGEST_PAUSE))
+            await asyncio.sleep(backoff(failures, longest=LONGEST_PAUSE))
 
 
 async def watch(
@@ -119,9 +121,9 @@ async def watch(
 ) -> AsyncGenerator[Event, None]:
     """Events after a resourceVersion, until the API server ends the watch.
 
-    What `is_ours` says is ours (see `reflect`) comes as a bookmark.
+    An event that `is_ours` skips (see `reflect`) is replaced by a bookmark.
 
-    Raises ApiError: with status 410 if the version is too old to go on from.
+    Raises ApiError: with status 410 if the version is older than the server's history.
     """
     query = {
         "watch": "1",
@@ -133,23 +135,23 @@ async def watch(
     path = f"{collection_path(kind_of(of.kind), of.namespace)}?{urlencode(query)}"
     async with kube.stream(path, silence=SILENCE) as pieces:
         async for line in _lines(pieces):
-            yield _passed_over(line, is_ours) or _event(line)
+            yield _own_create(line, is_ours) or _event(line)
 
 
-async def _list(kube: Watchable, of: Selection, heard: Callable[[Mapping[str, Any], bool], None]) -> str:
-    """Tell of all there are. Returns the version of the list."""
+async def _list(kube: Watchable, of: Selection, on_event: Callable[[Mapping[str, Any], bool], None]) -> str:
+    """Report all objects. Returns the version of the list."""
     version = ""
     pages = kube.pages(of.kind, namespace=of.namespace, label_selector=of.label_selector)
     async with aclosing(pages):
         async for page in pages:
             for obj in page.items:
-                heard(obj, False)
+                on_event(obj, False)
             version = page.version
     return version
 
 
-def _passed_over(line: bytes, is_ours: Callable[[str], bool]) -> Event | None:
-    """A bookmark in place of the event of what we made; None if the line is anything else."""
+def _own_create(line: bytes, is_ours: Callable[[str], bool]) -> Event | None:
+    """A bookmark in place of the ADDED event of an own create; None for any other line."""
     found = _VERSION.search(line) if line.startswith(_ADDED) else None
     if found is None or not is_ours(version := found[1].decode()):
         return None
@@ -165,7 +167,7 @@ def _event(line: bytes) -> Event:
         else:
             str(event.object["metadata"]["resourceVersion"])
     except (orjson.JSONDecodeError, AttributeError, LookupError, TypeError, ValueError) as error:
-        # Something between us and the API server has its say.
+        # A proxy answered in place of the API server.
         raise ApiError(0, "NoAnswer", f"no event of a watch: {line[:200]!r}") from error
     if event.type == "ERROR":
         raise error_of(code, event.object, None)
@@ -173,7 +175,7 @@ def _event(line: bytes) -> Event:
 
 
 async def _lines(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """Whole lines, however they were cut up. One that broke off at the end is dropped: it will come again."""
+    """Whole lines from pieces of any size. An incomplete last line is dropped: the next watch repeats it."""
     rest: list[bytes] = []
     async for piece in pieces:
         *whole, last = piece.split(b"\n")

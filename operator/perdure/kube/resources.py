@@ -1,6 +1,6 @@
-"""The kinds of objects we touch, and where the API server keeps them.
+"""Kinds of objects that Perdure uses, and their paths on the API server.
 
-One table, so that paths and the RBAC rules of the chart can be checked against each other.
+One table, so that a test can compare the paths with the RBAC rules of the chart.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from perdure.api import API_VERSION
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A kind of object, as discovery would describe it."""
+    """A kind of object, as API discovery describes it."""
 
     name: str
     #: `v1` for the core group, else `group/version`.
@@ -23,7 +23,7 @@ class Resource:
 
     @property
     def root(self) -> str:
-        """The path of its API group and version."""
+        """The path of the API group and version."""
         return f"/apis/{self.api_version}" if "/" in self.api_version else f"/api/{self.api_version}"
 
 
@@ -45,7 +45,7 @@ KINDS: dict[str, Resource] = {
 
 
 def kind_of(name: str) -> Resource:
-    """The kind of that name. Raises ValueError for one that is not in the table."""
+    """The kind of this name. Raises ValueError for an unknown name."""
     try:
         return KINDS[name]
     except KeyError:
@@ -53,20 +53,20 @@ def kind_of(name: str) -> Resource:
 
 
 def collection_path(kind: Resource, namespace: str | None) -> str:
-    """The path of all objects of a kind: in one namespace, or everywhere if it is None."""
+    """The path of all objects of a kind, in all namespaces if `namespace` is None."""
     if namespace is None or not kind.namespaced:
         return f"{kind.root}/{kind.plural}"
     return f"{kind.root}/namespaces/{_segment('namespace', namespace)}/{kind.plural}"
 
 
 def object_path(kind: Resource, namespace: str, name: str) -> str:
-    """The path of one object. `namespace` is ignored for kinds that have none."""
+    """The path of one object. `namespace` is ignored for cluster-scoped kinds."""
     collection = collection_path(kind, namespace)
     return f"{collection}/{_segment('name', name)}"
 
 
 def _segment(what: str, text: str) -> str:
-    # An empty name would address the collection, and deleting that deletes everything in it.
+    # An empty name would address the collection, and a DELETE of the collection deletes all its objects.
     if text in ("", ".", ".."):
         raise ValueError(f"{what} {text!r} does not name an object")
     return quote(text, safe="")

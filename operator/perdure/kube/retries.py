@@ -1,4 +1,4 @@
-"""What answers of the API server mean: errors, and when to try again."""
+"""Errors in answers of the API server, and the backoff before a retry."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from typing import Any
 
 from perdure.kube.errors import ApiError
 
-#: Seconds before the second try; doubled for each one after it.
+#: Seconds before the first retry, doubled for each further retry.
 FIRST_PAUSE = 0.1
 MAX_PAUSE = 2.0
 
 
 def error_of(status: int, payload: Any, retry_after: float | None) -> ApiError:
+    """The error in an answer, whose payload is a `Status` object or a text."""
     if status == 0:
         return ApiError(0, "NoAnswer", str(payload))
     if not isinstance(payload, dict):
         return ApiError(status, "", str(payload) or "no explanation", retry_after=retry_after)
     details = payload.get("details")
     if retry_after is None and isinstance(details, dict) and "retryAfterSeconds" in details:
-        retry_after = seconds_of(str(details["retryAfterSeconds"]))
+        retry_after = retry_after_seconds(str(details["retryAfterSeconds"]))
     return ApiError(
         status,
         str(payload.get("reason") or ""),
@@ -28,24 +29,27 @@ def error_of(status: int, payload: Any, retry_after: float | None) -> ApiError:
     )
 
 
-def growing_pause(tried: int, *, longest: float) -> float:
-    """Seconds before the next try: twice as many with each one, and not the same for all who wait."""
-    # Whoever tries for hours would leave the range of numbers.
+def backoff(tried: int, *, longest: float) -> float:
+    """Seconds before the next try: exponential in the tries so far, with jitter."""
+    # After hours of retries the power would exceed the range of floats.
     pause: float = min(FIRST_PAUSE * 2 ** min(tried - 1, 10), longest)
     return pause * random.uniform(0.5, 1.0)
 
 
-def pause_after(tried: int, error: ApiError) -> float:
-    """The same for a request, heeding what the server asks."""
-    pause = growing_pause(tried, longest=MAX_PAUSE)
-    # Never before the server asks; somewhat after, or all who were told the same would come back at once.
+def backoff_after(tried: int, error: ApiError) -> float:
+    """Seconds before the retry of a request, with the server's Retry-After."""
+    pause = backoff(tried, longest=MAX_PAUSE)
+    # Never earlier than the server asks, and later by the jitter: clients with the same Retry-After would
+    # otherwise all return at once.
     return pause if error.retry_after is None else error.retry_after + pause
 
 
-def seconds_of(retry_after: str | None) -> float | None:
+def retry_after_seconds(retry_after: str | None) -> float | None:
+    """The seconds in a Retry-After header; None without a number."""
     if retry_after is None:
         return None
     try:
         return max(0.0, float(retry_after))
     except ValueError:
-        return None  # A date: the API server never sends one, and a proxy's clock may differ from ours.
+        # A date. The API server sends none, and the clock of a proxy may differ from the local clock.
+        return None

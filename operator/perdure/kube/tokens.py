@@ -1,8 +1,8 @@
-"""Who an agent is, told from its ServiceAccount token without asking the API server.
+"""Verifier of ServiceAccount tokens, without a request to the API server for each token.
 
-The token that the kubelet puts into an agent's pod is signed by the cluster and names the pod. Checking the
-signature against the published keys lets agents write checkpoints while the API server is away, and costs
-no request. What it cannot show is that the pod still lives; the ledger fences dead attempts by themselves.
+The token that the kubelet writes into an agent's pod is signed by the cluster and names the pod. Verification
+against the published keys lets agents write checkpoints while the API server is unavailable. A signature does
+not prove that the pod still exists; the ledger fences closed attempts independently.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from perdure.kube.errors import ApiError
 KEYS_PATH = "/openid/v1/jwks"
 DISCOVERY_PATH = "/.well-known/openid-configuration"
 
-#: Asymmetric only: with HMAC among them, anybody could sign with the public key.
+#: Asymmetric algorithms only: with HMAC in the list, the public key would be a secret with which
+#: any client could sign.
 ALGORITHMS = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512")
 
-#: Seconds that the clocks of signer and verifier may differ.
+#: Tolerated difference, in seconds, between the clocks of signer and verifier.
 LEEWAY = 30.0
-#: Seconds after which keys are fetched again, though every token's key was known.
+#: Seconds after which keys are fetched again even if no token had an unknown key.
 KEYS_LIFETIME = 3600.0
-#: Seconds between two fetches, so that forged key ids cannot turn us against the API server.
+#: Least seconds between two fetches: forged key ids must not turn into load on the API server.
 REFETCH_INTERVAL = 10.0
-#: The same while there are no keys at all.
+#: The same interval until the first fetch has succeeded.
 FIRST_FETCH_INTERVAL = 1.0
-#: Verified tokens that are remembered.
+#: Size of the LRU cache of verified tokens.
 REMEMBERED = 10_000
-#: Longer ones are not looked at. Real ones have about 1,200 characters.
+#: Longer tokens are refused unread. Real tokens have about 1,200 characters.
 MAX_TOKEN_LENGTH = 16_384
 
 _log = structlog.get_logger(__name__)
@@ -44,7 +45,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AgentIdentity:
-    """The pod that a token was made for."""
+    """The pod to which a token is bound."""
 
     namespace: str
     pod_name: str
@@ -53,7 +54,7 @@ class AgentIdentity:
 
 
 class InvalidToken(Exception):
-    """The token proves nothing. `reason` may be shown to whoever sent it."""
+    """The token is not valid. `reason` is safe to send to the client."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -61,29 +62,29 @@ class InvalidToken(Exception):
 
 
 class KeysUnavailable(Exception):
-    """The cluster's keys could not be had, so nothing can be said about the token. Ask again later."""
+    """The cluster's keys cannot be fetched, so the token can be neither accepted nor refused. Retry later."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Keys:
     issuer: str
     by_id: Mapping[str, jwt.PyJWK]
-    #: The key set as published, to tell whether it has changed.
+    #: The key set as published, for the comparison with the next fetch.
     published: Any
 
 
 class TokenVerifier:
-    """Checks tokens against the keys that the cluster publishes.
+    """Verifier with the keys that the cluster publishes (OpenID Connect discovery).
 
-    `fetch` gets a JSON document by its path from the API server (`KubeClient.raw_get`) and raises ApiError.
-    Safe for any number of callers at once in one event loop.
+    `fetch` returns the JSON document at a path of the API server (`KubeClient.raw_get`) and raises ApiError.
+    Safe for concurrent calls in one event loop.
     """
 
     def __init__(self, fetch: Callable[[str], Awaitable[Any]], *, audience: str) -> None:
         self._fetch = fetch
         self._audience = audience
         self._keys: _Keys | None = None
-        #: Seconds since the epoch; of the last try, and of the last one that succeeded.
+        #: Seconds since the epoch of the last fetch, and of the last successful fetch.
         self._tried_at = float("-inf")
         self._fetched_at = float("-inf")
         self._lock = asyncio.Lock()
@@ -92,12 +93,12 @@ class TokenVerifier:
     async def verify(self, token: str, *, now: datetime) -> AgentIdentity:
         """The identity that `token` proves at `now` (with a time zone).
 
-        Raises InvalidToken, or KeysUnavailable if there never were keys to check it with.
+        Raises InvalidToken, or KeysUnavailable until the first fetch of the keys has succeeded.
         """
         at = now.timestamp()
         if len(token) > MAX_TOKEN_LENGTH:
             raise InvalidToken("the token is too long")
-        # The cache holds digests, so that a dump of our memory gives nobody a token.
+        # The cache holds digests: a dump of the process's memory must not contain usable tokens.
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         known = self._verified.get(digest)
         if known is not None:
@@ -117,7 +118,7 @@ class TokenVerifier:
         return identity
 
     async def warm(self, *, now: datetime) -> None:
-        """Fetch the keys if there are none, for a readiness check. Raises KeysUnavailable."""
+        """Fetch the keys unless they are cached, for a readiness check. Raises KeysUnavailable."""
         await self._current_keys(now.timestamp())
 
     # --- the token
@@ -125,7 +126,7 @@ class TokenVerifier:
     @staticmethod
     def _signed_claims(token: str, key: jwt.PyJWK) -> dict[str, Any]:
         try:
-            # The claims are checked by _identity, against the caller's clock.
+            # `_identity` checks the claims, against the caller's clock.
             return jwt.decode(
                 token,
                 key=key,
@@ -155,7 +156,7 @@ class TokenVerifier:
     async def _key(self, key_id: str, at: float) -> jwt.PyJWK:
         keys = await self._current_keys(at)
         if key_id not in keys.by_id:
-            # The cluster may have begun to sign with a new key.
+            # The cluster may have rotated its signing key.
             keys = await self._refetch(at, newer_than=keys)
         if key_id not in keys.by_id:
             raise InvalidToken("the token is signed by a key that this cluster does not publish")
@@ -164,23 +165,23 @@ class TokenVerifier:
     async def _keys_of_issuer(self, issuer: object, at: float) -> _Keys:
         keys = await self._current_keys(at)
         if issuer != keys.issuer:
-            # Issuers are renamed, keeping their keys.
+            # The issuer may have been renamed without a change of its keys.
             keys = await self._refetch(at, newer_than=keys)
         return keys
 
     async def _current_keys(self, at: float) -> _Keys:
         keys = self._keys
-        # A clock that was set back must not make keys good for longer.
+        # Keys must not live longer because the clock was set back.
         if keys is not None and abs(at - self._fetched_at) < KEYS_LIFETIME:
             return keys
         return await self._refetch(at, newer_than=keys)
 
     async def _refetch(self, at: float, *, newer_than: _Keys | None) -> _Keys:
-        """Fetch, unless somebody just did: then what they got. Old keys stay good if fetching fails."""
+        """New keys, of this fetch or of a concurrent one. The old keys, if the fetch fails."""
         async with self._lock:
             interval = FIRST_FETCH_INTERVAL if self._keys is None else REFETCH_INTERVAL
             recently = abs(at - self._tried_at) < interval
-            # Whoever waited for the lock finds that the keys have changed, or that trying failed just now.
+            # A caller that waited for the lock may find new keys, or a fetch that failed a moment ago.
             if self._keys is newer_than and not recently:
                 self._tried_at = at
                 try:
@@ -189,7 +190,7 @@ class TokenVerifier:
                     _log.warning("cluster keys not fetched", error=str(error))
                 else:
                     if self._keys is not None and fetched.published != self._keys.published:
-                        # A key that was withdrawn takes with it what it had signed.
+                        # The tokens of a withdrawn key must be refused from now on.
                         self._verified.clear()
                     self._keys = fetched
                     self._fetched_at = at
@@ -210,7 +211,8 @@ class TokenVerifier:
             try:
                 key = jwt.PyJWK.from_dict(entry)
             except jwt.PyJWTError:
-                continue  # A kind of key that we do not know; others may do.
+                # An unknown type of key. Other keys of the set may be usable.
+                continue
             if key.algorithm_name in ALGORITHMS:
                 by_id[entry["kid"]] = key
         return _Keys(issuer, by_id, published)
@@ -232,7 +234,7 @@ def _header(token: str) -> tuple[str, str]:
 def _identity(
     claims: Mapping[str, Any], *, issuer: str, audience: str, at: float
 ) -> tuple[AgentIdentity, float]:
-    """The identity in verified claims, and until when it holds, in seconds since the epoch."""
+    """The identity in verified claims, and its expiry in seconds since the epoch."""
     if claims.get("iss") != issuer:
         raise InvalidToken("the token is of another issuer")
     audiences = claims.get("aud")

@@ -42,7 +42,7 @@ async def test_objects_are_followed_through_the_death_of_the_api_server(
     await make("first")
     await make("stranger", "y")
     selection = Selection("AgentTask", namespace, "team=x")
-    following = asyncio.create_task(reflect(kube, selection, heard=hear, listed=lambda: None))
+    following = asyncio.create_task(reflect(kube, selection, on_event=hear, on_list=lambda: None))
     await eventually(lambda: seen("first"))
     await make("second")
     await eventually(lambda: seen("first", "second"))

@@ -104,11 +104,11 @@ class Listener:
         #: How many had been heard at the end of each list.
         self.lists: list[int] = []
 
-    def hear(self, obj: Mapping[str, Any], deleted: bool) -> None:
+    def on_event(self, obj: Mapping[str, Any], deleted: bool) -> None:
         metadata = obj["metadata"]
         self.heard.append((metadata["name"], int(metadata["resourceVersion"]), deleted))
 
-    def note_list(self) -> None:
+    def on_list(self) -> None:
         self.lists.append(len(self.heard))
 
 
@@ -121,8 +121,8 @@ async def follow(
         reflect(
             kube,
             PODS,
-            heard=listener.hear,
-            listed=listener.note_list,
+            on_event=listener.on_event,
+            on_list=listener.on_list,
             is_ours=ours.__contains__,
             version=version,
         )

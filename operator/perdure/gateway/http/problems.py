@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem documents, so that clients can tell errors apart without reading prose.
+"""Errors as RFC 9457 problem documents, so that clients distinguish errors without reading prose.
 
 The types of every family are a closed set: scripts and SDKs may rely on them.
 """

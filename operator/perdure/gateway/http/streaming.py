@@ -22,8 +22,8 @@ Chunks = Callable[[], AsyncIterator[bytes]]
 class StreamedResponse(Response, ABC):
     """A response that sends itself, under time limits of its own.
 
-    An error on the way leaves the body without its end, so that the client can tell a body that was cut off
-    from a complete one.
+    An error on the way leaves the body without its end, so that the client can distinguish a body that was
+    cut off from a complete one.
     """
 
     @abstractmethod
