@@ -70,7 +70,7 @@ AgentOf = Callable[..., Environment]
 
 @pytest.fixture
 def agent_of(cluster: ClusterKeys, tmp_path: Path) -> AgentOf:
-    """What an agent in the pod of that uid finds around it."""
+    """The environment of an agent in the pod of this uid."""
     numbers = itertools.count()
 
     def environment(url: str, pod_uid: str | None) -> Environment:
@@ -109,7 +109,7 @@ class GatewayProcess:
         await self.process.wait()
 
     async def ready(self) -> None:
-        """Until it answers."""
+        """Wait until the gateway is ready."""
 
         async def answers() -> bool:
             try:
@@ -155,7 +155,7 @@ async def gateway_process(
 async def two_gateways(
     ledger_url: str, cluster: ClusterKeys, tmp_path: Path
 ) -> AsyncIterator[tuple[GatewayProcess, GatewayProcess]]:
-    """Two that answer, on one ledger."""
+    """Two ready gateways on one ledger."""
     async with AsyncExitStack() as stack:
         one, other = [
             await stack.enter_async_context(_running(ledger_url, cluster, tmp_path)) for _ in range(2)

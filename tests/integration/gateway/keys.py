@@ -1,4 +1,4 @@
-"""A cluster's signing key, and the tokens that its kubelets would put into pods."""
+"""Signing key of a cluster, and tokens as its kubelets write them into pods."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AUDIENCE = "perdure"
 
 
 class ClusterKeys:
-    """One key pair. `documents` is what the API server publishes of it."""
+    """One key pair. `documents` are the API server's documents about the pair."""
 
     def __init__(self) -> None:
         self._private = ec.generate_private_key(ec.SECP256R1())
@@ -43,5 +43,5 @@ class ClusterKeys:
         return jwt.encode(claims, self._private, algorithm="ES256", headers={"kid": "one"})
 
     def dump(self) -> str:
-        """For a process of its own: see `process`."""
+        """The key set for a gateway in a process of its own: see `process`."""
         return json.dumps(self.documents)

@@ -1,4 +1,4 @@
-"""A gateway as a process of its own, to be killed: `python -m … LEDGER_URL KEYS_FILE PORT`."""
+"""Gateway in a process of its own, which tests kill: `python -m … LEDGER_URL KEYS_FILE PORT`."""
 
 from __future__ import annotations
 

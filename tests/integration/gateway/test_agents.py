@@ -23,7 +23,7 @@ from tests.integration.ledger.samples import at, attempt_record, started, supers
 MIB = 1024 * 1024
 
 
-async def test_from_input_to_result(
+async def test_an_agent_works_from_its_input_to_its_result(
     ledger: Ledger, run: RunState, gateway: str, agent_of: AgentOf, options: Options
 ) -> None:
     environment = agent_of(gateway, run.attempts[KEY].pod_uid)
@@ -47,7 +47,7 @@ async def test_from_input_to_result(
     assert events[1].data["label"] == "äpfel/1.py"
 
 
-async def test_what_the_gateway_tells_of_the_task(
+async def test_the_task_has_its_names_input_and_checkpoint(
     run: RunState, gateway: str, cluster: ClusterKeys, agent_of: AgentOf, options: Options
 ) -> None:
     pod_uid = run.attempts[KEY].pod_uid
@@ -65,7 +65,7 @@ async def test_what_the_gateway_tells_of_the_task(
     assert task["lastFailure"] is None
 
 
-async def test_the_next_attempt_is_told_why_the_last_one_failed(
+async def test_the_next_attempt_has_the_last_failure(
     ledger: Ledger, run: RunState, epoch: int, gateway: str, cluster: ClusterKeys
 ) -> None:
     new = await superseded(ledger, run, epoch)
@@ -80,11 +80,11 @@ async def test_the_next_attempt_is_told_why_the_last_one_failed(
         aiohttp.ClientSession(headers=headers) as client,
         client.get(f"{gateway}/agent/v1/task") as response,
     ):
-        told = await response.json()
-    assert (told["attempt"], told["lastFailure"]) == (2, failure)
+        given = await response.json()
+    assert (given["attempt"], given["lastFailure"]) == (2, failure)
 
 
-async def test_as_many_checkpoints_as_the_run_says(
+async def test_retention_keeps_as_many_checkpoints_as_the_run_configures(
     ledger: Ledger, epoch: int, gateway: str, agent_of: AgentOf, options: Options
 ) -> None:
     run = await started(ledger, epoch, KEY, spec={"retention": {"checkpointsPerTask": 2}})
@@ -96,16 +96,18 @@ async def test_as_many_checkpoints_as_the_run_says(
     assert [row["sequence"] for row in kept] == [3, 4]
 
 
-async def test_a_replacement_goes_on_and_the_replaced_can_write_nothing(
+async def test_a_replacement_continues_and_the_replaced_attempt_can_write_nothing(
     ledger: Ledger, run: RunState, epoch: int, gateway: str, agent_of: AgentOf, options: Options
 ) -> None:
     old = agent_of(gateway, run.attempts[KEY].pod_uid)
-    async with connect(old, options=options) as agent:
+    # A periodic heartbeat after the replacement would end the agent before the calls below.
+    silent = replace(options, heartbeat_interval=3600)
+    async with connect(old, options=silent) as agent:
         await agent.checkpoint(b"state of attempt 1")
         new = await superseded(ledger, run, epoch)
         payload = await in_memory(b"too late", "text/plain")
-        # The gateway remembers the old session as open: the ledger does not. Not through the agent, which
-        # after the first of them would not even ask.
+        # The gateway has cached the old session as open, and the ledger fences its writes. The calls bypass
+        # the agent, which would send no further call after the first Superseded.
         for call in (
             lambda: agent._session.writer.save(payload, label=None, recoverable=True, patience=60),
             lambda: agent._session.backend.progress(percent=99, message=None),
@@ -127,7 +129,7 @@ async def test_a_replacement_goes_on_and_the_replaced_can_write_nothing(
     assert not (await ledger.updates(run.run.uid, since=None)).reports
 
 
-async def test_a_heartbeat_finds_out_that_the_attempt_is_over(
+async def test_a_heartbeat_reports_a_closed_attempt(
     ledger: Ledger, run: RunState, epoch: int, gateway: str, agent_of: AgentOf, options: Options
 ) -> None:
     working = asyncio.Event()
@@ -165,7 +167,7 @@ async def test_a_result_whose_answer_was_lost_is_acknowledged_after_the_attempt_
     assert report.output == "first"
 
 
-async def test_a_pod_that_is_faster_than_the_operator_waits(
+async def test_a_pod_that_calls_before_its_uid_is_recorded_retries(
     ledger: Ledger, run: RunState, epoch: int, gateway: str, agent_of: AgentOf, options: Options
 ) -> None:
     attempt = attempt_record(KEY, 2)
@@ -207,7 +209,7 @@ async def test_a_token_opens_its_own_task_only(
 
 
 @pytest.mark.parametrize(("length", "accepted"), [(MIB - 2, True), (MIB - 1, False)])
-async def test_the_limit_of_an_output_in_earnest(
+async def test_the_real_limit_of_an_output(
     ledger: Ledger,
     run: RunState,
     gateway: str,

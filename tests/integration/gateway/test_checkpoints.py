@@ -23,7 +23,7 @@ from tests.integration.ledger.samples import started
 from tests.integration.waiting import until
 
 MIB = 1024 * 1024
-#: Of checkpoints that pass through in pieces.
+#: Size of checkpoints that pass through in pieces.
 NOISE = random.Random(5).randbytes(3 * MIB)
 
 
@@ -37,7 +37,7 @@ async def client(run: RunState, cluster: ClusterKeys) -> AsyncIterator[aiohttp.C
 
 
 async def remains(ledger: Ledger, run: RunState) -> tuple[Any, ...]:
-    """All that a checkpoint leaves behind."""
+    """All rows that a checkpoint leaves."""
     return (
         await ledger.database.fetch("select sequence, sha256 from perdure.checkpoint order by 1"),
         await ledger.database.fetch("select upload, number from perdure.checkpoint_piece order by 1, 2"),
@@ -46,14 +46,14 @@ async def remains(ledger: Ledger, run: RunState) -> tuple[Any, ...]:
 
 
 async def blocks(count: int, rest: bytes = b"") -> AsyncIterator[bytes]:
-    """`count` MiB, none of which is like another, without holding them."""
+    """`count` different MiB, generated without holding them."""
     for number in range(count):
         yield number.to_bytes(8) + NOISE[8:MIB]
     if rest:
         yield rest
 
 
-async def test_the_limit_of_a_checkpoint_in_earnest(
+async def test_the_real_limit_of_a_checkpoint(
     ledger: Ledger, run: RunState, gateway: str, agent_of: AgentOf, options: Options, tmp_path: Path
 ) -> None:
     digest = hashlib.sha256()
@@ -73,7 +73,7 @@ async def test_the_limit_of_a_checkpoint_in_earnest(
 
 
 @pytest.mark.parametrize("declared", [True, False])
-async def test_one_byte_more_is_refused_by_the_gateway_itself(
+async def test_one_byte_above_the_limit_is_refused_by_the_gateway_itself(
     ledger: Ledger, run: RunState, gateway: str, client: aiohttp.ClientSession, declared: bool
 ) -> None:
     before = await remains(ledger, run)
@@ -87,7 +87,9 @@ async def test_one_byte_more_is_refused_by_the_gateway_itself(
     assert await remains(ledger, run) == before
 
 
-async def test_listing_and_choosing(run: RunState, gateway: str, agent_of: AgentOf, options: Options) -> None:
+async def test_checkpoints_are_listed_and_chosen(
+    run: RunState, gateway: str, agent_of: AgentOf, options: Options
+) -> None:
     async with connect(agent_of(gateway, run.attempts[KEY].pod_uid), options=options) as agent:
         for number, label in enumerate(("plan", "draft", "plan"), start=1):
             await agent.checkpoint({"n": number}, label=label)
@@ -109,7 +111,7 @@ async def test_listing_and_choosing(run: RunState, gateway: str, agent_of: Agent
         assert last.data == NOISE
 
 
-async def test_a_damaged_checkpoint_is_told_and_passed_over(
+async def test_a_damaged_checkpoint_is_reported_and_skipped(
     ledger: Ledger, run: RunState, gateway: str, agent_of: AgentOf, options: Options
 ) -> None:
     async with connect(agent_of(gateway, run.attempts[KEY].pod_uid), options=options) as agent:
@@ -131,7 +133,7 @@ async def test_a_damaged_checkpoint_is_told_and_passed_over(
 
 
 async def send_raw(url: str, client: aiohttp.ClientSession, *, length: int | None, body: bytes) -> bytes:
-    """Send exactly this and close the sending side; returns the answer, if any."""
+    """The response, if any, to exactly these bytes, after which the sending side is closed."""
     place = urlsplit(url)
     reader, writer = await asyncio.open_connection(place.hostname, place.port)
     said = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
@@ -233,14 +235,14 @@ Put = dict[str, str]
 
 
 async def send(gateway: GatewayProcess, client: aiohttp.ClientSession, data: bytes, headers: Put) -> Any:
-    """The answer of one gateway: status, and its document."""
+    """The response of one gateway: status and document."""
     url = f"{gateway.url}/agent/v1/checkpoints"
     async with client.put(url, data=io.BytesIO(data), headers=headers) as response:
         return response.status, await response.json(content_type=None)
 
 
 @pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
-async def test_what_a_frozen_gateway_still_holds_does_not_become_current(
+async def test_a_checkpoint_held_by_a_frozen_gateway_does_not_become_current(
     ledger: Ledger,
     run: RunState,
     two_gateways: tuple[GatewayProcess, GatewayProcess],
@@ -249,15 +251,15 @@ async def test_what_a_frozen_gateway_still_holds_does_not_become_current(
 ) -> None:
     one, other = two_gateways
     older = NOISE if large else b"older"
-    # It has the request, and nobody waits for its answer any more but this test.
+    # The frozen gateway has the request. Only this test still waits for the response.
     one.freeze()
     orphan = asyncio.create_task(send(one, client, older, {"Perdure-Order": "10"}))
-    # The agent tries again elsewhere, and later saves something newer.
+    # The agent retries at another gateway, and later saves a newer checkpoint.
     assert await send(other, client, older, {"Perdure-Order": "10"}) == (201, {"sequence": 1})
     assert await send(other, client, b"newer", {"Perdure-Order": "11"}) == (201, {"sequence": 2})
     before = await remains(ledger, run)
     one.thaw()
-    # The very same: acknowledged, and not kept twice.
+    # The same checkpoint again: acknowledged, and not stored twice.
     assert await orphan == (201, {"sequence": 1})
     assert await remains(ledger, run) == before
 
@@ -272,12 +274,12 @@ async def test_what_a_frozen_gateway_still_holds_does_not_become_current(
     async with client.get(f"{one.url}/agent/v1/checkpoints/latest") as response:
         assert await response.read() == b"newest"
 
-    # Whoever sends no order has what he ever had: what comes last counts.
+    # Without an order the last write wins.
     assert await send(one, client, b"unordered", {}) == (201, {"sequence": 4})
 
 
 def peak(gateway: GatewayProcess) -> int:
-    """Most memory that the process ever had since `forget_peak`, in bytes."""
+    """Peak memory of the process since `forget_peak`, in bytes."""
     assert gateway.process is not None
     status = Path(f"/proc/{gateway.process.pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
@@ -289,7 +291,7 @@ def forget_peak(gateway: GatewayProcess) -> int:
     return peak(gateway)
 
 
-async def test_the_memory_of_a_gateway_with_four_of_the_largest_at_once(
+async def test_four_of_the_largest_transfers_at_once_take_bounded_memory(
     ledger: Ledger,
     epoch: int,
     gateway_process: GatewayProcess,
@@ -318,7 +320,7 @@ async def test_the_memory_of_a_gateway_with_four_of_the_largest_at_once(
                     size += len(piece)
             assert size == count * MIB
 
-        # Everything has been imported and connected once.
+        # Warm-up: imports and connections.
         for move in (up, down):
             await asyncio.gather(*(move(token, 2) for token in tokens))
         for move in (up, down):

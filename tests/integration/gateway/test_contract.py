@@ -22,7 +22,7 @@ from tests.integration.ledger.samples import superseded
 
 
 class OnPostgres(Subject):
-    """The gateway of the operator's package, with the real ledger behind it."""
+    """The product's gateway on the real ledger."""
 
     def __init__(
         self,

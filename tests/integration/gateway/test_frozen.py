@@ -1,4 +1,4 @@
-"""Agents that are stopped in the middle of their work, replaced, and go on as if nothing had happened."""
+"""Agents that are frozen, replaced, and thawed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pathlib import Path
 import perdure_agent
 
 async def main():
-    # Silent but for what is asked of it here.
+    # Without heartbeats: only the calls of the work below.
     options = perdure_agent.Options(heartbeat_interval=3600)
     async with perdure_agent.connect(options=options) as agent:
         while True:
@@ -39,14 +39,14 @@ WORKS = {
     "large checkpoints": "await agent.checkpoint(random.randbytes(8_000_000))",
     "spooled checkpoints": "await agent.checkpoint_soon(random.randbytes(100)); await agent.flush()",
     "progress": "await agent.checkpoint(b'x'); await agent.progress(random.random())",
-    "and nothing tells it": """
+    "small checkpoints with every error ignored": """
             try:
                 await agent.checkpoint(random.randbytes(100))
             except Exception:
                 pass
             await asyncio.sleep(0.001)
 """.strip(),
-    "a result that does not fit": """
+    "a result too large for the termination message": """
             for _ in range(3):
                 await agent.checkpoint(b'x')
             while not Path(os.environ["REPLACED_FILE"]).exists():
@@ -61,7 +61,7 @@ WORKS = {
 async def process_of(
     environment: Environment, work: str, *, replaced: Path
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """One agent doing `work`, which may look for the file `replaced`: the test has replaced it."""
+    """One agent that runs `work`. The file `replaced` exists once the test has replaced the agent."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -106,7 +106,7 @@ async def session_of_pod(ledger: Ledger, pod_uid: str | None) -> AgentSession:
 
 
 @pytest.mark.parametrize("name", WORKS)
-async def test_an_agent_that_thaws_after_it_was_replaced_changes_nothing(
+async def test_an_agent_that_thaws_after_its_replacement_changes_nothing(
     ledger: Ledger,
     run: RunState,
     epoch: int,
@@ -143,10 +143,10 @@ async def test_an_agent_that_thaws_after_it_was_replaced_changes_nothing(
     assert not left.exists() or left.read_text() == ""
 
 
-async def test_an_agent_that_thaws_before_it_was_replaced_goes_on(
+async def test_an_agent_that_thaws_before_its_replacement_continues(
     ledger: Ledger, run: RunState, gateway: str, agent_of: AgentOf, tmp_path: Path
 ) -> None:
-    """Being still is no evidence that it died."""
+    """Silence is no evidence of an agent's death."""
     environment = agent_of(gateway, run.attempts[KEY].pod_uid)
     async with process_of(environment, WORKS["small checkpoints"], replaced=tmp_path / "never") as process:
 

@@ -1,4 +1,4 @@
-"""Gateways and Postgres killed under agents that are at work."""
+"""Deaths of gateways and of Postgres under running agents."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_killing_gateways_loses_no_acknowledged_checkpoint(
         await working
 
     sequences = [sequence for sequence, _ in acknowledged]
-    # A lost answer costs a number; none is given twice, and none goes back.
+    # A lost answer costs a sequence number. No number is assigned twice, and numbers only grow.
     assert sequences == sorted(set(sequences))
     session = await session_of(ledger, run)
     last, data = acknowledged[-1]
@@ -68,7 +68,7 @@ async def test_killing_gateways_loses_no_acknowledged_checkpoint(
 
 @asynccontextmanager
 async def checkpoints_locked(ledger_url: str) -> AsyncIterator[None]:
-    """No checkpoint can be written meanwhile: the statement waits in Postgres."""
+    """A lock under which every write of a checkpoint waits in Postgres."""
     connection = await asyncpg.connect(ledger_url)
     try:
         await connection.execute("begin; lock table perdure.checkpoint in exclusive mode")
@@ -78,7 +78,7 @@ async def checkpoints_locked(ledger_url: str) -> AsyncIterator[None]:
 
 
 async def writers_waiting(ledger_url: str, count: int) -> None:
-    """Until so many statements wait for that lock."""
+    """Wait until `count` statements wait for that lock."""
     connection = await asyncpg.connect(ledger_url)
     try:
         async with asyncio.timeout(30):
@@ -94,7 +94,7 @@ WAITING = """
 """
 
 
-async def test_a_gateway_that_dies_in_the_middle_of_a_checkpoint(
+async def test_a_checkpoint_survives_the_death_of_its_gateway(
     ledger: Ledger,
     ledger_url: str,
     run: RunState,
@@ -118,7 +118,7 @@ async def test_a_gateway_that_dies_in_the_middle_of_a_checkpoint(
     assert found.data == b"in the middle"
 
 
-async def test_postgres_dies_and_comes_back(
+async def test_agents_wait_for_a_postgres_that_was_killed(
     ledger: Ledger,
     run: RunState,
     postgres_server: PostgresServer,
@@ -144,7 +144,7 @@ async def test_postgres_dies_and_comes_back(
     assert (await ledger.updates(run.run.uid, since=None)).reports[KEY][1].output == "done"
 
 
-async def test_an_agent_that_finishes_while_the_gateway_is_away_waits(
+async def test_an_agent_that_finishes_without_a_gateway_waits(
     ledger: Ledger, run: RunState, gateway_process: GatewayProcess, agent_of: AgentOf, options: Options
 ) -> None:
     environment = agent_of(gateway_process.url, run.attempts[KEY].pod_uid)
@@ -153,7 +153,7 @@ async def test_an_agent_that_finishes_while_the_gateway_is_away_waits(
         async with connect(environment, options=options) as agent:
             await agent.checkpoint(b"before")
             await gateway_process.kill()
-            # The work goes on without it; only the newest state waits to be sent.
+            # The work continues without a gateway; only the newest state is spooled.
             for number in range(3):
                 await agent.checkpoint_soon(number)
             saving = asyncio.create_task(agent.flush())
@@ -169,7 +169,7 @@ async def test_an_agent_that_finishes_while_the_gateway_is_away_waits(
     assert (number, report.outcome, report.output) == (1, "Succeeded", "x" * 5000)
 
 
-async def test_a_result_that_reached_nobody_is_brought_by_the_next_attempt(
+async def test_a_result_that_was_not_delivered_is_reported_by_the_next_attempt(
     ledger: Ledger,
     run: RunState,
     epoch: int,
@@ -187,7 +187,7 @@ async def test_a_result_that_reached_nobody_is_brought_by_the_next_attempt(
             await gateway_process.kill()
             await agent.result({"found": "x" * 5000})
 
-    # Too long for the termination message, which stays empty: nothing could be taken for it.
+    # Too long for the termination message. The message stays empty: a part could be taken for a result.
     assert await supervise(finishes_alone) == 75
     assert old.termination_log.read_text() == ""
     assert not (await ledger.updates(run.run.uid, since=None)).reports

@@ -1,4 +1,4 @@
-"""Users of the test run's API server, made with its own authority."""
+"""Users of the test run's API server, with certificates of its own authority."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ from tests.integration.apiserver import ApiServer
 
 
 def kubeconfig_with_certificate(apiserver: ApiServer, folder: Path, *, user: str, groups: list[str]) -> str:
-    """The path of a kubeconfig whose user proves itself by a certificate."""
+    """The path of a kubeconfig whose user authenticates with a certificate."""
     pki = apiserver.cluster.state_dir / "pki"
     authority = x509.load_pem_x509_certificate((pki / "ca.crt").read_bytes())
     signer = load_pem_private_key((pki / "ca.key").read_bytes(), None)

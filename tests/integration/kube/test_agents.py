@@ -1,4 +1,4 @@
-"""Pods, tokens and Events as a real API server takes them."""
+"""Pods, tokens and Events on a real API server."""
 
 import json
 from dataclasses import replace
@@ -54,14 +54,14 @@ def pod_of(task: dict[str, Any], *, input: Any = None) -> dict[str, Any]:
     )
 
 
-async def test_the_api_server_takes_our_pods_as_they_are(kube: KubeClient, namespace: str) -> None:
+async def test_the_api_server_accepts_pods_without_changes(kube: KubeClient, namespace: str) -> None:
     value = {"path": "a.py", "text": "ü" * 30_000}
     wanted = pod_of(await agent_task(kube, namespace), input=value)
     made = await kube.create("Pod", namespace, wanted)
     assert json.loads(made["metadata"]["annotations"]["perdure.dev/input"]) == value
     assert made["metadata"]["ownerReferences"] == wanted["metadata"]["ownerReferences"]
     missing = [path for path in leaves(wanted["spec"]) if path not in set(leaves(made["spec"]))]
-    # The server writes quantities its own way.
+    # The server normalises quantities.
     assert missing == [("containers", 0, "resources", "requests", "memory", 1048576)]
     assert [mount["name"] for mount in made["spec"]["containers"][0]["volumeMounts"]] == [
         "perdure-input",
@@ -70,7 +70,7 @@ async def test_the_api_server_takes_our_pods_as_they_are(kube: KubeClient, names
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every scalar in a JSON value, with the way to it."""
+    """Every scalar in a JSON value, with its path."""
     if isinstance(value, dict):
         return [leaf for key, inner in value.items() for leaf in leaves(inner, (*path, key))]
     if isinstance(value, list):
@@ -81,7 +81,7 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 async def token_for(
     kube: KubeClient, namespace: str, pod: dict[str, Any] | None, *, audience: str = "perdure"
 ) -> str:
-    """A token such as the kubelet asks for on behalf of a pod."""
+    """A token as the kubelet requests it for a pod."""
     spec: dict[str, Any] = {"audiences": [audience], "expirationSeconds": 3600}
     if pod is not None:
         metadata = pod["metadata"]
@@ -119,7 +119,7 @@ async def test_a_pods_token_is_verified_without_the_api_server(kube: KubeClient,
         await verifier.verify(token, now=now + timedelta(hours=2))
 
 
-async def test_other_real_tokens_are_refused(kube: KubeClient, namespace: str) -> None:
+async def test_tokens_of_other_audiences_and_objects_are_refused(kube: KubeClient, namespace: str) -> None:
     pod = await kube.create("Pod", namespace, pod_of(await agent_task(kube, namespace)))
     verifier = TokenVerifier(kube.raw_get, audience="perdure")
     now = datetime.now(UTC)
@@ -132,7 +132,7 @@ async def test_other_real_tokens_are_refused(kube: KubeClient, namespace: str) -
 async def test_a_service_account_may_read_the_keys_without_further_rights(
     apiserver: ApiServer, kube: KubeClient, namespace: str
 ) -> None:
-    # What the gateway runs with, and all it needs of the API server.
+    # The gateway's own rights, and all that the gateway needs of the API server.
     api_audience = "https://kubernetes.default.svc.cluster.local"
     account = await token_for(kube, namespace, None, audience=api_audience)
     admin = await load_connection(apiserver.kubeconfig)
@@ -163,7 +163,7 @@ async def test_events_are_posted_and_counted(kube: KubeClient, namespace: str) -
     recorder.close()
     await recorder.run()
     assert (recorder.posted, recorder.failed) == (2, 0)
-    # As `kubectl describe` finds them.
+    # The query of `kubectl describe`.
     found = await kube.raw_get(
         f"/api/v1/namespaces/{namespace}/events?fieldSelector=involvedObject.uid={about.uid}"
     )

@@ -35,7 +35,7 @@ def workflow(name: str = "audit") -> dict[str, Any]:
     }
 
 
-async def test_the_life_of_an_object(kube: KubeClient, namespace: str) -> None:
+async def test_an_object_is_created_changed_and_deleted(kube: KubeClient, namespace: str) -> None:
     created = await kube.create("Lease", namespace, lease(leaseDurationSeconds=15))
     assert created["metadata"]["uid"]
     assert await kube.get("Lease", namespace, "it") == created
@@ -52,7 +52,7 @@ async def test_the_life_of_an_object(kube: KubeClient, namespace: str) -> None:
     assert kube.requests[("get", "Lease", 404)] == 1
 
 
-async def test_two_writers_conflict(kube: KubeClient, namespace: str) -> None:
+async def test_the_second_of_two_writers_conflicts(kube: KubeClient, namespace: str) -> None:
     seen = await kube.create("Lease", namespace, lease())
     await kube.patch("Lease", namespace, "it", {"spec": {"holderIdentity": "faster"}})
     with pytest.raises(ApiError) as caught:
@@ -66,7 +66,7 @@ async def test_two_writers_conflict(kube: KubeClient, namespace: str) -> None:
     assert kube.requests[("replace", "Lease", 409)] == kube.requests[("create", "Lease", 409)] == 1
 
 
-async def test_status_is_written_apart(kube: KubeClient, namespace: str) -> None:
+async def test_status_is_a_subresource(kube: KubeClient, namespace: str) -> None:
     await kube.create("Workflow", namespace, workflow())
     body = {"status": {"phase": "Running", "message": "begun"}, "spec": {"parallelism": 3}}
     patched = await kube.patch_status("Workflow", namespace, "audit", body)
@@ -93,7 +93,7 @@ async def test_a_brief_answer_has_the_metadata_only(kube: KubeClient, namespace:
     assert caught.value.reason == "AlreadyExists"
 
 
-async def test_what_the_schema_refuses_says_why(kube: KubeClient, namespace: str) -> None:
+async def test_a_refusal_by_the_schema_has_its_cause(kube: KubeClient, namespace: str) -> None:
     bad = workflow()
     bad["spec"]["steps"] = []
     with pytest.raises(ApiError, match=r"spec\.steps") as caught:
@@ -102,7 +102,9 @@ async def test_what_the_schema_refuses_says_why(kube: KubeClient, namespace: str
     assert caught.value.reason == "Invalid"
 
 
-async def test_lists_of_many_pages(kube: KubeClient, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_list_has_the_objects_of_all_pages(
+    kube: KubeClient, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     count = 1203
     unlabelled = lease("unlabelled")
     del unlabelled["metadata"]["labels"]
@@ -118,7 +120,7 @@ async def test_lists_of_many_pages(kube: KubeClient, namespace: str, monkeypatch
     assert len(everywhere) >= count
 
 
-async def test_a_continuation_that_was_compacted_away(
+async def test_a_list_restarts_after_a_compaction(
     apiserver: ApiServer, kube: KubeClient, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PAGE_SIZE", 2)
@@ -129,7 +131,7 @@ async def test_a_continuation_that_was_compacted_away(
     seen: list[str] = []
 
     async def aged(verb: str, kind: str, method: str, path: str, body: Any = None) -> Any:
-        """Makes the first continuation one of a list that began long ago."""
+        """Replaces the first continuation by that of a list from before the compaction."""
         seen.append(path)
         answer = await call(verb, kind, method, path, body)
         if len(seen) == 1:
@@ -156,7 +158,7 @@ async def compact(apiserver: ApiServer) -> None:
             await response.read()
 
 
-async def test_deletion_spares_a_namesake(kube: KubeClient, namespace: str) -> None:
+async def test_a_deletion_spares_another_object_of_the_same_name(kube: KubeClient, namespace: str) -> None:
     old = await kube.create("Lease", namespace, lease())
     await kube.delete("Lease", namespace, "it", uid=old["metadata"]["uid"])
     new = await kube.create("Lease", namespace, lease())
@@ -168,7 +170,7 @@ async def test_deletion_spares_a_namesake(kube: KubeClient, namespace: str) -> N
     await kube.delete("Lease", namespace, "never-there")
 
 
-async def test_missing_things(kube: KubeClient, namespace: str) -> None:
+async def test_a_missing_object_is_not_found(kube: KubeClient, namespace: str) -> None:
     absent = workflow("none")
     absent["metadata"]["resourceVersion"] = "1"
     for call in (
@@ -186,18 +188,20 @@ async def test_missing_things(kube: KubeClient, namespace: str) -> None:
     assert (await kube.list("Pod", namespace="no-such-namespace"))[0] == []
 
 
-async def test_raw_documents(kube: KubeClient) -> None:
+async def test_raw_documents_are_read_by_path(kube: KubeClient) -> None:
     assert (await kube.raw_get("/version"))["major"] == "1"
     assert (await kube.raw_get("/openid/v1/jwks"))["keys"]
 
 
-async def test_a_client_certificate(apiserver: ApiServer, tmp_path: Any) -> None:
+async def test_a_client_certificate_authenticates(apiserver: ApiServer, tmp_path: Any) -> None:
     path = kubeconfig_with_certificate(apiserver, tmp_path, user="eve", groups=["system:masters"])
     async with KubeClient.from_config(path) as client:
         assert (await client.get("Namespace", "", "default"))["metadata"]["name"] == "default"
 
 
-async def test_what_rbac_forbids(apiserver: ApiServer, namespace: str, tmp_path: Any) -> None:
+async def test_a_verb_without_a_role_is_forbidden(
+    apiserver: ApiServer, namespace: str, tmp_path: Any
+) -> None:
     path = kubeconfig_with_certificate(apiserver, tmp_path, user="eve", groups=["nobodies"])
     async with KubeClient.from_config(path) as client:
         with pytest.raises(ApiError, match='User "eve" cannot list') as caught:
@@ -211,7 +215,7 @@ async def test_a_certificate_of_another_authority_is_refused(apiserver: ApiServe
     good = await load_connection(apiserver.kubeconfig)
 
     async def connect() -> Any:
-        return replace(good, tls=None)  # The machine's own authorities.
+        return replace(good, tls=None)  # Only the machine's authorities are trusted.
 
     async with KubeClient(connect) as client:
         with pytest.raises(ApiError, match="certificate") as caught:
@@ -219,7 +223,7 @@ async def test_a_certificate_of_another_authority_is_refused(apiserver: ApiServe
     assert caught.value.status == 0
 
 
-async def test_a_server_that_goes_and_comes_back(apiserver: ApiServer, kube: KubeClient) -> None:
+async def test_calls_survive_a_restart_of_the_server(apiserver: ApiServer, kube: KubeClient) -> None:
     await asyncio.gather(*(kube.raw_get("/version") for _ in range(20)))
     apiserver.cluster.kill("kube-apiserver")
     try:

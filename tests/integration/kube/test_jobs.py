@@ -1,4 +1,4 @@
-"""Jobs and shaped pods as a real API server takes them, and what its Job controller makes of them."""
+"""Jobs and pods of templates on a real API server with its Job controller."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from perdure.kube.jobs import build_job
 from perdure.kube.pods import PodEnvironment, build_pod
 
 LABELS = {"perdure.dev/task": "audit-a-x7k2q", "perdure.dev/attempt": "1"}
-#: A bit of everything that people put around their agents.
+#: A template with the usual additions: sidecars, volumes, scheduling, security.
 TEMPLATE: dict[str, Any] = {
     "metadata": {"labels": {"team": "a"}, "annotations": {"example.com/note": "x"}},
     "spec": {
@@ -65,7 +65,9 @@ async def pods(kube: KubeClient, namespace: str) -> list[PodFacts]:
     return [read_pod(pod) for pod in found]
 
 
-async def test_the_api_server_takes_shaped_pods_as_they_are(kube: KubeClient, namespace: str) -> None:
+async def test_the_api_server_accepts_pods_of_templates_without_changes(
+    kube: KubeClient, namespace: str
+) -> None:
     wanted = pod_of(await agent_task(kube, namespace))
     made = await kube.create("Pod", namespace, wanted)
     assert set(leaves(wanted["spec"])) <= set(leaves(made["spec"]))
@@ -73,7 +75,9 @@ async def test_the_api_server_takes_shaped_pods_as_they_are(kube: KubeClient, na
 
 
 @pytest.mark.parametrize("kind", ["Pod", "Job"])
-async def test_a_misspelt_field_is_told_and_not_dropped(kube: KubeClient, namespace: str, kind: str) -> None:
+async def test_a_misspelt_field_is_refused_and_not_dropped(
+    kube: KubeClient, namespace: str, kind: str
+) -> None:
     wanted = pod_of(await agent_task(kube, namespace))
     wanted["spec"]["tolerationz"] = []
     with pytest.raises(ApiError) as refused:
@@ -82,7 +86,7 @@ async def test_a_misspelt_field_is_told_and_not_dropped(kube: KubeClient, namesp
     assert "tolerationz" in refused.value.message
 
 
-async def test_a_job_makes_one_pod_that_goes_by_its_name(kube: KubeClient, namespace: str) -> None:
+async def test_a_job_creates_one_pod_with_its_name_as_prefix(kube: KubeClient, namespace: str) -> None:
     wanted = build_job(pod_of(await agent_task(kube, namespace)))
     made = await kube.create("Job", namespace, wanted)
     assert set(leaves(wanted["spec"])) <= set(leaves(made["spec"]))
@@ -97,7 +101,9 @@ async def test_a_job_makes_one_pod_that_goes_by_its_name(kube: KubeClient, names
     assert facts.pod_name.startswith(f"{facts.name}-")
 
 
-async def test_a_job_whose_pod_is_deleted_fails_and_makes_no_other(kube: KubeClient, namespace: str) -> None:
+async def test_a_job_whose_pod_was_deleted_fails_without_a_second_pod(
+    kube: KubeClient, namespace: str
+) -> None:
     made = await kube.create("Job", namespace, build_job(pod_of(await agent_task(kube, namespace))))
     name = made["metadata"]["name"]
 
@@ -106,12 +112,12 @@ async def test_a_job_whose_pod_is_deleted_fails_and_makes_no_other(kube: KubeCli
 
     await eventually(has_pod)
     (first,) = await pods(kube, namespace)
-    # There is no kubelet here: what it would say is said for it.
+    # The cluster has no kubelet: the test writes the kubelet's status.
     ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
     await kube.patch_status("Pod", namespace, first.pod_name, {"status": ready})
 
     async def is_counted() -> bool:
-        # A pod that is gone before the controller has seen it come keeps the Job waiting for minutes.
+        # A pod that is deleted before the controller has observed it keeps the Job waiting for minutes.
         job = await kube.get("Job", namespace, name)
         return bool((job.get("status") or {}).get("ready"))
 
@@ -124,12 +130,12 @@ async def test_a_job_whose_pod_is_deleted_fails_and_makes_no_other(kube: KubeCli
         conditions = (job.get("status") or {}).get("conditions") or ()
         return any(item["type"] == "Failed" and item["status"] == "True" for item in conditions)
 
-    # After writes that met a conflict the controller waits longer each time, up to a minute.
+    # After conflicts the controller backs off exponentially, up to a minute.
     await eventually(has_failed, seconds=150)
     assert [seen.uid for seen in await pods(kube, namespace)] in ([], [first.uid])
 
 
-async def test_deleting_a_job_deletes_its_pod(kube: KubeClient, namespace: str) -> None:
+async def test_the_deletion_of_a_job_deletes_its_pod(kube: KubeClient, namespace: str) -> None:
     made = await kube.create("Job", namespace, build_job(pod_of(await agent_task(kube, namespace))))
 
     async def has_pod() -> bool:

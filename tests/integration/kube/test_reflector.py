@@ -1,4 +1,4 @@
-"""Following objects of a real API server, which is killed meanwhile."""
+"""The reflector on a real API server, which is killed meanwhile."""
 
 import asyncio
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ async def test_objects_are_followed_through_the_death_of_the_api_server(
     there: dict[str, Mapping[str, Any]] = {}
     gone: list[str] = []
 
-    def hear(obj: Mapping[str, Any], deleted: bool) -> None:
+    def on_event(obj: Mapping[str, Any], deleted: bool) -> None:
         name = obj["metadata"]["name"]
         if deleted:
             gone.append(name)
@@ -42,7 +42,7 @@ async def test_objects_are_followed_through_the_death_of_the_api_server(
     await make("first")
     await make("stranger", "y")
     selection = Selection("AgentTask", namespace, "team=x")
-    following = asyncio.create_task(reflect(kube, selection, on_event=hear, on_list=lambda: None))
+    following = asyncio.create_task(reflect(kube, selection, on_event=on_event, on_list=lambda: None))
     await eventually(lambda: seen("first"))
     await make("second")
     await eventually(lambda: seen("first", "second"))

@@ -41,7 +41,7 @@ class Reply:
 
     @property
     def kind(self) -> str:
-        """Of the problem document that this must be; checks its form."""
+        """The type of the problem document, whose form is checked."""
         assert self.headers["Content-Type"] == "application/problem+json"
         document = self.json()
         assert document["status"] == self.status
@@ -53,7 +53,7 @@ class Reply:
 
 @dataclass
 class RunningGateway:
-    """A gateway that serves on loopback, and a client of it."""
+    """A gateway on loopback, with its client."""
 
     ledger: MemoryLedger
     verifier: MemoryVerifier

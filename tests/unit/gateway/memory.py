@@ -1,4 +1,4 @@
-"""An in-memory ledger and verifier, which fail on demand."""
+"""In-memory ledger and verifier, which fail on demand."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def session(pod_uid: str = "pod-1", **changes: Any) -> AgentSession:
 
 @dataclass
 class MemoryLedger:
-    """One task's facts. `error` is raised by every call while it is set."""
+    """The facts of one task. While `error` is set every call raises it."""
 
     sessions: dict[str, AgentSession] = field(default_factory=lambda: {"pod-1": session()})
     kept: list[Checkpoint] = field(default_factory=list)
@@ -56,7 +56,7 @@ class MemoryLedger:
     #: Attempts that have reported.
     reported: set[int] = field(default_factory=set)
     error: Exception | None = None
-    #: Sequences whose bytes are damaged, and those that are found to be when they are on their way.
+    #: Sequences whose bytes are damaged, and sequences whose damage is found during the transfer.
     damaged: set[int] = field(default_factory=set)
     damaged_late: set[int] = field(default_factory=set)
     #: Highest order of each attempt's checkpoints, and the order of each kept checkpoint.
@@ -65,9 +65,9 @@ class MemoryLedger:
     #: Highest sequence so far; retention may have dropped it.
     sequence: int = 0
     lookups: int = 0
-    #: Writes wait for it.
+    #: Writes wait for this event.
     gate: asyncio.Event | None = None
-    #: Checkpoints that have come as far as the gate.
+    #: Checkpoints that have reached the gate.
     entered: int = 0
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -103,7 +103,7 @@ class MemoryLedger:
         now: datetime,
     ) -> int:
         self.entered += 1
-        await self._tell()
+        await self._notify()
         if self.gate is not None:
             await self.gate.wait()
         if not isinstance(data, bytes):
@@ -179,7 +179,7 @@ class MemoryLedger:
     ) -> None:
         self._fence(session)
         self.progressed.append((percent, message))
-        await self._tell()
+        await self._notify()
 
     async def heartbeat(self, session: AgentSession, now: datetime) -> None:
         self._fence(session)
@@ -194,15 +194,15 @@ class MemoryLedger:
             self.reports.append(report)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for `condition`, which some write will make true."""
+        """Wait for `condition`, which a write makes true."""
         async with asyncio.timeout(10), self.changed:
             await self.changed.wait_for(condition)
 
     def close(self, pod_uid: str = "pod-1") -> None:
-        """The operator's part: this attempt is over."""
+        """Close the attempt, as the operator does."""
         self.sessions[pod_uid] = replace(self.sessions[pod_uid], open=False)
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         async with self.changed:
             self.changed.notify_all()
 
@@ -232,7 +232,7 @@ def _info(kept: Checkpoint) -> CheckpointInfo:
 
 @dataclass
 class MemoryVerifier:
-    """Token `good-<pod>` is pod `<pod>`'s."""
+    """Verifier for which the token `good-<pod>` is bound to the pod `<pod>`."""
 
     error: Exception | None = None
 

@@ -1,4 +1,4 @@
-"""The agents' API over real HTTP: what it answers, and what it says when it does not."""
+"""The agents' API over real HTTP: responses, limits and problems."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ READS: list[tuple[str, str, dict[str, Any]]] = [
 ALL = WRITES + READS
 
 
-async def test_task_without_checkpoint(gateway: RunningGateway) -> None:
+async def test_a_task_without_checkpoint(gateway: RunningGateway) -> None:
     reply = await gateway.call("GET", "/task")
     assert reply.status == 200
     assert reply.json() == {
@@ -51,17 +51,17 @@ async def test_task_without_checkpoint(gateway: RunningGateway) -> None:
     }
 
 
-async def test_the_task_tells_why_the_last_attempt_failed(gateway: RunningGateway) -> None:
+async def test_a_task_has_the_last_failure(gateway: RunningGateway) -> None:
     failure = {"attempt": 1, "reason": "ExitCode", "message": "no such file: ä.py", "exitCode": 2}
     gateway.ledger.sessions["pod-1"] = session(attempt=2, last_failure=failure)
-    # Known from writing, where it is not kept, or not: the answer is the same.
+    # The cached session of a writer has no failure; a reader must get the failure all the same.
     for _ in range(2):
         task = (await gateway.call("GET", "/task")).json()
         assert (task["attempt"], task["lastFailure"]) == (2, failure)
         assert (await gateway.call("POST", "/heartbeat")).status == 204
 
 
-async def test_the_task_is_told_without_reading_its_checkpoint(gateway: RunningGateway) -> None:
+async def test_a_task_is_read_without_the_bytes_of_its_checkpoint(gateway: RunningGateway) -> None:
     await gateway.call("PUT", "/checkpoints", data=b"x" * 2000, headers={"Perdure-Label": "half"})
 
     async def unread(*_: object) -> None:
@@ -74,12 +74,12 @@ async def test_the_task_is_told_without_reading_its_checkpoint(gateway: RunningG
     assert about["at"].startswith(gateway.ledger.kept[0].created_at.isoformat()[:19])
 
 
-async def test_task_of_a_step_without_items_has_no_index(gateway: RunningGateway) -> None:
+async def test_a_task_of_a_step_without_items_has_no_index(gateway: RunningGateway) -> None:
     gateway.ledger.sessions["pod-1"] = session(key=TaskKey("report"))
     assert (await gateway.call("GET", "/task")).json()["index"] is None
 
 
-async def test_checkpoint_there_and_back(gateway: RunningGateway) -> None:
+async def test_a_checkpoint_is_read_as_it_was_written(gateway: RunningGateway) -> None:
     saved = await gateway.call(
         "PUT",
         "/checkpoints",
@@ -100,7 +100,7 @@ async def test_checkpoint_there_and_back(gateway: RunningGateway) -> None:
     assert about["at"].startswith("20")
 
 
-async def test_a_bare_checkpoint_is_bytes_without_label(gateway: RunningGateway) -> None:
+async def test_a_checkpoint_without_headers_is_bytes_without_label(gateway: RunningGateway) -> None:
     await gateway.call("PUT", "/checkpoints", data=b"", headers={"Content-Type": ""})
     (kept,) = gateway.ledger.kept
     assert (kept.data, kept.content_type, kept.label) == (b"", "application/octet-stream", None)
@@ -109,7 +109,7 @@ async def test_a_bare_checkpoint_is_bytes_without_label(gateway: RunningGateway)
     assert "Perdure-Label" not in reply.headers
 
 
-async def test_a_label_in_the_query_wins(gateway: RunningGateway) -> None:
+async def test_a_label_in_the_query_overrides_the_header(gateway: RunningGateway) -> None:
     await gateway.call(
         "PUT", "/checkpoints", data=b"x", params={"label": "ü & =%"}, headers={"Perdure-Label": "other"}
     )
@@ -125,14 +125,16 @@ async def test_a_label_in_the_query_wins(gateway: RunningGateway) -> None:
         {"params": {"label": "two\nlines"}},
     ],
 )
-async def test_a_bad_label_is_named(gateway: RunningGateway, request_options: dict[str, Any]) -> None:
+async def test_an_invalid_label_is_refused_with_its_field(
+    gateway: RunningGateway, request_options: dict[str, Any]
+) -> None:
     reply = await gateway.call("PUT", "/checkpoints", data=b"x", **request_options)
     assert (reply.status, reply.kind) == (422, "invalid-field")
     assert reply.json()["detail"].startswith("label: ")
     assert not gateway.ledger.kept
 
 
-async def test_a_bad_content_type_is_named(gateway: RunningGateway) -> None:
+async def test_an_invalid_content_type_is_refused_with_its_field(gateway: RunningGateway) -> None:
     reply = await gateway.call("PUT", "/checkpoints", data=b"x", headers={"Content-Type": "a" * 300})
     assert (reply.status, reply.kind) == (422, "invalid-field")
     assert reply.json()["detail"].startswith("Content-Type: ")
@@ -145,7 +147,7 @@ async def chunks(size: int) -> AsyncIterator[bytes]:
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(("size", "status"), [(2000, 201), (2001, 413)])
-async def test_the_limit_of_a_checkpoint_at_its_edge(
+async def test_a_checkpoint_of_exactly_the_limit_is_accepted_and_one_byte_more_refused(
     gateway: RunningGateway, size: int, status: int, streamed: bool
 ) -> None:
     reply = await gateway.call("PUT", "/checkpoints", data=chunks(size) if streamed else b"x" * size)
@@ -155,17 +157,17 @@ async def test_the_limit_of_a_checkpoint_at_its_edge(
         assert reply.json()["limit"] == 2000
         assert "at most 2000 bytes" in reply.json()["detail"]
         assert not gateway.ledger.kept
-    # The connection is still good, and no memory is held.
+    # The connection is still usable, and no memory is held.
     for _ in range(4):
         assert (await gateway.call("PUT", "/checkpoints", data=b"y" * 2000)).status == 201
 
 
-async def test_a_refused_upload_gets_its_answer_and_not_a_reset(gateway: RunningGateway) -> None:
+async def test_a_refused_upload_gets_a_response_and_no_reset(gateway: RunningGateway) -> None:
     reply = await gateway.call("PUT", "/checkpoints", data=io.BytesIO(b"x" * 3_000_000), token="bad")
     assert (reply.status, reply.kind) == (401, "unauthenticated")
 
 
-async def test_a_client_that_asks_first_is_refused_before_it_sends(gateway: RunningGateway) -> None:
+async def test_a_client_that_expects_100_continue_is_refused_before_the_body(gateway: RunningGateway) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(
         b"PUT /agent/v1/checkpoints HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer good-pod-1\r\n"
@@ -178,7 +180,7 @@ async def test_a_client_that_asks_first_is_refused_before_it_sends(gateway: Runn
     assert b"connection: close" in answer.lower()
 
 
-async def test_large_bodies_wait_for_memory_and_are_told_when_it_does_not_come(
+async def test_large_bodies_wait_for_memory_and_time_out_with_busy(
     gateway: RunningGateway,
 ) -> None:
     gateway.ledger.gate = asyncio.Event()
@@ -189,7 +191,7 @@ async def test_large_bodies_wait_for_memory_and_are_told_when_it_does_not_come(
     third = await gateway.call("PUT", "/checkpoints", data=b"x" * 2000)
     assert (third.status, third.kind) == (503, "busy")
     assert third.headers["Retry-After"] == "1"
-    # Small ones are not held up by large ones.
+    # Small bodies do not wait behind large ones.
     small = asyncio.create_task(gateway.call("PUT", "/checkpoints", data=b"x" * 500))
     await gateway.ledger.until(lambda: gateway.ledger.entered == 3)
     gateway.ledger.gate.set()
@@ -198,20 +200,20 @@ async def test_large_bodies_wait_for_memory_and_are_told_when_it_does_not_come(
     assert (await gateway.call("PUT", "/checkpoints", data=b"x" * 2000)).status == 201
 
 
-async def test_no_checkpoint_yet(gateway: RunningGateway) -> None:
+async def test_a_task_without_checkpoints_has_no_latest(gateway: RunningGateway) -> None:
     for path in ("/checkpoints/latest", "/checkpoints/1"):
         reply = await gateway.call("GET", path)
         assert (reply.status, reply.kind) == (404, "checkpoint-not-found")
 
 
-async def test_a_checkpoint_that_never_was(gateway: RunningGateway) -> None:
+async def test_an_unknown_sequence_is_not_found(gateway: RunningGateway) -> None:
     await gateway.call("PUT", "/checkpoints", data=b"x")
     for sequence in ("0", "2", "99999999999999999999999", "9" * 4301):
         reply = await gateway.call("GET", f"/checkpoints/{sequence}")
         assert (reply.status, reply.kind) == (404, "checkpoint-not-found"), sequence
 
 
-async def test_a_corrupt_checkpoint_is_no_reason_to_wait(gateway: RunningGateway) -> None:
+async def test_a_corrupt_checkpoint_is_an_error_without_retry(gateway: RunningGateway) -> None:
     await gateway.call("PUT", "/checkpoints", data=b"x")
     gateway.ledger.damaged.add(1)
     reply = await gateway.call("GET", "/checkpoints/latest")
@@ -219,7 +221,7 @@ async def test_a_corrupt_checkpoint_is_no_reason_to_wait(gateway: RunningGateway
     assert "Retry-After" not in reply.headers
     assert "GET /agent/v1/checkpoints lists them" in reply.json()["detail"]
     assert reply.json()["sequence"] == 1
-    # The task itself is still told.
+    # The task itself can still be read.
     task = (await gateway.call("GET", "/task")).json()
     assert task["checkpoint"]["sequence"] == 1
 
@@ -263,7 +265,7 @@ BAD_BODIES = [
 ]
 
 
-async def test_a_bad_body_is_answered_with_field_and_remedy(gateway: RunningGateway) -> None:
+async def test_an_invalid_body_is_refused_with_field_and_remedy(gateway: RunningGateway) -> None:
     for path, body, status, kind, named in BAD_BODIES:
         reply = await gateway.call("POST", path, data=body)
         assert (reply.status, reply.kind) == (status, kind), (path, body)
@@ -286,19 +288,19 @@ def test_an_output_of_a_hundred_levels_is_kept() -> None:
     assert parse_output(body, limits=AgentLimits()) is not None
 
 
-async def test_text_that_looks_like_an_escape_is_no_nul(gateway: RunningGateway) -> None:
+async def test_text_with_the_letters_of_an_escape_is_no_nul(gateway: RunningGateway) -> None:
     reply = await gateway.call("POST", "/result", json={"output": "\\u0000 \\\\u0000"})
     assert reply.status == 204
 
 
-async def test_failure_messages_are_made_fit_to_keep(gateway: RunningGateway) -> None:
+async def test_a_nul_in_a_failure_message_is_replaced(gateway: RunningGateway) -> None:
     reply = await gateway.call("POST", "/failure", json={"message": "a\x00b", "retryable": True})
     assert reply.status == 204
     (report,) = gateway.ledger.reports
     assert (report.outcome, report.message, report.retryable) == ("Failed", "a\ufffdb", True)
 
 
-async def test_a_failure_is_not_retryable_unless_it_says_so(gateway: RunningGateway) -> None:
+async def test_a_failure_is_not_retryable_by_default(gateway: RunningGateway) -> None:
     await gateway.call("POST", "/failure", json={"message": "no"})
     assert gateway.ledger.reports[0].retryable is False
 
@@ -308,7 +310,7 @@ async def test_heartbeat(gateway: RunningGateway) -> None:
     assert gateway.ledger.heartbeats == 1
 
 
-async def test_without_a_good_token_nothing_is_open(gateway: RunningGateway) -> None:
+async def test_every_route_refuses_a_request_without_a_valid_token(gateway: RunningGateway) -> None:
     for (method, path, options), token in itertools.product(ALL, (None, "", "bad")):
         reply = await gateway.call(method, path, token=token, **options)
         assert (reply.status, reply.kind) == (401, "unauthenticated"), path
@@ -317,14 +319,14 @@ async def test_without_a_good_token_nothing_is_open(gateway: RunningGateway) -> 
     assert gateway.ledger.lookups == 0
 
 
-async def test_a_superseded_attempt_is_told_so_at_every_route(gateway: RunningGateway) -> None:
+async def test_every_route_refuses_a_superseded_attempt(gateway: RunningGateway) -> None:
     await gateway.call("PUT", "/checkpoints", data=b"x")
     for number, (method, path, options) in enumerate(ALL, start=2):
         pod = f"pod-{number}"
         gateway.ledger.sessions[pod] = session(pod, attempt=number)
         assert (await gateway.call("POST", "/heartbeat", token=f"good-{pod}")).status == 204
         gateway.ledger.close(pod)
-        # Twice: once with the session remembered as open, once looked up again.
+        # Twice: first with the session cached as open, then with a new lookup.
         for _ in range(2):
             reply = await gateway.call(method, path, token=f"good-{pod}", **options)
             assert (reply.status, reply.kind) == (409, "superseded"), path
@@ -332,7 +334,7 @@ async def test_a_superseded_attempt_is_told_so_at_every_route(gateway: RunningGa
     assert len(gateway.ledger.kept) == 1
 
 
-async def test_an_unknown_pod_is_asked_to_come_back(gateway: RunningGateway) -> None:
+async def test_an_unknown_pod_is_asked_to_retry(gateway: RunningGateway) -> None:
     for method, path, options in ALL:
         reply = await gateway.call(method, path, token="good-pod-2", **options)
         assert (reply.status, reply.kind) == (503, "attempt-not-ready"), path
@@ -341,7 +343,7 @@ async def test_an_unknown_pod_is_asked_to_come_back(gateway: RunningGateway) -> 
     assert (await gateway.call("POST", "/heartbeat", token="good-pod-2")).status == 204
 
 
-async def test_an_absent_ledger_is_said_to_be_absent(gateway: RunningGateway) -> None:
+async def test_an_unavailable_ledger_is_answered_503_without_secrets(gateway: RunningGateway) -> None:
     gateway.ledger.error = LedgerUnavailable("postgresql://secret@host refused")
     for method, path, options in ALL:
         reply = await gateway.call(method, path, **options)
@@ -350,21 +352,21 @@ async def test_an_absent_ledger_is_said_to_be_absent(gateway: RunningGateway) ->
         assert b"secret" not in reply.body
 
 
-async def test_absent_keys_are_no_fault_of_the_agent_s(gateway: RunningGateway) -> None:
+async def test_unavailable_keys_are_answered_503_and_not_401(gateway: RunningGateway) -> None:
     gateway.verifier.error = KeysUnavailable("no")
     reply = await gateway.call("POST", "/heartbeat")
     assert (reply.status, reply.kind) == (503, "keys-unavailable")
     assert reply.headers["Retry-After"] == "1"
 
 
-async def test_a_defect_is_answered_without_its_inside(gateway: RunningGateway) -> None:
+async def test_a_defect_is_answered_without_internals(gateway: RunningGateway) -> None:
     gateway.ledger.error = ValueError("inside")
     reply = await gateway.call("POST", "/heartbeat")
     assert (reply.status, reply.kind) == (500, "internal")
     assert b"inside" not in reply.body
 
 
-async def test_writers_are_looked_up_once_and_readers_each_time(gateway: RunningGateway) -> None:
+async def test_the_session_of_a_writer_is_cached_and_of_a_reader_not(gateway: RunningGateway) -> None:
     for _ in range(3):
         await gateway.call("PUT", "/checkpoints", data=b"x")
     assert gateway.ledger.lookups == 1
@@ -373,7 +375,7 @@ async def test_writers_are_looked_up_once_and_readers_each_time(gateway: Running
     assert gateway.ledger.lookups == 3
 
 
-async def test_unknown_routes_and_methods(gateway: RunningGateway) -> None:
+async def test_unknown_routes_and_methods_are_refused(gateway: RunningGateway) -> None:
     reply = await gateway.call("GET", "/signals")
     assert (reply.status, reply.kind) == (404, "not-found")
     reply = await gateway.call("GET", "/checkpoints/first")

@@ -1,4 +1,4 @@
-"""Checkpoints over real HTTP: listing, choosing, and what must not become one."""
+"""Checkpoints over real HTTP: list, choice, and uploads that must not be stored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def save(gateway: RunningGateway, data: bytes = b"x", **headers: str) -> i
     return int(reply.json()["sequence"])
 
 
-async def test_the_list(gateway: RunningGateway) -> None:
+async def test_the_list_has_the_newest_checkpoint_first(gateway: RunningGateway) -> None:
     assert (await gateway.call("GET", "/checkpoints")).json() == {"checkpoints": [], "before": None}
     await save(gateway, b"ab", Perdure_Label="half", Content_Type="text/plain")
     await save(gateway, b"abc", Perdure_Recoverable="false")
@@ -40,7 +40,7 @@ async def test_the_list(gateway: RunningGateway) -> None:
     }
 
 
-async def test_the_list_comes_in_parts(gateway: RunningGateway) -> None:
+async def test_the_list_is_paged(gateway: RunningGateway) -> None:
     for number in range(1, 8):
         await save(gateway, Perdure_Label="odd" if number % 2 else "even")
 
@@ -62,7 +62,7 @@ async def test_the_list_comes_in_parts(gateway: RunningGateway) -> None:
     ("name", "value"),
     [("limit", "6"), ("limit", "0"), ("limit", "-1"), ("limit", "x"), ("before", "0"), ("before", "²")],
 )
-async def test_a_bad_question_is_answered_with_field_and_remedy(
+async def test_an_invalid_query_is_refused_with_field_and_remedy(
     gateway: RunningGateway, name: str, value: str
 ) -> None:
     reply = await gateway.call("GET", "/checkpoints", params={name: value})
@@ -70,7 +70,7 @@ async def test_a_bad_question_is_answered_with_field_and_remedy(
     assert reply.json()["detail"].startswith(f"{name}: use a whole number from 1")
 
 
-async def test_the_latest_of_a_label(gateway: RunningGateway) -> None:
+async def test_the_latest_checkpoint_of_a_label(gateway: RunningGateway) -> None:
     for data, label in ((b"1", "ä"), (b"2", "b"), (b"3", "ä"), (b"4", "b")):
         await gateway.call("PUT", "/checkpoints", data=data, params={"label": label})
     await gateway.call(
@@ -86,7 +86,7 @@ async def test_the_latest_of_a_label(gateway: RunningGateway) -> None:
     assert (reply.status, reply.kind) == (422, "invalid-field")
 
 
-async def test_nobody_is_offered_what_is_not_recoverable(gateway: RunningGateway) -> None:
+async def test_a_checkpoint_that_is_not_recoverable_is_never_the_latest(gateway: RunningGateway) -> None:
     await save(gateway, b"partial", Perdure_Recoverable="FALSE")
     assert (await gateway.call("GET", "/task")).json()["checkpoint"] is None
     assert (await gateway.call("GET", "/checkpoints/latest")).kind == "checkpoint-not-found"
@@ -113,14 +113,16 @@ async def test_nobody_is_offered_what_is_not_recoverable(gateway: RunningGateway
         ("Perdure-Sha256", "g" * 64),
     ],
 )
-async def test_a_bad_header_is_named(gateway: RunningGateway, name: str, value: str) -> None:
+async def test_an_invalid_header_is_refused_with_its_name(
+    gateway: RunningGateway, name: str, value: str
+) -> None:
     reply = await gateway.call("PUT", "/checkpoints", data=b"x", headers={name: value})
     assert (reply.status, reply.kind) == (422, "invalid-field")
     assert reply.json()["detail"].startswith(f"{name}: send ")
     assert not gateway.ledger.kept
 
 
-async def test_what_is_not_what_it_says_is_not_kept(gateway: RunningGateway) -> None:
+async def test_a_checkpoint_with_a_wrong_checksum_is_not_stored(gateway: RunningGateway) -> None:
     await save(gateway, b"before")
     for size in (10, 1900):
         wrong = hashlib.sha256(b"other").hexdigest()
@@ -132,18 +134,18 @@ async def test_what_is_not_what_it_says_is_not_kept(gateway: RunningGateway) -> 
     assert [len(kept.data) for kept in gateway.ledger.kept] == [6, 10, 1900]
 
 
-async def test_what_comes_late_is_told_so(gateway: RunningGateway) -> None:
+async def test_a_checkpoint_of_a_lower_order_is_refused_as_overtaken(gateway: RunningGateway) -> None:
     await save(gateway, b"newer", Perdure_Order="7")
     reply = await gateway.call("PUT", "/checkpoints", data=b"older", headers={"Perdure-Order": "6"})
     assert (reply.status, reply.kind) == (409, "checkpoint-overtaken")
     assert "higher number" in reply.json()["detail"]
     assert await save(gateway, b"newest", Perdure_Order=str(2**63 - 1)) == 2
-    # The attempt goes on.
+    # The attempt continues.
     assert (await gateway.call("POST", "/heartbeat")).status == 204
 
 
 async def raw(gateway: RunningGateway, *, length: int | None, body: bytes, more: str = "") -> bytes:
-    """Send exactly this and close the sending side; returns the answer, if any."""
+    """The response, if any, to exactly these bytes, after which the sending side is closed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     said = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
     head = "PUT /agent/v1/checkpoints HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer good-pod-1\r\n"
@@ -168,20 +170,20 @@ async def raw(gateway: RunningGateway, *, length: int | None, body: bytes, more:
     ],
     ids=["small", "large", "nothing", "small chunk", "large chunks", "no chunk"],
 )
-async def test_a_torn_upload_leaves_the_one_before(
+async def test_a_torn_upload_leaves_the_previous_checkpoint(
     gateway: RunningGateway, length: int | None, body: bytes
 ) -> None:
     await save(gateway, b"before")
     answer = await raw(gateway, length=length, body=body)
     assert b" 201 " not in answer
     assert [kept.data for kept in gateway.ledger.kept] == [b"before"]
-    # Neither memory nor a place for uploads is lost with it.
+    # Neither memory nor a place among the uploads leaks.
     for _ in range(3):
         await save(gateway, b"x" * 2000)
 
 
-async def test_more_bytes_than_were_announced(gateway: RunningGateway) -> None:
-    """By HTTP the first five are all of it; only the checksum tells that they are not."""
+async def test_bytes_beyond_the_declared_length_are_caught_by_the_checksum(gateway: RunningGateway) -> None:
+    """By HTTP the first five bytes are the whole body. Only the checksum shows the difference."""
     whole = hashlib.sha256(b"12345678").hexdigest()
     answer = await raw(gateway, length=5, body=b"12345678", more=f"Perdure-Sha256: {whole}\r\n")
     assert answer.startswith((b"HTTP/1.1 422 ", b"HTTP/1.1 400 "))
@@ -189,7 +191,7 @@ async def test_more_bytes_than_were_announced(gateway: RunningGateway) -> None:
     assert [kept.data for kept in gateway.ledger.kept] == [b"sound"]
 
 
-async def test_an_upload_of_a_superseded_attempt_ends_in_an_answer(gateway: RunningGateway) -> None:
+async def test_an_upload_of_a_superseded_attempt_gets_a_response(gateway: RunningGateway) -> None:
     gateway.ledger.sessions["pod-2"] = session("pod-2", attempt=2)
     await gateway.call("POST", "/heartbeat", token="good-pod-2")
     gateway.ledger.close("pod-2")
@@ -202,7 +204,7 @@ async def test_an_upload_of_a_superseded_attempt_ends_in_an_answer(gateway: Runn
     assert (reply.status, reply.kind) == (409, "superseded")
 
 
-async def test_damage_that_is_found_on_the_way_breaks_the_answer_off(gateway: RunningGateway) -> None:
+async def test_damage_found_during_a_transfer_cuts_the_response_off(gateway: RunningGateway) -> None:
     await save(gateway, b"x" * 1000)
     gateway.ledger.damaged_late.add(1)
     with pytest.raises(aiohttp.ClientPayloadError):
@@ -211,7 +213,7 @@ async def test_damage_that_is_found_on_the_way_breaks_the_answer_off(gateway: Ru
     assert (await gateway.call("GET", "/checkpoints/latest")).body == b"x" * 1000
 
 
-async def test_a_question_for_the_head_has_the_size(gateway: RunningGateway) -> None:
+async def test_a_head_request_has_the_size(gateway: RunningGateway) -> None:
     await save(gateway, b"x" * 1000)
     reply = await gateway.call("HEAD", "/checkpoints/latest")
     assert (reply.status, reply.headers["Content-Length"], reply.body) == (200, "1000", b"")

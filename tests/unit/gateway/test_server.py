@@ -1,4 +1,4 @@
-"""Health, and a stop that loses nothing."""
+"""Health, and a stop that completes requests in flight."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from perdure.kube.tokens import KeysUnavailable
 from perdure.settings import Settings
 
 
-async def test_healthy_and_ready(gateway: RunningGateway) -> None:
+async def test_a_gateway_with_ledger_and_keys_is_healthy_and_ready(gateway: RunningGateway) -> None:
     for path in ("/healthz", "/readyz"):
         reply = await gateway.call("GET", path, prefix="", token=None)
         assert (reply.status, reply.body) == (200, b"ok")
 
 
-async def test_alive_but_not_ready_without_ledger_or_keys(gateway: RunningGateway) -> None:
+async def test_a_gateway_without_ledger_or_keys_is_healthy_and_not_ready(gateway: RunningGateway) -> None:
     gateway.ledger.error = LedgerUnavailable("connection refused")
     reply = await gateway.call("GET", "/readyz", prefix="", token=None)
     assert (reply.status, reply.kind) == (503, "not-ready")
@@ -33,7 +33,7 @@ async def test_alive_but_not_ready_without_ledger_or_keys(gateway: RunningGatewa
     assert (await gateway.call("GET", "/healthz", prefix="", token=None)).status == 200
 
 
-async def test_stopping_finishes_what_is_in_flight_and_accepts_nothing_new(gateway: RunningGateway) -> None:
+async def test_a_stop_completes_requests_in_flight_and_accepts_no_new_ones(gateway: RunningGateway) -> None:
     gateway.ledger.gate = asyncio.Event()
     saving = asyncio.create_task(gateway.call("PUT", "/checkpoints", data=b"x"))
     await gateway.ledger.until(lambda: gateway.ledger.entered == 1)
@@ -50,7 +50,7 @@ async def test_stopping_finishes_what_is_in_flight_and_accepts_nothing_new(gatew
     assert (await saving).status == 201
 
 
-async def test_a_taken_port_is_an_error_at_once(gateway: RunningGateway) -> None:
+async def test_a_port_in_use_is_an_error_at_once(gateway: RunningGateway) -> None:
     settings = Settings(gateway_host="127.0.0.1", gateway_port=gateway.port)
     with pytest.raises(OSError, match="in use"):
         await serve(settings, ledger=MemoryLedger(), verifier=MemoryVerifier(), stop=asyncio.Event())

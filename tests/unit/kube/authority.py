@@ -1,4 +1,4 @@
-"""Certificates made on the spot."""
+"""Certificates generated for a test."""
 
 from datetime import UTC, datetime, timedelta
 

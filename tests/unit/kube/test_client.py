@@ -1,4 +1,4 @@
-"""The client against a server that misbehaves, over real HTTP."""
+"""The client over real HTTP against a server that fails."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ Answer = (
 
 
 class Server:
-    """Answers with what it was told, in that order, and then with an empty object."""
+    """Server with scripted answers, in their order, and then an empty object."""
 
     def __init__(self) -> None:
         self.answers: list[Answer] = []
@@ -78,7 +78,7 @@ def status(code: int, reason: str, message: str = "because") -> dict[str, Any]:
     return {"kind": "Status", "code": code, "reason": reason, "message": message}
 
 
-async def test_requests_say_who_and_what(server: Server, kube: KubeClient) -> None:
+async def test_requests_have_agent_token_and_media_types(server: Server, kube: KubeClient) -> None:
     await kube.patch("Pod", "team", "it", {"metadata": {"labels": {"a": None}}})
     (request,) = server.seen
     assert (request.method, request.path) == ("PATCH", "/api/v1/namespaces/team/pods/it")
@@ -88,7 +88,7 @@ async def test_requests_say_who_and_what(server: Server, kube: KubeClient) -> No
     assert server.bodies == [{"metadata": {"labels": {"a": None}}}]
 
 
-async def test_deletion_is_in_the_background_with_preconditions(server: Server, kube: KubeClient) -> None:
+async def test_a_deletion_is_in_the_background_with_preconditions(server: Server, kube: KubeClient) -> None:
     await kube.delete("Pod", "team", "it", uid="u", grace_seconds=0)
     assert server.bodies == [
         {
@@ -102,13 +102,13 @@ async def test_deletion_is_in_the_background_with_preconditions(server: Server, 
 
 
 @pytest.mark.parametrize("code", [429, 500, 502, 503, 504])
-async def test_what_may_heal_is_tried_again(server: Server, kube: KubeClient, code: int) -> None:
+async def test_transient_errors_are_retried(server: Server, kube: KubeClient, code: int) -> None:
     server.answers = [(code, status(code, "")), (code, "bad gateway"), (200, {"kind": "Pod"})]
     assert await kube.get("Pod", "team", "it") == {"kind": "Pod"}
     assert kube.requests == {("get", "Pod", code): 2, ("get", "Pod", 200): 1}
 
 
-async def test_four_tries_are_enough(server: Server, kube: KubeClient) -> None:
+async def test_retries_end_after_four_tries(server: Server, kube: KubeClient) -> None:
     server.answers = [(503, status(503, "ServiceUnavailable", f"try {n}")) for n in range(1, 6)]
     with pytest.raises(ApiError) as caught:
         await kube.create("Pod", "team", {})
@@ -122,7 +122,7 @@ async def test_four_tries_are_enough(server: Server, kube: KubeClient) -> None:
 
 
 @pytest.mark.parametrize("code", [400, 403, 404, 409, 410, 422])
-async def test_what_cannot_heal_is_not(server: Server, kube: KubeClient, code: int) -> None:
+async def test_permanent_errors_are_not_retried(server: Server, kube: KubeClient, code: int) -> None:
     for call in (kube.create("Pod", "team", {}), kube.replace("Pod", "team", "it", {})):
         server.answers = [(code, status(code, "Why", "the server's words"))]
         with pytest.raises(ApiError, match="the server's words") as caught:
@@ -132,7 +132,7 @@ async def test_what_cannot_heal_is_not(server: Server, kube: KubeClient, code: i
     assert len(server.seen) == 2
 
 
-async def test_retry_after_is_honoured(
+async def test_retry_after_is_the_least_backoff(
     server: Server, kube: KubeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
@@ -150,7 +150,7 @@ async def test_retry_after_is_honoured(
     assert pauses == [7, 2, 0]
 
 
-async def test_a_wait_beyond_the_deadline_is_left_to_the_caller(server: Server, kube: KubeClient) -> None:
+async def test_a_backoff_beyond_the_deadline_is_left_to_the_caller(server: Server, kube: KubeClient) -> None:
     server.answers = [(429, status(429, "TooManyRequests"), {"Retry-After": "60"})]
     with pytest.raises(ApiError) as caught:
         await kube.get("Pod", "team", "it")
@@ -158,7 +158,7 @@ async def test_a_wait_beyond_the_deadline_is_left_to_the_caller(server: Server, 
     assert len(server.seen) == 1
 
 
-async def test_a_connection_that_breaks_off_is_tried_again(server: Server, kube: KubeClient) -> None:
+async def test_a_connection_that_breaks_off_is_retried(server: Server, kube: KubeClient) -> None:
     async def break_off(request: web.Request) -> web.StreamResponse:
         assert request.transport is not None
         request.transport.abort()
@@ -177,7 +177,7 @@ async def test_a_connection_that_breaks_off_is_tried_again(server: Server, kube:
     assert kube.requests[("create", "Pod", 0)] == 2
 
 
-async def test_nobody_listens() -> None:
+async def test_a_refused_connection_is_an_error_of_status_0() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         async with client_of(f"http://127.0.0.1:{unused.getsockname()[1]}") as client:
@@ -225,7 +225,7 @@ async def test_a_caller_can_give_up_at_any_time(server: Server, kube: KubeClient
         assert await kube.get("Lease", "team", "it") == {"kind": "Lease"}
 
 
-async def test_an_answer_of_somebody_else_is_no_answer(server: Server, kube: KubeClient) -> None:
+async def test_an_answer_of_a_proxy_is_no_answer(server: Server, kube: KubeClient) -> None:
     server.answers = [(200, "<html>please log in</html>")] * 4
     with pytest.raises(ApiError, match="not JSON: <html>") as caught:
         await kube.get("Pod", "team", "it")
@@ -250,7 +250,7 @@ async def test_a_refused_token_is_read_again_once(server: Server, kube: KubeClie
     assert len(server.seen) == 4
 
 
-async def test_credentials_that_cannot_be_had_are_an_api_error() -> None:
+async def test_unavailable_credentials_are_an_api_error() -> None:
     async def authorization(refresh: bool) -> str | None:
         raise ConnectionConfigError("the plugin gave no credentials")
 
@@ -280,7 +280,7 @@ async def test_lists_are_read_in_pages(server: Server, kube: KubeClient) -> None
     ]
 
 
-async def test_a_list_whose_snapshot_expired_starts_again(server: Server, kube: KubeClient) -> None:
+async def test_a_list_whose_snapshot_expired_is_restarted(server: Server, kube: KubeClient) -> None:
     gone = (410, status(410, "Expired", "the provided continue parameter is too old"))
     server.answers = [page("ab", more="t1"), gone, page("bcd", version="9")]
     items, version = await kube.list("Pod")
@@ -296,18 +296,20 @@ async def test_410_without_a_continuation_is_an_error(server: Server, kube: Kube
     assert caught.value.status == 410
 
 
-async def test_deleting_what_is_gone_is_no_error(server: Server, kube: KubeClient) -> None:
+async def test_the_deletion_of_a_missing_object_is_no_error(server: Server, kube: KubeClient) -> None:
     server.answers = [(404, status(404, "NotFound"))]
     await kube.delete("Pod", "team", "it")
 
 
 @pytest.mark.parametrize("found", [(404, status(404, "NotFound")), (200, {"metadata": {"uid": "another"}})])
-async def test_deleting_a_namesake_is_no_error(server: Server, kube: KubeClient, found: Any) -> None:
+async def test_a_deletion_that_finds_another_object_of_the_same_name_is_no_error(
+    server: Server, kube: KubeClient, found: Any
+) -> None:
     server.answers = [(409, status(409, "Conflict")), found]
     await kube.delete("Pod", "team", "it", uid="u")
 
 
-async def test_another_conflict_does_not_pass_for_a_deletion(server: Server, kube: KubeClient) -> None:
+async def test_another_conflict_does_not_count_as_a_deletion(server: Server, kube: KubeClient) -> None:
     server.answers = [(409, status(409, "Conflict")), (200, {"metadata": {"uid": "u"}})]
     with pytest.raises(ApiError):
         await kube.delete("Pod", "team", "it", uid="u")
@@ -337,7 +339,7 @@ async def test_connections_are_reused_and_limited(server: Server) -> None:
     assert 1 <= len(ports) <= 3
 
 
-async def test_waiting_for_a_free_connection_is_not_slow_connecting(server: Server) -> None:
+async def test_the_wait_for_a_free_connection_is_not_a_connect_timeout(server: Server) -> None:
     connect_timeout = 0.25
 
     async def dawdle(request: web.Request) -> web.StreamResponse:
@@ -351,6 +353,6 @@ async def test_waiting_for_a_free_connection_is_not_slow_connecting(server: Serv
     assert client.requests == {("get", "Pod", 200): 2}
 
 
-async def test_outside_its_context_it_says_so() -> None:
+async def test_a_client_outside_its_context_raises() -> None:
     with pytest.raises(RuntimeError, match="context"):
         await client_of("http://127.0.0.1:1").raw_get("/version")

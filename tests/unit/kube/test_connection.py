@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-async def test_a_pods_own_connection(folder: Path) -> None:
+async def test_a_pod_connects_with_its_service_account(folder: Path) -> None:
     found = in_cluster(ENVIRONMENT, folder)
     assert found.host == "https://10.96.0.1:443"
     assert await found.authorization(False) == "Bearer first"
@@ -40,14 +40,14 @@ def test_a_pod_does_not_load_a_thousand_model_classes(folder: Path) -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
 
 
-def test_ipv6_addresses_get_their_brackets(folder: Path) -> None:
+def test_ipv6_addresses_are_put_in_brackets(folder: Path) -> None:
     assert (
         in_cluster(ENVIRONMENT | {"KUBERNETES_SERVICE_HOST": "fd00::1"}, folder).host
         == "https://[fd00::1]:443"
     )
 
 
-async def test_a_renewed_token_is_picked_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_renewed_token_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
     found = in_cluster(ENVIRONMENT, folder)
@@ -59,14 +59,14 @@ async def test_a_renewed_token_is_picked_up(folder: Path, monkeypatch: pytest.Mo
     assert await found.authorization(False) == "Bearer third"
 
 
-async def test_a_token_that_vanishes_stays_in_use(folder: Path) -> None:
+async def test_a_token_whose_file_vanishes_stays_in_use(folder: Path) -> None:
     found = in_cluster(ENVIRONMENT, folder)
     (folder / "token").unlink()
     assert await found.authorization(True) == "Bearer first"
 
 
 @pytest.mark.parametrize(("missing", "named"), [("token", "token"), ("ca.crt", r"ca\.crt")])
-def test_what_is_missing_is_named(folder: Path, missing: str, named: str) -> None:
+def test_a_missing_variable_or_file_is_named(folder: Path, missing: str, named: str) -> None:
     (folder / missing).unlink()
     with pytest.raises(ConnectionConfigError, match=named):
         in_cluster(ENVIRONMENT, folder)
@@ -78,7 +78,7 @@ def test_an_empty_token_is_refused(folder: Path) -> None:
         in_cluster(ENVIRONMENT, folder)
 
 
-def test_outside_a_pod_it_says_so(folder: Path) -> None:
+def test_a_process_outside_a_pod_is_refused(folder: Path) -> None:
     with pytest.raises(ConnectionConfigError, match="KUBERNETES_SERVICE_HOST"):
         in_cluster({}, folder)
 
@@ -113,7 +113,7 @@ async def test_a_kubeconfig_with_a_token(tmp_path: Path, monkeypatch: pytest.Mon
     assert (await load_connection()).host == found.host
 
 
-async def test_an_exec_plugin_is_asked_again_when_its_credentials_are_refused(
+async def test_an_exec_plugin_runs_again_after_its_credentials_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plugin = tmp_path / "plugin"
@@ -154,7 +154,7 @@ async def test_an_unusable_kubeconfig_is_named(tmp_path: Path, text: str) -> Non
         await load_connection(str(path))
 
 
-async def test_a_proxy_is_taken_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_proxy_of_the_environment_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = kubeconfig(tmp_path / "config", user={"token": "t"})
     monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
     monkeypatch.setenv("no_proxy", "")

@@ -1,4 +1,4 @@
-"""A Job is the same pod in a wrapping that never makes a second one."""
+"""Jobs: the attempt's pod as template, without retries."""
 
 import copy
 from typing import Any
@@ -29,13 +29,13 @@ def job() -> dict[str, Any]:
     return built
 
 
-def test_it_has_the_pods_name_and_owner(job: dict[str, Any]) -> None:
+def test_a_job_has_the_pods_name_and_owner(job: dict[str, Any]) -> None:
     assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
     for field in ("name", "namespace", "labels", "ownerReferences"):
         assert job["metadata"][field] == POD["metadata"][field]
 
 
-def test_its_pod_is_the_one_that_would_have_been_made(job: dict[str, Any]) -> None:
+def test_the_pod_of_a_job_is_the_attempts_pod(job: dict[str, Any]) -> None:
     template = job["spec"]["template"]
     assert template["spec"] == POD["spec"]
     assert template["metadata"] == {
@@ -44,14 +44,14 @@ def test_its_pod_is_the_one_that_would_have_been_made(job: dict[str, Any]) -> No
     }
 
 
-def test_the_input_is_not_kept_twice(job: dict[str, Any]) -> None:
+def test_a_job_has_no_copy_of_the_input(job: dict[str, Any]) -> None:
     assert job["metadata"]["annotations"] == {"theirs": "x"}
 
 
-def test_it_retries_nothing(job: dict[str, Any]) -> None:
+def test_a_job_retries_nothing(job: dict[str, Any]) -> None:
     spec = job["spec"]
     assert (spec["completions"], spec["parallelism"], spec["backoffLimit"]) == (1, 1, 0)
     assert spec["podReplacementPolicy"] == "Failed"
     assert {rule["action"] for rule in spec["podFailurePolicy"]["rules"]} == {"FailJob"}
-    # What would have Kubernetes delete it, or its pod, before our retention does.
+    # Fields with which Kubernetes would delete the Job or its pod before Perdure's retention does.
     assert not {"ttlSecondsAfterFinished", "activeDeadlineSeconds"} & spec.keys()

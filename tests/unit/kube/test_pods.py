@@ -1,4 +1,4 @@
-"""What an agent finds in its pod."""
+"""Pods of attempts: the agent's contract, and templates around it."""
 
 import json
 from typing import Any
@@ -56,14 +56,14 @@ def environment(of: dict[str, Any]) -> dict[str, str | None]:
     return {variable["name"]: variable.get("value") for variable in variables}
 
 
-def test_identity_labels_and_owner() -> None:
+def test_a_pod_has_name_labels_and_owner() -> None:
     metadata = pod()["metadata"]
     assert (metadata["name"], metadata["namespace"]) == ("audit-a-x7k2q-3", "team")
     assert metadata["labels"]["perdure.dev/task"] == "audit-a-x7k2q"
     assert metadata["ownerReferences"] == [OWNER | {"controller": True, "blockOwnerDeletion": False}]
 
 
-def test_the_environment_of_the_contract() -> None:
+def test_a_pod_has_the_environment_of_the_contract() -> None:
     assert environment(pod()) == {
         "PERDURE_GATEWAY_URL": "http://gateway.example:8080",
         "PERDURE_NAMESPACE": "team",
@@ -77,7 +77,7 @@ def test_the_environment_of_the_contract() -> None:
     assert environment(pod(index=0))["PERDURE_INDEX"] == "0"
 
 
-def test_our_variables_win_and_can_be_referred_to() -> None:
+def test_variables_of_the_contract_override_the_authors_and_can_be_referred_to() -> None:
     built = pod(
         {
             "env": [
@@ -96,7 +96,7 @@ def test_our_variables_win_and_can_be_referred_to() -> None:
     assert names.index("PERDURE_TASK") < names.index("WHERE"), "the kubelet would not expand it"
 
 
-def test_the_authors_strings_arrive_untouched() -> None:
+def test_the_authors_strings_are_copied_unchanged() -> None:
     secret = {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "model"}}}
     agent = {
         "command": ["run", "$$(LITERAL)"],
@@ -109,14 +109,14 @@ def test_the_authors_strings_arrive_untouched() -> None:
     assert built["env"][-2:] == agent["env"]
 
 
-def test_the_image_decides_where_the_agent_says_nothing() -> None:
+def test_fields_missing_from_the_agent_block_are_left_to_the_image() -> None:
     built = pod()
     assert not {"command", "args", "resources"} & container(built).keys()
     assert "serviceAccountName" not in built["spec"]
     assert container(pod({"args": []}))["args"] == []
 
 
-def test_resources_and_service_account() -> None:
+def test_resources_and_service_account_are_those_of_the_block() -> None:
     resources = {"requests": {"cpu": "100m", "memory": 1024}, "limits": {"nvidia.com/gpu": 1}}
     built = pod({"resources": resources, "serviceAccountName": "auditor"})
     assert container(built)["resources"] == resources
@@ -137,7 +137,7 @@ def test_the_input_is_compact_json_mounted_as_a_file() -> None:
     assert mount(built, "perdure-input") == ("/perdure", True)
 
 
-def test_the_token_is_for_our_audience_and_the_only_one() -> None:
+def test_the_only_token_is_for_perdures_audience() -> None:
     built = pod()
     (source,) = volume(built, "perdure-token")["projected"]["sources"]
     assert source["serviceAccountToken"] == {
@@ -149,7 +149,7 @@ def test_the_token_is_for_our_audience_and_the_only_one() -> None:
     assert built["spec"]["automountServiceAccountToken"] is False
 
 
-def test_one_attempt_and_what_it_may_do() -> None:
+def test_a_pod_runs_once_without_privileges() -> None:
     built = pod()
     assert built["spec"]["restartPolicy"] == "Never"
     assert built["spec"]["enableServiceLinks"] is False
@@ -177,13 +177,13 @@ def test_the_agent_block_is_not_changed_or_shared() -> None:
     assert json.dumps(agent) == before
 
 
-def test_the_model_arrives_as_it_was_written() -> None:
+def test_the_model_is_not_expanded_by_the_kubelet() -> None:
     value = environment(pod({"model": "vendor/$(HOME)-$$1"}))["PERDURE_MODEL"]
     assert expand(value or "", {"HOME": "/root"}) == "vendor/$(HOME)-$$1"
     assert "PERDURE_MODEL" not in environment(pod())
 
 
-def test_the_next_attempt_is_told_why_the_last_one_failed() -> None:
+def test_the_next_attempt_has_the_last_failure() -> None:
     failure = {"attempt": 2, "reason": "ExitCode", "message": 'no "$(HOME)" ü\n$$', "exitCode": 3}
     value = environment(pod(last_failure=failure))["PERDURE_LAST_FAILURE"]
     assert json.loads(expand(value or "", {"HOME": "/root"})) == failure
@@ -193,12 +193,12 @@ def test_the_next_attempt_is_told_why_the_last_one_failed() -> None:
 def test_a_long_failure_is_cut() -> None:
     failure = {"attempt": 1, "reason": "AgentFailure", "message": "$" * 5000, "exitCode": None}
     value = environment(pod(last_failure=failure))["PERDURE_LAST_FAILURE"] or ""
-    told = json.loads(expand(value, {}))
-    assert told == failure | {"message": "$" * (MAX_FAILURE_MESSAGE - 1) + "…"}
+    given = json.loads(expand(value, {}))
+    assert given == failure | {"message": "$" * (MAX_FAILURE_MESSAGE - 1) + "…"}
     assert len(value) < 2 * MAX_FAILURE_MESSAGE + 100
 
 
-def test_nobody_can_say_ours_in_our_place() -> None:
+def test_the_author_cannot_set_variables_of_the_contract() -> None:
     theirs = [{"name": name, "value": "theirs"} for name in sorted(RESERVED)]
     built = templated({"containers": [{"name": "agent", "env": theirs}]}, env=theirs)
     assert "theirs" not in environment(built).values()
@@ -229,7 +229,7 @@ def test_a_template_shapes_the_pod_around_the_agent() -> None:
     assert spec["terminationGracePeriodSeconds"] == 5
 
 
-def test_the_agent_block_wins_over_the_templates_container() -> None:
+def test_the_agent_block_overrides_the_templates_container() -> None:
     theirs = {
         "name": "agent",
         "image": "other",
@@ -253,7 +253,7 @@ def test_the_agent_block_wins_over_the_templates_container() -> None:
     assert (built["workingDir"], built["lifecycle"]) == ("/work", theirs["lifecycle"])
 
 
-def test_a_template_cannot_take_away_what_agents_are_promised() -> None:
+def test_a_template_cannot_remove_the_agents_contract() -> None:
     mounts = [
         {"name": "evil", "mountPath": "/perdure"},
         {"name": "evil", "mountPath": "/var/run/secrets/perdure/", "subPath": "x"},
@@ -308,7 +308,7 @@ def test_a_template_may_override_the_hardening() -> None:
     assert container(templated({"containers": None}))["image"] == "agents/audit:1"
 
 
-def test_labels_and_annotations_of_a_template_lie_under_ours() -> None:
+def test_labels_and_annotations_of_perdure_override_the_templates() -> None:
     metadata = {
         "labels": {
             "team": "a",
@@ -327,7 +327,7 @@ def test_labels_and_annotations_of_a_template_lie_under_ours() -> None:
     assert built["annotations"] == {"sidecar.example/inject": "true", "perdure.dev/input": "{}"}
 
 
-def test_a_service_account_of_the_block_wins() -> None:
+def test_the_service_account_of_the_block_overrides_the_templates() -> None:
     assert templated({"serviceAccountName": "theirs"})["spec"]["serviceAccountName"] == "theirs"
     built = templated({"serviceAccountName": "theirs"}, serviceAccountName="block")
     assert built["spec"]["serviceAccountName"] == "block"

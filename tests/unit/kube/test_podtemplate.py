@@ -1,4 +1,4 @@
-"""What is merged, what is replaced, and what is refused when a pod template is laid over a pod."""
+"""Strategic merge of pod templates: merged, replaced and refused fields."""
 
 import copy
 from typing import Any
@@ -24,7 +24,7 @@ Spec = dict[str, Any]
         ("schedulingGates", "name"),
     ],
 )
-def test_lists_of_the_pod_that_are_merged(field: str, key: str) -> None:
+def test_keyed_lists_of_the_pod_are_merged(field: str, key: str) -> None:
     base = {field: [{key: "a", "x": 1, "y": 1}, {key: "b"}]}
     patch = {field: [{key: "c"}, {key: "a", "y": 2, "z": 2}]}
     assert merge_pod_spec(base, patch) == {
@@ -42,7 +42,7 @@ def test_lists_of_the_pod_that_are_merged(field: str, key: str) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["containers", "initContainers"])
-def test_lists_of_a_container_that_are_merged(kind: str, field: str, key: str) -> None:
+def test_keyed_lists_of_a_container_are_merged(kind: str, field: str, key: str) -> None:
     base = {kind: [{"name": "c", field: [{key: 1, "x": 1}]}]}
     patch = {kind: [{"name": "c", field: [{key: 1, "y": 2}, {key: 2}]}]}
     assert merge_pod_spec(base, patch) == {kind: [{"name": "c", field: [{key: 1, "x": 1, "y": 2}, {key: 2}]}]}
@@ -51,7 +51,7 @@ def test_lists_of_a_container_that_are_merged(kind: str, field: str, key: str) -
 @pytest.mark.parametrize(
     ("base", "patch", "merged"),
     [
-        # Lists without a key are replaced whole.
+        # Lists without a key are replaced as a whole.
         ({"tolerations": [{"key": "a"}]}, {"tolerations": [{"key": "b"}]}, {"tolerations": [{"key": "b"}]}),
         (
             {"containers": [{"name": "c", "args": ["a"], "envFrom": [{"prefix": "A"}]}]},
@@ -67,7 +67,7 @@ def test_lists_of_a_container_that_are_merged(kind: str, field: str, key: str) -
             {"securityContext": {"capabilities": {"add": ["NET_ADMIN"]}, "runAsUser": 2}},
             {"securityContext": {"capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]}, "runAsUser": 2}},
         ),
-        # null removes, and is no value of its own.
+        # null removes the field, and is no value.
         ({"hostNetwork": True, "dnsPolicy": "None"}, {"hostNetwork": None}, {"dnsPolicy": "None"}),
         ({}, {"securityContext": {"runAsUser": None}}, {"securityContext": {}}),
         ({"volumes": [{"name": "v"}]}, {"volumes": None}, {}),
@@ -79,13 +79,13 @@ def test_lists_of_a_container_that_are_merged(kind: str, field: str, key: str) -
         ),
     ],
 )
-def test_merging(base: Spec, patch: Spec, merged: Spec) -> None:
+def test_values_are_merged_replaced_or_removed(base: Spec, patch: Spec, merged: Spec) -> None:
     before = copy.deepcopy((base, patch))
     assert merge_pod_spec(base, patch) == merged
     assert (base, patch) == before, "merging changes neither"
 
 
-def test_the_result_shares_nothing_with_what_was_merged() -> None:
+def test_the_result_shares_nothing_with_the_arguments() -> None:
     base: Spec = {"containers": [{"name": "a", "args": ["x"]}], "tolerations": [{"key": "a"}]}
     patch: Spec = {"containers": [{"name": "b", "env": [{"name": "A"}]}], "affinity": {"podAffinity": {}}}
     before = copy.deepcopy((base, patch))
@@ -116,7 +116,7 @@ def test_the_result_shares_nothing_with_what_was_merged() -> None:
         ),
     ],
 )
-def test_refusals_name_the_place(patch: Any, place: str) -> None:
+def test_refusals_name_the_field(patch: Any, place: str) -> None:
     with pytest.raises(PodTemplateError) as refused:
         merge_pod_spec({}, patch)
     assert str(refused.value).startswith(place)

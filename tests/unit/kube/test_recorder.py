@@ -1,4 +1,4 @@
-"""Kubernetes Events: few, deduplicated, and never in anybody's way."""
+"""Kubernetes Events: limited, deduplicated, and never blocking their callers."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
 
 class Api:
-    """Keeps what is posted; fails as told."""
+    """API that keeps posts, and fails as scripted."""
 
     def __init__(self) -> None:
         self.events: dict[str, dict[str, Any]] = {}
@@ -91,7 +91,7 @@ async def drain(recorder: EventRecorder) -> None:
         await recorder.run()
 
 
-async def test_an_event_has_what_kubectl_shows(api: Api, recorder: EventRecorder) -> None:
+async def test_an_event_has_the_fields_that_kubectl_shows(api: Api, recorder: EventRecorder) -> None:
     record(recorder)
     await drain(recorder)
     (event,) = api.events.values()
@@ -127,7 +127,7 @@ async def test_repeats_are_counted_and_the_count_is_written_seldom(api: Api, rec
     assert event["series"]["count"] >= 61
 
 
-async def test_the_same_after_a_long_silence_is_a_new_event(api: Api, recorder: EventRecorder) -> None:
+async def test_a_repeat_after_a_long_silence_is_a_new_event(api: Api, recorder: EventRecorder) -> None:
     record(recorder)
     record(recorder, after=601)
     await drain(recorder)
@@ -142,7 +142,7 @@ async def test_other_messages_and_other_objects_are_other_events(api: Api, recor
     assert len(api.events) == 3
 
 
-async def test_one_object_cannot_take_all(api: Api, recorder: EventRecorder) -> None:
+async def test_one_object_cannot_exhaust_the_common_limit(api: Api, recorder: EventRecorder) -> None:
     for number in range(40):
         record(recorder, f"message {number}")
     record(recorder, number=1)
@@ -162,7 +162,7 @@ async def test_all_objects_together_have_a_limit(api: Api, recorder: EventRecord
     assert recorder.dropped == 50
 
 
-async def test_recording_never_waits_for_the_server(
+async def test_a_record_never_waits_for_the_server(
     api: Api, recorder: EventRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "QUEUE_LENGTH", 3)
@@ -177,7 +177,7 @@ async def test_recording_never_waits_for_the_server(
     assert len(api.events) == 3
 
 
-async def test_closing_does_not_wait_for_a_server_that_does_not_answer(
+async def test_a_close_does_not_wait_for_a_server_that_does_not_answer(
     api: Api, recorder: EventRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "DRAIN_SECONDS", 0.01)
@@ -193,7 +193,7 @@ async def test_closing_does_not_wait_for_a_server_that_does_not_answer(
 
 
 @pytest.mark.parametrize("failure", [ApiError(403, "Forbidden", "no"), RuntimeError("a bug")])
-async def test_failures_end_neither_the_task_nor_later_events(
+async def test_a_failed_post_ends_neither_the_task_nor_later_posts(
     api: Api, recorder: EventRecorder, failure: Exception
 ) -> None:
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
@@ -220,7 +220,7 @@ async def test_a_count_of_an_event_that_was_never_posted_posts_it(api: Api, reco
     assert event["series"]["count"] == 2
 
 
-async def test_an_event_that_has_ended_begins_anew(api: Api, recorder: EventRecorder) -> None:
+async def test_an_event_that_the_server_expired_is_created_again(api: Api, recorder: EventRecorder) -> None:
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
         group.create_task(recorder.run())
         record(recorder)
@@ -232,7 +232,7 @@ async def test_an_event_that_has_ended_begins_anew(api: Api, recorder: EventReco
     assert len(api.events) == 1
 
 
-async def test_an_answer_lost_is_no_failure(api: Api, recorder: EventRecorder) -> None:
+async def test_a_conflict_after_a_lost_answer_is_no_failure(api: Api, recorder: EventRecorder) -> None:
     api.failure = ApiError(409, "AlreadyExists", "it arrived the first time")
     record(recorder)
     await drain(recorder)
@@ -246,14 +246,14 @@ async def test_long_messages_are_cut_at_a_character(api: Api, recorder: EventRec
     assert event["note"] == "ü" * 512
 
 
-async def test_disabled_it_does_nothing(api: Api) -> None:
+async def test_a_disabled_recorder_posts_nothing(api: Api) -> None:
     recorder = EventRecorder(api, instance="operator-1", enabled=False)
     record(recorder)
     await drain(recorder)
     assert api.calls == []
 
 
-async def test_it_can_be_cancelled(api: Api, recorder: EventRecorder) -> None:
+async def test_a_recorder_can_be_cancelled(api: Api, recorder: EventRecorder) -> None:
     task = asyncio.create_task(recorder.run())
     await asyncio.sleep(0)
     task.cancel()
@@ -263,9 +263,7 @@ async def test_it_can_be_cancelled(api: Api, recorder: EventRecorder) -> None:
     recorder.close()
 
 
-async def test_what_is_remembered_is_bounded(
-    recorder: EventRecorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_caches_are_bounded(recorder: EventRecorder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REMEMBERED", 10)
     for number in range(50):
         record(recorder, number=number)

@@ -1,4 +1,4 @@
-"""Following pods, beside an API server that does whatever it likes."""
+"""The reflector against an API server that fails."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from perdure.kube.connection import Connection
 from perdure.kube.reflector import Selection, reflect
 
 PODS = Selection("Pod", None, "a=b")
-#: As it is before a test replaces it.
+#: The original, which tests replace.
 _sleep = asyncio.sleep
 
 
@@ -27,7 +27,7 @@ def line(kind: str, obj: dict[str, Any]) -> bytes:
 
 
 def compact(kind: str, obj: dict[str, Any]) -> bytes:
-    """As the API server writes it."""
+    """A line in the form of the API server."""
     return json.dumps({"type": kind, "object": obj}, separators=(",", ":")).encode() + b"\n"
 
 
@@ -40,18 +40,18 @@ def error(code: int) -> bytes:
 
 
 class Server:
-    """Each watch says what it was told to, in these pieces, and then ends; the last one stays open."""
+    """Server with scripted watches, each sent in pieces and then closed; the last one stays open."""
 
     def __init__(self) -> None:
-        #: What a list gives: pods, and its version.
+        #: Pods and version of every list.
         self.pods: list[dict[str, Any]] = []
         self.version = 1
-        #: What watches say, one after the other. A number instead is the status of a refusal.
+        #: Pieces of each watch in turn. A number is the status of a refused watch.
         self.watches: list[list[bytes] | int] = []
         self.lists = 0
         self.began: list[Mapping[str, str]] = []
         self.tokens: list[str | None] = []
-        self.all_said = asyncio.Event()
+        self.all_sent = asyncio.Event()
         self.closing = asyncio.Event()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -61,16 +61,16 @@ class Server:
             metadata = {"resourceVersion": str(self.version)}
             return web.json_response({"metadata": metadata, "items": self.pods})
         self.began.append(request.query)
-        said = self.watches.pop(0) if self.watches else []
-        if isinstance(said, int):
-            return web.json_response({"kind": "Status", "code": said, "message": "not now"}, status=said)
+        answer = self.watches.pop(0) if self.watches else []
+        if isinstance(answer, int):
+            return web.json_response({"kind": "Status", "code": answer, "message": "not now"}, status=answer)
         response = web.StreamResponse()
         await response.prepare(request)
-        for piece in said:
+        for piece in answer:
             await response.write(piece)
             await asyncio.sleep(0)
         if not self.watches:
-            self.all_said.set()
+            self.all_sent.set()
             await self.closing.wait()
         return response
 
@@ -99,23 +99,25 @@ async def kube(server: Server) -> AsyncIterator[KubeClient]:
 
 
 class Listener:
+    """Handler that keeps events: name, version, whether deleted."""
+
     def __init__(self) -> None:
-        self.heard: list[tuple[str, int, bool]] = []
-        #: How many had been heard at the end of each list.
+        self.events: list[tuple[str, int, bool]] = []
+        #: Events received until the end of each list.
         self.lists: list[int] = []
 
     def on_event(self, obj: Mapping[str, Any], deleted: bool) -> None:
         metadata = obj["metadata"]
-        self.heard.append((metadata["name"], int(metadata["resourceVersion"]), deleted))
+        self.events.append((metadata["name"], int(metadata["resourceVersion"]), deleted))
 
     def on_list(self) -> None:
-        self.lists.append(len(self.heard))
+        self.lists.append(len(self.events))
 
 
 async def follow(
     kube: KubeClient, until: Callable[[Listener], bool], *, ours: Collection[str] = (), version: str = ""
 ) -> Listener:
-    """Follow until that holds."""
+    """Reflect until the condition `until` holds."""
     listener = Listener()
     task = asyncio.create_task(
         reflect(
@@ -137,10 +139,10 @@ async def follow(
     return listener
 
 
-async def followed(server: Server, kube: KubeClient, *, heard: int, ours: Collection[str] = ()) -> Listener:
-    """Follow until the last watch has said all and so much was heard."""
+async def followed(server: Server, kube: KubeClient, *, count: int, ours: Collection[str] = ()) -> Listener:
+    """Reflect until the last watch has sent all pieces and `count` events were received."""
     return await follow(
-        kube, lambda listener: server.all_said.is_set() and len(listener.heard) >= heard, ours=ours
+        kube, lambda listener: server.all_sent.is_set() and len(listener.events) >= count, ours=ours
     )
 
 
@@ -149,13 +151,15 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LONGEST_PAUSE", 0.0)
 
 
-async def test_a_list_and_what_comes_after_it(server: Server, kube: KubeClient) -> None:
+async def test_objects_of_the_list_and_events_after_the_list_are_reported(
+    server: Server, kube: KubeClient
+) -> None:
     server.pods, server.version = [pod("a", 3), pod("b", 5)], 7
     server.watches = [
         [line("ADDED", pod("c", 8)), line("MODIFIED", pod("a", 9)), line("DELETED", pod("b", 10))]
     ]
-    listener = await followed(server, kube, heard=5)
-    assert listener.heard == [
+    listener = await followed(server, kube, count=5)
+    assert listener.events == [
         ("a", 3, False),
         ("b", 5, False),
         ("c", 8, False),
@@ -169,22 +173,22 @@ async def test_a_list_and_what_comes_after_it(server: Server, kube: KubeClient) 
     assert module.WATCH_SECONDS <= int(query["timeoutSeconds"]) <= 2 * module.WATCH_SECONDS
 
 
-async def test_what_is_known_from_another_list_is_not_listed_again(server: Server, kube: KubeClient) -> None:
+async def test_a_watch_starts_at_the_version_of_an_earlier_list(server: Server, kube: KubeClient) -> None:
     server.pods, server.version = [pod("a", 3)], 7
     server.watches = [[line("DELETED", pod("a", 6))]]
-    listener = await follow(kube, lambda listener: bool(listener.heard), version="5")
-    assert (listener.heard, listener.lists, server.lists) == ([("a", 6, True)], [], 0)
+    listener = await follow(kube, lambda listener: bool(listener.events), version="5")
+    assert (listener.events, listener.lists, server.lists) == ([("a", 6, True)], [], 0)
     assert [query["resourceVersion"] for query in server.began] == ["5"]
 
 
-async def test_another_list_that_is_too_old_is_made_anew(server: Server, kube: KubeClient) -> None:
+async def test_an_earlier_list_that_is_too_old_is_repeated(server: Server, kube: KubeClient) -> None:
     server.pods, server.version = [pod("a", 6)], 7
     server.watches = [[error(410)], []]
     listener = await follow(kube, lambda listener: bool(listener.lists), version="5")
-    assert (listener.heard, listener.lists, server.lists) == ([("a", 6, False)], [1], 1)
+    assert (listener.events, listener.lists, server.lists) == ([("a", 6, False)], [1], 1)
 
 
-async def test_what_we_made_is_not_told_again_and_the_watch_goes_on_behind_it(
+async def test_an_own_create_is_skipped_and_the_watch_continues_after_its_version(
     server: Server, kube: KubeClient
 ) -> None:
     quoting = pod("quoting", 8)
@@ -200,8 +204,8 @@ async def test_what_we_made_is_not_told_again_and_the_watch_goes_on_behind_it(
         [compact("ADDED", pod("ours", 9))],
         [compact("DELETED", pod("ours", 10))],
     ]
-    listener = await followed(server, kube, heard=5, ours={"4", "6", "9", "10"})
-    assert listener.heard == [
+    listener = await followed(server, kube, count=5, ours={"4", "6", "9", "10"})
+    assert listener.events == [
         ("theirs", 3, False),
         ("ours", 5, False),
         ("ours, otherwise written", 6, False),
@@ -211,43 +215,43 @@ async def test_what_we_made_is_not_told_again_and_the_watch_goes_on_behind_it(
     assert [query["resourceVersion"] for query in server.began] == ["1", "8", "9"]
 
 
-async def test_lines_are_put_together(server: Server, kube: KubeClient) -> None:
+async def test_lines_are_assembled_from_pieces(server: Server, kube: KubeClient) -> None:
     """Pods larger than any buffer, and several lines in one piece."""
     large = pod("large", 2)
     large["metadata"]["annotations"] = {"a": "x" * 1_400_000}
     text = line("ADDED", large) + line("ADDED", pod("small", 3)) + b"\n" + line("ADDED", pod("last", 4))
     server.watches = [[text[:1], text[1:70_000], text[70_000:-3], text[-3:]]]
-    listener = await followed(server, kube, heard=3)
-    assert [name for name, _, _ in listener.heard] == ["large", "small", "last"]
+    listener = await followed(server, kube, count=3)
+    assert [name for name, _, _ in listener.events] == ["large", "small", "last"]
 
 
-async def test_a_watch_that_ends_goes_on_from_where_it_was(server: Server, kube: KubeClient) -> None:
-    """Also from a bookmark, and a line that broke off comes again."""
+async def test_a_watch_that_ends_continues_at_its_last_version(server: Server, kube: KubeClient) -> None:
+    """The last version may be a bookmark's. An incomplete line is sent again by the next watch."""
     server.watches = [
         [line("ADDED", pod("a", 4))],
         [bookmark(9)],
         [line("ADDED", pod("b", 10)), line("ADDED", pod("c", 11))[:-9]],
         [line("ADDED", pod("c", 11))],
     ]
-    listener = await followed(server, kube, heard=3)
+    listener = await followed(server, kube, count=3)
     assert [query["resourceVersion"] for query in server.began] == ["1", "4", "9", "10"]
-    assert [name for name, _, _ in listener.heard] == ["a", "b", "c"]
+    assert [name for name, _, _ in listener.events] == ["a", "b", "c"]
     assert server.lists == 1
 
 
-@pytest.mark.parametrize("said", [410, [line("ADDED", pod("a", 4)), error(410)]])
-async def test_what_is_too_old_is_listed_anew(
-    server: Server, kube: KubeClient, said: list[bytes] | int
+@pytest.mark.parametrize("answer", [410, [line("ADDED", pod("a", 4)), error(410)]])
+async def test_a_version_that_is_too_old_causes_a_relist(
+    server: Server, kube: KubeClient, answer: list[bytes] | int
 ) -> None:
-    server.watches = [said, [line("ADDED", pod("b", 12))]]
-    listener = await followed(server, kube, heard=1 if said == 410 else 2)
+    server.watches = [answer, [line("ADDED", pod("b", 12))]]
+    listener = await followed(server, kube, count=1 if answer == 410 else 2)
     assert server.lists == 2
     assert len(listener.lists) == 2
-    assert ("b", 12, False) in listener.heard
+    assert ("b", 12, False) in listener.events
 
 
 @pytest.mark.parametrize(
-    "said",
+    "answer",
     [
         500,
         429,
@@ -260,17 +264,17 @@ async def test_what_is_too_old_is_listed_anew(
         [line("ERROR", {"code": "odd"})],
     ],
 )
-async def test_other_faults_are_no_reason_to_list(
-    server: Server, kube: KubeClient, said: list[bytes] | int
+async def test_other_errors_cause_no_relist(
+    server: Server, kube: KubeClient, answer: list[bytes] | int
 ) -> None:
-    server.watches = [[line("ADDED", pod("a", 4))], said, said, said, [line("ADDED", pod("b", 12))]]
-    listener = await followed(server, kube, heard=2)
-    assert [name for name, _, _ in listener.heard] == ["a", "b"]
+    server.watches = [[line("ADDED", pod("a", 4))], answer, answer, answer, [line("ADDED", pod("b", 12))]]
+    listener = await followed(server, kube, count=2)
+    assert [name for name, _, _ in listener.events] == ["a", "b"]
     assert server.lists == 1
     assert {query["resourceVersion"] for query in server.began[1:]} == {"4"}
 
 
-async def test_silence_is_a_broken_connection(
+async def test_a_silent_watch_is_a_broken_connection(
     server: Server, kube: KubeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SILENCE", 0.05)
@@ -279,17 +283,17 @@ async def test_silence_is_a_broken_connection(
     assert [query["resourceVersion"] for query in server.began][:3] == ["1", "4", "4"]
 
 
-async def test_a_token_that_was_renewed_is_read_anew(server: Server, kube: KubeClient) -> None:
+async def test_a_renewed_token_is_read_after_a_401(server: Server, kube: KubeClient) -> None:
     server.watches = [401, [line("ADDED", pod("a", 4))]]
-    listener = await followed(server, kube, heard=1)
+    listener = await followed(server, kube, count=1)
     assert server.tokens == ["first", "first", "renewed"]
-    assert listener.heard == [("a", 4, False)]
+    assert listener.events == [("a", 4, False)]
 
 
-async def test_an_api_server_that_is_away_is_waited_for(
+async def test_an_unavailable_api_server_is_retried_with_bounded_backoff(
     server: Server, kube: KubeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Never given up, and pauses grow up to a limit."""
+    """Retries never end, and the backoff grows up to a limit."""
     monkeypatch.setattr(module, "LONGEST_PAUSE", 5.0)
     pauses: list[float] = []
 
@@ -299,7 +303,7 @@ async def test_an_api_server_that_is_away_is_waited_for(
 
     monkeypatch.setattr(module.asyncio, "sleep", note)
     server.watches = [*[503] * 40, [line("ADDED", pod("a", 4))]]
-    await follow(kube, lambda listener: bool(listener.heard))
+    await follow(kube, lambda listener: bool(listener.events))
     grown = [pause for pause in pauses if pause]
     assert len(grown) == 40
     assert grown[0] <= 0.1

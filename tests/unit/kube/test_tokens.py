@@ -1,4 +1,4 @@
-"""Tokens that are, and are not, an agent's."""
+"""Verification of ServiceAccount tokens."""
 
 import asyncio
 import base64
@@ -37,7 +37,7 @@ def public(key_id: str) -> dict[str, Any]:
 
 
 class Cluster:
-    """What a cluster publishes, and how often it was asked."""
+    """The documents that a cluster publishes, with a count of their fetches."""
 
     def __init__(self, *key_ids: str) -> None:
         self.keys = [public(key_id) for key_id in key_ids]
@@ -101,11 +101,11 @@ async def refused(verifier: TokenVerifier, token: str, now: datetime = NOW) -> s
     return caught.value.reason
 
 
-async def test_a_pods_token_says_which_pod_it_is(verifier: TokenVerifier) -> None:
+async def test_a_pods_token_proves_the_pod(verifier: TokenVerifier) -> None:
     assert await verifier.verify(signed(), now=NOW) == AGENT
 
 
-async def test_elliptic_curves_and_single_audiences_work() -> None:
+async def test_elliptic_curves_and_single_audiences_are_accepted() -> None:
     verifier = TokenVerifier(Cluster("one", "curve").fetch, audience="perdure")
     assert await verifier.verify(signed("curve", aud="perdure"), now=NOW) == AGENT
 
@@ -115,22 +115,22 @@ async def test_another_audience_is_refused(verifier: TokenVerifier, audience: An
     assert "audience 'perdure'" in await refused(verifier, signed(aud=audience))
 
 
-async def test_expiry_with_its_leeway(verifier: TokenVerifier) -> None:
+async def test_an_expired_token_is_refused_after_the_leeway(verifier: TokenVerifier) -> None:
     token = signed()
     end = NOW + timedelta(seconds=3600)
     assert await verifier.verify(token, now=end + timedelta(seconds=29)) == AGENT
-    # It was remembered just now, which must not make it live longer.
+    # The token was cached a moment ago, which must not extend its life.
     assert await refused(verifier, token, end + timedelta(seconds=30)) == "the token has expired"
 
 
-async def test_not_before_with_its_leeway(verifier: TokenVerifier) -> None:
+async def test_a_future_token_is_refused_before_the_leeway(verifier: TokenVerifier) -> None:
     token = signed()
     assert "not valid yet" in await refused(verifier, token, NOW - timedelta(seconds=31))
     assert await verifier.verify(token, now=NOW - timedelta(seconds=29)) == AGENT
 
 
 @pytest.mark.parametrize("exp", [None, "never", True])
-async def test_a_token_without_end_is_refused(verifier: TokenVerifier, exp: Any) -> None:
+async def test_a_token_without_expiry_is_refused(verifier: TokenVerifier, exp: Any) -> None:
     assert "'exp'" in await refused(verifier, signed_raw(claims(exp=exp)))
 
 
@@ -144,7 +144,7 @@ async def test_another_issuer_is_refused(verifier: TokenVerifier) -> None:
     assert "another issuer" in await refused(verifier, signed(iss="https://other.example"))
 
 
-async def test_a_renamed_issuer_is_found_out(cluster: Cluster, verifier: TokenVerifier) -> None:
+async def test_a_renamed_issuer_is_fetched(cluster: Cluster, verifier: TokenVerifier) -> None:
     await verifier.verify(signed(), now=NOW)
     cluster.issuer = "https://new.example"
     later = NOW + timedelta(seconds=11)
@@ -162,7 +162,7 @@ async def test_a_renamed_issuer_is_found_out(cluster: Cluster, verifier: TokenVe
         ({"namespace": "team", "pod": {"name": "p", "uid": "u"}}, "whose it is"),
     ],
 )
-async def test_a_token_of_something_else_than_a_pod(verifier: TokenVerifier, bound: Any, reason: str) -> None:
+async def test_a_token_without_a_pod_is_refused(verifier: TokenVerifier, bound: Any, reason: str) -> None:
     assert reason in await refused(verifier, signed(**{"kubernetes.io": bound}))
 
 
@@ -198,7 +198,9 @@ async def test_another_algorithm_than_the_keys_is_refused(verifier: TokenVerifie
 
 
 @pytest.mark.parametrize("token", ["", "x", "a.b.c", "..", "é.é.é", "\ud800", "a" * 20_000, "e30.e30.e30"])
-async def test_what_is_no_token_is_refused(cluster: Cluster, verifier: TokenVerifier, token: str) -> None:
+async def test_text_that_is_no_token_is_refused(
+    cluster: Cluster, verifier: TokenVerifier, token: str
+) -> None:
     await refused(verifier, token)
     assert cluster.asked == 0
 
@@ -221,17 +223,17 @@ async def test_symmetric_and_unknown_keys_among_the_published_are_ignored(cluste
     await refused(verifier, token)
 
 
-async def test_a_new_key_is_fetched_when_it_is_met(cluster: Cluster, verifier: TokenVerifier) -> None:
+async def test_an_unknown_key_is_fetched(cluster: Cluster, verifier: TokenVerifier) -> None:
     await verifier.verify(signed(), now=NOW)
     cluster.keys = [public("two")]
     later = NOW + timedelta(seconds=11)
     assert await verifier.verify(signed("two"), now=later) == AGENT
     assert cluster.asked == 2
-    # The old key was withdrawn, and with it what it had signed, remembered or not.
+    # The old key was withdrawn: its tokens are refused, cached or not.
     assert "does not publish" in await refused(verifier, signed(), later)
 
 
-async def test_forged_key_ids_cannot_make_us_ask_all_the_time(
+async def test_forged_key_ids_cannot_cause_more_fetches_than_the_interval_allows(
     cluster: Cluster, verifier: TokenVerifier
 ) -> None:
     for number in range(50):
@@ -240,7 +242,7 @@ async def test_forged_key_ids_cannot_make_us_ask_all_the_time(
     assert cluster.asked == 1
 
 
-async def test_many_at_once_ask_once(cluster: Cluster, verifier: TokenVerifier) -> None:
+async def test_concurrent_verifications_share_one_fetch(cluster: Cluster, verifier: TokenVerifier) -> None:
     found = await asyncio.gather(*(verifier.verify(signed(jti=str(n)), now=NOW) for n in range(20)))
     assert set(found) == {AGENT}
     assert cluster.asked == 1
@@ -256,7 +258,7 @@ async def test_keys_are_fetched_again_every_hour(cluster: Cluster, verifier: Tok
     assert cluster.asked == 2
 
 
-async def test_known_keys_serve_while_the_api_server_is_away(
+async def test_known_keys_serve_while_the_api_server_is_unavailable(
     cluster: Cluster, verifier: TokenVerifier
 ) -> None:
     await verifier.verify(signed(), now=NOW)
@@ -265,7 +267,7 @@ async def test_known_keys_serve_while_the_api_server_is_away(
     assert await verifier.verify(signed(exp=int(later.timestamp()) + 600), now=later) == AGENT
 
 
-async def test_without_any_keys_nothing_is_said_about_the_token(
+async def test_a_token_is_neither_accepted_nor_refused_without_keys(
     cluster: Cluster, verifier: TokenVerifier
 ) -> None:
     cluster.away = True
@@ -279,7 +281,7 @@ async def test_without_any_keys_nothing_is_said_about_the_token(
     assert await verifier.verify(signed(), now=later) == AGENT
 
 
-async def test_an_answer_that_is_no_key_set_is_like_no_answer(verifier: TokenVerifier) -> None:
+async def test_an_answer_that_is_no_key_set_counts_as_no_answer(verifier: TokenVerifier) -> None:
     async def fetch(path: str) -> Any:
         return ["surprise"]
 
@@ -287,7 +289,7 @@ async def test_an_answer_that_is_no_key_set_is_like_no_answer(verifier: TokenVer
         await TokenVerifier(fetch, audience="perdure").verify(signed(), now=NOW)
 
 
-async def test_a_known_token_costs_no_signature_check(
+async def test_a_cached_token_costs_no_signature_check(
     verifier: TokenVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = signed()
@@ -296,7 +298,9 @@ async def test_a_known_token_costs_no_signature_check(
     assert await verifier.verify(token, now=NOW + timedelta(minutes=5)) == AGENT
 
 
-async def test_the_memory_is_bounded(verifier: TokenVerifier, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_cache_of_tokens_is_bounded(
+    verifier: TokenVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tokens, "REMEMBERED", 3)
     for number in range(5):
         await verifier.verify(signed(jti=str(number)), now=NOW)

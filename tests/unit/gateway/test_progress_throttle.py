@@ -1,4 +1,4 @@
-"""At most so many progress events, and never the loss of the newest."""
+"""Throttle of progress events, which never loses the newest report."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from tests.unit.gateway.conftest import RunningGateway
 from perdure.domain.records import LedgerUnavailable
 
 
-async def test_the_first_is_an_event_at_once_and_the_newest_follows(gateway: RunningGateway) -> None:
+async def test_the_first_report_is_an_event_at_once_and_the_newest_follows(gateway: RunningGateway) -> None:
     for percent in range(1, 21):
         reply = await gateway.call("POST", "/progress", json={"percent": percent})
         assert reply.status == 202
     assert gateway.ledger.progressed[0] == (1, None)
     await gateway.ledger.until(lambda: gateway.ledger.progressed[-1][0] == 20)
     assert len(gateway.ledger.progressed) < 20
-    # Those that made no event were signs of life.
+    # Reports without an event of their own were heartbeats.
     assert gateway.ledger.heartbeats > 0
 
 
@@ -35,7 +35,7 @@ async def test_a_held_report_of_a_superseded_attempt_is_answered_409(gateway: Ru
     assert gateway.ledger.progressed == [(1, None)]
 
 
-async def test_stopping_writes_what_is_held(gateway: RunningGateway) -> None:
+async def test_a_stop_writes_held_reports(gateway: RunningGateway) -> None:
     await gateway.call("POST", "/progress", json={"percent": 1})
     await gateway.call("POST", "/progress", json={"percent": 2})
     gateway.stop.set()
@@ -43,7 +43,7 @@ async def test_stopping_writes_what_is_held(gateway: RunningGateway) -> None:
     assert gateway.ledger.progressed == [(1, None), (2, None)]
 
 
-async def test_a_held_report_outlasts_an_absent_ledger(gateway: RunningGateway) -> None:
+async def test_a_held_report_survives_an_unavailable_ledger(gateway: RunningGateway) -> None:
     await gateway.call("POST", "/progress", json={"percent": 1})
     await gateway.call("POST", "/progress", json={"percent": 2})
     gateway.ledger.error = LedgerUnavailable("away")

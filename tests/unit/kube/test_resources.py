@@ -28,14 +28,14 @@ def test_collections_of_one_namespace_and_of_all() -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", ".."])
-def test_a_name_that_would_address_something_else_is_refused(name: str) -> None:
+def test_a_name_that_would_address_a_collection_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="does not name an object"):
         object_path(KINDS["Pod"], "team", name)
     with pytest.raises(ValueError, match="namespace"):
         object_path(KINDS["Pod"], name, "it")
 
 
-def test_a_name_cannot_leave_its_place_in_the_path() -> None:
+def test_a_name_cannot_leave_its_segment_of_the_path() -> None:
     assert object_path(KINDS["Pod"], "team", "a/../../b?c#d") == (
         "/api/v1/namespaces/team/pods/a%2F..%2F..%2Fb%3Fc%23d"
     )
