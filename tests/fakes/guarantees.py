@@ -142,7 +142,7 @@ class Guarantees:
         for attempt in commit.attempts:
             key, name = attempt.key, attempt.pod_name
             attempts = model.attempts.setdefault(key, [])
-            is_agent = model.plan.steps[key.step].kind == "agent"
+            is_agent = model.plan.steps[key.step].kind.field == "agent"
             if attempt.number == len(attempts) + 1:
                 self.demand(model.open(key) is None, f"{name} was opened before the one before it was closed")
                 self.demand(not paused, f"{name} was opened in a paused run")
@@ -170,7 +170,7 @@ class Guarantees:
             if before is not None:
                 self.demand(not before.phase.terminal, f"{task.name} changed after it had ended")
                 self._check_transition(task.name, before.phase, task.phase)
-            if model.plan.steps[task.key.step].kind != "agent" or task.reason is Reason.CACHED:
+            if model.plan.steps[task.key.step].kind.field != "agent" or task.reason is Reason.CACHED:
                 continue
             retries = task.retries - (0 if before is None else before.retries)
             disruptions = task.disruptions - (0 if before is None else before.disruptions)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from perdure.domain.engine.plan import Plan, compile_plan
 from perdure.domain.records import AttemptRecord, Commit, Report, RunRecord, TaskKey, TaskRecord
+from perdure.steps import KINDS
 
 
 @dataclass(slots=True, eq=False)
@@ -65,7 +66,7 @@ class RunModel:
     @staticmethod
     def of(run: RunRecord) -> RunModel:
         """The model of a new run."""
-        return RunModel(run, compile_plan(run.spec or _NOTHING))
+        return RunModel(run, compile_plan(run.spec or _NOTHING, KINDS))
 
 
 def summary(commit: Commit) -> str:

@@ -21,9 +21,8 @@ from perdure.control.leadership import leader
 from perdure.control.leadership.fenced_kube import FencedKube
 from perdure.control.live_run import LiveRun
 from perdure.control.queue.slots import Slots
-from perdure.control.runs import actuator
+from perdure.control.runs import creation
 from perdure.control.runs.actuator import Actuator
-from perdure.control.runs.attempt_pods import AttemptPods
 from perdure.control.runs.cleanup import Cleanup
 from perdure.control.runs.observer import Observer
 from perdure.control.runs.reconciler import Reconciler
@@ -39,6 +38,7 @@ from perdure.domain.records import (
     RunState,
     TaskKey,
 )
+from perdure.steps.agent.attempt_pods import AttemptPods
 from tests.fakes.clients import LedgerClient
 from tests.fakes.gateway import Client, Unavailable
 from tests.fakes.ledger import FakeLedger, Rows
@@ -178,7 +178,7 @@ def _overlook_reports() -> AbstractContextManager[Any]:
 
 
 def _adopt_what_is_there() -> AbstractContextManager[Any]:
-    return patch.object(actuator, "_check_owner", lambda obj, uid, name, what: None)
+    return patch.object(creation, "_check_owner", lambda obj, uid, name, what: None)
 
 
 def _mistake_a_namesake() -> AbstractContextManager[Any]:
@@ -212,7 +212,7 @@ def _leave_the_old_attempt_open() -> AbstractContextManager[Any]:
 
 
 def _count_disruptions_as_retries() -> AbstractContextManager[Any]:
-    return patch.object(attempts, "_after_disruption", attempts._after_failure)
+    return patch.object(attempts, "after_disruption", attempts.after_failure)
 
 
 def _take_interruptions_for_failures() -> AbstractContextManager[Any]:

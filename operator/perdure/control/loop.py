@@ -22,11 +22,10 @@ from perdure.control.leadership.lease_elector import Elector, elapsed_seconds, l
 from perdure.control.ports import KubePort, LedgerPort
 from perdure.control.queue.slots import Slots
 from perdure.control.queue.workqueue import WorkQueue
-from perdure.control.runs.actuator import Actuator
+from perdure.control.runs.executor import ActingKind, ExecutorContext, Executors
 from perdure.control.runs.reconciler import Reconciler
 from perdure.control.schedules import ScheduleReconciler
 from perdure.control.status.kube_events import KubeEvents
-from perdure.domain.admission.step_kind import StepAdmission
 from perdure.kube.recorder import EventRecorder
 from perdure.kube.reflector import Selection
 
@@ -79,7 +78,7 @@ class ControlLoop:
         clock: Callable[[], datetime],
         options: LoopOptions,
         *,
-        kinds: tuple[StepAdmission, ...],
+        kinds: tuple[ActingKind, ...],
         recorder: EventRecorder,
         while_leading: Callable[[], Awaitable[None]] | None = None,
         elapsed: Callable[[], float] = elapsed_seconds,
@@ -119,12 +118,15 @@ class ControlLoop:
             store=self._store,
             kube=fenced,
             ledger=ledger,
-            actor=Actuator(
-                store=self._store,
-                kube=fenced,
-                ledger=ledger,
-                gateway_url=options.gateway_url,
-                audience=options.audience,
+            executors=Executors(
+                kinds,
+                ExecutorContext(
+                    store=self._store,
+                    kube=fenced,
+                    ledger=ledger,
+                    gateway_url=options.gateway_url,
+                    audience=options.audience,
+                ),
             ),
             announcer=KubeEvents(recorder),
             clock=clock,
@@ -132,7 +134,6 @@ class ControlLoop:
             template_timeout=options.template_timeout,
             slots=Slots(options.max_running_tasks, options.max_running_tasks_per_namespace),
             wake=self._queue.add,
-            kinds=kinds,
         )
         self._leader = Leader(
             store=self._store,

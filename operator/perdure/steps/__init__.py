@@ -1,6 +1,7 @@
 """The step kinds: one folder each, and the one registry.
 
-`<kind>/spec.py` is the manifest side of a kind, which `perdure lint` needs without the rest. No other package
+`<kind>/spec.py` is the manifest side of a kind, `rules.py` its part in decisions, and `executor.py` what acts
+for it in the cluster, imported late because `perdure lint` needs none of that. No other package
 imports this one, except the programs (`main`, `cli`) that hand the registry to what they start.
 """
 

@@ -13,6 +13,7 @@ from tests.unit.domain.builders import UID
 
 from perdure.control.cluster_cache.store import Store
 from perdure.control.runs.actuator import Actuator
+from perdure.control.runs.executor import ExecutorContext, Executors
 from perdure.control.runs.observer import Observer
 from perdure.domain.engine.decide import Decision
 from perdure.domain.engine.observed import Observed
@@ -24,11 +25,20 @@ from perdure.domain.records import (
     TaskKey,
     Vitals,
 )
+from perdure.steps import KINDS
 
 NAMESPACE = "team"
 A = TaskKey("a")
 
 Result = TypeVar("Result")
+
+
+def executors(*, store: Store, kube: Any, ledger: Any = None) -> Executors:
+    """The executors of all step kinds, acting on a cluster of a test."""
+    context = ExecutorContext(
+        store=store, kube=kube, ledger=ledger, gateway_url="http://gateway", audience="perdure"
+    )
+    return Executors(KINDS, context)
 
 
 class RecordingCluster(Cluster):
@@ -105,8 +115,9 @@ class Stage(Live):
         self.store = Store()
         self.store.apply(self.run.kind, self._root)
         common: dict[str, Any] = {"store": self.store, "kube": self.cluster, "ledger": self.ledger}
-        self.actor = Actuator(**common, gateway_url="http://gateway", audience="perdure")
-        self.observer = Observer(**common)
+        self.executors = executors(**common)
+        self.actor = Actuator(ledger=common["ledger"], executors=self.executors)
+        self.observer = Observer(store=self.store, ledger=common["ledger"], executors=self.executors)
 
     def _hear(self, kind: str, seen: Mapping[str, Any], deleted: bool) -> None:
         if not self.hears:

@@ -13,6 +13,7 @@ from perdure.domain.expressions.templating import Text, compile_value
 from perdure.domain.names import shard_of
 from perdure.domain.phases import Phase
 from perdure.domain.records import AGENT_TASK, RunKind, RunRecord, RunState
+from perdure.steps import KINDS
 
 UID = "0b5f1c9e-7f55-4d8e-9a3d-2f1f6f4f7a10"
 IMAGE = {"image": "agents/audit:1"}
@@ -103,4 +104,4 @@ def _view(spec: dict[str, Any], kind: RunKind, name: str) -> RunView:
         spec=spec,
         created_at=START,
     )
-    return RunView(compile_plan(spec), RunState(run=run, steps={}, tasks={}, attempts={}))
+    return RunView(compile_plan(spec, KINDS), RunState(run=run, steps={}, tasks={}, attempts={}))

@@ -28,7 +28,9 @@ def check_events(before: Run, commit: Commit) -> None:
     for task in commit.tasks:
         if task.phase.terminal:
             expected[f"task.{ENDS[task.phase]}", task.name, task.attempt or None] += 1
-        begins = before.tasks.get(task.key) is None and before.view.plan.steps[task.key.step].kind == "wait"
+        begins = (
+            before.tasks.get(task.key) is None and before.view.plan.steps[task.key.step].kind.field == "wait"
+        )
         # One that is over as it begins has not started; one that begins and is then stopped has.
         if begins and task.phase in (Phase.RUNNING, Phase.CANCELLED):
             expected["task.started", task.name, None] += 1

@@ -15,6 +15,7 @@ from perdure.domain.engine.decide import Decision
 from perdure.domain.engine.observed import Observed
 from perdure.domain.engine.plan import PlannedStep
 from perdure.domain.engine.steps import MAX_NEW_TASKS
+from perdure.domain.engine.timer_step import TimerStep
 from perdure.domain.phases import TRANSITIONS, Phase, Reason
 from perdure.domain.records import (
     AGENT_TASK,
@@ -65,7 +66,11 @@ def check_decision(before: Run, observed: Observed, decision: Decision) -> None:
     if run.deadline_at is not None and run.stop is None and _of_main(before, live):
         assert decision.requeue_at is not None
         assert decision.requeue_at <= run.deadline_at
-    goes_on = bool(delays) or any(attempt.closed_at is None for attempt in attempts.values())
+    goes_on = (
+        bool(delays)
+        or _waits_for_signal(live)
+        or any(attempt.closed_at is None for attempt in attempts.values())
+    )
     assert goes_on or decision.more or decision.questions or decision.wants, "a run with nothing to do ends"
 
 
@@ -84,6 +89,10 @@ def check_commit(before: Run, observed: Observed, decision: Decision) -> None:
         made = [task for key, task in sorted(tasks.items()) if key.step == name]
         _check_step(before.view.plan.steps[name], step, made)
     _check_run(before, observed, commit, tasks, steps)
+
+
+def _waits_for_signal(live: list[TaskRecord]) -> bool:
+    return any((task.phase, task.reason) == (Phase.RUNNING, Reason.WAITING) for task in live)
 
 
 def _attempts_after(before: Run, decision: Decision) -> dict[tuple[TaskKey, int], AttemptRecord]:
@@ -144,15 +153,20 @@ def _check_task(step: PlannedStep, commit: Commit, task: TaskRecord, tries: list
     elif is_open:
         assert task.retry_at is None
         assert task.phase in (Phase.PENDING, Phase.RUNNING)
-        assert not paused or step.kind == "workflow" or tries[-1].stopping is Reason.PAUSED
+        assert not paused or step.kind.field == "workflow" or tries[-1].stopping is Reason.PAUSED
     elif paused:
         assert (task.phase, task.reason) == (Phase.PAUSED, Reason.PAUSED)
     elif task.retry_at is None:
-        assert (task.phase, task.reason) == (Phase.PENDING, Reason.LIMIT)
-    else:
-        waits = (Phase.RUNNING, Reason.WAITING) if step.kind == "wait" else (Phase.PENDING, Reason.BACKOFF)
+        # No time ends the wait for a signal; any other task without a time waits for a slot.
+        signal = isinstance(step.kind, TimerStep)
+        waits = (Phase.RUNNING, Reason.WAITING) if signal else (Phase.PENDING, Reason.LIMIT)
         assert (task.phase, task.reason) == waits
-    if step.kind == "wait":
+    else:
+        waits = (
+            (Phase.RUNNING, Reason.WAITING) if step.kind.field == "wait" else (Phase.PENDING, Reason.BACKOFF)
+        )
+        assert (task.phase, task.reason) == waits
+    if step.kind.field == "wait":
         assert not tries
         return
     _check_budgets(step, task, tries)
@@ -221,7 +235,7 @@ def _check_starts(before: Run, observed: Observed, commit: Commit, tasks: Tasks,
     for attempt in opened:
         step, record = plan.steps[attempt.key.step], before.steps.get(attempt.key.step)
         if attempt.number == 1 and record is not None and step.max_failures is not None:
-            assert _failed(before.tasks, step.name) <= step.failures_borne(record.total)
+            assert _failed(before.tasks, step.name) <= step.tolerated_failures(record.total)
 
 
 def _failed(tasks: Tasks, step: str) -> int:
@@ -234,7 +248,7 @@ def _is_failing(before: Run, steps: Steps, tasks: Tasks) -> bool:
         step, record = before.view.plan.steps[name], steps.get(name)
         if step.continue_on_failure or record is None:
             continue
-        if record.phase is Phase.FAILED or _failed(tasks, name) > step.failures_borne(record.total):
+        if record.phase is Phase.FAILED or _failed(tasks, name) > step.tolerated_failures(record.total):
             return True
     return False
 
@@ -243,7 +257,7 @@ def _check_limits(before: Run, observed: Observed, commit: Commit, tasks: Tasks)
     """No more at once than the run, its steps and the slots allow."""
     plan = before.view.plan
     live = Counter(key.step for key, task in tasks.items() if not task.phase.terminal)
-    working = sum(number for name, number in live.items() if plan.steps[name].kind != "wait")
+    working = sum(number for name, number in live.items() if plan.steps[name].kind.counts.parallelism)
     assert plan.parallelism is None or working <= plan.parallelism
     for name, number in live.items():
         limit = plan.steps[name].parallelism
@@ -252,7 +266,7 @@ def _check_limits(before: Run, observed: Observed, commit: Commit, tasks: Tasks)
         attempt
         for attempt in commit.attempts
         if (attempt.key, attempt.number) not in before.attempts
-        and plan.steps[attempt.key.step].kind == "agent"
+        and plan.steps[attempt.key.step].kind.counts.slot
     ]
     assert observed.slots is None or len(opened) <= observed.slots
 
@@ -273,7 +287,9 @@ def _check_step(planned: PlannedStep, step: StepRecord, made: list[TaskRecord]) 
     begun = [
         task
         for task in made
-        if task.attempt or planned.kind == "wait" or task.phase in (Phase.SUCCEEDED, Phase.FAILED)
+        if task.attempt
+        or isinstance(planned.kind, TimerStep)
+        or task.phase in (Phase.SUCCEEDED, Phase.FAILED)
     ]
     is_empty = step.phase is Phase.SUCCEEDED and not step.total
     assert (step.started_at is not None) == (bool(begun) or is_empty)
@@ -289,9 +305,9 @@ def _check_step(planned: PlannedStep, step: StepRecord, made: list[TaskRecord]) 
             assert phases[Phase.SUCCEEDED] == len(made)
         else:
             assert phases[Phase.SUCCEEDED] + phases[Phase.FAILED] == step.total
-            assert phases[Phase.FAILED] <= planned.failures_borne(step.total)
+            assert phases[Phase.FAILED] <= planned.tolerated_failures(step.total)
     elif step.phase is Phase.FAILED:
-        assert phases[Phase.FAILED] > planned.failures_borne(step.total) or step.reason in FAILED_ITSELF
+        assert phases[Phase.FAILED] > planned.tolerated_failures(step.total) or step.reason in FAILED_ITSELF
     elif step.phase is Phase.SKIPPED:
         assert not begun
         assert set(phases) <= {Phase.SKIPPED}

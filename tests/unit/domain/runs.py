@@ -31,6 +31,7 @@ from perdure.domain.records import (
     TaskKey,
     TaskRecord,
 )
+from perdure.steps import KINDS
 
 #: What a view keeps beside the records: all of it must follow from them.
 INDEXES = (
@@ -57,7 +58,7 @@ class Run:
         self.view = view
         self.now = START
         self.run = view.run
-        self._stored_plan = compile_plan(_stored(view.run).spec)
+        self._stored_plan = compile_plan(_stored(view.run).spec, KINDS)
         self.steps: dict[str, StepRecord] = {}
         self.tasks: dict[TaskKey, TaskRecord] = {}
         self.attempts: dict[tuple[TaskKey, int], AttemptRecord] = {}
@@ -84,8 +85,8 @@ class Run:
         reloaded = self.reloaded()
         for index in INDEXES:
             assert getattr(self.view, index) == getattr(reloaded, index), index
-        assert self.view.delays.times == reloaded.delays.times
-        assert self.view.deadlines.times == reloaded.deadlines.times
+        assert self.view.delays.ranks == reloaded.delays.ranks
+        assert self.view.deadlines.ranks == reloaded.deadlines.ranks
         assert {name: +counts for name, counts in self.view.counts.items()} == reloaded.counts
         decision = decide(self.view, observed, self.now)
         assert decide(self.view, observed, self.now) == decision

@@ -73,7 +73,7 @@ class World:
         known = run.open if run.open and not once_in(choose, 4) else sorted(run.tasks)
         for key in some(choose, known, 4):
             newest = run.tasks[key].attempt
-            kind = run.view.plan.steps[key.step].kind
+            kind = run.view.plan.steps[key.step].kind.field
             if kind == "wait" or not newest:
                 continue
             if kind == "workflow":
@@ -147,7 +147,7 @@ class World:
 
     def succeed_all(self) -> None:
         run = self.run
-        agents = [key for key in run.open if run.view.plan.steps[key.step].kind == "agent"]
+        agents = [key for key in run.open if run.view.plan.steps[key.step].kind.field == "agent"]
         children = [key for key in run.open if key not in agents]
         self.settle(
             Observed(

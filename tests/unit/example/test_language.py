@@ -19,6 +19,7 @@ from perdure.api.custom_resources import KINDS
 from perdure.api.workflowschedule import WorkflowScheduleSpec
 from perdure.domain.admission.accept import Refused
 from perdure.domain.engine.plan import compile_plan
+from perdure.steps import KINDS as STEP_KINDS
 from perdure.steps.schema import MODELS
 
 EXAMPLES = {example.name: example for example in language.examples()}
@@ -39,7 +40,7 @@ class TestEachExample:
                 with pytest.raises(Refused):
                     _accept(EXAMPLES[name], expected)
             else:
-                compile_plan(_accept(EXAMPLES[name], expected))
+                compile_plan(_accept(EXAMPLES[name], expected), STEP_KINDS)
 
     def test_says_what_it_shows(self, name: str) -> None:
         text = (language.FOLDER / f"{name}.yaml").read_text()

@@ -19,11 +19,14 @@ from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
-from perdure.control.queue.lazy_heap import Ranking
+from perdure.domain.engine.lazy_heap import LazyHeap
 
 #: Slots that a pass may have if nobody else wants them, though the run is not known to want so many.
 SPARE = 8
+
+_Rank = tuple[Any, ...]
 
 
 class _Turns:
@@ -58,7 +61,7 @@ class _Group:
     turns: _Turns
     runs: set[str] = field(default_factory=set)
     #: Those that want more than they have been given.
-    wanting: Ranking[str] = field(default_factory=Ranking)
+    wanting: LazyHeap[str, _Rank] = field(default_factory=LazyHeap)
 
 
 @dataclass(slots=True)
@@ -113,8 +116,8 @@ class Slots:
         #: Priorities of the groups in each namespace.
         self._priorities_in: dict[str, set[int]] = {}
         #: Namespaces with runs that want something and may have it, by priority; and these priorities.
-        self._levels: dict[int, Ranking[str]] = {}
-        self._priorities: Ranking[int] = Ranking()
+        self._levels: dict[int, LazyHeap[str, _Rank]] = {}
+        self._priorities: LazyHeap[int, _Rank] = LazyHeap()
         #: The newest turn. Turns are even numbers, so that a newcomer finds a place between two.
         self._turn = 0
         #: Runs for which something is kept, and of which the caller was not told yet.
@@ -281,7 +284,7 @@ class Slots:
         self._rank_group(run.group)
 
     def _rank_group(self, group: _Group) -> None:
-        level = self._levels.setdefault(group.priority, Ranking())
+        level = self._levels.setdefault(group.priority, LazyHeap())
         uid = group.wanting.first()
         if uid is None or self._full(group.namespace):
             level.drop(group.namespace)

@@ -14,8 +14,8 @@ from perdure.api.spec_models import spec_models
 from perdure.api.step import MAX_WORKFLOW_DEPTH
 from perdure.api.validation.problems import ManifestProblem
 from perdure.control.cluster_cache.store import Root, Store
+from perdure.control.runs.executor import ActingKind
 from perdure.domain.admission.accept import Refused, TemplateMissing, admit
-from perdure.domain.admission.step_kind import StepAdmission
 from perdure.domain.admission.templates import StoredTemplates
 from perdure.domain.engine.outcome import shorten
 from perdure.domain.engine.plan import compile_plan
@@ -38,7 +38,7 @@ class Waits:
     message: str
 
 
-def accept(root: Root, store: Store, kinds: tuple[StepAdmission, ...]) -> RunView | Waits:
+def accept(root: Root, store: Store, kinds: tuple[ActingKind, ...]) -> RunView | Waits:
     """A run ready for its first decision. Raises Refused."""
     assert root.manifest is not None, "a finished run is not accepted again"
     if root.depth > MAX_WORKFLOW_DEPTH:
@@ -57,7 +57,7 @@ def accept(root: Root, store: Store, kinds: tuple[StepAdmission, ...]) -> RunVie
         missing = {(namespace, it.name) for it in result.missing if it.kind == AGENT_TEMPLATE.kind}
         return Waits(templates=frozenset(missing), message=str(error))
     run = _record(root, snapshot)
-    return RunView(compile_plan(snapshot), RunState(run=run, steps={}, tasks={}, attempts={}))
+    return RunView(compile_plan(snapshot, kinds), RunState(run=run, steps={}, tasks={}, attempts={}))
 
 
 def _too_deep(root: Root) -> ManifestProblem:

@@ -10,19 +10,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
 import structlog
 
 from perdure.control.cluster_cache.run_key import RunKey
-from perdure.control.cluster_cache.store import POD, Store
+from perdure.control.cluster_cache.store import Store
 from perdure.control.live_run import LiveRun
 from perdure.control.ports import KubePort
-from perdure.control.runs.manifests import JOB
+from perdure.control.runs.deletion import Deletion, deletion_of_pod
+from perdure.control.runs.executor import Executors
 from perdure.domain.engine.plan import PodRetention
 from perdure.domain.engine.pod_facts import PodFacts
 from perdure.domain.phases import Phase
-from perdure.domain.records import AGENT_TASK, WORKFLOW, AttemptRecord, TaskKey, TaskRecord
+from perdure.domain.records import AttemptRecord, TaskKey, TaskRecord
 from perdure.kube.errors import ApiError
 
 #: Ended tasks of one run whose objects are kept.
@@ -42,14 +42,6 @@ RETRY = timedelta(seconds=5)
 _RANK = {Phase.SUCCEEDED: 0, Phase.SKIPPED: 0, Phase.CANCELLED: 1, Phase.FAILED: 2}
 
 _log = structlog.get_logger(__name__)
-
-
-class Deletion(NamedTuple):
-    """An object to be deleted."""
-
-    kind: str
-    name: str
-    uid: str
 
 
 def excess_tasks(tasks: Iterable[TaskRecord], *, excess: int) -> list[TaskRecord]:
@@ -91,9 +83,10 @@ def goes_when_ended(policy: PodRetention, attempt: AttemptRecord, number: int) -
 class Cleanup:
     """Deletes what is to go, a few objects at a time. One for all runs."""
 
-    def __init__(self, *, store: Store, kube: KubePort) -> None:
+    def __init__(self, *, store: Store, kube: KubePort, executors: Executors) -> None:
         self._store = store
         self._kube = kube
+        self._executors = executors
         #: Ended tasks that have no object, by run, when they were last counted.
         self._bare: dict[str, int] = {}
         #: Runs that have ended, and all of whose pods were looked at since.
@@ -160,7 +153,7 @@ class Cleanup:
         if left > 0:
             return left
         for _, pod in sorted(alive.items()):
-            doomed = _object_of(pod)
+            doomed = deletion_of_pod(pod)
             await self._kube.delete(doomed.kind, key.namespace, doomed.name, uid=doomed.uid)
         return None
 
@@ -200,7 +193,7 @@ class Cleanup:
             if pod is None or attempt is None or at is None:
                 live.lingering.discard(name)
                 continue
-            doomed = _object_of(pod)
+            doomed = deletion_of_pod(pod)
             if at <= now:
                 found.append(doomed)
                 continue
@@ -248,37 +241,16 @@ class Cleanup:
     def _ended_objects(self, live: LiveRun) -> dict[TaskKey, Deletion]:
         """The objects of ended tasks: AgentTasks, and child Workflows."""
         there: dict[TaskKey, Deletion] = {}
-        if live.key.kind != WORKFLOW:
-            return there
-        objects = self._store.of(live.key).tasks
         for key, task in live.view.tasks.items():
-            if not task.phase.terminal:
-                continue
-            if task.name in objects:
-                there[key] = Deletion(AGENT_TASK, task.name, objects[task.name].uid)
-            elif live.view.plan.steps[key.step].kind == "workflow":
-                child = self._child(live, key)
-                if child is not None:
-                    there[key] = child
+            executor = self._executors.of(live, key) if task.phase.terminal else None
+            leftover = None if executor is None else executor.leftover(live, task)
+            if leftover is not None:
+                there[key] = leftover
         return there
-
-    def _child(self, live: LiveRun, key: TaskKey) -> Deletion | None:
-        attempt = live.view.attempts.get(key)
-        if attempt is None:
-            return None
-        root = self._store.roots.get(RunKey(WORKFLOW, live.key.namespace, attempt.pod_name))
-        if root is None or root.uid != attempt.pod_uid:
-            return None
-        return Deletion(WORKFLOW, attempt.pod_name, root.uid)
 
     def _is_idle(self, live: LiveRun, key: TaskKey, doomed: Deletion) -> bool:
         """True if nothing of an ended task runs: its pods go with its object."""
-        if doomed.kind == WORKFLOW:
-            root = self._store.roots.get(RunKey(WORKFLOW, live.key.namespace, doomed.name))
-            return root is None or root.finished
-        attempt = live.view.attempts.get(key)
-        pod = None if attempt is None else self._store.of(live.key).pods.get(attempt.pod_name)
-        return pod is None or pod.ended
+        return self._executors.of_attempt(live, key).is_idle(live, key, doomed)
 
     def _forget_task(self, live: LiveRun, key: TaskKey, task: Deletion) -> None:
         self._store.remove(task.kind, live.key.namespace, task.name, uid=task.uid)
@@ -319,10 +291,3 @@ class Cleanup:
 def _worth(task: TaskRecord) -> tuple[int, float, TaskKey]:
     ended = 0.0 if task.finished_at is None else task.finished_at.timestamp()
     return _RANK.get(task.phase, 2), ended, task.key
-
-
-def _object_of(pod: PodFacts) -> Deletion:
-    """What is deleted to delete a pod: a Job's goes with the Job, which would make another one."""
-    if pod.of_job:
-        return Deletion(JOB, pod.name, pod.owner_uid)
-    return Deletion(POD, pod.name, pod.uid)

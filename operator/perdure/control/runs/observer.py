@@ -12,16 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
-from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.cluster_cache.store import Store
 from perdure.control.live_run import LiveRun
-from perdure.control.lookup import find
-from perdure.control.ports import KubePort, LedgerPort
-from perdure.control.runs.attempt_pods import AttemptPods
+from perdure.control.ports import LedgerPort
+from perdure.control.runs.executor import Executors, Findings
 from perdure.domain.engine.deadlines import last_sign
-from perdure.domain.engine.observed import ChildRun, Observed
+from perdure.domain.engine.observed import Observed
 from perdure.domain.engine.pod_facts import PodFacts
-from perdure.domain.records import WORKFLOW, AttemptRecord, Report, RunRecord, TaskKey, VersionConflict
+from perdure.domain.records import AttemptRecord, Report, TaskKey, VersionConflict
 
 #: What is over this much later is looked at as if it were over: a look costs less than a second pass.
 SOON = timedelta(seconds=1)
@@ -32,11 +30,10 @@ Signs = dict[TaskKey, tuple[int, datetime]]
 class Observer:
     """Makes the `Observed` of a decision."""
 
-    def __init__(self, *, store: Store, kube: KubePort, ledger: LedgerPort) -> None:
+    def __init__(self, *, store: Store, ledger: LedgerPort, executors: Executors) -> None:
         self._store = store
-        self._kube = kube
         self._ledger = ledger
-        self._pods = AttemptPods(store=store, kube=kube)
+        self._executors = executors
 
     async def observe(self, live: LiveRun, now: datetime) -> Observed:
         """What is new about a run. Raises ApiError, LedgerError; then everything is looked at next time."""
@@ -44,30 +41,21 @@ class Observer:
         changed, objects.changed = objects.changed, set()
         live.lingering |= objects.pods.keys() if live.look_at_all else changed
         overdue = _overdue(live, now)
-        pods: dict[TaskKey, PodFacts] = {}
-        gone: set[TaskKey] = set()
-        for attempt in self._to_look_at(live, changed, overdue):
-            if _is_child(live, attempt.key):
-                continue
-            found = await self._pods.find(live, attempt, now, ask=attempt.key in overdue)
-            if found.gone:
-                gone.add(attempt.key)
-            elif found.pod is not None:
-                pods[attempt.key] = found.pod
-            if attempt.stopping is not None or (found.pod is not None and found.pod.deletion is not None):
-                live.leaving.add(attempt.key)
-        children = await self._children(live, overdue, gone)
+        findings = Findings()
+        attempts = self._to_look_at(live, changed, overdue)
+        for executor, own in self._executors.grouped(live, attempts):
+            await executor.find(live, own, now, overdue=overdue, findings=findings)
         live.look_at_all = False
         refusals, live.refusals = live.refusals, {}
         reports = await self._reports(live, now, overdue=bool(overdue), since=_since(live, overdue))
         return Observed(
-            looked_at=now,
-            pods=pods,
-            gone=frozenset(gone),
+            observed_at=now,
+            pods=findings.pods,
+            gone=frozenset(findings.gone),
             reports=reports,
             signals=live.signals,
             refusals=refusals,
-            children=children,
+            children=findings.children,
             signs=_signs(live),
             held_up=dict(live.held_up),
         )
@@ -87,36 +75,8 @@ class Observer:
         live.leaving.clear()
         return [live.view.attempts[key] for key in sorted(keys)]
 
-    async def _children(
-        self, live: LiveRun, overdue: set[TaskKey], gone: set[TaskKey]
-    ) -> dict[TaskKey, ChildRun]:
-        """How child Workflows stand, if one may have changed. Adds those that are no more to `gone`."""
-        keys = live.view.open if live.ask_children or live.look_at_all else overdue
-        # Before the call, not after: see _reports.
-        live.ask_children = False
-        attempts = [
-            attempt
-            for key in sorted(keys)
-            if _is_child(live, key) and (attempt := live.view.attempts[key]).pod_uid is not None
-        ]
-        if not attempts:
-            return {}
-        runs = await self._ledger.outcomes([str(attempt.pod_uid) for attempt in attempts])
-        for attempt in attempts:
-            if attempt.pod_uid not in runs and not await self._is_there(live, attempt):
-                gone.add(attempt.key)
-        return {attempt.key: _child(runs[attempt.pod_uid]) for attempt in attempts if attempt.pod_uid in runs}
-
-    async def _is_there(self, live: LiveRun, attempt: AttemptRecord) -> bool:
-        """Whether a child that the ledger has not seen exists, so that it will."""
-        root = self._store.roots.get(RunKey(WORKFLOW, live.key.namespace, attempt.pod_name))
-        if root is not None and root.uid == attempt.pod_uid:
-            return True
-        there = await find(self._kube, WORKFLOW, live.key.namespace, attempt.pod_name)
-        return there is not None and there["metadata"]["uid"] == attempt.pod_uid
-
     async def _reports(
-        self, live: LiveRun, looked_at: datetime, *, overdue: bool, since: datetime | None
+        self, live: LiveRun, observed_at: datetime, *, overdue: bool, since: datetime | None
     ) -> Mapping[TaskKey, tuple[int, Report]]:
         """Reports of open attempts, if any may have come or time is about to end one.
 
@@ -130,7 +90,7 @@ class Observer:
         updates = await self._ledger.updates(live.uid, since=since)
         for vitals in updates.vitals:
             live.vitals[vitals.key] = vitals
-            live.note_unshown([vitals.key], looked_at)
+            live.note_unshown([vitals.key], observed_at)
             if live.vitals_since is None or vitals.changed_at > live.vitals_since:
                 live.vitals_since = vitals.changed_at
         if updates.version < live.view.run.version:
@@ -176,18 +136,3 @@ def _signs(live: LiveRun) -> Signs:
         if vitals is not None:
             found[key] = (vitals.attempt, vitals.changed_at)
     return found
-
-
-def _is_child(live: LiveRun, key: TaskKey) -> bool:
-    return live.view.plan.steps[key.step].kind == "workflow"
-
-
-def _child(run: RunRecord) -> ChildRun:
-    return ChildRun(
-        uid=run.uid,
-        phase=run.phase,
-        reason=run.reason,
-        message=run.message,
-        outputs=run.outputs,
-        started_at=run.started_at,
-    )

@@ -24,6 +24,7 @@ from perdure.control.runs.actuator import HELD_UP_RETRY, Actuator
 from perdure.control.runs.admission import Waits, accept, refusal
 from perdure.control.runs.cleanup import Cleanup
 from perdure.control.runs.desired_state import desired_state
+from perdure.control.runs.executor import Executors
 from perdure.control.runs.observer import Observer
 from perdure.control.status.backfill import find_unreported, status_differs
 from perdure.control.status.kube_events import KubeEvents
@@ -35,14 +36,12 @@ from perdure.control.status.pending import (
 )
 from perdure.control.status.status_writer import StatusWrite, StatusWriter
 from perdure.domain.admission.accept import Refused
-from perdure.domain.admission.step_kind import StepAdmission
 from perdure.domain.engine.decide import Decision, decide
 from perdure.domain.engine.observed import Observed
 from perdure.domain.engine.plan import compile_plan
 from perdure.domain.engine.view import RunView
 from perdure.domain.phases import Reason
 from perdure.domain.records import (
-    WORKFLOW,
     CachedResult,
     Commit,
     Committed,
@@ -74,29 +73,28 @@ class Reconciler:
         store: Store,
         kube: KubePort,
         ledger: LedgerPort,
-        actor: Actuator,
+        executors: Executors,
         announcer: KubeEvents,
         clock: Callable[[], datetime],
         status_interval: float,
         template_timeout: float,
         slots: Slots,
         wake: Callable[[RunKey], None],
-        kinds: tuple[StepAdmission, ...],
     ) -> None:
         """`wake` has a run looked at soon, because of what happened to another."""
         self._store = store
         self._kube = kube
         self._ledger = ledger
-        self._observer = Observer(store=store, kube=kube, ledger=ledger)
-        self._actor = actor
-        self._tidier = Cleanup(store=store, kube=kube)
+        self._observer = Observer(store=store, ledger=ledger, executors=executors)
+        self._executors = executors
+        self._actor = Actuator(ledger=ledger, executors=executors)
+        self._tidier = Cleanup(store=store, kube=kube, executors=executors)
         self._announcer = announcer
         self._clock = clock
         self._template_timeout = timedelta(seconds=template_timeout)
         self.projector = StatusWriter(kube=kube, source=self, interval=status_interval, clock=clock)
         self._slots = slots
         self._wake = wake
-        self._kinds = kinds
         self.epoch = 0
         self.live: dict[str, LiveRun] = {}
         self._live_of: dict[RunKey, LiveRun] = {}
@@ -277,7 +275,9 @@ class Reconciler:
                 # The API server's refusal of a pod is an observation like any other.
                 observed = await self._observer.observe(live, now)
             elif decision.questions:
-                observed = replace(_nothing_new(observed), cached=await self._answers(live, decision, now))
+                observed = replace(
+                    observed.without_changes(), cached=await self._answers(live, decision, now)
+                )
             else:
                 # What is left to start of a large fan-out has its own pass: what happens meanwhile is seen.
                 live.wants = decision.wants
@@ -302,9 +302,9 @@ class Reconciler:
         live.note_unshown((task.key for task in commit.tasks), self._clock())
         self._announcer.announce(live, commit, self._clock())
         for attempt in closed:
-            if live.view.plan.steps[attempt.key.step].kind == "workflow":
-                # A child that is not wanted any more is to hear of it.
-                self._wake(RunKey(WORKFLOW, live.key.namespace, attempt.pod_name))
+            follower = self._executors.of_attempt(live, attempt.key).follower(live, attempt)
+            if follower is not None:
+                self._wake(follower)
         if before is not commit.run.phase:
             self._wake_family(live)
 
@@ -336,7 +336,7 @@ class Reconciler:
         if state is not None:
             return self._keep(root.key, state, root), None
         try:
-            accepted = accept(root, self._store, self._kinds)
+            accepted = accept(root, self._store, self._executors.kinds)
         except Refused as refused:
             return await self._refuse(root, Reason.INVALID_CONFIG, str(refused)), None
         if isinstance(accepted, Waits):
@@ -385,7 +385,11 @@ class Reconciler:
 
     def _keep(self, key: RunKey, state: RunState, root: Root | None = None) -> LiveRun:
         snapshot = state.run.spec or _EMPTY_SNAPSHOT
-        live = LiveRun(key=key, view=RunView(compile_plan(snapshot), state), generation=state.run.generation)
+        live = LiveRun(
+            key=key,
+            view=RunView(compile_plan(snapshot, self._executors.kinds), state),
+            generation=state.run.generation,
+        )
         live.learn_pods(state.attempts.values())
         objects = self._store.of(key).tasks
         live.note_unshown(
@@ -415,7 +419,7 @@ class Reconciler:
         if state is None or not state.run.phase.terminal or not state.run.spec:
             self._store.decide_pods(root.key)
             return
-        view = RunView(compile_plan(state.run.spec), state)
+        view = RunView(compile_plan(state.run.spec, self._executors.kinds), state)
         live = LiveRun(key=root.key, view=view, generation=state.run.generation)
         live.learn_pods(state.attempts.values())
         await self._tidier.tidy(live, self._clock())
@@ -489,13 +493,6 @@ class Reconciler:
         if live is None or self._tidier.behind(live):
             return None
         return more_is_due_in(live, now, patience=patience)
-
-
-def _nothing_new(observed: Observed) -> Observed:
-    """For another decision in the same pass: what is still so, without what was taken note of."""
-    # Pods that are being deleted stay: if their node is lost, time alone ends their attempts.
-    leaving = {key: pod for key, pod in observed.pods.items() if pod.deletion is not None}
-    return replace(observed, pods=leaving, gone=frozenset(), reports={}, refusals={}, children={}, cached={})
 
 
 #: A refused run has no plan.

@@ -45,4 +45,4 @@ def status_differs(tasks: Iterable[TaskRecord], objects: Mapping[str, TaskObject
 
 
 def _was_made(live: LiveRun, task: TaskRecord) -> bool:
-    return task.key in live.view.attempts and live.view.plan.steps[task.key.step].kind == "agent"
+    return task.key in live.view.attempts and live.view.plan.steps[task.key.step].kind.counts.objects

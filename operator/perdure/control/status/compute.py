@@ -16,7 +16,6 @@ from perdure.control.status.conditions import MAX_MESSAGE, conditions, was_accep
 from perdure.control.status.waiting import (
     MAX_NAMES,
     Sight,
-    child_message,
     run_waiting,
     step_waiting,
     task_waiting,
@@ -272,9 +271,9 @@ def _step_activity(live: LiveRun, sight: Sight, step: PlannedStep, record: StepR
         return ""
     if step.repeat is not None and record.total:
         return f"iteration {record.total} of at most {step.repeat.max_iterations}"
-    if step.kind == "workflow" and not step.is_for_each:
-        return child_message(live.view.attempts.get(TaskKey(step.name)), sight)
-    return ""
+    if step.is_for_each:
+        return ""
+    return step.kind.activity(live.view.attempts.get(TaskKey(step.name)), sight)
 
 
 def _numbers(counts: Mapping[Phase, int], total: int) -> dict[str, int]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.cluster_cache.store import Root, Store
 from perdure.control.live_run import LiveRun
 from perdure.control.status.compute import refused_status, task_status, workflow_status
@@ -107,7 +108,7 @@ def _root_status(
         return refused_status(root.generation, reason, run.message, before, now, final=True)
     if root.key.kind == WORKFLOW:
         return workflow_status(
-            live, pods, before, now, children=_children(live, root, store), wants=live.wants
+            live, pods, before, now, children=_ChildStatuses(root, store), wants=live.wants
         )
     if STANDALONE in live.view.tasks:
         attempt = live.view.attempts.get(STANDALONE)
@@ -116,12 +117,24 @@ def _root_status(
     return _taskless_status(live, before, now)
 
 
-def _children(live: LiveRun, root: Root, store: Store) -> dict[str, Mapping[str, Any]]:
-    """The statuses of child Workflows, of which each is a step's only one: others are shown as numbers."""
-    steps = live.view.plan.steps.values()
-    if not any(step.kind == "workflow" and not step.is_for_each for step in steps):
-        return {}
-    return {child.key.name: child.status or {} for child in store.owned_by(root.uid)}
+class _ChildStatuses(Mapping[str, Mapping[str, Any]]):
+    """The statuses of a run's child Workflows by name, found one at a time: there may be thousands."""
+
+    def __init__(self, root: Root, store: Store) -> None:
+        self._root = root
+        self._store = store
+
+    def __getitem__(self, name: str) -> Mapping[str, Any]:
+        child = self._store.roots[RunKey(WORKFLOW, self._root.key.namespace, name)]
+        if child.owner_uid != self._root.uid:
+            raise KeyError(name)
+        return child.status or {}
+
+    def __iter__(self) -> Iterator[str]:
+        return (child.key.name for child in self._store.owned_by(self._root.uid))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def _taskless_status(live: LiveRun, before: Mapping[str, Any], now: datetime) -> dict[str, Any]:

@@ -6,16 +6,14 @@ Pure. Of what a run waits for is found without looking at all of its tasks, sinc
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from perdure.api.status import timestamp
 from perdure.control.live_run import LiveRun
 from perdure.domain.engine.plan import PlannedStep
-from perdure.domain.engine.pod_facts import PodFacts
-from perdure.domain.engine.pod_waiting import Waiting, waiting_reason
+from perdure.domain.engine.pod_waiting import Waiting
+from perdure.domain.engine.step_kind import ClusterView
 from perdure.domain.phases import Phase, Reason
-from perdure.domain.records import AttemptRecord, StepRecord, TaskKey, TaskRecord
+from perdure.domain.records import StepRecord, TaskKey, TaskRecord
 
 #: Names that a message lists.
 MAX_NAMES = 3
@@ -23,13 +21,10 @@ LIMIT_MESSAGE = "the limit of tasks that may run at once in the namespace or in 
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """What a status shows beside what was committed."""
+class Sight(ClusterView):
+    """What a status shows besides what was committed."""
 
-    pods: Mapping[str, PodFacts]
-    #: The statuses of child Workflows, by name.
-    children: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    #: More than 0 if the last decision would have started attempts, had the limits across runs let it.
+    #: More than 0 if the last decision would have started attempts, had the limits across runs allowed it.
     wants: int = 0
 
 
@@ -44,31 +39,9 @@ def task_waiting(live: LiveRun, task: TaskRecord, sight: Sight) -> Waiting | Non
         return attempt.stopping, "its agent was asked to save a checkpoint and leave"
     if task.phase is Phase.PAUSED:
         return Reason.PAUSED, task.message or "paused"
-    if task.retry_at is not None:
-        return _waiting_for_time(task)
-    if task.phase is Phase.RUNNING:
-        return None
-    if task.key in live.held_up:
+    if task.retry_at is None and task.phase is Phase.PENDING and task.key in live.held_up:
         return live.held_up[task.key]
-    if attempt is None:
-        return task.reason or Reason.STARTING, task.message
-    if live.view.plan.steps[task.key.step].kind == "workflow":
-        return _waiting_for_child(attempt, sight)
-    pod = sight.pods.get(attempt.pod_name)
-    if pod is not None and pod.attempt == attempt.number:
-        return waiting_reason(pod)
-    return Reason.STARTING, "the pod is being made"
-
-
-def child_message(attempt: AttemptRecord | None, sight: Sight) -> str:
-    """How far the child of a `workflow` step is, as its status says; empty if that is not known."""
-    status = {} if attempt is None else sight.children.get(attempt.pod_name) or {}
-    if attempt is None or not status.get("phase"):
-        return ""
-    text = f"{attempt.pod_name}: {status['phase']}"
-    if status.get("progress"):
-        text += f" {status['progress']}"
-    return f"{text}: {status['message']}" if status.get("message") else text
+    return live.view.plan.steps[task.key.step].kind.waiting(task, attempt, sight)
 
 
 def run_waiting(live: LiveRun, sight: Sight) -> Waiting | None:
@@ -81,7 +54,7 @@ def run_waiting(live: LiveRun, sight: Sight) -> Waiting | None:
         leaving = view.slots
         return Reason.PAUSED, f"paused; {_number(leaving, 'pod')} still to leave" if leaving else "paused"
     for name, counts in view.counts.items():
-        if counts[Phase.RUNNING] and view.plan.steps[name].kind != "wait":
+        if counts[Phase.RUNNING] and view.plan.steps[name].kind.counts.parallelism:
             return None
     key = min(view.live, default=None)
     if key is None:
@@ -110,19 +83,6 @@ def step_waiting(live: LiveRun, step: PlannedStep, record: StepRecord | None, si
 
 def _number(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _waiting_for_time(task: TaskRecord) -> Waiting:
-    assert task.retry_at is not None
-    when = timestamp(task.retry_at)
-    if task.phase is Phase.RUNNING:
-        return Reason.WAITING, f"until {when}"
-    text = f"attempt {task.attempt + 1} starts at {when}"
-    return Reason.BACKOFF, f"{text}: {task.message}" if task.message else text
-
-
-def _waiting_for_child(attempt: AttemptRecord, sight: Sight) -> Waiting:
-    return Reason.STARTING, child_message(attempt, sight) or f"{attempt.pod_name} is being started"
 
 
 def _waiting_to_be_looked_at(live: LiveRun, step: PlannedStep) -> Waiting:
@@ -189,4 +149,5 @@ def _active(counts: Mapping[Phase, int]) -> int:
 def _working(live: LiveRun) -> int:
     """Tasks that count against the run's parallelism."""
     steps = live.view.plan.steps
-    return sum(_active(counts) for name, counts in live.view.counts.items() if steps[name].kind != "wait")
+    counted = live.view.counts.items()
+    return sum(_active(counts) for name, counts in counted if steps[name].kind.counts.parallelism)

@@ -11,7 +11,7 @@ from typing import Any
 from perdure.domain.engine.deadlines import deadlines, last_sign
 from perdure.domain.engine.observed import Observed
 from perdure.domain.engine.plan import Plan, PlannedStep
-from perdure.domain.engine.view import Evaluated, RunView, fails_run
+from perdure.domain.engine.view import Evaluated, RunView, fails_run, has_settled, may_start
 from perdure.domain.events import EventType
 from perdure.domain.phases import Phase, check_transition
 from perdure.domain.records import (
@@ -45,7 +45,7 @@ class ChangeSet:
         self._consumed: dict[str, None] = {}
         self._counts: dict[str, Counter[Phase]] = {}
         self._evaluated = Evaluated()
-        #: Unfinished tasks that count against the run's parallelism: all but those of `wait` steps.
+        #: Unfinished tasks that count against the run's parallelism.
         self.working = view.working
         self.failing = view.failing
         #: Attempts that may still be started under the limits that runs share; None without limits.
@@ -103,10 +103,7 @@ class ChangeSet:
         committed, and the next decision may see others. A finally step sees how the run goes, which is
         settled once the first look at the step is committed.
         """
-        before = (self.view.steps.get(name) for name in step.sees)
-        settled = all(record is not None and record.phase.terminal for record in before)
-        settled = settled and (not step.is_finally or step.name in self.view.steps)
-        return self.view.evaluated if settled else self._evaluated
+        return self.view.evaluated if has_settled(self.view, step) else self._evaluated
 
     def put_run(self, run: RunRecord) -> None:
         check_transition(self.run.phase, run.phase)
@@ -124,7 +121,7 @@ class ChangeSet:
         counts = self._counts.get(task.key.step)
         if counts is None:
             counts = self._counts[task.key.step] = Counter(self.view.counts.get(task.key.step, Counter()))
-        works = self.plan.steps[task.key.step].kind != "wait"
+        works = self.plan.steps[task.key.step].kind.counts.parallelism
         if before is not None:
             counts[before.phase] -= 1
             self.working -= works and not before.phase.terminal
@@ -199,7 +196,7 @@ class ChangeSet:
 
     def next_due(self) -> datetime | None:
         """When the next such time comes."""
-        first = self.view.delays.first(self._tasks)
+        first = self.view.delays.first_rank(self._tasks)
         times = [task.retry_at for task in self._tasks.values() if task.retry_at is not None]
         return min(times if first is None else [*times, first], default=None)
 
@@ -209,31 +206,31 @@ class ChangeSet:
             if key not in self._tasks:
                 yield self.view.tasks[key]
         for key, task in self._tasks.items():
-            if not task.phase.terminal and task.retry_at is None and self.open_attempt(key) is None:
+            if may_start(task) and self.open_attempt(key) is None:
                 yield task
 
     @property
-    def looked_at(self) -> datetime:
+    def observed_at(self) -> datetime:
         """The moment up to which it is known what attempts did."""
-        looked_at = self.observed.looked_at
-        return self.now if looked_at is None else min(self.now, looked_at)
+        observed_at = self.observed.observed_at
+        return self.now if observed_at is None else min(self.now, observed_at)
 
     def overdue(self) -> list[TaskKey]:
         """Tasks whose attempts time alone ends now, as they were before this decision."""
-        found = self.view.deadlines.due(self.looked_at)
+        found = self.view.deadlines.due(self.observed_at)
         silent_since: dict[str, datetime] = {}
         for key, at in self._last_signs().items():
             if key.step not in silent_since:
                 limit = self.plan.steps[key.step].idle_timeout
                 assert limit is not None
-                silent_since[key.step] = self.looked_at - limit
+                silent_since[key.step] = self.observed_at - limit
             if at <= silent_since[key.step]:
                 found.append(key)
         return found
 
     def next_deadline(self) -> datetime | None:
         """When time alone ends the next attempt."""
-        first = self.view.deadlines.first(self._newest)
+        first = self.view.deadlines.first_rank(self._newest)
         times = [] if first is None else [first]
         oldest: dict[str, datetime] = {}
         for key, at in self._last_signs().items():

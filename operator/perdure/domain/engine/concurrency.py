@@ -23,7 +23,7 @@ def is_cut(changes: ChangeSet, step: PlannedStep, record: StepRecord) -> bool:
     """True if the step starts no more of its tasks: the run is at its end, or too many of them failed."""
     if starts_nothing(changes, step):
         return True
-    exceeded = changes.counts(step.name)[Phase.FAILED] > step.failures_borne(record.total)
+    exceeded = changes.counts(step.name)[Phase.FAILED] > step.tolerated_failures(record.total)
     return exceeded and step.max_failures is not None
 
 
@@ -34,7 +34,7 @@ def room(changes: ChangeSet, step: PlannedStep) -> tuple[int, str]:
         live = sum(count for phase, count in changes.counts(step.name).items() if not phase.terminal)
         number = step.parallelism - live - changes.asked(step.name)
         limit = f"the step's parallelism {step.parallelism}"
-    if changes.plan.parallelism is not None and step.kind != "wait":
+    if changes.plan.parallelism is not None and step.kind.counts.parallelism:
         left = changes.plan.parallelism - changes.working - len(changes.questions)
         if left < number:
             number, limit = left, f"parallelism {changes.plan.parallelism}"
@@ -43,7 +43,7 @@ def room(changes: ChangeSet, step: PlannedStep) -> tuple[int, str]:
 
 def waits_for_slot(changes: ChangeSet, step: PlannedStep) -> bool:
     """True if there is no slot, and a task of the step shows that it waits for one."""
-    if step.kind != "agent" or changes.slots is None or changes.slots > 0:
+    if not step.kind.counts.slot or changes.slots is None or changes.slots > 0:
         return False
     return any(task.key.step == step.name and task.reason is Reason.LIMIT for task in changes.ready())
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from operator import attrgetter
 
-from perdure.domain.engine.attempts import end_task, note_start, observe_attempt, start_attempt
+from perdure.domain.engine.attempts import note_start
 from perdure.domain.engine.changeset import ChangeSet
 from perdure.domain.engine.concurrency import wants
 from perdure.domain.engine.observed import Observed
@@ -21,6 +21,7 @@ from perdure.domain.engine.outcome import LOST_AFTER
 from perdure.domain.engine.run_control import apply_cancel, apply_deadline, apply_pause, main_ended, stop_rest
 from perdure.domain.engine.run_end import end_run, finish
 from perdure.domain.engine.steps import advance, end_step
+from perdure.domain.engine.task_end import end_task
 from perdure.domain.engine.view import RunView
 from perdure.domain.events import EventType
 from perdure.domain.phases import Phase, Reason
@@ -80,10 +81,14 @@ def _observe(changes: ChangeSet) -> None:
         | observed.reports.keys()
         | observed.refusals.keys()
         | observed.children.keys()
+        | observed.signals.keys()
     )
     overdue = frozenset() if changes.paused else frozenset(changes.overdue())
     for key in sorted(overdue.union(seen)):
-        observe_attempt(changes, key, observed, overdue=key in overdue)
+        task = changes.task(key)
+        if task is not None and not task.phase.terminal:
+            step = changes.plan.steps[key.step]
+            step.kind.observe(changes, step, task, overdue=key in overdue)
 
 
 def _start_what_is_due(changes: ChangeSet) -> None:
@@ -91,10 +96,8 @@ def _start_what_is_due(changes: ChangeSet) -> None:
     if changes.paused:
         return
     for task in sorted([*changes.due(), *changes.ready()], key=attrgetter("key")):
-        if changes.plan.steps[task.key.step].kind == "wait":
-            end_task(changes, task, Phase.SUCCEEDED)
-        else:
-            start_attempt(changes, task)
+        step = changes.plan.steps[task.key.step]
+        step.kind.due(changes, step, task)
 
 
 def _advance(changes: ChangeSet) -> bool:
@@ -119,7 +122,7 @@ def _delete(changes: ChangeSet) -> None:
     for task in changes.live_tasks():
         attempt = changes.open_attempt(task.key)
         if attempt is not None:
-            task, attempt = note_start(changes, task, attempt, changes.observed)
+            task, attempt = note_start(changes, changes.plan.steps[task.key.step], task, attempt)
             changes.put_attempt(
                 replace(attempt, closed_at=changes.now, outcome=Phase.CANCELLED, reason=Reason.DELETED)
             )

@@ -9,7 +9,7 @@ from perdure.domain.engine.concurrency import is_cut, room, waits_for_slot
 from perdure.domain.engine.outcome import shorten
 from perdure.domain.engine.plan import PlannedStep
 from perdure.domain.engine.scope import evaluate_condition
-from perdure.domain.engine.task_scope import names_of_task
+from perdure.domain.engine.task_scope import TaskScope
 from perdure.domain.engine.tasks import create_task
 from perdure.domain.expressions.cel import ExpressionError
 from perdure.domain.phases import Phase, Reason
@@ -123,7 +123,7 @@ def loop_end(
     """How a loop ends after an iteration that succeeded; None if it goes on."""
     assert step.repeat is not None
     try:
-        names = names_of_task(changes, step, record.total)
+        names = TaskScope(changes, step, record.total).names
         if evaluate_condition(step.repeat.until, {**names, "index": record.total - 1}, "repeat.until"):
             return Phase.SUCCEEDED, None, ""
     except ExpressionError as error:

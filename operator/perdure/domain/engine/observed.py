@@ -39,7 +39,7 @@ class Observed:
 
     #: When the look began, None for now. No attempt's time is over after it: since then it may have started,
     #: ended or given a sign of life.
-    looked_at: datetime | None = None
+    observed_at: datetime | None = None
     pods: Mapping[TaskKey, PodFacts] = field(default_factory=dict)
     #: Tasks whose pod was made, and of which the API server itself says that it is no more.
     gone: frozenset[TaskKey] = frozenset()
@@ -60,5 +60,23 @@ class Observed:
     desired: DesiredState = "Running"
     #: Attempts that may be started now under limits that many runs share; None if there are no such limits.
     slots: int | None = None
-    #: The object that a person applied is no more.
+    #: The object that a person applied was deleted.
     deleted: bool = False
+
+    def without_changes(self) -> Observed:
+        """What still holds for a second decision of the same pass, once the first has used all changes.
+
+        Pods that are being deleted stay: if their node is lost, time alone ends their attempts. Signals stay
+        as well, since they are taken from the inbox only when a decision consumes them.
+        """
+        terminating = {key: pod for key, pod in self.pods.items() if pod.deletion is not None}
+        return Observed(
+            observed_at=self.observed_at,
+            pods=terminating,
+            signals=self.signals,
+            signs=self.signs,
+            held_up=self.held_up,
+            desired=self.desired,
+            slots=self.slots,
+            deleted=self.deleted,
+        )

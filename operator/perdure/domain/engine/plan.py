@@ -5,17 +5,20 @@ What a snapshot leaves out has its default here, so that one made by an earlier 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from perdure.api.base import parse_duration
 from perdure.domain.engine.retry import DEFAULT_BACKOFF, DISRUPTION_LIMIT, Backoff
 from perdure.domain.expressions.templating import compile_value
 from perdure.domain.graph import topological_order
 
-StepKind = Literal["agent", "wait", "workflow"]
+if TYPE_CHECKING:
+    # The rules of a kind refer to plans.
+    from perdure.domain.engine.step_kind import StepRules
+
 FailurePolicy = Literal["FinishRunning", "CancelRunning", "RunAll"]
 PodRetention = Literal["Always", "OnFailure", "Never"]
 
@@ -53,7 +56,9 @@ class PlannedStep:
     """A step with its strings compiled (see `templating.compile_value`)."""
 
     name: str
-    kind: StepKind
+    kind: StepRules
+    #: The block of its kind in camelCase, compiled by the kind.
+    block: Mapping[str, Any]
     is_finally: bool
     #: Steps that must have ended before this one is looked at.
     depends_on: tuple[str, ...]
@@ -64,12 +69,6 @@ class PlannedStep:
     is_for_each: bool
     for_each: Any
     repeat: PlannedRepeat | None
-    #: The agent block in camelCase; {} unless it is an agent step.
-    agent: Mapping[str, Any]
-    #: `duration` or `until`; {} unless it is a wait step.
-    wait: Mapping[str, Any]
-    #: `templateRef` or `spec` as written, and `inputs` compiled; {} unless it is a workflow step.
-    workflow: Mapping[str, Any]
     input: Any
     retry: PlannedRetry
     disruption_limit: int
@@ -78,7 +77,7 @@ class PlannedStep:
     idle_timeout: timedelta | None
     continue_on_failure: bool
     parallelism: int | None
-    #: Failed tasks that a `forEach` bears: a number, or a percentage such as "20%"; None if it bears none.
+    #: Failed tasks that a `forEach` tolerates: a number, or a percentage such as "20%"; None for none.
     max_failures: int | str | None
     cache: PlannedCache | None
 
@@ -92,16 +91,11 @@ class PlannedStep:
         return self.retry.limit
 
     @property
-    def result_required(self) -> bool:
-        """True if a container that ends well without a result has failed."""
-        return bool(self.agent.get("result") == "Required")
-
-    @property
     def timed(self) -> bool:
         """True if time alone can end an attempt."""
         return not (self.timeout is None and self.pending_timeout is None and self.idle_timeout is None)
 
-    def failures_borne(self, total: int) -> int:
+    def tolerated_failures(self, total: int) -> int:
         """How many of `total` tasks may fail without failing the step. A percentage is rounded down."""
         if self.max_failures is None:
             return 0
@@ -129,10 +123,14 @@ class Plan:
     pod_retention: PodRetention
 
 
-def compile_plan(snapshot: Mapping[str, Any]) -> Plan:
-    """Compile what acceptance has made. Raises nothing that acceptance has not ruled out."""
-    main = {step["name"]: _step(step, is_finally=False) for step in snapshot["steps"]}
-    last = {step["name"]: _step(step, is_finally=True) for step in snapshot.get("finally") or ()}
+def compile_plan(snapshot: Mapping[str, Any], kinds: Iterable[StepRules]) -> Plan:
+    """Compile what admission has made. Raises nothing that admission has not ruled out.
+
+    `kinds` is the registry of step kinds: a step is of the kind whose field it has.
+    """
+    by_field = {kind.field: kind for kind in kinds}
+    main = {step["name"]: _step(step, by_field, is_finally=False) for step in snapshot["steps"]}
+    last = {step["name"]: _step(step, by_field, is_finally=True) for step in snapshot.get("finally") or ()}
     retention = snapshot["retention"]
     return Plan(
         inputs=snapshot["inputs"],
@@ -153,13 +151,15 @@ def _order(steps: Mapping[str, PlannedStep]) -> tuple[str, ...]:
     return topological_order({name: frozenset(step.depends_on) for name, step in steps.items()})
 
 
-def _step(step: Mapping[str, Any], *, is_finally: bool) -> PlannedStep:
-    agent = step.get("agent") or {}
+def _step(step: Mapping[str, Any], kinds: Mapping[str, StepRules], *, is_finally: bool) -> PlannedStep:
     repeat, cache = step.get("repeat"), step.get("cache")
-    kind: StepKind = "wait" if "wait" in step else "workflow" if "workflow" in step else "agent"
+    kind = next((kinds[field] for field in step if field in kinds), None)
+    if kind is None:
+        raise LookupError(f"step {step['name']!r} of a snapshot has none of the fields {', '.join(kinds)}")
     return PlannedStep(
         name=step["name"],
         kind=kind,
+        block=kind.compile(step[kind.field] or {}),
         is_finally=is_finally,
         depends_on=tuple(step["dependsOn"]),
         sees=tuple(step.get("sees", step["dependsOn"])),
@@ -169,12 +169,6 @@ def _step(step: Mapping[str, Any], *, is_finally: bool) -> PlannedStep:
         repeat=None
         if repeat is None
         else PlannedRepeat(until=compile_value(repeat["until"]), max_iterations=repeat["maxIterations"]),
-        agent={
-            **agent,
-            **{field: compile_value(agent[field]) for field in ("command", "args", "env") if field in agent},
-        },
-        wait=compile_value(step.get("wait") or {}),
-        workflow=_workflow(step.get("workflow") or {}),
         input=compile_value(step.get("input", {})),
         retry=_retry(step.get("retry") or {}),
         disruption_limit=(step.get("disruptions") or {}).get("limit", DISRUPTION_LIMIT),
@@ -190,13 +184,6 @@ def _step(step: Mapping[str, Any], *, is_finally: bool) -> PlannedStep:
             key=compile_value(cache["key"]), ttl=_required_duration(cache.get("ttl", DEFAULT_CACHE_TTL))
         ),
     )
-
-
-def _workflow(block: Mapping[str, Any]) -> Mapping[str, Any]:
-    # The expressions of an inline child are its own: they are compiled when the child starts.
-    if not block:
-        return {}
-    return {**block, "inputs": compile_value(block.get("inputs") or {})}
 
 
 def _retry(block: Mapping[str, Any]) -> PlannedRetry:

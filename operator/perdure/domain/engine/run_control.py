@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import timedelta
 from operator import attrgetter
 
-from perdure.domain.engine.attempts import close_attempt, end_task, let_start, stop_task
 from perdure.domain.engine.changeset import ChangeSet
 from perdure.domain.engine.concurrency import is_cut, starts_nothing
 from perdure.domain.engine.steps import STOPPED, complete
+from perdure.domain.engine.task_end import end_task, stop_task
 from perdure.domain.events import EventType
 from perdure.domain.phases import Phase, Reason
-from perdure.domain.records import RunRecord, TaskRecord
+from perdure.domain.records import RunRecord
 
 
 def is_cancelled(run: RunRecord) -> bool:
@@ -109,17 +108,8 @@ def _pause(changes: ChangeSet) -> None:
     changes.replace_run(phase=Phase.PAUSED, paused_at=changes.now, reason=Reason.PAUSED, message="")
     changes.event(EventType.WORKFLOW_PAUSED)
     for task in changes.live_tasks():
-        attempt = changes.open_attempt(task.key)
-        if attempt is None:
-            changes.put_task(replace(task, phase=Phase.PAUSED, reason=Reason.PAUSED))
-        elif changes.plan.steps[task.key.step].kind == "workflow":
-            continue  # the child is paused as well, and goes on with it
-        elif attempt.pod_uid is None:
-            # Its pod was not let in yet, if there is one: it has nothing to save.
-            close_attempt(changes, attempt, Phase.CANCELLED, Reason.PAUSED, "not started before a pause")
-            let_start(changes, task)
-        else:
-            changes.put_attempt(replace(attempt, stopping=Reason.PAUSED))
+        step = changes.plan.steps[task.key.step]
+        step.kind.pause(changes, step, task)
 
 
 def _end_pause(changes: ChangeSet) -> timedelta:
@@ -138,26 +128,6 @@ def _end_pause(changes: ChangeSet) -> timedelta:
         message="",
     )
     for task in changes.live_tasks():
-        attempt = changes.open_attempt(task.key)
-        if attempt is not None and changes.plan.steps[task.key.step].kind == "workflow":
-            if attempt.started_at is not None:
-                # Its clock stood still. It may have been seen to start after the pause had begun.
-                stood = changes.now - max(attempt.started_at, run.paused_at)
-                changes.put_attempt(replace(attempt, started_at=attempt.started_at + stood))
-        elif task.phase is Phase.PAUSED:
-            _resume_task(changes, task, lost)
+        step = changes.plan.steps[task.key.step]
+        step.kind.resume(changes, step, task, lost)
     return lost
-
-
-def _resume_task(changes: ChangeSet, task: TaskRecord, lost: timedelta) -> None:
-    step = changes.plan.steps[task.key.step]
-    if task.retry_at is None:
-        let_start(changes, task)
-    elif step.kind == "wait":
-        # A wait for a duration has as much left as before; a moment of the calendar does not move.
-        until = task.retry_at + lost if "duration" in step.wait else task.retry_at
-        changes.put_task(replace(task, phase=Phase.RUNNING, reason=Reason.WAITING, retry_at=until))
-    else:
-        changes.put_task(
-            replace(task, phase=Phase.PENDING, reason=Reason.BACKOFF, retry_at=task.retry_at + lost)
-        )

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from perdure.domain.engine.plan import Plan, PlannedStep
 from perdure.domain.engine.view import task_keys
 from perdure.domain.expressions.cel import ExpressionError, kind_of
-from perdure.domain.expressions.templating import Text, render, render_argument
+from perdure.domain.expressions.templating import render
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import NO_INDEX, RunRecord, StepRecord, TaskKey, TaskRecord
 
@@ -81,14 +81,6 @@ def iteration_scope(records: Records, step: str, names: Mapping[str, Any], index
     return {**names, "last": None if before is None else before.output, "index": index}
 
 
-def render_workflow(step: PlannedStep, names: Mapping[str, Any]) -> dict[str, Any]:
-    """The spec of a `workflow` step's child, its inputs filled in. Raises ExpressionError."""
-    inputs = render(step.workflow["inputs"], names, "workflow.inputs")
-    if "templateRef" in step.workflow:
-        return {"templateRef": step.workflow["templateRef"], "inputs": inputs}
-    return {**step.workflow["spec"], "inputs": inputs}
-
-
 def evaluate_condition(condition: Any, names: Mapping[str, Any], path: str) -> bool:
     """The value of a compiled expression that must be true or false. Raises ExpressionError."""
     value = render(condition, names, path)
@@ -105,25 +97,6 @@ def evaluate_items(step: PlannedStep, names: Mapping[str, Any]) -> list[Any]:
     if isinstance(value, list):
         return value
     raise ExpressionError(f"forEach: must give a list or a map; it gave {kind_of(value)}")
-
-
-def render_agent(step: PlannedStep, names: Mapping[str, Any]) -> dict[str, Any]:
-    """The agent block with its expressions filled in, ready for a pod. Raises ExpressionError."""
-    agent = dict(step.agent)
-    for field in ("command", "args"):
-        if field in agent:
-            agent[field] = [
-                render_argument(value, names, f"agent.{field}[{position}]")
-                for position, value in enumerate(agent[field])
-            ]
-    if "env" in agent:
-        agent["env"] = [
-            {**variable, "value": render_argument(variable["value"], names, f"agent.env.{variable['name']}")}
-            if isinstance(variable.get("value"), (str, Text))
-            else variable
-            for variable in agent["env"]
-        ]
-    return agent
 
 
 def _step_value(records: Records, name: str) -> dict[str, Any]:

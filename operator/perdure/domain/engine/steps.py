@@ -38,7 +38,7 @@ def advance(changes: ChangeSet, names: Iterable[str]) -> bool:
         step = changes.plan.steps[name]
         record = changes.step(name)
         if record is None and budget:
-            record = _look_at_step(changes, step)
+            record = _evaluate_step(changes, step)
         if record is None or record.phase.terminal:
             continue
         note_start(changes, step)
@@ -80,7 +80,7 @@ def end_step(
 # --- looking at a step
 
 
-def _look_at_step(changes: ChangeSet, step: PlannedStep) -> StepRecord | None:
+def _evaluate_step(changes: ChangeSet, step: PlannedStep) -> StepRecord | None:
     """Start, skip or fail a step whose dependencies have all ended. None if it has to wait."""
     if changes.run.stop is not None and not step.is_finally:
         return end_step(changes, step, Phase.CANCELLED, *STOPPED[changes.run.stop])
@@ -194,7 +194,7 @@ def _complete_fan(changes: ChangeSet, step: PlannedStep, record: StepRecord) -> 
     failed = counts[Phase.FAILED]
     if created < record.total and not is_cut(changes, step, record):
         return
-    if failed > step.failures_borne(record.total):
+    if failed > step.tolerated_failures(record.total):
         reason = Reason.TASKS_FAILED if step.max_failures is None else Reason.MAX_FAILURES
         end_step(changes, step, Phase.FAILED, reason, _failures(changes, step, record), record)
     elif created < record.total or counts[Phase.CANCELLED]:
@@ -228,6 +228,6 @@ def _failures(changes: ChangeSet, step: PlannedStep, record: StepRecord) -> str:
     rest = record.total - counts.total() + counts[Phase.SKIPPED]
     text = f"{counts[Phase.FAILED]} of {record.total} tasks failed"
     if step.max_failures is not None:
-        text += f", at most {step.failures_borne(record.total)} may"
+        text += f", at most {step.tolerated_failures(record.total)} may"
     text += f", {rest} were not started" if rest else ""
     return shorten(f"{text}; first: {first.name}: {first.message}")

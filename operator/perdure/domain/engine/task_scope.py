@@ -3,34 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
-from perdure.domain.engine.changeset import ChangeSet
 from perdure.domain.engine.plan import PlannedStep
-from perdure.domain.engine.scope import evaluate_items, item_scope, iteration_scope, scope, step_values
+from perdure.domain.engine.scope import (
+    Records,
+    evaluate_items,
+    item_scope,
+    iteration_scope,
+    scope,
+    step_values,
+)
+from perdure.domain.engine.view import Evaluated
 
 
-def names_of_step(changes: ChangeSet, step: PlannedStep) -> Mapping[str, Any]:
+class ScopeSource(Records, Protocol):
+    """A run as committed, or as a decision changes it, with a place for what was evaluated."""
+
+    def items_of(self, step: str) -> list[Any] | None: ...
+
+    def step_values_of(self, step: str) -> Mapping[str, Any] | None: ...
+
+    def remember(self, step: PlannedStep) -> Evaluated: ...
+
+
+class TaskScope:
+    """The names that the expressions of one task see, evaluated at their first use.
+
+    `source` is a view, once a decision is committed, or the change set of a decision.
+    """
+
+    __slots__ = ("_index", "_names", "_source", "_step")
+
+    def __init__(self, source: ScopeSource, step: PlannedStep, index: int) -> None:
+        self._source = source
+        self._step = step
+        self._index = index
+        self._names: Mapping[str, Any] | None = None
+
+    @property
+    def names(self) -> Mapping[str, Any]:
+        """Values by name. Raises ExpressionError if `forEach` fails."""
+        if self._names is None:
+            self._names = self._evaluate()
+        return self._names
+
+    def _evaluate(self) -> Mapping[str, Any]:
+        source, step = self._source, self._step
+        names = names_of_step(source, step)
+        if step.repeat is not None:
+            return iteration_scope(source, step.name, names, self._index)
+        return item_scope(names, items_of(source, step) if step.is_for_each else None, self._index)
+
+
+def names_of_step(source: ScopeSource, step: PlannedStep) -> Mapping[str, Any]:
     """The names that a step's own expressions see: `when`, `forEach`."""
-    values = changes.step_values_of(step.name)
+    values = source.step_values_of(step.name)
     if values is None:
-        values = step_values(changes, step.sees)
-        changes.remember(step).step_values[step.name] = values
-    return scope(changes, values, is_finally=step.is_finally)
+        values = step_values(source, step.sees)
+        source.remember(step).step_values[step.name] = values
+    return scope(source, values, is_finally=step.is_finally)
 
 
-def names_of_task(changes: ChangeSet, step: PlannedStep, index: int) -> Mapping[str, Any]:
-    """The names that the expressions of one task see. Raises ExpressionError if `forEach` fails."""
-    names = names_of_step(changes, step)
-    if step.repeat is not None:
-        return iteration_scope(changes, step.name, names, index)
-    return item_scope(names, items_of(changes, step) if step.is_for_each else None, index)
-
-
-def items_of(changes: ChangeSet, step: PlannedStep) -> list[Any]:
+def items_of(source: ScopeSource, step: PlannedStep) -> list[Any]:
     """The items of a step's `forEach`, which follow from inputs and steps that have ended."""
-    items = changes.items_of(step.name)
+    items = source.items_of(step.name)
     if items is None:
-        items = evaluate_items(step, names_of_step(changes, step))
-        changes.remember(step).items[step.name] = items
+        items = evaluate_items(step, names_of_step(source, step))
+        source.remember(step).items[step.name] = items
     return items

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from perdure.domain.engine.deadlines import fixed_deadline
@@ -50,15 +51,15 @@ class RunView:
         self.delayed: set[TaskKey] = set()
         self.ready: set[TaskKey] = set()
         #: When delayed tasks go on.
-        self.delays = LazyHeap()
+        self.delays: LazyHeap[TaskKey, datetime] = LazyHeap()
         #: Tasks whose attempt is open; how many of their agents take a slot of the limits that runs share.
         self.open: set[TaskKey] = set()
         self.slots = 0
         #: When time alone is to end them, as far as that is fixed, and those that may not be silent for long.
         #: One that was asked to leave is in neither.
-        self.deadlines = LazyHeap()
+        self.deadlines: LazyHeap[TaskKey, datetime] = LazyHeap()
         self.idle: set[TaskKey] = set()
-        #: Unfinished tasks that count against the run's parallelism: all but those of `wait` steps.
+        #: Unfinished tasks that count against the run's parallelism.
         self.working = 0
         #: Attempts made in all.
         self.attempts_total = 0
@@ -103,6 +104,26 @@ class RunView:
             if key in self.tasks:
                 yield self.tasks[key]
 
+    # --- where names of expressions are read (see `task_scope.ScopeSource`)
+
+    def step(self, name: str) -> StepRecord | None:
+        return self.steps.get(name)
+
+    def task(self, key: TaskKey) -> TaskRecord | None:
+        return self.tasks.get(key)
+
+    def items_of(self, step: str) -> list[Any] | None:
+        """The items of a step, if they have been evaluated."""
+        return self.evaluated.items.get(step)
+
+    def step_values_of(self, step: str) -> Mapping[str, Any] | None:
+        """What a step's expressions see of other steps, if that has been evaluated."""
+        return self.evaluated.step_values.get(step)
+
+    def remember(self, step: PlannedStep) -> Evaluated:
+        """Where to keep what was evaluated for a step: the view only if that cannot change any more."""
+        return self.evaluated if has_settled(self, step) else Evaluated()
+
     def _fails(self, name: str) -> bool:
         """True if a step's failures fail the run."""
         return fails_run(self.plan.steps[name], self.steps.get(name), self.counts.get(name))
@@ -111,7 +132,7 @@ class RunView:
         key = attempt.key
         step = self.plan.steps[key.step]
         is_open = attempt.closed_at is None
-        if step.kind == "agent":
+        if step.kind.counts.slot:
             self.slots += is_open - (key in self.open)
         self.attempts[key] = attempt
         (self.open.add if is_open else self.open.discard)(key)
@@ -127,7 +148,7 @@ class RunView:
         before = self.tasks.get(task.key)
         self.attempts_total += task.attempt - (0 if before is None else before.attempt)
         counts = self.counts.setdefault(task.key.step, Counter())
-        works = self.plan.steps[task.key.step].kind != "wait"
+        works = self.plan.steps[task.key.step].kind.counts.parallelism
         if before is not None:
             counts[before.phase] -= 1
             self.working -= works and not before.phase.terminal
@@ -137,8 +158,27 @@ class RunView:
         (self.live.discard if task.phase.terminal else self.live.add)(task.key)
         (self.delayed.discard if task.retry_at is None else self.delayed.add)(task.key)
         self.delays.put(task.key, task.retry_at)
-        ready = not task.phase.terminal and task.retry_at is None and task.key not in self.open
+        ready = may_start(task) and task.key not in self.open
         (self.ready.add if ready else self.ready.discard)(task.key)
+
+
+def may_start(task: TaskRecord) -> bool:
+    """True if a task that has no open attempt is to be started as soon as limits allow.
+
+    A task that runs without an attempt waits for a signal, and there may be thousands of them: a decision
+    that visited each would cost as much as the run is large.
+    """
+    return not task.phase.terminal and task.retry_at is None and task.phase is not Phase.RUNNING
+
+
+def has_settled(view: RunView, step: PlannedStep) -> bool:
+    """True if what the expressions of a step see is committed and cannot change any more.
+
+    A finally step sees how the run goes, which is settled once its record is committed.
+    """
+    before = (view.steps.get(name) for name in step.sees)
+    settled = all(record is not None and record.phase.terminal for record in before)
+    return settled and (not step.is_finally or step.name in view.steps)
 
 
 def fails_run(step: PlannedStep, record: StepRecord | None, counts: Counter[Phase] | None) -> bool:
@@ -148,7 +188,7 @@ def fails_run(step: PlannedStep, record: StepRecord | None, counts: Counter[Phas
     if record is not None and record.phase is Phase.FAILED:
         return True
     failed = 0 if counts is None else counts[Phase.FAILED]
-    return failed > 0 and (record is None or failed > step.failures_borne(record.total))
+    return failed > 0 and (record is None or failed > step.tolerated_failures(record.total))
 
 
 def task_keys(step: PlannedStep, record: StepRecord) -> Iterator[TaskKey]:

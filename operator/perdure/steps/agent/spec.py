@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from perdure.api.agent import Agent
+from perdure.api.base import Model
 from perdure.api.raw_spec import Found, Raw
 from perdure.api.step import Step
 from perdure.api.step_kind import StepSpec, joined
@@ -22,7 +24,7 @@ class AgentSpec(StepAdmission):
 
     field = "agent"
     noun = "an agent"
-    block = Agent
+    block: ClassVar[type[Model]] = Agent
     description = "The container that does the work; what it leaves out comes from `spec.defaults.agent`."
     implied = True
     stand_in = {"image": "unknown"}

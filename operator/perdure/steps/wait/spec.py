@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Annotated, Final
+from typing import Annotated, ClassVar, Final
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
@@ -77,10 +77,10 @@ class WaitSpec(StepAdmission):
 
     field = "wait"
     noun = "a wait"
-    block = Wait
+    block: ClassVar[type[Model]] = Wait
     description = "Waits instead of running an agent."
     stand_in = {"duration": "0s"}
-    excludes = (
+    excludes: ClassVar[tuple[Excluded, ...]] = (
         Excluded(
             fields=(
                 "retry",

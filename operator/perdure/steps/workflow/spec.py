@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import WithJsonSchema, model_validator
 
@@ -53,11 +53,11 @@ class WorkflowStepSpec(StepAdmission):
 
     field = "workflow"
     noun = "a workflow"
-    block = ChildWorkflow
+    block: ClassVar[type[Model]] = ChildWorkflow
     description = "Runs another workflow instead of an agent."
     stand_in = _UNKNOWN
     repair = BlockRepair(fields=_UNKNOWN, one_of=("spec", "templateRef"))
-    excludes = (
+    excludes: ClassVar[tuple[Excluded, ...]] = (
         Excluded(fields=("input",), remedy="give it in workflow.inputs"),
         Excluded(
             fields=("pendingTimeout", "idleTimeout"),
@@ -65,13 +65,15 @@ class WorkflowStepSpec(StepAdmission):
             remedy_for_all="they belong to that workflow's steps",
         ),
     )
-    cel_rules = (
+    cel_rules: ClassVar[tuple[tuple[str, str], ...]] = (
         (
             "!has(s.workflow) || has(s.workflow.templateRef) != has(s.workflow.spec)",
             "workflow takes exactly one of templateRef and spec",
         ),
     )
-    misplaced = {"inputs": "an agent takes input, and a workflow workflow.inputs"}
+    misplaced: ClassVar[Mapping[str, str]] = {
+        "inputs": "an agent takes input, and a workflow workflow.inputs"
+    }
     shape = ("[[", "]]")
 
     def check_block(self, block: Raw, found: Found) -> None:

@@ -103,8 +103,8 @@ def _environment(stage: Stage) -> dict[str, str]:
 def test_a_template_that_cannot_be_merged_fails_the_task_and_names_the_field() -> None:
     async def scenario() -> None:
         stage = Stage(POD)
-        agent = dict(stage.view.plan.steps["a"].agent) | {"podTemplate": {"spec": {"volumes": [{}]}}}
-        steps = {"a": replace(stage.view.plan.steps["a"], agent=agent)}
+        block = dict(stage.view.plan.steps["a"].block) | {"podTemplate": {"spec": {"volumes": [{}]}}}
+        steps = {"a": replace(stage.view.plan.steps["a"], block=block)}
         stage.view.plan = replace(stage.view.plan, steps=steps)
         await stage.ensure()
         refusal = stage.live.refusals[A]

@@ -101,7 +101,7 @@ def test_a_run_waits_for_its_templates_and_then_copies_them() -> None:
     store.apply(AGENT_TEMPLATE, obj("base", 6, spec={"image": "base:1"}))
     view = accept(root, store)
     assert isinstance(view, RunView)
-    assert view.plan.steps["a"].agent == {"image": "base:1"}
+    assert view.plan.steps["a"].block == {"image": "base:1"}
 
 
 def test_a_template_of_another_namespace_does_not_count() -> None:
@@ -171,7 +171,7 @@ def test_a_run_waits_for_its_template_and_then_for_those_that_it_names() -> None
     view = accept(root, store)
     assert isinstance(view, RunView)
     assert view.run.spec["inputs"] == {"n": 1, "m": 2}
-    assert view.plan.steps["a"].agent == {"image": "base:1"}
+    assert view.plan.steps["a"].block == {"image": "base:1"}
 
 
 @pytest.mark.parametrize(

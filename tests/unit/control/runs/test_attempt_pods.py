@@ -8,8 +8,8 @@ from typing import Any
 from tests.unit.control.stage import NAMESPACE, A, Stage, played
 from tests.unit.domain.clock import at
 
-from perdure.control.runs.attempt_pods import PODLESS
 from perdure.domain.phases import Phase, Reason
+from perdure.steps.agent.attempt_pods import PODLESS
 
 JOB: dict[str, Any] = {"name": "a", "agent": {"image": "agents/audit:1", "executor": "Job"}}
 RUNNING = {"running": {"startedAt": "2024-05-01T12:00:00Z"}}

@@ -8,6 +8,7 @@ import pytest
 from tests.fakes.clock import run as on_virtual_time
 from tests.unit.control.lives import Live
 from tests.unit.control.objects import obj, owner, pod, task, workflow
+from tests.unit.control.stage import executors
 from tests.unit.domain.clock import START, at
 from tests.unit.domain.runs import FATAL, SUCCESS
 
@@ -23,6 +24,10 @@ from perdure.kube.errors import ApiError
 A = TaskKey("a")
 RUN = RunKey(WORKFLOW, "team", "audit")
 Policy = Literal["Always", "OnFailure", "Never"]
+
+
+def cleanup_of(store: Store, kube: Any) -> Cleanup:
+    return Cleanup(store=store, kube=kube, executors=executors(store=store, kube=kube))
 
 
 class Deletions:
@@ -51,7 +56,7 @@ class Place:
         self.live = self.run.live
         self.store = Store()
         self.kube = Deletions(self.store)
-        self.tidier = Cleanup(store=self.store, kube=self.kube)  # type: ignore[arg-type]
+        self.tidier = cleanup_of(self.store, self.kube)
         self.version = 10
         self.store.apply(WORKFLOW, workflow(1, uid=self.live.uid))
 
@@ -300,7 +305,7 @@ def test_after_a_restart_it_is_found_again() -> None:
     place = wide(40)
     place.end_tasks(SUCCESS, *(TaskKey("a", index) for index in range(40)))
     place.tidy()
-    place.tidier = Cleanup(store=place.store, kube=place.kube)  # type: ignore[arg-type]
+    place.tidier = cleanup_of(place.store, place.kube)
     while place.tidy() is not None:
         pass
     assert place.kept() - len(place.run.view.live) <= 10

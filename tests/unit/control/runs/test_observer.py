@@ -9,7 +9,7 @@ import pytest
 from tests.fakes.clock import run as on_virtual_time
 from tests.unit.control.lives import Live
 from tests.unit.control.objects import pod, workflow
-from tests.unit.control.stage import NAMESPACE, Stage, played
+from tests.unit.control.stage import NAMESPACE, Stage, executors, played
 from tests.unit.domain.clock import at
 from tests.unit.domain.runs import SUCCESS
 
@@ -46,6 +46,11 @@ class NoServer:
         raise AssertionError(f"asked to {name}")
 
 
+def observer_of(store: Store, ledger: Any) -> Observer:
+    acting = executors(store=store, kube=NoServer(), ledger=ledger)
+    return Observer(store=store, ledger=ledger, executors=acting)
+
+
 def looked(live: Live, observer: Observer) -> Decision:
     """One pass: observe and decide."""
     observed = on_virtual_time(observer.observe(live.live, live.now))
@@ -64,7 +69,7 @@ def dying(live: Live, version: int, **status: Any) -> dict[str, Any]:
 def test_a_pod_whose_node_never_confirms_its_deletion_is_given_up_in_time() -> None:
     """No event comes from a lost node: time alone must be enough, whatever else is looked at meanwhile."""
     live, store = Live({"name": "a"}), Store()
-    observer = Observer(store=store, kube=NoServer(), ledger=QuietLedger(live))  # type: ignore[arg-type]
+    observer = observer_of(store, QuietLedger(live))
     live.live.learn_pods(live.attempts.values())
     looked(live, observer)
     store.apply(POD, dying(live, 1))
@@ -84,7 +89,7 @@ def test_a_report_is_taken_in_without_reading_the_run_anew() -> None:
     live = Live({"name": "a"})
     seen = live.run.version
     updates = RunUpdates(version=seen + 1, reports={A: (1, SUCCESS)}, vitals=())
-    observer = Observer(store=Store(), kube=NoServer(), ledger=QuietLedger(live, updates))  # type: ignore[arg-type]
+    observer = observer_of(Store(), QuietLedger(live, updates))
     observed = on_virtual_time(observer.observe(live.live, live.now))
     commit = decide(live.view, observed, live.now).commit
     assert commit is not None
@@ -98,7 +103,7 @@ def test_signals_are_observed_until_a_decision_consumes_them() -> None:
         Signal(id=id, key=A, name="answer", payload=id, sender="ada", at=live.now) for id in ("1", "2")
     )
     ledger = QuietLedger(live, RunUpdates(version=4, reports={}, signals={A: (first, second)}, vitals=()))
-    observer = Observer(store=Store(), kube=NoServer(), ledger=ledger)  # type: ignore[arg-type]
+    observer = observer_of(Store(), ledger)
     assert on_virtual_time(observer.observe(live.live, live.now)).signals == {A: (first, second)}
     ledger._updates = None
     assert on_virtual_time(observer.observe(live.live, live.now)).signals == {A: (first, second)}
@@ -112,7 +117,7 @@ def test_signals_are_observed_until_a_decision_consumes_them() -> None:
 def test_a_ledger_that_is_behind_what_was_seen_is_not_believed() -> None:
     live = Live({"name": "a"})
     updates = RunUpdates(version=live.run.version - 1, reports={}, vitals=())
-    observer = Observer(store=Store(), kube=NoServer(), ledger=QuietLedger(live, updates))  # type: ignore[arg-type]
+    observer = observer_of(Store(), QuietLedger(live, updates))
     with pytest.raises(VersionConflict):
         on_virtual_time(observer.observe(live.live, live.now))
 
@@ -128,7 +133,7 @@ def test_a_pod_of_our_name_that_belongs_to_somebody_else_is_not_ours() -> None:
         "ownerReferences": [{"kind": "AgentTask", "uid": "another", "controller": True}],
     }
     store.apply(POD, other)
-    observer = Observer(store=store, kube=NoServer(), ledger=QuietLedger(live))  # type: ignore[arg-type]
+    observer = observer_of(store, QuietLedger(live))
     observed = on_virtual_time(observer.observe(live.live, live.now))
     assert (observed.pods, observed.gone) == ({}, frozenset())
 

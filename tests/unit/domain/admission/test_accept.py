@@ -8,6 +8,7 @@ from tests.unit.domain.builders import IMAGE, snapshot, workflow
 
 from perdure.domain.admission.accept import Refused
 from perdure.domain.engine.plan import compile_plan
+from perdure.steps import KINDS
 
 
 def problems(spec: dict[str, Any], templates: dict[str, dict[str, Any]] | None = None) -> dict[str, str]:
@@ -195,7 +196,7 @@ def test_all_faults_are_found_in_one_pass() -> None:
 )
 def test_what_is_accepted_compiles(steps: list[dict[str, Any]]) -> None:
     spec = workflow(*steps, inputs={"x": "1", "l": []}, outputs={"n": "${workflow.name}", "c": None})
-    plan = compile_plan(snapshot(spec))
+    plan = compile_plan(snapshot(spec), KINDS)
     assert list(plan.steps) == [entry["name"] for entry in steps]
 
 
@@ -214,7 +215,7 @@ def test_every_reference_is_a_dependency() -> None:
         )
     )
     assert accepted["steps"][0]["dependsOn"] == ["arg", "cmd", "env", "into", "items", "lint"]
-    plan = compile_plan(accepted)
+    plan = compile_plan(accepted, KINDS)
     assert plan.order == ("lint", "items", "into", "cmd", "arg", "env", "report", "other")
 
 
@@ -252,7 +253,7 @@ def test_a_standalone_task_is_a_run_of_one_step_without_a_name() -> None:
     ]
     assert accepted["retention"] == {"ttlAfterFinished": "168h", "checkpointsPerTask": 10, "pods": "Never"}
     assert task(agent=IMAGE)["steps"][0]["input"] == {}
-    assert compile_plan(accepted).order == ("",)
+    assert compile_plan(accepted, KINDS).order == ("",)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from tests.unit.domain.builders import IMAGE, snapshot, workflow
 
 from perdure.domain.admission.accept import Refused, TemplateMissing
 from perdure.domain.engine.plan import compile_plan
+from perdure.steps import KINDS
 
 BACKOFF = {"initial": "1s", "factor": 2, "max": "1m", "jitter": 0.1}
 BARE = {"dependsOn": [], "sees": [], "continueOnFailure": False}
@@ -18,7 +19,7 @@ def one(step: dict[str, Any], **defaults: Any) -> dict[str, Any]:
     """The snapshot of one step."""
     spec = {"defaults": {"agent": IMAGE, **defaults}, "steps": [{"name": "a", **step}]}
     made: dict[str, Any] = snapshot(spec)["steps"][0]
-    compile_plan(snapshot(spec))
+    compile_plan(snapshot(spec), KINDS)
     return made
 
 
@@ -216,7 +217,7 @@ def test_finally_steps_wait_for_each_other_and_see_everything() -> None:
     assert (notify["dependsOn"], notify["sees"]) == ([], ["a"])
     assert (clean["dependsOn"], clean["sees"]) == (["notify"], ["b", "notify"])
     assert clean["agent"] == IMAGE
-    plan = compile_plan(made)
+    plan = compile_plan(made, KINDS)
     assert (plan.order, plan.finally_order) == (("a", "b"), ("notify", "clean"))
 
 
@@ -257,7 +258,7 @@ def test_a_run_of_a_template_takes_all_of_it() -> None:
     ]
     assert made["steps"][0]["agent"] == IMAGE
     assert made["outputs"] == {"all": "${steps.a.outputs}"}
-    assert list(compile_plan(made).steps) == ["a"]
+    assert list(compile_plan(made, KINDS).steps) == ["a"]
 
 
 def test_what_a_run_says_wins_over_its_template() -> None:

@@ -12,11 +12,12 @@ from perdure.domain.engine.changeset import ChangeSet
 from perdure.domain.engine.decide import decide
 from perdure.domain.engine.observed import Observed
 from perdure.domain.engine.plan import PlannedStep, compile_plan
-from perdure.domain.engine.scope import render_agent
 from perdure.domain.engine.steps import MAX_NEW_TASKS
-from perdure.domain.engine.task_scope import names_of_task
+from perdure.domain.engine.task_scope import TaskScope
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import Report, TaskKey
+from perdure.steps import KINDS
+from perdure.steps.agent.rules import render_agent
 
 
 def started(for_each: Any, *more: dict[str, Any], **fields: Any) -> Run:
@@ -73,7 +74,7 @@ def test_arguments_see_their_item() -> None:
     run = started("${inputs.m}", step={"agent": agent})
     fan: PlannedStep = run.view.plan.steps["a"]
     changes = ChangeSet(run.view, run.now)
-    rendered = [render_agent(fan, names_of_task(changes, fan, index)) for index in (0, 1)]
+    rendered = [render_agent(fan, TaskScope(changes, fan, index).names) for index in (0, 1)]
     assert [block["args"] for block in rendered] == [["--n=0", "a"], ["--n=1", "b"]]
     assert [block["env"] for block in rendered] == [
         [{"name": "V", "value": "1"}],
@@ -195,7 +196,7 @@ def test_the_run_it_starts_in_does_not_change_what_an_expression_sees() -> None:
     assert run.tasks[key(0)].input == {"i": 0, "v": "Running"}
     view = run.reloaded()
     fan = view.plan.steps["a"]
-    assert names_of_task(ChangeSet(view, run.now), fan, 0)["item"] == "Running"
+    assert TaskScope(ChangeSet(view, run.now), fan, 0).names["item"] == "Running"
 
 
 # --- outputs (13)
@@ -296,8 +297,8 @@ def test_a_step_of_waits_obeys_its_own_parallelism_only() -> None:
     ],
 )
 def test_failures_that_are_borne(limit: int | str, total: int, borne: int) -> None:
-    plan = compile_plan(planned(step("a", forEach=[], maxFailures=limit)))
-    assert plan.steps["a"].failures_borne(total) == borne
+    plan = compile_plan(planned(step("a", forEach=[], maxFailures=limit)), KINDS)
+    assert plan.steps["a"].tolerated_failures(total) == borne
 
 
 @pytest.mark.parametrize("limit", [1, "40%"])

@@ -9,10 +9,10 @@ from tests.unit.domain.runs import SUCCESS, Run
 
 from perdure.domain.engine.changeset import ChangeSet
 from perdure.domain.engine.observed import Observed
-from perdure.domain.engine.scope import render_workflow
-from perdure.domain.engine.task_scope import names_of_task
+from perdure.domain.engine.task_scope import TaskScope
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import TaskKey
+from perdure.steps.workflow.rules import render_workflow
 
 # --- wait
 
@@ -294,7 +294,7 @@ def test_the_spec_of_a_child(block: dict[str, Any], spec: dict[str, Any]) -> Non
     """5: the child's own expressions belong to the child."""
     run = begun(step("a", forEach=["x", "y"], workflow=block))
     planned = run.view.plan.steps["a"]
-    names = names_of_task(ChangeSet(run.view, run.now), planned, 1)
+    names = TaskScope(ChangeSet(run.view, run.now), planned, 1).names
     assert render_workflow(planned, names) == spec
 
 

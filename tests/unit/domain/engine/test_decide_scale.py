@@ -77,7 +77,7 @@ def test_one_start_among_many_that_wait_for_their_retries() -> None:
     ends = ContainerExit(code=1, reason="Error", message="")
     failed = {key: run.pod(key, exit=ends) for key in run.tasks if key != NEW}
     commit(run, Observed(pods=failed))
-    assert len(run.view.delays.times) == COUNT - 1
+    assert len(run.view.delays.ranks) == COUNT - 1
     assert lookups_of(run, Observed(pods={NEW: run.pod(NEW)})) < 20
 
 

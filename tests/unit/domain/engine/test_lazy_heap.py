@@ -1,5 +1,7 @@
 """Times by task: the earliest, and those that have come, as if all were looked at."""
 
+from datetime import datetime
+
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.domain.clock import at
@@ -16,7 +18,7 @@ changes = st.lists(st.tuples(keys, st.none() | times), max_size=300)
 def test_what_is_due_and_what_comes_first(
     made: list[tuple[TaskKey, object]], skip: set[TaskKey], now: object
 ) -> None:
-    moments = LazyHeap()
+    moments: LazyHeap[TaskKey, datetime] = LazyHeap()
     expected: dict[TaskKey, object] = {}
     for key, moment in made:
         moments.put(key, moment)  # type: ignore[arg-type]
@@ -24,20 +26,20 @@ def test_what_is_due_and_what_comes_first(
             expected.pop(key, None)
         else:
             expected[key] = moment
-        assert moments.times == expected
+        assert moments.ranks == expected
         for _ in range(2):  # looking changes nothing
-            assert moments.first() == min(expected.values(), default=None)  # type: ignore[type-var]
+            assert moments.first_rank() == min(expected.values(), default=None)  # type: ignore[type-var]
     for _ in range(2):
         due = moments.due(now)  # type: ignore[arg-type]
         assert len(due) == len(set(due))
         assert set(due) == {key for key, moment in expected.items() if moment <= now}  # type: ignore[operator]
         left = [moment for key, moment in expected.items() if key not in skip]
-        assert moments.first(skip) == min(left, default=None)  # type: ignore[type-var]
+        assert moments.first_rank(skip) == min(left, default=None)  # type: ignore[type-var]
 
 
 def test_a_time_that_changes_over_and_over_leaves_no_heap_behind() -> None:
-    moments = LazyHeap()
+    moments: LazyHeap[TaskKey, datetime] = LazyHeap()
     for second in range(10_000):
         moments.put(TaskKey("a"), at(second))
     assert len(moments._heap) < 200
-    assert moments.first() == at(9999)
+    assert moments.first_rank() == at(9999)

@@ -9,10 +9,11 @@ from tests.unit.domain.cases import step
 
 from perdure.domain.engine.plan import Plan, PlannedStep, compile_plan
 from perdure.domain.engine.retry import DEFAULT_BACKOFF, DISRUPTION_LIMIT, Backoff
+from perdure.steps import KINDS
 
 
 def plan_of(**fields: Any) -> PlannedStep:
-    return compile_plan(planned(step("a", **fields))).steps["a"]
+    return compile_plan(planned(step("a", **fields)), KINDS).steps["a"]
 
 
 def test_a_snapshot_of_an_earlier_version_still_loads() -> None:
@@ -27,14 +28,14 @@ def test_a_snapshot_of_an_earlier_version_still_loads() -> None:
         ],
         "outputs": {},
     }
-    plan = compile_plan(old)
+    plan = compile_plan(old, KINDS)
     assert (plan.order, plan.finally_order, plan.parallelism) == (("a", "b"), (), 3)
     assert (plan.priority, plan.timeout, plan.failure_policy) == (0, None, "FinishRunning")
     assert (plan.pod_retention, plan.retention) == ("Always", timedelta(days=7))
     first, second = plan.steps["a"], plan.steps["b"]
     assert (second.retry_limit, second.sees, second.depends_on) == (2, ("a",), ("a",))
     for each in (first, second):
-        assert (each.kind, each.is_finally, each.is_for_each, each.is_indexed) == (
+        assert (each.kind.field, each.is_finally, each.is_for_each, each.is_indexed) == (
             "agent",
             False,
             False,
@@ -49,7 +50,7 @@ def test_a_snapshot_of_an_earlier_version_still_loads() -> None:
         )
         assert (each.disruption_limit, each.retry.backoff) == (DISRUPTION_LIMIT, DEFAULT_BACKOFF)
         assert not each.continue_on_failure
-        assert not each.result_required
+        assert "result" not in each.block, "an agent need not leave a result"
 
 
 def test_the_run_as_a_whole() -> None:
@@ -60,7 +61,7 @@ def test_the_run_as_a_whole() -> None:
         "failurePolicy": "RunAll",
         "retention": {"ttlAfterFinished": "1h", "checkpointsPerTask": 10, "pods": "Never"},
     }
-    plan: Plan = compile_plan(planned(step("a"), finally_=(step("g", "f"), step("f")), **fields))
+    plan: Plan = compile_plan(planned(step("a"), finally_=(step("g", "f"), step("f")), **fields), KINDS)
     assert (plan.order, plan.finally_order) == (("a",), ("f", "g"))
     assert plan.steps["f"].is_finally
     assert (plan.parallelism, plan.priority, plan.timeout) == (2, -3, timedelta(hours=2))
@@ -99,11 +100,11 @@ def test_any_timeout_makes_a_step_one_that_time_can_end(field: str) -> None:
 
 def test_kinds() -> None:
     """5."""
-    assert plan_of().kind == "agent"
-    assert plan_of(wait={"duration": "1s"}).kind == "wait"
+    assert plan_of().kind.field == "agent"
+    assert plan_of(wait={"duration": "1s"}).kind.field == "wait"
     child = plan_of(workflow={"spec": {"steps": [{"name": "s", "input": "${inputs.x}"}]}, "inputs": {"x": 1}})
-    assert child.kind == "workflow"
-    assert child.workflow["spec"]["steps"][0]["input"] == "${inputs.x}", "its expressions are the child's own"
+    assert child.kind.field == "workflow"
+    assert child.block["spec"]["steps"][0]["input"] == "${inputs.x}", "its expressions are the child's own"
 
 
 def test_what_makes_tasks_numbered() -> None:
@@ -120,5 +121,5 @@ def test_a_cache_without_a_ttl_lives_for_a_week() -> None:
 def test_finally_steps_wait_for_each_other_and_see_all() -> None:
     """11."""
     see = {"a": "${steps.a.phase}", "f": "${steps.f.phase}"}
-    plan = compile_plan(planned(step("a"), finally_=(step("f"), step("g", input=see))))
+    plan = compile_plan(planned(step("a"), finally_=(step("f"), step("g", input=see))), KINDS)
     assert (plan.steps["g"].depends_on, plan.steps["g"].sees) == (("f",), ("a", "f"))

@@ -15,11 +15,12 @@ from perdure.control.cluster_cache.store import POD, Store
 from perdure.control.live_run import LiveRun, MadeJob
 from perdure.control.lookup import find
 from perdure.control.ports import KubePort
-from perdure.control.runs.manifests import JOB, runs_as_job
+from perdure.control.runs.deletion import JOB
 from perdure.domain.engine.pod_facts import PodFacts
 from perdure.domain.names import LABEL_ATTEMPT, LABEL_TASK
 from perdure.domain.phases import Reason
 from perdure.domain.records import AGENT_TASK, AttemptRecord
+from perdure.steps.agent.manifests import runs_as_job
 
 #: How long a Job may be without a pod before people are told where to look for the cause.
 PODLESS = timedelta(seconds=10)

@@ -1,33 +1,36 @@
-"""The objects that an attempt needs, as manifests: AgentTask, Pod or Job, child Workflow.
+"""The objects of an agent's task as manifests: its AgentTask, and the Pod or Job of an attempt.
 
-Everything in them follows from the ledger, so that making one again gives the same object.
+Everything in them follows from the ledger, so that a manifest rendered again is the same object.
 """
 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 from perdure.api import API_VERSION
 from perdure.api.workflow import MAX_INPUT_BYTES
-from perdure.control.cluster_cache.store import DEPTH_ANNOTATION
 from perdure.control.live_run import LiveRun
-from perdure.domain.engine.changeset import ChangeSet
+from perdure.control.runs.creation import labels_of_task, owner_reference
+from perdure.control.runs.deletion import JOB
 from perdure.domain.engine.plan import PlannedStep
-from perdure.domain.engine.scope import render_agent, render_workflow
-from perdure.domain.engine.task_scope import names_of_task
+from perdure.domain.engine.task_scope import TaskScope
 from perdure.domain.expressions.templating import compact
-from perdure.domain.names import ANNOTATION_RETENTION, pod_labels, task_labels
+from perdure.domain.names import ANNOTATION_RETENTION, pod_labels
 from perdure.domain.records import AGENT_TASK, WORKFLOW, AttemptRecord, TaskKey, TaskRecord
 from perdure.kube.jobs import build_job
 from perdure.kube.pods import PodEnvironment, build_pod
+from perdure.steps.agent.rules import render_agent
 
-JOB: Final = "Job"
+
+def is_job(step: PlannedStep) -> bool:
+    """True if the attempts of a step are Jobs."""
+    return bool(step.block.get("executor") == JOB)
 
 
 def runs_as_job(live: LiveRun, key: TaskKey) -> bool:
     """True if a task's attempts are Jobs."""
-    return bool(live.view.plan.steps[key.step].agent.get("executor") == JOB)
+    return is_job(live.view.plan.steps[key.step])
 
 
 def task_manifest(live: LiveRun, task: TaskRecord) -> dict[str, Any]:
@@ -43,8 +46,8 @@ def task_manifest(live: LiveRun, task: TaskRecord) -> dict[str, Any]:
         "kind": AGENT_TASK,
         "metadata": {
             "name": task.name,
-            "labels": _labels(live, task),
-            "ownerReferences": [_owner(WORKFLOW, live.key.name, live.uid)],
+            "labels": labels_of_task(live, task),
+            "ownerReferences": [owner_reference(WORKFLOW, live.key.name, live.uid)],
         },
         "spec": {
             "agent": _agent(live, step, task.key),
@@ -74,8 +77,8 @@ def attempt_manifest(
         task_name=task.name,
         pod_name=attempt.pod_name,
         namespace=live.key.namespace,
-        owner=_owner(AGENT_TASK, task.name, owner_uid),
-        labels=pod_labels(_labels(live, task), attempt.number),
+        owner=owner_reference(AGENT_TASK, task.name, owner_uid),
+        labels=pod_labels(labels_of_task(live, task), attempt.number),
         agent=_agent(live, live.view.plan.steps[task.key.step], task.key),
         input=task.input,
         env=PodEnvironment(
@@ -94,44 +97,10 @@ def attempt_manifest(
     return build_job(pod) if runs_as_job(live, task.key) else pod
 
 
-def child_manifest(live: LiveRun, task: TaskRecord, attempt: AttemptRecord, *, depth: int) -> dict[str, Any]:
-    """The Workflow of a `workflow` step's attempt. `depth` counts the Workflows above it."""
-    step = live.view.plan.steps[task.key.step]
-    changes = ChangeSet(live.view, live.view.run.created_at)
-    return {
-        "apiVersion": API_VERSION,
-        "kind": WORKFLOW,
-        "metadata": {
-            "name": attempt.pod_name,
-            "labels": pod_labels(_labels(live, task), attempt.number),
-            "annotations": {DEPTH_ANNOTATION: str(depth)},
-            "ownerReferences": [_owner(WORKFLOW, live.key.name, live.uid)],
-        },
-        "spec": render_workflow(step, names_of_task(changes, step, task.key.index)),
-    }
-
-
 def _agent(live: LiveRun, step: PlannedStep, key: TaskKey) -> dict[str, Any]:
-    changes = ChangeSet(live.view, live.view.run.created_at)
-    return render_agent(step, names_of_task(changes, step, key.index))
-
-
-def _labels(live: LiveRun, task: TaskRecord) -> dict[str, str]:
-    workflow = live.key.name if live.key.kind == WORKFLOW else None
-    return task_labels(workflow=workflow, task=task.name, key=task.key, uid=live.uid)
+    return render_agent(step, TaskScope(live.view, step, key.index).names)
 
 
 def _duration(value: timedelta) -> str:
     milliseconds = max(1, round(value.total_seconds() * 1000))
     return f"{milliseconds}ms" if milliseconds % 1000 else f"{milliseconds // 1000}s"
-
-
-def _owner(kind: str, name: str, uid: str) -> dict[str, Any]:
-    return {
-        "apiVersion": API_VERSION,
-        "kind": kind,
-        "name": name,
-        "uid": uid,
-        "controller": True,
-        "blockOwnerDeletion": False,
-    }

@@ -1,0 +1,72 @@
+"""Idempotent creation of an owned object: created, or found as created before, or known not to be ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perdure.api import API_VERSION
+from perdure.control.live_run import LiveRun
+from perdure.control.ports import KubePort
+from perdure.domain.names import task_labels
+from perdure.domain.records import WORKFLOW, TaskRecord
+from perdure.kube.errors import ApiError
+
+
+class NameConflict(Exception):
+    """An object of the name we need exists and is not ours."""
+
+
+class StillLeaving(Exception):
+    """An object of the name we need exists, but not for long: it is being deleted, or its owner was."""
+
+
+class InvalidObject(Exception):
+    """What the manifest asks for can never be created."""
+
+
+async def create_owned(
+    kube: KubePort, kind: str, namespace: str, body: dict[str, Any], *, owner: tuple[str, str]
+) -> dict[str, Any]:
+    """Create an object, or get the one that was created before.
+
+    `owner` is the uid and name of the owner that the object must have. Raises NameConflict, StillLeaving and
+    ApiError.
+    """
+    name = body["metadata"]["name"]
+    try:
+        return await kube.create(kind, namespace, body, brief=True)
+    except ApiError as error:
+        if not error.conflict:
+            raise
+    created = await kube.get(kind, namespace, name)
+    _check_owner(created, *owner, f"{kind} {name!r}")
+    return created
+
+
+def owner_reference(kind: str, name: str, uid: str) -> dict[str, Any]:
+    """The reference by which the garbage collector deletes an object after its owner."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": kind,
+        "name": name,
+        "uid": uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+
+
+def labels_of_task(live: LiveRun, task: TaskRecord) -> dict[str, str]:
+    """The labels of every object of a task."""
+    workflow = live.key.name if live.key.kind == WORKFLOW else None
+    return task_labels(workflow=workflow, task=task.name, key=task.key, uid=live.uid)
+
+
+def _check_owner(obj: dict[str, Any], uid: str, name: str, what: str) -> None:
+    """Raise unless the object with this uid and name owns `obj`."""
+    owners = obj["metadata"].get("ownerReferences") or ()
+    if not any(owner.get("uid") == uid for owner in owners):
+        # An object of our owner's name was deleted a moment ago, and the garbage collector comes after it.
+        orphaned = any(owner.get("controller") and owner.get("name") == name for owner in owners)
+        if orphaned or "deletionTimestamp" in obj["metadata"]:
+            raise StillLeaving(f"{what} of an earlier object of this name is still being deleted")
+        raise NameConflict(f"{what} exists and is not ours; remove it, then apply the workflow again")
