@@ -24,6 +24,7 @@ from perdure.control.ports import KubePort
 from perdure.control.status.status_writer import status_patch
 from perdure.domain.engine.outcome import shorten
 from perdure.domain.engine.pod_facts import read_time
+from perdure.domain.kube_objects import controller_reference, is_controlled_by
 from perdure.domain.names import LABEL_MANAGED_BY, MANAGED_BY
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import WORKFLOW
@@ -180,8 +181,7 @@ class ScheduleReconciler:
                     reason=REFUSED, message=f"the API server refuses the run {due.name}: {error.message}"
                 )
             made = await self._kube.get(WORKFLOW, namespace, due.name)
-            owners = made["metadata"].get("ownerReferences") or ()
-            if not any(owner.get("controller") and owner.get("uid") == metadata["uid"] for owner in owners):
+            if not is_controlled_by(made, metadata["uid"]):
                 return _Problem(
                     reason=Reason.NAME_CONFLICT.value,
                     message=f"a Workflow {due.name} exists and is not of this schedule: delete or rename it",
@@ -283,14 +283,9 @@ def _workflow(schedule: Mapping[str, Any], due: DueRun) -> dict[str, Any]:
             },
             "annotations": {**(given.get("annotations") or {}), ANNOTATION_TIME: timestamp(due.time)},
             "ownerReferences": [
-                {
-                    "apiVersion": API_VERSION,
-                    "kind": SCHEDULE,
-                    "name": metadata["name"],
-                    "uid": metadata["uid"],
-                    "controller": True,
-                    "blockOwnerDeletion": False,
-                }
+                controller_reference(
+                    api_version=API_VERSION, kind=SCHEDULE, name=metadata["name"], uid=metadata["uid"]
+                )
             ],
         },
         "spec": made["spec"],

@@ -14,6 +14,7 @@ from perdure.api.workflow import MAX_INPUT_BYTES
 from perdure.domain.engine.outcome import shorten
 from perdure.domain.engine.pod_facts import CONTAINER
 from perdure.domain.expressions.templating import compact
+from perdure.domain.kube_objects import controller_reference
 from perdure.domain.names import ANNOTATION_INPUT
 from perdure.domain.records import NO_INDEX
 from perdure.kube.podtemplate import merge_pod_spec, refuse_directives
@@ -132,15 +133,12 @@ def build_pod(
             "labels": _theirs(metadata.get("labels")) | dict(labels),
             "annotations": _theirs(metadata.get("annotations")) | _annotations(input),
             "ownerReferences": [
-                {
-                    "apiVersion": owner["apiVersion"],
-                    "kind": owner["kind"],
-                    "name": owner["name"],
-                    "uid": owner["uid"],
-                    "controller": True,
-                    # True would need the right to set finalizers on the owner, and delay its deletion.
-                    "blockOwnerDeletion": False,
-                }
+                controller_reference(
+                    api_version=owner["apiVersion"],
+                    kind=owner["kind"],
+                    name=owner["name"],
+                    uid=owner["uid"],
+                )
             ],
         },
         "spec": spec,

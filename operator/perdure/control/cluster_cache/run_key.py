@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from perdure.api import GROUP
+from perdure.domain.kube_objects import OwnerReference, controlling_owner
 from perdure.domain.names import LABEL_TASK, LABEL_WORKFLOW
 from perdure.domain.records import AGENT_TASK, WORKFLOW
 
@@ -21,7 +22,7 @@ class RunKey(NamedTuple):
     name: str
 
 
-def _is_workflow(reference: Mapping[str, Any]) -> bool:
+def _is_workflow(reference: OwnerReference) -> bool:
     return reference.get("kind") == WORKFLOW and str(reference.get("apiVersion")).startswith(f"{GROUP}/")
 
 
@@ -34,7 +35,7 @@ def run_key(kind: str, obj: Mapping[str, Any]) -> RunKey | None:
         return RunKey(kind, namespace, metadata["name"])
     if kind == AGENT_TASK:
         # A label alone makes nobody's task part of a run: only a controlling owner does.
-        owner = next((ref for ref in metadata.get("ownerReferences") or () if ref.get("controller")), None)
+        owner = controlling_owner(obj)
         if owner is not None and _is_workflow(owner):
             return RunKey(WORKFLOW, namespace, owner["name"])
         return RunKey(AGENT_TASK, namespace, metadata["name"])
@@ -48,7 +49,7 @@ def run_key(kind: str, obj: Mapping[str, Any]) -> RunKey | None:
 def owner_key(obj: Mapping[str, Any]) -> tuple[RunKey, str] | None:
     """What made a Workflow, with its uid: another Workflow, or a schedule; None if a person did."""
     metadata = obj["metadata"]
-    owner = next((ref for ref in metadata.get("ownerReferences") or () if ref.get("controller")), None)
+    owner = controlling_owner(obj)
     if owner is None or not str(owner.get("apiVersion")).startswith(f"{GROUP}/"):
         return None
     if owner.get("kind") not in (WORKFLOW, SCHEDULE):

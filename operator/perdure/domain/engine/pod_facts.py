@@ -10,6 +10,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from perdure.domain.kube_objects import (
+    ContainerState,
+    ContainerTerminated,
+    ObjectMeta,
+    OwnerReference,
+    PodStatus,
+    controlling_owner,
+)
 from perdure.domain.names import ANNOTATION_RETENTION, LABEL_ATTEMPT, LABEL_TASK
 
 CONTAINER = "agent"
@@ -82,17 +90,15 @@ class PodFacts:
 
 def read_pod(pod: Mapping[str, Any]) -> PodFacts:
     """The facts of a pod object. Missing parts are taken as not yet known."""
-    metadata = pod["metadata"]
-    status: Mapping[str, Any] = pod.get("status") or {}
-    labels: Mapping[str, str] = metadata.get("labels") or {}
+    metadata: ObjectMeta = pod["metadata"]
+    status: PodStatus = pod.get("status") or PodStatus()
+    labels = metadata.get("labels") or {}
     state = _container_state(status)
     terminated = state.get("terminated")
     waiting = state.get("waiting")
-    running = state.get("running") or {}
-    started = (terminated or running).get("startedAt")
+    started = (terminated or state.get("running") or {}).get("startedAt")
     deletion = metadata.get("deletionTimestamp")
-    owners = metadata.get("ownerReferences") or ()
-    owner: Mapping[str, Any] = next((ref for ref in owners if ref.get("controller")), {})
+    owner = controlling_owner(pod) or {}
     job = _job_of(owner)
     return PodFacts(
         name=job or metadata["name"],
@@ -129,13 +135,13 @@ def read_time(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
-def _job_of(owner: Mapping[str, Any]) -> str | None:
+def _job_of(owner: OwnerReference) -> str | None:
     """Name of the Job that controls a pod; None if none does."""
     is_job = owner.get("kind") == "Job" and str(owner.get("apiVersion")).startswith("batch/")
     return owner["name"] if is_job else None
 
 
-def _exit(terminated: Mapping[str, Any]) -> ContainerExit:
+def _exit(terminated: ContainerTerminated) -> ContainerExit:
     return ContainerExit(
         code=int(terminated.get("exitCode", 0)),
         reason=terminated.get("reason", ""),
@@ -143,7 +149,7 @@ def _exit(terminated: Mapping[str, Any]) -> ContainerExit:
     )
 
 
-def _failed_before(status: Mapping[str, Any]) -> ContainerExit | None:
+def _failed_before(status: PodStatus) -> ContainerExit | None:
     """How an init container ended that kept the agent from starting; None if none did.
 
     That is a failure of what was asked to run, not a disruption. It counts once the kubelet has given up.
@@ -158,7 +164,7 @@ def _failed_before(status: Mapping[str, Any]) -> ContainerExit | None:
     return None
 
 
-def _others_run(status: Mapping[str, Any]) -> bool:
+def _others_run(status: PodStatus) -> bool:
     # Those of a pod that has ended may be shown as running still if its node was lost.
     return status.get("phase") not in ("Succeeded", "Failed") and any(
         container.get("name") != CONTAINER and "running" in (container.get("state") or {})
@@ -166,14 +172,14 @@ def _others_run(status: Mapping[str, Any]) -> bool:
     )
 
 
-def _container_state(status: Mapping[str, Any]) -> Mapping[str, Any]:
+def _container_state(status: PodStatus) -> ContainerState:
     for container in status.get("containerStatuses") or ():
         if container.get("name") == CONTAINER:
             return container.get("state") or {}
     return {}
 
 
-def _disruption(status: Mapping[str, Any]) -> str | None:
+def _disruption(status: PodStatus) -> str | None:
     for condition in status.get("conditions") or ():
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
             return f"{condition.get('reason', '')}: {condition.get('message', '')}".strip(": ")
@@ -182,7 +188,7 @@ def _disruption(status: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _unschedulable(status: Mapping[str, Any]) -> str | None:
+def _unschedulable(status: PodStatus) -> str | None:
     for condition in status.get("conditions") or ():
         if (
             condition.get("type") == "PodScheduled"
