@@ -11,7 +11,7 @@ from tests.bench import simulation
 from tests.bench.chains import Chains, PodSeen
 from tests.bench.load import apply_all, patience, workflow
 from tests.bench.rig import Rig
-from tests.bench.waiting import poll
+from tests.support.waiting import until
 
 #: Seconds for the operator to note which pod an attempt is, after it made the pod.
 _NOTED = 30.0
@@ -44,7 +44,7 @@ async def start_held(
 
 async def session_of(ledger: Ledger, namespace: str, uid: str) -> AgentSession:
     """What the gateway would find out about the pod. Raises TimeoutError."""
-    return await poll(lambda: ledger.attempt_for_pod(namespace, uid), within=_NOTED)
+    return await until(lambda: ledger.attempt_for_pod(namespace, uid), within=_NOTED)
 
 
 async def save_to_ledger(ledger: Ledger, session: AgentSession, data: bytes) -> int:

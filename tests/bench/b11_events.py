@@ -27,7 +27,7 @@ from tests.bench.figures import Result
 from tests.bench.rig import Rig
 from tests.bench.say import say
 from tests.bench.scenario import Scenario
-from tests.integration.waiting import until
+from tests.support.waiting import until
 
 #: A checkpoint: the task's name, and its number.
 Key = tuple[str, int]

@@ -26,7 +26,7 @@ from tests.bench.say import reporting, say
 from tests.bench.scenario import Scenario
 from tests.bench.service import Service
 from tests.integration.operator.test_acknowledged import Writers, check_ledger
-from tests.integration.waiting import until
+from tests.support.waiting import until
 
 #: Checkpoints of one writer: as many as the ledger keeps of a task, so that each can be read back.
 _EACH = 1000

@@ -15,8 +15,8 @@ from tests.bench.rig import Rig
 from tests.bench.say import say
 from tests.bench.scenario import Scenario
 from tests.bench.service import Service
-from tests.bench.waiting import poll
 from tests.integration.kills.history import faults_of
+from tests.support.waiting import until
 
 #: Between these shares of all pods having ended the operator is killed.
 EARLIEST, LATEST = 0.1, 0.7
@@ -113,7 +113,7 @@ async def _crash(operator: Service, seen: Chains, names: Sequence[str], *, withi
         times = [at for name in waiting if (at := _went_on(seen, name, started)) is not None]
         return times if len(times) == len(waiting) else None
 
-    times = await poll(all_went_on, within=within)
+    times = await until(all_went_on, within=within)
     made = [pod.created for pod in seen.pods.values() if pod.created > started]
     return _Recovery(min(made) - started, max(times) - started) if made else None
 

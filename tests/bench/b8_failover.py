@@ -15,9 +15,8 @@ from tests.bench.rig import Rig
 from tests.bench.say import say
 from tests.bench.scenario import Scenario
 from tests.bench.service import Service
-from tests.bench.waiting import poll
 from tests.integration.kills.history import faults_of
-from tests.integration.waiting import until
+from tests.support.waiting import until
 
 #: The Lease of which the budget speaks.
 LEASE = {"LEASE_DURATION": "4", "LEASE_RENEW_DEADLINE": "3", "LEASE_RETRY": "0.5"}
@@ -68,7 +67,7 @@ async def _once(
     async with rig.namespace("b8") as namespace, Chains(rig.api, namespace) as seen:
         await apply_all(rig.kube, namespace, [slow_chain(name, steps=size.steps, how=_POD) for name in names])
         await seen.pods_ended(max(1, steps // 4), within=patience(steps))
-        holder = await poll(lambda: _holder(rig, replicas), within=_WITHIN)
+        holder = await until(lambda: _holder(rig, replicas), within=_WITHIN)
         leader = replicas[holder]
         if frozen:
             before = leader.text().count(_DEPOSED)

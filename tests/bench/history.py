@@ -24,7 +24,7 @@ from tests.bench.chains import Chains
 from tests.bench.load import apply_all, chain, patience
 from tests.bench.rig import Rig
 from tests.bench.say import reporting
-from tests.bench.waiting import poll
+from tests.support.waiting import until
 
 #: Ended pods that a controller manager with its defaults leaves alone; the rig's collects none.
 MOST_PODS = 12_500
@@ -67,7 +67,7 @@ async def ran_once(rig: Rig, namespace: str, *, steps: int) -> Template:
             phases = [(task.get("status") or {}).get("phase") for task in tasks]
             return phases == ["Succeeded"] * steps
 
-        await poll(shown, within=60)
+        await until(shown, within=60)
     (workflow,), _ = await rig.kube.list("Workflow", namespace=namespace)
     tasks = _by_step((await rig.kube.list("AgentTask", namespace=namespace))[0])
     pods = _by_step((await rig.kube.list("Pod", namespace=namespace))[0])
@@ -111,7 +111,7 @@ async def repeat(rig: Rig, template: Template, names: Sequence[str], *, pods: in
                 made += len(copies)
             # As autovacuum would have done by and by.
             await connection.execute("analyze")
-            await poll(rig.at_rest, within=patience(len(names)))
+            await until(rig.at_rest, within=patience(len(names)))
     finally:
         await connection.close()
 

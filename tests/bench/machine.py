@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.figures import quantile
-from tests.integration.waiting import until
+from tests.support.waiting import until
 
 #: Bytes of one write: a page of Postgres' log.
 PAGE = 8192

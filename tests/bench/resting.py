@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.bench.rig import Rig
 from tests.bench.say import say
-from tests.bench.waiting import poll
+from tests.support.waiting import until
 
 #: Seconds that what follows from one load is given before the next.
 _WITHIN = 60.0
@@ -13,7 +13,7 @@ _WITHIN = 60.0
 async def rest(rig: Rig, label: str) -> None:
     """What follows a load, statuses above all, is no part of the next one. Without rest it goes on."""
     try:
-        await poll(rig.at_rest, within=_WITHIN)
+        await until(rig.at_rest, within=_WITHIN)
     except TimeoutError:
         say(f"there is no rest before: {label}")
     else:

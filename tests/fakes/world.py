@@ -23,6 +23,7 @@ from tests.fakes.ledger import FakeLedger, WrittenEvent
 from tests.fakes.model import PodTruth
 from tests.fakes.nodes import Nodes
 from tests.fakes.operators import Operator
+from tests.support.waiting import until
 
 
 class World:
@@ -240,8 +241,5 @@ class World:
 
 
 async def eventually(check: Callable[[], Any], *, seconds: float = 120.0) -> None:
-    """Wait in virtual time until `check()` is true. Raises AssertionError if it does not become so."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not check():
-        assert asyncio.get_running_loop().time() < deadline, "the condition was not met in time"
-        await asyncio.sleep(0.25)
+    """Wait in virtual time until `check()` is true. Raises TimeoutError if it does not become so."""
+    await until(check, within=seconds, poll=0.25)

@@ -11,10 +11,9 @@ Pods stay Pending there: a test that needs one to run writes its status, as a ku
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from hack.cluster import Cluster, start_light
 
 from perdure.kube.client import KubeClient
 from perdure.kube.errors import ApiError
+from tests.support.waiting import until
 
 CRDS = Path(__file__).resolve().parents[2] / "crds"
 #: Seconds for anything that the server does by and by.
@@ -61,16 +61,9 @@ async def namespace(kube: KubeClient) -> AsyncIterator[str]:
     name = f"test-{secrets.token_hex(4)}"
     await kube.create("Namespace", "", {"metadata": {"name": name}})
     # No pod is admitted before the controller manager has made its ServiceAccount.
-    await eventually(lambda: _exists(kube, f"/api/v1/namespaces/{name}/serviceaccounts/default"))
+    await until(lambda: _exists(kube, f"/api/v1/namespaces/{name}/serviceaccounts/default"))
     yield name
     await kube.delete("Namespace", "", name)
-
-
-async def eventually(check: Callable[[], Awaitable[bool]], *, seconds: float = DEADLINE) -> None:
-    """Wait until `check` is true. Raises TimeoutError."""
-    async with asyncio.timeout(seconds):
-        while not await check():  # noqa: ASYNC110 - what is waited for happens in another process
-            await asyncio.sleep(0.02)
 
 
 async def _exists(kube: KubeClient, path: str) -> bool:

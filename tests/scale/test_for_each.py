@@ -16,8 +16,8 @@ from perdure.kube.errors import ApiError
 from perdure.ledger import Ledger
 from tests.bench.processes import memory_mib
 from tests.bench.rig import booted
-from tests.integration.apiserver import eventually
 from tests.scale.fan_out import NAME, Bystander, fan_out
+from tests.support.waiting import until
 
 ITEMS = int(os.environ.get("PERDURE_SCALE_ITEMS", "300"))
 #: Tasks at once; 0 for no limit, which is the harder case.
@@ -94,4 +94,4 @@ async def _namespace(kube: KubeClient) -> None:
             raise
         return True
 
-    await eventually(usable, seconds=60)
+    await until(usable, within=60)

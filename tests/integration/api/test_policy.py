@@ -12,7 +12,7 @@ import yaml
 from tests.integration.api.conftest import Kubectl
 from tests.integration.api.objects import step, task, workflow, workflow_template
 from tests.integration.api.test_crds import GIANT
-from tests.integration.apiserver import eventually
+from tests.support.waiting import until
 
 from perdure.kube.client import KubeClient
 
@@ -42,7 +42,7 @@ async def policies(kubectl: Kubectl, kube: KubeClient, namespace: str) -> AsyncI
         tried = await kubectl("create", "--dry-run=server", objects=[UNKNOWN])
         return "ValidatingAdmissionPolicy" in tried.error
 
-    await eventually(acts)
+    await until(acts)
     names = sorted({item["metadata"]["name"] for item in items})
     yield names
     await kubectl("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", *names)
@@ -150,7 +150,7 @@ async def test_nothing_can_slip_in_with_the_desired_state(
             said = await kubectl("replace", "--dry-run=server", objects=[wrong])
             return "spec: nothing but desiredState can be changed once it is applied" in said.error
 
-        await eventually(refused)
+        await until(refused)
     for state in ("Paused", "Running", "Cancelled"):
         for made in (before, single):
             said = await kubectl("apply", objects=[with_spec(made, desiredState=state)])
@@ -167,5 +167,5 @@ async def test_the_policies_compile_without_warnings(kube: KubeClient, policies:
             found.update(await kube.raw_get(path))
             return "typeChecking" in found.get("status", {})
 
-        await eventually(checked)
+        await until(checked)
         assert found["status"]["typeChecking"] == {}

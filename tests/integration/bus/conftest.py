@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -33,13 +33,6 @@ from tests.integration.nats import NatsServer
 
 #: Seconds for anything to come true; only a defect needs them.
 DEADLINE = 30.0
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until the condition holds; TimeoutError after the deadline."""
-    async with asyncio.timeout(DEADLINE):
-        while not await condition():  # noqa: ASYNC110 - what is waited for lies in other processes
-            await asyncio.sleep(0.02)
 
 
 class Writer:

@@ -15,8 +15,9 @@ from perdure.bus.follow import follow
 from perdure.bus.subjects import subject
 from perdure.domain.records import Event
 from perdure.ledger import Ledger
-from tests.integration.bus.conftest import DEADLINE, Writer, eventually, relaying
+from tests.integration.bus.conftest import DEADLINE, Writer, relaying
 from tests.integration.nats import NatsServer
+from tests.support.waiting import until
 
 
 class Reader:
@@ -36,7 +37,7 @@ class Reader:
         async def reached() -> bool:
             return bool(self.got) and self.got[-1].sequence >= sequence
 
-        await eventually(reached)
+        await until(reached)
 
     async def ends(self) -> list[int]:
         """The numbers of all events, once the following has ended by itself."""
@@ -115,7 +116,7 @@ async def test_nats_killed_while_following(
         async def back() -> bool:
             return any("back" in notice for notice in notices)
 
-        await eventually(back)
+        await until(back)
         await writer.finish(uid)
         assert await reader.ends() == [1, 2, 3, 4, 5]
     assert "NATS is away" in notices[0]
@@ -156,7 +157,7 @@ async def test_a_gap_is_filled_from_the_ledger(
         await bus.client.publish(subject(last.namespace, last.workflow, last.type), encode(last))
         return reader.got[-1].sequence == 4
 
-    await eventually(told)
+    await until(told)
     assert [event.sequence for event in reader.got] == [1, 2, 3, 4]
 
 

@@ -21,13 +21,13 @@ from tests.integration.bus.conftest import (
     DEADLINE,
     Writer,
     assert_stream_equals_ledger,
-    eventually,
     messages,
     relaying,
     stream_is_filled,
 )
 from tests.integration.nats import NatsServer
 from tests.integration.postgres import PostgresServer
+from tests.support.waiting import until
 
 
 @asynccontextmanager
@@ -68,9 +68,9 @@ async def test_publishes_what_was_committed_before_and_after_its_start(
     await writer.add(first, "workflow.created", "workflow.started", "task.scheduled")
     await writer.add(second, "workflow.created")
     async with relaying(ledger, nats_server):
-        await eventually(writer.published)
+        await until(writer.published)
         await writer.add(second, "task.checkpointed")
-        await eventually(writer.published)
+        await until(writer.published)
     await assert_stream_equals_ledger(nats_server, writer)
     subjects = [where for _, where, _ in await messages(nats_server)]
     assert subjects[-1] == "perdure.events.team-a.second.task.checkpointed"
@@ -82,7 +82,7 @@ async def test_a_burst_of_one_run_keeps_its_order(
     uid = await writer.new_run()
     await writer.add(uid, *["task.scheduled"] * 700)
     async with relaying(ledger, nats_server):
-        await eventually(writer.published)
+        await until(writer.published)
     await assert_stream_equals_ledger(nats_server, writer)
 
 
@@ -93,7 +93,7 @@ async def test_servers_without_atomic_batches_are_served_as_well(
     uid = await writer.new_run()
     await writer.add(uid, *["task.scheduled"] * 300)
     async with relaying(ledger, nats_server):
-        await eventually(writer.published)
+        await until(writer.published)
     await assert_stream_equals_ledger(nats_server, writer)
 
 
@@ -122,7 +122,7 @@ async def test_nats_killed_in_the_middle_of_traffic(
                 await commits(beat, 20)
                 await nats_server.start()
             await commits(beat, 20)
-        await eventually(writer.published)
+        await until(writer.published)
     await assert_stream_equals_ledger(nats_server, writer)
 
 
@@ -133,7 +133,7 @@ async def test_nats_away_at_the_start(nats_server: NatsServer, ledger: Ledger, w
         await writer.add(uid, "workflow.created", "workflow.started")
         assert not await writer.published()
         await nats_server.start()
-        await eventually(writer.published)
+        await until(writer.published)
     await assert_stream_equals_ledger(nats_server, writer)
 
 
@@ -146,7 +146,7 @@ async def test_an_answer_that_came_too_late_makes_no_second_message(
     async with relaying(ledger, nats_server) as working:
         for uid in uids:
             await writer.add(uid, "workflow.created")
-        await eventually(writer.published)
+        await until(writer.published)
         nats_server.freeze()
         for uid in uids:
             await writer.add(uid, "workflow.started", "task.scheduled")
@@ -154,9 +154,9 @@ async def test_an_answer_that_came_too_late_makes_no_second_message(
         async def gave_up() -> bool:
             return working.waiting_for is not None
 
-        await eventually(gave_up)
+        await until(gave_up)
         nats_server.thaw()
-        await eventually(writer.published)
+        await until(writer.published)
     await assert_stream_equals_ledger(nats_server, writer)
 
 
@@ -169,7 +169,7 @@ async def test_a_lost_store_is_refilled_from_the_ledger(
             await writer.add(uid, "workflow.created", "workflow.started", "task.scheduled")
         await writer.add(uids[0], *["task.progress"] * 600)
         await writer.finish(uids[1])
-        await eventually(writer.published)
+        await until(writer.published)
         await nats_server.kill()
         nats_server.lose_store()
         await nats_server.start()
@@ -177,7 +177,7 @@ async def test_a_lost_store_is_refilled_from_the_ledger(
         async def filled() -> bool:
             return await stream_is_filled(nats_server)
 
-        await eventually(filled)
+        await until(filled)
     await assert_stream_equals_ledger(nats_server, writer)
 
 
@@ -191,12 +191,12 @@ async def test_a_store_lost_in_the_middle_of_traffic(
             nats_server.lose_store()
             await nats_server.start()
             await commits(beat, 80)
-        await eventually(writer.published)
+        await until(writer.published)
 
         async def filled() -> bool:
             return await stream_is_filled(nats_server)
 
-        await eventually(filled)
+        await until(filled)
     await assert_stream_equals_ledger(nats_server, writer)
 
 
@@ -211,16 +211,16 @@ async def test_a_stream_that_was_replaced_behind_our_back_is_refilled(
         async def filled() -> bool:
             return await stream_is_filled(nats_server)
 
-        await eventually(filled)
+        await until(filled)
         # Once this is published, the relay has looked at the stream, and is content with it.
         await writer.add(uids[0], "task.scheduled")
-        await eventually(writer.published)
+        await until(writer.published)
         await bus.jetstream.delete_stream(stream.STREAM)
         await bus.jetstream.add_stream(name=stream.STREAM, subjects=["perdure.events.>"])
         # The connection stays: only the answers to these tell that it is another stream.
         await writer.add(uids[2], "task.scheduled")
-        await eventually(writer.published)
-        await eventually(filled)
+        await until(writer.published)
+        await until(filled)
     found = {message_id for message_id, _, _ in await messages(nats_server)}
     assert found == {event.id for events in (await writer.history()).values() for event in events}
 
@@ -231,12 +231,12 @@ async def test_a_stream_that_lost_its_end_gets_it_back(
     uid = await writer.new_run()
     async with relaying(ledger, nats_server):
         await writer.add(uid, *["task.progress"] * 30)
-        await eventually(writer.published)
+        await until(writer.published)
         await nats_server.stop()
         shutil.copytree(nats_server.store, tmp_path / "older")
         await nats_server.start()
         await writer.add(uid, *["task.progress"] * 30)
-        await eventually(writer.published)
+        await until(writer.published)
         # What a power failure does: messages that were acknowledged never reached the disk.
         await nats_server.kill()
         nats_server.lose_store()
@@ -246,7 +246,7 @@ async def test_a_stream_that_lost_its_end_gets_it_back(
         async def complete() -> bool:
             return await stream_is_filled(nats_server) and len(await messages(nats_server)) == 60
 
-        await eventually(complete)
+        await until(complete)
     await assert_stream_equals_ledger(nats_server, writer)
 
 
@@ -270,7 +270,7 @@ async def test_a_refill_that_was_cut_short_is_taken_up(
             except Exception:
                 return False
 
-        await eventually(begun)
+        await until(begun)
         working.cancel()
         with pytest.raises(asyncio.CancelledError):
             await working
@@ -279,7 +279,7 @@ async def test_a_refill_that_was_cut_short_is_taken_up(
         async def filled() -> bool:
             return await stream_is_filled(nats_server)
 
-        await eventually(filled)
+        await until(filled)
     await assert_stream_equals_ledger(nats_server, writer)
 
 
@@ -289,7 +289,7 @@ async def test_two_relays_at_once_publish_each_event_once(
     async with relaying(ledger, nats_server), relaying(ledger, nats_server):
         async with traffic(writer) as beat:
             await commits(beat, 150)
-        await eventually(writer.published)
+        await until(writer.published)
     await assert_stream_equals_ledger(nats_server, writer)
 
 
@@ -303,7 +303,7 @@ async def test_the_ledger_killed_in_the_middle_of_traffic(
             await commits(beat, 5)
             await postgres_server.start_soon()
             await commits(beat, 30)
-        await eventually(writer.published)
+        await until(writer.published)
     await assert_stream_equals_ledger(nats_server, writer)
 
 
@@ -324,7 +324,7 @@ async def test_what_the_ledger_could_not_be_told_is_not_published_again(
     uid = await writer.new_run()
     await writer.add(uid, "workflow.created", "workflow.started")
     async with relaying(ledger, nats_server):
-        await eventually(writer.published)
+        await until(writer.published)
     await assert_stream_equals_ledger(nats_server, writer)
 
 
@@ -342,14 +342,14 @@ async def test_single_events_are_not_forgotten_one_by_one(
     monkeypatch.setattr(relay, "FORGET_EVERY", 3600.0)
     uid = await writer.new_run()
     async with relaying(ledger, nats_server) as working:
-        await eventually(lambda: stream_is_filled(nats_server))
+        await until(lambda: stream_is_filled(nats_server))
         for number in range(20):
 
             async def follows(published: int = working.published) -> bool:
                 return working.published > published
 
             await writer.add(uid, f"custom.{number}")
-            await eventually(follows)
+            await until(follows)
     assert sum(calls) == 20 and len(calls) <= 2
     assert await writer.published()
     await assert_stream_equals_ledger(nats_server, writer)

@@ -20,7 +20,7 @@ from perdure.settings import Settings
 from perdure_agent import Environment, Options, Retries
 from tests.integration.gateway.keys import AUDIENCE, ClusterKeys
 from tests.integration.ledger.samples import started
-from tests.integration.waiting import until
+from tests.support.waiting import until
 
 KEY = TaskKey("work")
 

@@ -20,7 +20,7 @@ from perdure_agent import DamagedCheckpoint, GatewayError, Options, connect
 from tests.integration.gateway.conftest import KEY, AgentOf, GatewayProcess
 from tests.integration.gateway.keys import ClusterKeys
 from tests.integration.ledger.samples import started
-from tests.integration.waiting import until
+from tests.support.waiting import until
 
 MIB = 1024 * 1024
 #: Size of checkpoints that pass through in pieces.

@@ -17,7 +17,7 @@ from perdure.ledger import AgentSession, Ledger
 from perdure_agent import Environment
 from tests.integration.gateway.conftest import KEY, AgentOf
 from tests.integration.ledger.samples import at, superseded
-from tests.integration.waiting import until
+from tests.support.waiting import until
 
 PROGRAM = """
 import asyncio, os, random

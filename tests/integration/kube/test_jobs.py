@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from tests.integration.apiserver import eventually
 from tests.integration.kube.test_agents import agent_task, leaves
+from tests.support.waiting import until
 
 from perdure.domain.engine.pod_facts import PodFacts, read_pod
 from perdure.kube.client import KubeClient
@@ -94,7 +94,7 @@ async def test_a_job_creates_one_pod_with_its_name_as_prefix(kube: KubeClient, n
     async def has_pod() -> bool:
         return bool(await pods(kube, namespace))
 
-    await eventually(has_pod)
+    await until(has_pod)
     (facts,) = await pods(kube, namespace)
     assert (facts.name, facts.owner_uid) == (made["metadata"]["name"], made["metadata"]["uid"])
     assert (facts.of_job, facts.attempt, facts.task) == (True, 1, "audit-a-x7k2q")
@@ -110,7 +110,7 @@ async def test_a_job_whose_pod_was_deleted_fails_without_a_second_pod(
     async def has_pod() -> bool:
         return bool(await pods(kube, namespace))
 
-    await eventually(has_pod)
+    await until(has_pod)
     (first,) = await pods(kube, namespace)
     # The cluster has no kubelet: the test writes the kubelet's status.
     ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
@@ -121,7 +121,7 @@ async def test_a_job_whose_pod_was_deleted_fails_without_a_second_pod(
         job = await kube.get("Job", namespace, name)
         return bool((job.get("status") or {}).get("ready"))
 
-    await eventually(is_counted)
+    await until(is_counted)
     await kube.delete("Pod", namespace, first.pod_name, grace_seconds=0)
     await kube.patch_status("Pod", namespace, first.pod_name, {"status": {"phase": "Failed"}})
 
@@ -131,7 +131,7 @@ async def test_a_job_whose_pod_was_deleted_fails_without_a_second_pod(
         return any(item["type"] == "Failed" and item["status"] == "True" for item in conditions)
 
     # After conflicts the controller backs off exponentially, up to a minute.
-    await eventually(has_failed, seconds=150)
+    await until(has_failed, within=150)
     assert [seen.uid for seen in await pods(kube, namespace)] in ([], [first.uid])
 
 
@@ -141,10 +141,10 @@ async def test_the_deletion_of_a_job_deletes_its_pod(kube: KubeClient, namespace
     async def has_pod() -> bool:
         return bool(await pods(kube, namespace))
 
-    await eventually(has_pod)
+    await until(has_pod)
     await kube.delete("Job", namespace, made["metadata"]["name"], uid=made["metadata"]["uid"])
 
     async def has_none() -> bool:
         return not await pods(kube, namespace)
 
-    await eventually(has_none)
+    await until(has_none)

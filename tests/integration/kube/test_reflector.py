@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from tests.integration.apiserver import ApiServer, eventually
+from tests.integration.apiserver import ApiServer
+from tests.support.waiting import until
 
 from perdure.kube.client import KubeClient
 from perdure.kube.reflector import Selection, reflect
@@ -43,23 +44,23 @@ async def test_objects_are_followed_through_the_death_of_the_api_server(
     await make("stranger", "y")
     selection = Selection("AgentTask", namespace, "team=x")
     following = asyncio.create_task(reflect(kube, selection, on_event=on_event, on_list=lambda: None))
-    await eventually(lambda: seen("first"))
+    await until(lambda: seen("first"))
     await make("second")
-    await eventually(lambda: seen("first", "second"))
+    await until(lambda: seen("first", "second"))
     await kube.patch_status("AgentTask", namespace, "second", {"status": {"phase": "Running"}})
 
     async def patched() -> bool:
         return (there["second"].get("status") or {}).get("phase") == "Running"
 
-    await eventually(patched)
+    await until(patched)
     await kube.delete("AgentTask", namespace, "first")
-    await eventually(lambda: seen("second"))
+    await until(lambda: seen("second"))
     assert gone == ["first"]
 
     apiserver.cluster.kill("kube-apiserver")
     apiserver.cluster.restart("kube-apiserver")
     await make("third")
-    await eventually(lambda: seen("second", "third"))
+    await until(lambda: seen("second", "third"))
     assert not following.done()
     following.cancel()
     await asyncio.wait([following])

@@ -14,7 +14,7 @@ from perdure.ledger import Ledger, rows
 from perdure.ledger.queries import SQL
 from tests.integration.ledger import samples
 from tests.integration.ledger.samples import KEY, at, task_record
-from tests.integration.waiting import until
+from tests.support.waiting import until
 
 
 def succeeded(key: TaskKey = KEY, *, cache_key: str | None = "k", **changes: Any) -> TaskRecord:

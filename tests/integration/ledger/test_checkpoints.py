@@ -16,7 +16,7 @@ from perdure.ledger.checkpoint_bytes import PIECE, WHOLE
 from perdure.ledger.types import Overtaken, WrongChecksum
 from tests.integration.ledger import samples
 from tests.integration.ledger.samples import START, at
-from tests.integration.waiting import until
+from tests.support.waiting import until
 
 NOISE = random.Random(3).randbytes(3 * PIECE)
 #: One piece more than what is kept whole.

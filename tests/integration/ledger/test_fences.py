@@ -16,7 +16,7 @@ from perdure.ledger.parameters import dumps
 from perdure.ledger.queries import SQL
 from tests.integration.ledger import samples
 from tests.integration.ledger.samples import KEY, START, at, event
-from tests.integration.waiting import until
+from tests.support.waiting import until
 
 
 async def blocked(ledger: Ledger) -> bool:

@@ -12,7 +12,7 @@ from perdure.ledger import Ledger
 from tests.integration.ledger import samples
 from tests.integration.ledger.samples import at, event
 from tests.integration.postgres import PostgresServer
-from tests.integration.waiting import until
+from tests.support.waiting import until
 
 KEYS = tuple(TaskKey("each", index) for index in range(8))
 

@@ -25,7 +25,7 @@ from perdure.ledger.types import (
 from tests.integration.ledger import samples
 from tests.integration.ledger.samples import KEY, at, signal
 from tests.integration.ledger.test_fences import blocked
-from tests.integration.waiting import until
+from tests.support.waiting import until
 
 LATER = TaskKey("later", 7)
 RUN = TaskKey("")

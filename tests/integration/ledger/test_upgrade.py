@@ -21,7 +21,7 @@ from perdure.ledger.parameters import dumps
 from perdure.ledger.queries import SQL, parse
 from tests.integration.ledger import samples
 from tests.integration.ledger.samples import KEY, START, at, attempt_record, event, run_record, task_record
-from tests.integration.waiting import until
+from tests.support.waiting import until
 
 OLD: Final = parse(Path(__file__).with_name("statements_0001.sql").read_text())
 EPOCH: Final = 1

@@ -15,7 +15,7 @@ from perdure.ledger import Ledger
 from perdure.ledger.group_commit import GroupWriter
 from tests.integration.ledger import samples
 from tests.integration.ledger.samples import START, event
-from tests.integration.waiting import until
+from tests.support.waiting import until
 
 #: Refuses 13, as Postgres would refuse a value that is too long or not allowed.
 INSERT = "insert into item values ($1, $2, txid_current()) returning value, transaction"

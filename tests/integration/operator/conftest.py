@@ -17,7 +17,7 @@ from perdure.ledger import Ledger
 from tests.integration.apiserver import ApiServer
 from tests.integration.nats import NatsServer
 from tests.integration.operator.process import Kubelet, OperatorProcess
-from tests.integration.waiting import until
+from tests.support.waiting import until
 
 
 @dataclass(slots=True)

@@ -26,7 +26,7 @@ from tests.integration.nats import NatsServer
 from tests.integration.operator.conftest import Stage
 from tests.integration.operator.process import GatewayProcess
 from tests.integration.postgres import PostgresServer
-from tests.integration.waiting import until
+from tests.support.waiting import until
 
 COUNT = int(os.environ.get("COUNT", "1500"))
 #: As many as the ledger keeps of a task, so that in the end every one can be read back.

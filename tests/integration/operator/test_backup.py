@@ -19,7 +19,7 @@ from tests.integration.nats import NatsServer
 from tests.integration.operator.conftest import Stage
 from tests.integration.operator.process import OperatorProcess
 from tests.integration.postgres import PostgresServer
-from tests.integration.waiting import until
+from tests.support.waiting import until
 
 WITHIN = 120.0
 AGENT = {"image": "agent"}

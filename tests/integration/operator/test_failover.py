@@ -20,7 +20,7 @@ from perdure.ledger import Ledger
 from tests.integration.apiserver import ApiServer
 from tests.integration.nats import NatsServer
 from tests.integration.operator.process import Kubelet, OperatorProcess
-from tests.integration.waiting import until
+from tests.support.waiting import until
 
 #: The Lease of which the budget for a failover speaks.
 LEASE = {"LEASE_DURATION": "4", "LEASE_RENEW_DEADLINE": "3", "LEASE_RETRY": "0.5"}

@@ -6,7 +6,7 @@ from typing import Any
 
 from perdure.kube.errors import ApiError
 from tests.integration.operator.conftest import Stage
-from tests.integration.waiting import until
+from tests.support.waiting import until
 
 AGENT = {"image": "agent"}
 STEPS = [

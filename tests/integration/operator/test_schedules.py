@@ -8,7 +8,7 @@ from typing import Any
 from perdure.api.status import timestamp
 from perdure.domain.schedules.schedule import run_name
 from tests.integration.operator.conftest import Stage
-from tests.integration.waiting import until
+from tests.support.waiting import until
 
 KIND = "WorkflowSchedule"
 #: Seconds for anything to come about, the start of an operator on a busy machine included.

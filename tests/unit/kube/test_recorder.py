@@ -1,11 +1,11 @@
 """Kubernetes Events: limited, deduplicated, and never blocking their callers."""
 
 import asyncio
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from tests.support.waiting import until
 
 from perdure.kube import recorder as module
 from perdure.kube.errors import ApiError
@@ -77,12 +77,6 @@ def record(to: EventRecorder, message: str = "it began", *, number: int = 0, aft
         action="Start",
         now=NOW + timedelta(seconds=after),
     )
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - the code under test has nothing to wait for
-            await asyncio.sleep(0)
 
 
 async def drain(recorder: EventRecorder) -> None:
@@ -186,7 +180,7 @@ async def test_a_close_does_not_wait_for_a_server_that_does_not_answer(
     record(recorder, "two")
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
         group.create_task(recorder.run())
-        await until(lambda: bool(api.calls))
+        await until(lambda: bool(api.calls), poll=0)
         recorder.close()
     assert recorder.dropped == 1
     assert api.events == {}
@@ -200,7 +194,7 @@ async def test_a_failed_post_ends_neither_the_task_nor_later_posts(
         group.create_task(recorder.run())
         api.failure = failure
         record(recorder)
-        await until(lambda: recorder.failed > 0)
+        await until(lambda: recorder.failed > 0, poll=0)
         api.failure = None
         record(recorder, "two")
         recorder.close()
@@ -212,7 +206,7 @@ async def test_a_count_of_an_event_that_was_never_posted_posts_it(api: Api, reco
         group.create_task(recorder.run())
         api.failure = ApiError(503, "", "away")
         record(recorder)
-        await until(lambda: recorder.failed > 0)
+        await until(lambda: recorder.failed > 0, poll=0)
         api.failure = None
         record(recorder, after=300)
         recorder.close()
@@ -224,7 +218,7 @@ async def test_an_event_that_the_server_expired_is_created_again(api: Api, recor
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
         group.create_task(recorder.run())
         record(recorder)
-        await until(lambda: bool(api.events))
+        await until(lambda: bool(api.events), poll=0)
         api.events.clear()
         record(recorder, after=300)
         recorder.close()

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 import pytest
 from tests.fakes.clock import now
 from tests.fakes.clock import run as on_virtual_time
+from tests.support.waiting import until
 
 from perdure.control.leadership.fenced_kube import FencedKube
 from perdure.control.leadership.lease_elector import JITTER, Elector
@@ -163,12 +164,10 @@ def time() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def until(condition: Callable[[], bool], *, within: float = 60.0) -> float:
-    """Wait, in virtual time. Returns how long it took."""
+async def seconds_until(condition: Callable[[], bool], *, within: float = 60.0) -> float:
+    """Wait in virtual time. Returns how long it took."""
     began = time()
-    async with asyncio.timeout(within):
-        while not condition():  # noqa: ASYNC110 - what is waited for sets no event
-            await asyncio.sleep(0.01)
+    await until(condition, within=within)
     return time() - began
 
 
@@ -192,7 +191,7 @@ def test_one_of_two_leads_and_the_lease_tells_who() -> None:
         first, second = Replica("a", leases), Replica("b", leases)
         second.skew = 5000.0
         first.start()
-        await until(lambda: first.elector.leading)
+        await seconds_until(lambda: first.elector.leading)
         second.start()
         await asyncio.sleep(60)
         assert (first.elector.leading, second.elector.leading) == (True, False)
@@ -208,12 +207,12 @@ def test_the_lease_is_given_back_at_once() -> None:
         leases = Leases()
         first, second = Replica("a", leases), Replica("b", leases)
         first.start()
-        await until(lambda: first.elector.leading)
+        await seconds_until(lambda: first.elector.leading)
         second.start()
         await asyncio.sleep(10)
         first.stop.set()
-        assert await until(lambda: leases.holder == "") < 0.1
-        assert await until(lambda: second.elector.leading) <= RETRY * (1 + JITTER) + 0.1
+        assert await seconds_until(lambda: leases.holder == "") < 0.1
+        assert await seconds_until(lambda: second.elector.leading) <= RETRY * (1 + JITTER) + 0.1
         assert first.task is not None
         await first.task
         assert leases.lease is not None
@@ -227,11 +226,11 @@ def test_a_renewal_on_its_way_does_not_keep_the_lease_from_being_given_back() ->
         leases = Leases()
         first = Replica("a", leases)
         first.start()
-        await until(lambda: first.elector.leading)
+        await seconds_until(lambda: first.elector.leading)
         first.client.answer_delay = 0.2
         version = leases.version
         # Stopped between the renewal's effect and its answer.
-        await until(lambda: leases.version > version)
+        await seconds_until(lambda: leases.version > version)
         first.stop.set()
         assert first.task is not None
         await first.task
@@ -246,12 +245,12 @@ def test_one_that_cannot_renew_stops_before_another_can_lead(fault: str) -> None
         leases = Leases()
         first, second = Replica("a", leases), Replica("b", leases)
         first.start()
-        await until(lambda: first.elector.leading)
+        await seconds_until(lambda: first.elector.leading)
         second.start()
         await asyncio.sleep(10.3)
         setattr(first.client, fault, True)
         lost = time()
-        await until(lambda: second.elector.leading)
+        await seconds_until(lambda: second.elector.leading)
         assert not first.elector.leading
         ((_, stopped),) = first.led
         assert stopped <= lost + DEADLINE
@@ -272,13 +271,13 @@ def test_a_slow_answer_does_not_prolong_the_lease() -> None:
         leases = Leases()
         first = Replica("a", leases)
         first.start()
-        await until(lambda: first.elector.leading)
+        await seconds_until(lambda: first.elector.leading)
         first.client.answer_delay = 1.4
         version = leases.version
-        await until(lambda: leases.version > version)
+        await seconds_until(lambda: leases.version > version)
         first.client.away = True
         renewed = time()
-        await until(lambda: not first.elector.lease_held())
+        await seconds_until(lambda: not first.elector.lease_held())
         assert time() <= renewed + DEADLINE + 0.02
 
     run(scenario)
@@ -289,7 +288,7 @@ def test_a_thawed_leader_writes_nothing() -> None:
         leases = Leases()
         first, second = Replica("a", leases), Replica("b", leases)
         first.start()
-        await until(lambda: first.elector.leading)
+        await seconds_until(lambda: first.elector.leading)
         await first.guarded.create("Pod", "team", {})
         second.start()
         await asyncio.sleep(5)
@@ -308,7 +307,7 @@ def test_a_thawed_leader_writes_nothing() -> None:
         assert first.client.writes == [("create", "Pod")]
         await first.guarded.get("Lease", "team", "lease")
         # It notices by itself, and its workers end.
-        assert await until(lambda: len(first.led) == 1) <= RETRY + 0.1
+        assert await seconds_until(lambda: len(first.led) == 1) <= RETRY + 0.1
 
     run(scenario)
 
@@ -329,10 +328,10 @@ def test_a_follower_is_told_at_once_and_a_leader_is_not() -> None:
         first, second, third = Replica("a", leases), Replica("b", leases), Replica("c", leases)
         third.client.away = True
         first.start()
-        await until(lambda: first.elector.leading)
+        await seconds_until(lambda: first.elector.leading)
         second.start()
         third.start()
-        assert await until(lambda: bool(second.followed and third.followed)) < 0.1
+        assert await seconds_until(lambda: bool(second.followed and third.followed)) < 0.1
         assert first.followed == 0
 
     run(scenario)
@@ -343,7 +342,7 @@ def test_workers_that_do_not_stop_end_the_process(cause: str) -> None:
     async def scenario() -> float:
         replica = Replica("a", Leases(), stubborn=True)
         replica.start()
-        await until(lambda: replica.elector.leading)
+        await seconds_until(lambda: replica.elector.leading)
         began = time()
         if cause == "stop":
             replica.stop.set()
@@ -379,12 +378,12 @@ def test_a_leader_that_was_fenced_gives_way() -> None:
         leases = Leases()
         first, second = Replica("a", leases), Replica("b", leases)
         first.start()
-        await until(lambda: first.elector.leading)
+        await seconds_until(lambda: first.elector.leading)
         second.start()
         await asyncio.sleep(5)
         first.ends.set()
-        assert await until(lambda: leases.holder == "") < 0.1
+        assert await seconds_until(lambda: leases.holder == "") < 0.1
         first.ends.clear()
-        assert await until(lambda: leases.holder != "") <= RETRY * (1 + JITTER) + 0.1
+        assert await seconds_until(lambda: leases.holder != "") <= RETRY * (1 + JITTER) + 0.1
 
     run(scenario)
