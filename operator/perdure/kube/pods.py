@@ -14,7 +14,7 @@ from perdure.api.workflow import MAX_INPUT_BYTES
 from perdure.domain.engine.outcome import shorten
 from perdure.domain.engine.pod_facts import CONTAINER
 from perdure.domain.expressions.templating import compact
-from perdure.domain.kube_objects import controller_reference
+from perdure.domain.kube_objects import OwnerReference, controller_reference
 from perdure.domain.names import ANNOTATION_INPUT
 from perdure.domain.records import NO_INDEX
 from perdure.kube.podtemplate import merge_pod_spec, refuse_directives
@@ -91,7 +91,7 @@ def build_pod(
     task_name: str,
     pod_name: str,
     namespace: str,
-    owner: Mapping[str, Any],
+    owner: OwnerReference,
     labels: Mapping[str, str],
     agent: Mapping[str, Any],
     input: Any,

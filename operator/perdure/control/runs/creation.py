@@ -7,6 +7,7 @@ from typing import Any
 from perdure.api import API_VERSION
 from perdure.control.live_run import LiveRun
 from perdure.control.ports import KubePort
+from perdure.domain.kube_objects import OwnerReference, controller_reference, controlling_owner
 from perdure.domain.names import task_labels
 from perdure.domain.records import WORKFLOW, TaskRecord
 from perdure.kube.errors import ApiError
@@ -43,16 +44,9 @@ async def create_owned(
     return created
 
 
-def owner_reference(kind: str, name: str, uid: str) -> dict[str, Any]:
-    """The reference by which the garbage collector deletes an object after its owner."""
-    return {
-        "apiVersion": API_VERSION,
-        "kind": kind,
-        "name": name,
-        "uid": uid,
-        "controller": True,
-        "blockOwnerDeletion": False,
-    }
+def owner_reference(kind: str, name: str, uid: str) -> OwnerReference:
+    """The reference to an owner of one of Perdure's own kinds."""
+    return controller_reference(api_version=API_VERSION, kind=kind, name=name, uid=uid)
 
 
 def labels_of_task(live: LiveRun, task: TaskRecord) -> dict[str, str]:
@@ -66,7 +60,8 @@ def _check_owner(obj: dict[str, Any], uid: str, name: str, what: str) -> None:
     owners = obj["metadata"].get("ownerReferences") or ()
     if not any(owner.get("uid") == uid for owner in owners):
         # An object of our owner's name was deleted a moment ago, and the garbage collector comes after it.
-        orphaned = any(owner.get("controller") and owner.get("name") == name for owner in owners)
+        controller = controlling_owner(obj)
+        orphaned = controller is not None and controller.get("name") == name
         if orphaned or "deletionTimestamp" in obj["metadata"]:
             raise StillLeaving(f"{what} of an earlier object of this name is still being deleted")
         raise NameConflict(f"{what} exists and is not ours; remove it, then apply the workflow again")

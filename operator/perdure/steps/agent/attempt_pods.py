@@ -17,6 +17,7 @@ from perdure.control.lookup import find
 from perdure.control.ports import KubePort
 from perdure.control.runs.deletion import JOB
 from perdure.domain.engine.pod_facts import PodFacts
+from perdure.domain.kube_objects import is_controlled_by
 from perdure.domain.names import LABEL_ATTEMPT, LABEL_TASK
 from perdure.domain.phases import Reason
 from perdure.domain.records import AGENT_TASK, AttemptRecord
@@ -104,9 +105,8 @@ class AttemptPods:
         made = made_job(live, attempt)
         if made is not None:
             return bool(job["metadata"]["uid"] == made.uid)
-        owners = job["metadata"].get("ownerReferences") or ()
         uid = self.task_uid(live, attempt)
-        return any(owner.get("controller") and owner["uid"] == uid for owner in owners)
+        return uid is not None and is_controlled_by(job, uid)
 
     async def _get_pod(self, live: LiveRun, attempt: AttemptRecord) -> None:
         before = self.known(live, attempt)
