@@ -49,7 +49,7 @@ def strike(run: Run) -> proof.Kill:
     raise AssertionError("no agent saved enough before the run ended")
 
 
-def test_a_killed_agent_goes_on_from_its_checkpoint(perdure: Installation, namespace: str) -> None:
+def test_a_killed_agent_resumes_from_its_checkpoint(perdure: Installation, namespace: str) -> None:
     template, workflow = manifests("audit")
     assert perdure.apply(namespace, template).code == 0
     run = Run.apply(perdure, namespace, workflow)

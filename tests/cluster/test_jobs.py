@@ -160,7 +160,7 @@ def test_a_deleted_job_is_a_disruption_that_spends_no_retry(runs: dict[str, Run]
     assert len([each for each in run.pods() if each["metadata"]["uid"] != pod["metadata"]["uid"]]) == 1
 
 
-def test_an_agenttask_by_itself_as_a_job(runs: dict[str, Run]) -> None:
+def test_a_standalone_agenttask_runs_as_a_job(runs: dict[str, Run]) -> None:
     run = runs["alone"]
     assert run.until()["output"] == {"n": 42}
     (made,) = jobs_of(run).values()
@@ -179,7 +179,7 @@ def test_a_pod_is_shaped_by_its_template(runs: dict[str, Run], name: str) -> Non
     assert pod_name.startswith(f"{task['metadata']['name']}-1")
 
 
-def test_the_rest_of_the_pod_is_as_the_template_says(runs: dict[str, Run]) -> None:
+def test_the_pod_has_the_other_fields_of_the_template(runs: dict[str, Run]) -> None:
     run = runs["shaped"]
     run.until()
     (pod,) = run.pods()
@@ -193,7 +193,7 @@ def test_the_rest_of_the_pod_is_as_the_template_says(runs: dict[str, Run]) -> No
     assert (metadata["labels"]["team"], metadata["annotations"]["example.com/note"]) == ("a", "kept")
 
 
-def test_a_sidecar_that_stays_does_not_keep_the_task(runs: dict[str, Run]) -> None:
+def test_a_sidecar_that_stays_does_not_delay_the_task(runs: dict[str, Run]) -> None:
     """The task ends with its agent, and the sidecar is ended for it."""
     run = runs["shaped-job"]
     run.until()
@@ -207,7 +207,7 @@ def test_a_sidecar_that_stays_does_not_keep_the_task(runs: dict[str, Run]) -> No
     assert task["status"]["attempt"] == 1
 
 
-def test_what_the_api_server_refuses_fails_the_task_with_its_words(runs: dict[str, Run]) -> None:
+def test_a_pod_that_the_api_server_refuses_fails_the_task_with_its_message(runs: dict[str, Run]) -> None:
     run = runs["refused"]
     run.until("Failed")
     (task,) = run.tasks()

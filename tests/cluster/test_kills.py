@@ -57,7 +57,9 @@ def check_published(run: Run, events: list[Event]) -> None:
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_kill_while_agents_work(perdure: Installation, namespace: str, component: str) -> None:
+def test_a_component_is_killed_while_agents_run(
+    perdure: Installation, namespace: str, component: str
+) -> None:
     run = Run.apply(perdure, namespace, counting("counting", count=COUNT, gate=GATE))
     run.until_checkpoint(3)
     before = restarts(perdure)
@@ -71,7 +73,7 @@ def test_kill_while_agents_work(perdure: Installation, namespace: str, component
     check_published(run, events)
 
 
-def test_kill_everything_while_agents_end(perdure: Installation, namespace: str) -> None:
+def test_every_component_is_killed_while_agents_end(perdure: Installation, namespace: str) -> None:
     """One agent ends and one is killed while the operator is frozen; then everything else dies at once."""
     run = Run.apply(perdure, namespace, counting("counting", count=COUNT, gate=GATE))
     run.until_checkpoint(GATE)

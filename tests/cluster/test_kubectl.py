@@ -43,7 +43,7 @@ def rows(table: str) -> list[dict[str, str]]:
     ]
 
 
-def test_get_workflows(finished: Run) -> None:
+def test_kubectl_get_workflows_prints_the_columns(finished: Run) -> None:
     (row,) = rows(finished.kubectl("get", "workflows"))
     assert list(row) == ["NAME", "PHASE", "PROGRESS", "MESSAGE", "AGE"]
     assert (row["NAME"], row["PHASE"], row["PROGRESS"], row["MESSAGE"]) == (
@@ -57,7 +57,7 @@ def test_get_workflows(finished: Run) -> None:
     assert (wide["ATTEMPTS"], wide["EVENTS"]) == ("5", str(len(finished.events())))
 
 
-def test_get_agenttasks(finished: Run) -> None:
+def test_kubectl_get_agenttasks_prints_the_columns(finished: Run) -> None:
     found = rows(finished.kubectl("get", "agenttasks"))
     assert list(found[0]) == ["NAME", "PHASE", "ATTEMPT", "REASON", "CHECKPOINT", "AGE"]
     names = [re.sub("-[a-z2-7]{5}$", "", row["NAME"]) for row in found]
@@ -67,13 +67,13 @@ def test_get_agenttasks(finished: Run) -> None:
     ]  # fmt: skip
 
 
-def test_get_by_category_and_short_name(finished: Run) -> None:
+def test_kubectl_get_knows_category_and_short_name(finished: Run) -> None:
     every = finished.kubectl("get", "perdure", "-o", "name").split()
     assert {name.partition("/")[0] for name in every} == {"agenttask.perdure.dev", "workflow.perdure.dev"}
     assert finished.kubectl("get", "pwf", "-o", "name").split() == ["workflow.perdure.dev/greetings"]
 
 
-def test_describe_shows_events(finished: Run) -> None:
+def test_kubectl_describe_prints_events(finished: Run) -> None:
     def shown() -> set[tuple[str, ...]]:
         text = finished.kubectl("describe", "workflow", "greetings")
         # `Events:` stands in the status as well, with the number of the last one.
@@ -85,7 +85,7 @@ def test_describe_shows_events(finished: Run) -> None:
     assert shown() == {("Normal", "Started"), ("Warning", "Retrying"), last}
 
 
-def test_wait(finished: Run) -> None:
+def test_kubectl_wait_returns_when_a_run_is_complete(finished: Run) -> None:
     said = finished.kubectl("wait", "--for=condition=Complete", "workflow/greetings", "--timeout=5s")
     assert said == "workflow.perdure.dev/greetings condition met\n"
     assert finished.condition("Accepted")["observedGeneration"] == 1
@@ -111,7 +111,9 @@ def test_a_changed_spec_is_refused(perdure: Installation, finished: Run) -> None
     assert len(finished.tasks("greet")) == 2
 
 
-def test_delete_takes_tasks_and_pods_and_leaves_the_history(perdure: Installation, namespace: str) -> None:
+def test_a_deletion_removes_tasks_and_pods_and_keeps_the_history(
+    perdure: Installation, namespace: str
+) -> None:
     run = Run.apply(
         perdure,
         namespace,

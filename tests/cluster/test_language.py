@@ -93,7 +93,7 @@ def _load_image(perdure: Installation) -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_comes_out_as_stated(perdure: Installation, batches: Batches, name: str) -> None:
+def test_an_example_has_its_expected_outcome(perdure: Installation, batches: Batches, name: str) -> None:
     example, namespace = EXAMPLES[name], batches.namespace(name)
     with _explained(perdure, namespace):
         for expected in example.expected:

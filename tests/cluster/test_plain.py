@@ -89,7 +89,7 @@ def test_a_retry_may_succeed(runs: dict[str, Run]) -> None:
     assert [event["attempt"] for event in of_type(run.events(), "task.started")] == [1, 2]
 
 
-def test_exit_75_is_a_disruption(runs: dict[str, Run]) -> None:
+def test_exit_code_75_is_a_disruption(runs: dict[str, Run]) -> None:
     run = runs["interrupted"]
     run.until()
     (task,) = run.tasks()
@@ -126,7 +126,7 @@ def test_too_little_memory_is_a_failure_with_its_own_reason(runs: dict[str, Run]
     assert len(of_type(run.events(), "task.failed")) == 1
 
 
-def test_an_agenttask_by_itself(runs: dict[str, Run]) -> None:
+def test_a_standalone_agenttask_runs(runs: dict[str, Run]) -> None:
     run = runs["alone"]
     status = run.until()
     assert (status["output"], status["attempt"], status["phase"]) == (42, 1, "Succeeded")

@@ -71,7 +71,7 @@ def refusing(perdure: Installation) -> str:
 
 
 @pytest.mark.parametrize("case", BY_APPLY)
-def test_refused_by_apply(perdure: Installation, refusing: str, case: str) -> None:
+def test_the_api_server_refuses_a_faulty_manifest(perdure: Installation, refusing: str, case: str) -> None:
     manifest, message = BY_APPLY[case]
     said = perdure.apply(refusing, manifest)
     assert said.code != 0
@@ -83,7 +83,7 @@ def test_refused_by_apply(perdure: Installation, refusing: str, case: str) -> No
 
 
 @pytest.mark.parametrize("case", BY_THE_OPERATOR)
-def test_refused_by_the_operator(perdure: Installation, refusing: str, case: str) -> None:
+def test_the_operator_refuses_a_faulty_manifest(perdure: Installation, refusing: str, case: str) -> None:
     manifest, parts = BY_THE_OPERATOR[case]
     run = Run.apply(perdure, refusing, manifest)
     condition = until(lambda: run.condition("Accepted"), seconds=30, what="condition Accepted")

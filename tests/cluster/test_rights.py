@@ -63,7 +63,7 @@ TABLE = [
 ]
 
 
-def test_what_accounts_may_do(perdure: Installation) -> None:
+def test_accounts_have_the_documented_permissions_only(perdure: Installation) -> None:
     def may(who: str, what: str, where: str | None) -> bool:
         place = ["-n", where] if where else []
         if not where and not what.startswith("get /"):

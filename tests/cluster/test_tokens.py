@@ -61,7 +61,7 @@ def pods(waiting: Run) -> tuple[str, str]:
     return first["status"]["podName"], second["status"]["podName"]
 
 
-def test_without_a_token_of_ours(waiting: Run, pods: tuple[str, str]) -> None:
+def test_a_request_without_a_valid_token_is_refused(waiting: Run, pods: tuple[str, str]) -> None:
     create = ("create", "token", "default")
     foreign = waiting.kubectl(*create, "--audience", "somebody-else").strip()
     unbound = waiting.kubectl(*create, "--audience", "perdure").strip()
@@ -117,7 +117,7 @@ def test_a_token_writes_its_own_task_only(waiting: Run, pods: tuple[str, str]) -
     assert (event["type"], event["task"], data(event)["label"]) == ("task.checkpointed", first, "mine")
 
 
-def test_the_token_of_a_superseded_attempt(waiting: Run, pods: tuple[str, str]) -> None:
+def test_the_token_of_a_superseded_attempt_writes_nothing(waiting: Run, pods: tuple[str, str]) -> None:
     """Must be the last one here: it ends the run."""
     old = token_of(waiting, pods[1])
     waiting.kubectl("delete", "pod", pods[1], "--grace-period=1", "--wait=false")

@@ -58,7 +58,7 @@ def test_uninstall_leaves_the_definitions_and_workflows(perdure: Installation, k
     assert len(kept.pods()) == 1
 
 
-def test_install_again(perdure: Installation, kept: Run) -> None:
+def test_a_second_installation_keeps_workflows(perdure: Installation, kept: Run) -> None:
     """The definitions that were kept are taken over, and finished runs stay as they were."""
     before = perdure.get(kept.resource, "-n", kept.namespace)
     install(perdure.target)

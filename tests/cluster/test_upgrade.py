@@ -46,7 +46,7 @@ def leader(perdure: Installation) -> str:
     return str(lease["spec"].get("holderIdentity") or "")
 
 
-def test_an_upgrade_without_changes(perdure: Installation, working: Run) -> None:
+def test_an_upgrade_without_changes_restarts_nothing(perdure: Installation, working: Run) -> None:
     passwords, pods = secrets(perdure), identities(perdure)
     assert set(passwords) == {"perdure-nats", "perdure-postgres"}
     perdure.upgrade()

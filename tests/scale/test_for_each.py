@@ -30,7 +30,7 @@ KUBECONFIG_MIB = 75.0
 NAMESPACE = "scale"
 
 
-async def test_a_wide_fan_out_stays_small_and_loses_nothing() -> None:
+async def test_a_wide_fan_out_keeps_sizes_bounded_and_loses_nothing() -> None:
     async with booted() as rig:
         await _namespace(rig.kube)
         async with rig.operator() as operator, Bystander(rig.api, NAMESPACE) as seen:

@@ -33,7 +33,7 @@ async def asked(url: str) -> tuple[int, str]:
         return answer.status, await answer.text()
 
 
-async def test_each_question_is_answered_by_itself() -> None:
+async def test_each_probe_has_its_own_answer() -> None:
     faults: list[str] = []
     health = Health(alive=lambda: None, ready=lambda: faults[-1] if faults else None)
     async with served(health) as url:
@@ -51,7 +51,7 @@ async def test_a_port_that_is_taken_is_an_error() -> None:
             await serve_health("127.0.0.1", taken.getsockname()[1], health, stop=asyncio.Event())
 
 
-async def test_probes_under_way_do_not_hold_up_the_end() -> None:
+async def test_probes_under_way_do_not_delay_the_shutdown() -> None:
     """A connection that is kept alive is closed."""
     async with served(Health(alive=lambda: None, ready=lambda: None)) as url:
         session = aiohttp.ClientSession()

@@ -44,7 +44,9 @@ def stage(perdure: Installation, namespace: str) -> Stage:
 
 @pytest.mark.parametrize("round", range(1, ROUNDS + 1))
 @pytest.mark.parametrize("fault", chosen(), ids=lambda fault: fault.name)
-def test_fault(perdure: Installation, stage: Stage, replicas: list[int], fault: Fault, round: int) -> None:
+def test_a_fault_costs_what_the_table_says(
+    perdure: Installation, stage: Stage, replicas: list[int], fault: Fault, round: int
+) -> None:
     if replicas != [fault.replicas]:
         _scale(perdure, fault.replicas)
         replicas[:] = [fault.replicas]

@@ -61,7 +61,7 @@ async def test_kubectl_explains_every_level(kubectl: Kubectl) -> None:
         assert text in " ".join(said.out.split()), (path, said)
 
 
-async def test_names_and_category(kubectl: Kubectl) -> None:
+async def test_every_definition_has_its_names_and_category(kubectl: Kubectl) -> None:
     said = await kubectl("api-resources", "--api-group=perdure.dev", "--no-headers", "-o", "wide")
     rows = {row.split()[0]: row.split() for row in said.out.splitlines()}
     assert {name: row[1] for name, row in rows.items()} == {
@@ -80,7 +80,7 @@ async def test_names_and_category(kubectl: Kubectl) -> None:
     ]
 
 
-async def test_columns_of_a_workflow(kubectl: Kubectl, kube: KubeClient, namespace: str) -> None:
+async def test_a_workflow_has_its_columns(kubectl: Kubectl, kube: KubeClient, namespace: str) -> None:
     await kubectl("apply", objects=[workflow()])
     status = {"phase": "Running", "progress": "3/10", "message": "Backoff", "attempts": 4, "events": 17}
     await kube.patch_status("Workflow", namespace, "audit", {"status": status})
@@ -92,7 +92,7 @@ async def test_columns_of_a_workflow(kubectl: Kubectl, kube: KubeClient, namespa
     assert row.split()[-2:] == ["4", "17"]
 
 
-async def test_columns_of_a_task_show_the_label_or_else_the_number(
+async def test_the_columns_of_a_task_have_the_label_or_else_the_number(
     kubectl: Kubectl, kube: KubeClient, namespace: str
 ) -> None:
     await kubectl("apply", objects=[task("labelled"), task("numbered"), task("new")])
@@ -111,7 +111,7 @@ async def test_columns_of_a_task_show_the_label_or_else_the_number(
     assert labelled.split()[6:] == ["pod-2", "30.5"] and numbered.split()[6:] == ["pod-2", "half"]
 
 
-async def test_columns_of_a_schedule(kubectl: Kubectl, kube: KubeClient, namespace: str) -> None:
+async def test_a_schedule_has_its_columns(kubectl: Kubectl, kube: KubeClient, namespace: str) -> None:
     await kubectl("apply", objects=[schedule(suspend=True), schedule("new")])
     status = {
         "lastScheduleTime": TIME,
@@ -128,7 +128,7 @@ async def test_columns_of_a_schedule(kubectl: Kubectl, kube: KubeClient, namespa
     assert wide[0].split()[6:] == ["ACTIVE", "MESSAGE"] and wide[1].split()[6] == "nightly-1"
 
 
-async def test_kubectl_waits_for_a_condition(kubectl: Kubectl, kube: KubeClient, namespace: str) -> None:
+async def test_kubectl_wait_finds_a_condition(kubectl: Kubectl, kube: KubeClient, namespace: str) -> None:
     await kubectl("apply", objects=[workflow()])
     condition = {"type": "Complete", "status": "True", "reason": "Succeeded", "message": ""}
     condition |= {"lastTransitionTime": TIME, "observedGeneration": 1}
@@ -137,7 +137,9 @@ async def test_kubectl_waits_for_a_condition(kubectl: Kubectl, kube: KubeClient,
     assert said.code == 0, said.error
 
 
-async def test_status_of_a_newer_operator_is_kept(kubectl: Kubectl, kube: KubeClient, namespace: str) -> None:
+async def test_the_status_of_a_newer_operator_is_kept(
+    kubectl: Kubectl, kube: KubeClient, namespace: str
+) -> None:
     await kubectl("apply", objects=[workflow()])
     steps = [
         {"name": f"s{number}", "phase": "NewPhase", "message": "x" * 1000, "fresh": 1}
@@ -152,7 +154,7 @@ async def test_status_of_a_newer_operator_is_kept(kubectl: Kubectl, kube: KubeCl
 
 
 @pytest.mark.parametrize("flags", [(), ("--server-side",)], ids=["client", "server"])
-async def test_applying_twice_changes_nothing(
+async def test_a_second_apply_changes_nothing(
     kubectl: Kubectl, kube: KubeClient, namespace: str, flags: tuple[str, ...]
 ) -> None:
     agent = {"image": "i", "env": [{"name": "B", "value": "${item}"}, {"name": "A", "value": "1"}]}
@@ -184,7 +186,7 @@ async def test_applying_twice_changes_nothing(
         assert said.out.count("unchanged") == len(objects)
 
 
-async def test_nulls_are_kept(kubectl: Kubectl, kube: KubeClient, namespace: str) -> None:
+async def test_nulls_in_payloads_are_kept(kubectl: Kubectl, kube: KubeClient, namespace: str) -> None:
     made = workflow(step(input={"a": None}, forEach=[None]), inputs={"a": None}, outputs={"b": None})
     for _ in range(2):
         said = await kubectl("apply", "--server-side", objects=[made])
@@ -264,7 +266,7 @@ STATES: list[tuple[Any, Any, bool]] = [
 
 
 @pytest.mark.parametrize("kind", ["Workflow", "AgentTask"])
-async def test_desired_state_is_patched_as_people_do_and_cancelled_is_final(
+async def test_desired_state_can_be_patched_and_cancelled_is_final(
     kubectl: Kubectl, kube: KubeClient, namespace: str, kind: str
 ) -> None:
     for number, (before, after, allowed) in enumerate(STATES):
@@ -286,7 +288,7 @@ async def test_desired_state_is_patched_as_people_do_and_cancelled_is_final(
         assert found["status"] == {"phase": "Running"}
 
 
-async def test_who_pauses_a_run_does_not_own_the_rest_of_it(
+async def test_a_client_that_pauses_a_run_owns_no_other_field(
     kubectl: Kubectl, kube: KubeClient, namespace: str
 ) -> None:
     apply = ("apply", "--server-side", "--field-manager=git")
@@ -300,7 +302,7 @@ async def test_who_pauses_a_run_does_not_own_the_rest_of_it(
     }
 
 
-async def test_no_write_to_the_status_changes_a_spec_nor_the_other_way_round(
+async def test_a_write_to_the_status_changes_no_spec_and_vice_versa(
     kubectl: Kubectl, kube: KubeClient, namespace: str
 ) -> None:
     # The rule that guards the spec leaves status writes alone. This is why it can.
@@ -324,7 +326,7 @@ async def test_a_tasks_spec_cannot_be_changed_but_labels_can(kubectl: Kubectl) -
     assert (await kubectl("apply", objects=[labelled])).code == 0
 
 
-async def test_a_template_can_be_edited_by_several_who_own_different_variables(
+async def test_two_clients_can_own_different_variables_of_a_template(
     kubectl: Kubectl, kube: KubeClient, namespace: str
 ) -> None:
     apply = ("apply", "--server-side")
@@ -529,14 +531,16 @@ REFUSED: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
 
 
 @pytest.mark.parametrize(("made", "texts"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
-async def test_what_is_refused(kubectl: Kubectl, made: dict[str, Any], texts: tuple[str, ...]) -> None:
+async def test_a_faulty_manifest_is_refused(
+    kubectl: Kubectl, made: dict[str, Any], texts: tuple[str, ...]
+) -> None:
     said = await kubectl("apply", objects=[made])
     assert said.code != 0
     for text in texts:
         assert text in said.error
 
 
-async def test_what_is_accepted(kubectl: Kubectl, kube: KubeClient, namespace: str) -> None:
+async def test_a_sound_manifest_is_accepted(kubectl: Kubectl, kube: KubeClient, namespace: str) -> None:
     inline = {"steps": [step(forEach=[1], input={"a": None})], "outputs": {"b": None}}
     made = [
         {**workflow(name="by-template"), "spec": {"templateRef": "t", "inputs": {"a": None}}},

@@ -48,7 +48,9 @@ async def policies(kubectl: Kubectl, kube: KubeClient, namespace: str) -> AsyncI
     await kubectl("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", *names)
 
 
-async def test_the_policy(kubectl: Kubectl, kube: KubeClient, policies: list[str]) -> None:
+async def test_the_policy_refuses_what_the_schemas_cannot(
+    kubectl: Kubectl, kube: KubeClient, policies: list[str]
+) -> None:
     said = await kubectl("apply", objects=[UNKNOWN])
     assert said.code != 0
     assert (
@@ -128,7 +130,7 @@ def with_spec(made: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {**made, "spec": {**made["spec"], **fields}}
 
 
-async def test_nothing_can_slip_in_with_the_desired_state(
+async def test_a_change_of_desired_state_can_carry_no_other_change(
     kubectl: Kubectl, kube: KubeClient, namespace: str, policies: list[str]
 ) -> None:
     before, child = copy.deepcopy(BEFORE), {"a": 1, "steps": [{"name": "b"}]}

@@ -94,7 +94,7 @@ async def ended(ledger: Ledger, uid: str) -> tuple[Phase, Reason | None, list[Ev
     return state.run.phase, state.run.reason, events
 
 
-async def test_into_an_empty_cluster(
+async def test_a_backup_is_restored_into_an_empty_cluster(
     stage: Stage, restored: Restart, ledger_url: str, postgres_server: PostgresServer
 ) -> None:
     uids = {}
@@ -136,7 +136,7 @@ async def test_into_an_empty_cluster(
         assert all(event.attempt in (None, 1) for event in events)
 
 
-async def test_back_under_its_own_cluster(
+async def test_a_backup_is_restored_under_its_own_cluster(
     stage: Stage, restored: Restart, ledger_url: str, postgres_server: PostgresServer
 ) -> None:
     stage.kubelet.script = lambda pod: None

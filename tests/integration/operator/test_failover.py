@@ -155,7 +155,7 @@ def pair_of(
     return make
 
 
-async def test_the_other_goes_on_when_the_leader_is_killed(pair_of: Any, record_property: Any) -> None:
+async def test_the_standby_leads_when_the_leader_is_killed(pair_of: Any, record_property: Any) -> None:
     """What it prints is to be compared with the budget: p50 of 5 s with a Lease of 4 s."""
     taken = []
     async with pair_of(LEASE) as pair:
@@ -183,7 +183,7 @@ async def test_the_other_goes_on_when_the_leader_is_killed(pair_of: Any, record_
     print(f"failover: p50 {statistics.median(taken):.2f} s, max {max(taken):.2f} s of {len(taken)}")
 
 
-async def test_a_frozen_leader_changes_nothing_when_it_thaws(pair_of: Any) -> None:
+async def test_a_frozen_leader_writes_nothing_when_it_thaws(pair_of: Any) -> None:
     count = 30
     async with pair_of(LEASE) as pair:
         pair.kubelet.script = lambda pod: None
@@ -227,7 +227,7 @@ async def test_a_frozen_leader_changes_nothing_when_it_thaws(pair_of: Any) -> No
         await pair.check_history(again, tasks=1)
 
 
-async def test_a_leader_that_is_stopped_gives_the_lease_back(pair_of: Any) -> None:
+async def test_a_leader_that_is_stopped_releases_the_lease(pair_of: Any) -> None:
     async with pair_of(LONG_LEASE) as pair:
         leader, other = await pair.roles()
         assert await leader.stop() == 0

@@ -19,7 +19,7 @@ def _item_of(pod: dict[str, Any]) -> str:
     return str(pod["spec"]["containers"][0].get("args", ["-"])[0])
 
 
-async def test_workflow_runs_to_its_end(stage: Stage) -> None:
+async def test_a_workflow_runs_to_its_end(stage: Stage) -> None:
     stage.kubelet.script = lambda pod: (0, f'{{"item": "{_item_of(pod)}"}}')
     made = await stage.apply("audit", {"steps": STEPS, "outputs": {"first": "${steps.each.outputs[0].item}"}})
     status = await stage.until_complete("audit")
@@ -42,7 +42,7 @@ async def test_workflow_runs_to_its_end(stage: Stage) -> None:
     await until(task_shown)
 
 
-async def test_killed_operator_loses_and_repeats_nothing(stage: Stage) -> None:
+async def test_a_killed_operator_loses_and_repeats_nothing(stage: Stage) -> None:
     held = True
     stage.kubelet.script = lambda pod: None if held else (0, "")
     made = await stage.apply("audit", {"steps": STEPS})
@@ -69,7 +69,7 @@ async def test_killed_operator_loses_and_repeats_nothing(stage: Stage) -> None:
     assert all(event.attempt in (None, 1) for event in events)
 
 
-async def test_deleted_pod_is_a_disruption_and_spends_no_retry(stage: Stage) -> None:
+async def test_a_deleted_pod_is_a_disruption_and_spends_no_retry(stage: Stage) -> None:
     stage.kubelet.script = lambda pod: None if pod["metadata"]["name"].endswith("-1") else (0, "")
     made = await stage.apply("audit", {"steps": STEPS[:1]})
 
@@ -89,7 +89,7 @@ async def test_deleted_pod_is_a_disruption_and_spends_no_retry(stage: Stage) -> 
     assert (status["attempt"], status["disruptions"], status.get("retries", 0)) == (2, 1, 0)
 
 
-async def test_failing_agent_fails_the_run_and_starts_nothing_after_it(stage: Stage) -> None:
+async def test_a_failing_agent_fails_the_run_and_later_steps_do_not_start(stage: Stage) -> None:
     stage.kubelet.script = lambda pod: (2, "no such file") if _item_of(pod) == "b" else (0, "")
     await stage.apply("audit", {"steps": STEPS})
 
@@ -105,7 +105,7 @@ async def test_failing_agent_fails_the_run_and_starts_nothing_after_it(stage: St
     assert await stage.condition("audit", "Complete") == "False"
 
 
-async def test_refused_workflow_says_why_and_starts_no_pod(stage: Stage) -> None:
+async def test_a_refused_workflow_has_the_cause_and_starts_no_pod(stage: Stage) -> None:
     steps = [
         {"name": "a", "agent": AGENT, "input": "${steps.b.output}"},
         {"name": "b", "agent": AGENT, "input": "${steps.a.output} ${inputs.x +}"},
@@ -135,7 +135,7 @@ async def test_inputs_over_the_limit_are_refused(stage: Stage) -> None:
     assert "spec.inputs" in (await stage.status("large"))["message"]
 
 
-async def test_pod_of_our_name_that_is_not_ours_is_never_adopted(stage: Stage) -> None:
+async def test_a_foreign_pod_of_the_same_name_is_never_adopted(stage: Stage) -> None:
     body = {
         "metadata": {"name": "alone-1"},
         "spec": {"containers": [{"name": "agent", "image": "other"}]},
@@ -150,7 +150,7 @@ async def test_pod_of_our_name_that_is_not_ours_is_never_adopted(stage: Stage) -
     assert (await stage.status("alone", kind="AgentTask"))["reason"] == "NameConflict"
 
 
-async def test_pod_that_the_api_server_refuses_fails_its_task(stage: Stage) -> None:
+async def test_a_pod_that_the_api_server_refuses_fails_its_task(stage: Stage) -> None:
     agent = {"image": "agent", "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}}
     await stage.apply("wrong", {"agent": agent}, kind="AgentTask")
 
@@ -163,7 +163,7 @@ async def test_pod_that_the_api_server_refuses_fails_its_task(stage: Stage) -> N
     assert "requests" in status["message"]
 
 
-async def test_quota_is_waited_for_and_named(stage: Stage) -> None:
+async def test_a_quota_is_waited_for_and_named(stage: Stage) -> None:
     path = f"/api/v1/namespaces/{stage.namespace}/resourcequotas"
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     await stage.kube.raw_post(path, {"apiVersion": "v1", "kind": "ResourceQuota", **quota})
@@ -184,7 +184,7 @@ async def _quota_is_counted(stage: Stage, path: str) -> bool:
     return (quota.get("status") or {}).get("hard") is not None
 
 
-async def test_stopping_operator_leaves_in_order(stage: Stage) -> None:
+async def test_a_stopping_operator_releases_the_lease(stage: Stage) -> None:
     async def working() -> bool:
         return "working" in stage.operator.log()
 

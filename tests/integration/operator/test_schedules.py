@@ -48,7 +48,7 @@ async def until_noted(stage: Stage, name: str, time: datetime) -> dict[str, Any]
     return found
 
 
-async def test_a_missed_run_is_made_once_though_the_operator_is_killed(stage: Stage) -> None:
+async def test_a_missed_run_is_created_once_though_the_operator_is_killed(stage: Stage) -> None:
     time = hours_ago(2)
     spec = {"schedule": daily_at(time), "successfulHistoryLimit": 1, "workflow": {"spec": RUN}}
     made = await stage.apply("nightly", spec, kind=KIND)
@@ -72,7 +72,7 @@ async def test_a_missed_run_is_made_once_though_the_operator_is_killed(stage: St
     assert await stage.condition("nightly", "Ready", kind=KIND) == "True"
 
 
-async def test_replace_cancels_and_history_deletes(stage: Stage) -> None:
+async def test_replace_cancels_a_run_and_the_history_limit_deletes_runs(stage: Stage) -> None:
     stage.kubelet.script = lambda pod: None
     first, second = hours_ago(3), hours_ago(2)
     spec = {

@@ -68,7 +68,7 @@ async def seen_of(pods: list[dict[str, Any]], runs: list[dict[str, Any]]) -> Asy
         yield seen
 
 
-async def test_a_chain_that_came_out_right_has_no_faults_and_a_gap_for_each_hop() -> None:
+async def test_a_correct_chain_has_no_faults_and_a_gap_for_each_hop() -> None:
     async with seen_of(CHAIN, [workflow("a", "Running"), workflow("a", "Succeeded")]) as seen:
         assert await seen.all_ended(1, within=WITHIN)
         assert await seen.pods_ended(2, within=WITHIN)
@@ -106,7 +106,7 @@ async def test_a_run_with_a_wrong_outcome_is_reported(
         assert seen.faults(["a"], steps=2) == [fault]
 
 
-async def test_what_was_deleted_is_not_forgotten() -> None:
+async def test_a_deleted_pod_is_still_counted() -> None:
     async with seen_of([*CHAIN, pod("2", "s02", "Succeeded", kind="DELETED")], []) as seen:
         assert await seen.watch.until(lambda: seen.pods["2"].gone is not None, within=WITHIN)
         assert seen.pods["2"].leaving == seen.pods["2"].gone

@@ -27,7 +27,7 @@ def test_requests_of_the_operator_besides_its_writes_are_counted_as_other() -> N
     assert (found["POST pods"], found["PATCH workflows/status"], found["other"]) == (9, 5, 6)
 
 
-def test_only_what_came_since_is_counted() -> None:
+def test_only_requests_since_the_last_count_are_counted() -> None:
     before = parse(TEXT)
     after = parse(
         TEXT.replace('verb="POST"}} 7', 'verb="POST"}} 8').replace('verb="POST"} 7', 'verb="POST"} 8')

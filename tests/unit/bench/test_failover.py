@@ -10,7 +10,7 @@ def pod(workflow: str, step: str, created: float, ended: float | None = None) ->
     return PodSeen(f"{workflow}-{step}", workflow, step, created, ended=ended)
 
 
-def test_what_had_its_reason_before_the_kill_may_be_the_dead_leaders() -> None:
+def test_a_pod_whose_reason_precedes_the_kill_may_be_the_dead_leaders() -> None:
     pods = [pod("a", "s01", 1, ended=9.9), pod("a", "s02", 10.1)]
     assert first_action(pods, after=10) is None
 

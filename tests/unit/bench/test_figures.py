@@ -22,14 +22,16 @@ def test_a_quantile_of_nothing_is_refused() -> None:
 
 
 @given(SAMPLES, st.floats(0, 1))
-def test_at_least_the_share_lies_at_or_below_a_quantile(samples: list[float], share: float) -> None:
+def test_at_least_the_share_of_samples_lies_at_or_below_a_quantile(
+    samples: list[float], share: float
+) -> None:
     found = quantile(samples, share)
     assert found in samples
     assert sum(sample <= found for sample in samples) >= share * len(samples) - 1e-9
 
 
 @given(SAMPLES)
-def test_as_many_lie_below_the_median_as_above(samples: list[float]) -> None:
+def test_as_many_samples_lie_below_the_median_as_above(samples: list[float]) -> None:
     found = median(samples)
     assert sum(sample < found for sample in samples) <= len(samples) / 2
     assert sum(sample > found for sample in samples) <= len(samples) / 2
@@ -59,7 +61,7 @@ def test_the_worst_of_runs_depends_on_what_is_better() -> None:
     ]
 
 
-def test_nothing_measured_adds_nothing() -> None:
+def test_an_empty_measurement_adds_no_figure() -> None:
     found = result()
     found.add_samples("gap", [])
     found.add_runs("rate", [], "/s")

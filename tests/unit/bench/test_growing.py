@@ -22,7 +22,7 @@ def test_the_exponent_of_a_power_is_found(power: float, factor: float) -> None:
 
 
 @pytest.mark.parametrize("points", [[], [(10, 1)], [(10, 1), (10, 2)], [(10, 0), (20, 1)]])
-def test_what_has_no_exponent_is_refused(points: list[tuple[float, float]]) -> None:
+def test_points_without_an_exponent_are_refused(points: list[tuple[float, float]]) -> None:
     with pytest.raises(ValueError, match="two different counts"):
         exponent(points)
 
@@ -70,5 +70,5 @@ def test_an_axis_that_was_not_measured_has_no_charts() -> None:
 
 
 @pytest.mark.parametrize(("most", "found"), [(5000, [10, 5000]), (10, [10]), (7, [7]), (0, [])])
-def test_points_end_at_the_most(most: int, found: list[int]) -> None:
+def test_the_points_of_an_axis_end_at_its_maximum(most: int, found: list[int]) -> None:
     assert upto((10, 5000, 9000), most) == found

@@ -23,7 +23,7 @@ def test_a_queue_that_shrinks_again_is_a_hiccup() -> None:
     assert sustained(periods(10, 100, 80, 60, 70, 90)) is None
 
 
-def test_it_needs_as_many_periods_as_it_is_asked_for() -> None:
+def test_a_sustained_rate_needs_as_many_periods_as_requested() -> None:
     rising = periods(*(int(ALLOWED * 100) * (number + 1) for number in range(IN_A_ROW + 1)))
     assert sustained(rising[:-1]) is None
     assert sustained(rising) == rising[0].rate

@@ -63,7 +63,7 @@ def test_the_committed_page_says_what_its_json_says() -> None:
     assert main(["--check"]) == 0
 
 
-def test_what_was_written_is_read_back(tmp_path: Path) -> None:
+def test_written_results_are_read_back(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     record.write(file, [result()], FACTS)
     (found,) = record.read(file)["results"]
@@ -104,7 +104,7 @@ def test_benchmarks_stand_in_the_order_of_their_numbers() -> None:
     assert text.index("### B2:") < text.index("### B10:") < text.index("### growth:")
 
 
-def test_without_results_it_says_so() -> None:
+def test_a_page_without_results_says_so() -> None:
     assert section({}, drawn=None).startswith("Not measured yet")
 
 
@@ -119,7 +119,7 @@ def test_without_results_it_says_so() -> None:
         ),
     ],
 )
-def test_what_would_mislead_is_refused(
+def test_misleading_results_are_refused(
     found: dict[str, Any], why: str, page: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert any(reason.startswith(why) for reason in unfit(found))
@@ -166,5 +166,5 @@ def test_growth_is_drawn_next_to_the_page(page: Path, tmp_path: Path) -> None:
     ("value", "text"),
     [(3.0, "3"), (2.345, "2.35"), (123.4, "123"), (1e7, "10000000"), (0.0, "0"), (float("nan"), "nan")],
 )
-def test_numbers_have_the_digits_that_mean_something(value: float, text: str) -> None:
+def test_numbers_have_significant_digits_only(value: float, text: str) -> None:
     assert number(value) == text

@@ -42,7 +42,7 @@ def planned(*arguments: str) -> list[Planned]:
     return parse(arguments, SCENARIOS, description="")
 
 
-def test_without_names_all_run_as_defined() -> None:
+def test_every_benchmark_runs_as_defined_without_names() -> None:
     assert [(each.scenario.name, each.size, each.full) for each in planned()] == [
         ("B1", Chains(), True),
         ("B2", Kills(), True),
@@ -55,18 +55,20 @@ def test_small_sizes_can_be_changed_one_by_one() -> None:
     assert not each.full
 
 
-def test_a_size_goes_to_all_that_have_it() -> None:
+def test_a_size_is_given_to_every_benchmark_that_has_it() -> None:
     assert [each.size for each in planned("--steps", "20")] == [Chains(steps=20), Kills(steps=20)]
     assert [each.full for each in planned("--steps", "20")] == [True, True]
     assert [each.full for each in planned("--steps", "6")] == [False, True]
 
 
-def test_the_time_is_that_of_the_size() -> None:
+def test_the_announced_time_follows_the_size() -> None:
     assert [each.seconds for each in planned("--small")] == [3, 2]
 
 
 @pytest.mark.parametrize("arguments", [("B9",), ("B1", "--kills", "3"), ("B1", "--chains", "many")])
-def test_nonsense_is_refused(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_argument_is_refused(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as left:
         planned(*arguments)
     assert left.value.code == 2
@@ -82,6 +84,6 @@ def test_every_benchmark_has_a_small_size_that_takes_less(name: str) -> None:
     assert not Planned(found, found.small).full
 
 
-def test_every_benchmark_of_the_definition_is_there() -> None:
+def test_every_defined_benchmark_exists() -> None:
     numbers = [number for number in range(15) if number != 12]
     assert list(REAL) == [*(f"B{number}" for number in numbers), "growth"]

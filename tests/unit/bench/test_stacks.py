@@ -18,7 +18,7 @@ _worker (concurrent/futures/thread.py:81) 90
 """
 
 
-def test_only_the_time_with_something_to_do_counts() -> None:
+def test_only_samples_of_running_code_are_counted() -> None:
     found = shares(STACKS.splitlines(), packages=("perdure", "kopf"))
     assert found.packages == pytest.approx({"perdure/domain": 0.6, "kopf": 0.3, "rest": 0.1})
 
@@ -30,7 +30,7 @@ def test_a_function_has_what_it_called_whatever_its_line() -> None:
     assert not any("select" in name for name in found)
 
 
-def test_the_largest_come_first() -> None:
+def test_the_largest_shares_come_first() -> None:
     found = list(shares(STACKS.splitlines(), packages=("perdure", "kopf")).packages.values())
     assert found == sorted(found, reverse=True)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.bench.stream import compare
 
 
-def test_all_in_order_is_right() -> None:
+def test_complete_events_in_order_have_no_faults() -> None:
     found = compare({"a/1", "a/2", "b/1"}, ["a/1", "b/1", "a/2"])
     assert not found.missing
     assert found.repeated == 0

@@ -125,7 +125,7 @@ def test_probes_ask_the_ports_that_the_processes_open(external):
             assert (asked["path"], ports[asked["port"]]) == (path, number)
 
 
-def test_gateway_service_finds_the_gateway_only(evaluation):
+def test_the_gateway_service_selects_the_gateway_only(evaluation):
     service = one(evaluation, "Service", "perdure-gateway")
     chosen = [
         name
@@ -147,7 +147,7 @@ def test_gateway_service_finds_the_gateway_only(evaluation):
         ),
     ],
 )
-def test_image(sets, image):
+def test_the_image_has_registry_repository_and_tag(sets, image):
     for template in pod_templates(render(*EXTERNAL, *sets)).values():
         assert {container["image"] for container in containers(template)} == {image}
 
@@ -203,7 +203,7 @@ def test_every_namespaced_object_names_its_namespace(evaluation, external):
             assert manifest["metadata"]["namespace"] == "perdure-system", manifest["metadata"]["name"]
 
 
-def test_another_release_name_and_override():
+def test_objects_follow_the_release_name_and_its_override():
     names = {
         manifest["metadata"]["name"] for manifest in pick(render(*EXTERNAL, release="blue"), "Deployment")
     }
@@ -240,7 +240,7 @@ ALLOWED = {
 }
 
 
-def test_operator_may_do_this_and_no_more(external):
+def test_the_operator_has_exactly_these_permissions(external):
     assert _rules(one(external, "ClusterRole", "perdure-operator")) == ALLOWED
     lease = one(external, "Role", "perdure-operator-lease")
     assert lease["metadata"]["namespace"] == "perdure-system"
@@ -299,7 +299,7 @@ def test_two_operators_share_a_lease_of_the_length_that_is_asked_for():
     ]
 
 
-def test_gateway_may_read_the_clusters_keys_and_nothing_else(external):
+def test_the_gateway_may_read_the_clusters_keys_and_nothing_else(external):
     assert one(external, "ClusterRole", "perdure-gateway")["rules"] == [
         {"nonResourceURLs": ["/.well-known/openid-configuration", "/openid/v1/jwks"], "verbs": ["get"]}
     ]
@@ -311,7 +311,7 @@ def test_gateway_may_read_the_clusters_keys_and_nothing_else(external):
     assert roles_of_gateway == ["perdure-gateway"]
 
 
-def test_people_get_what_their_role_in_the_namespace_says(external):
+def test_users_get_the_permissions_of_their_role_in_the_namespace(external):
     reading = {"get", "list", "watch"}
     for name in ("view", "edit", "admin"):
         role = one(external, "ClusterRole", f"perdure-{name}")
@@ -324,7 +324,7 @@ def test_people_get_what_their_role_in_the_namespace_says(external):
                 assert _rules(role)[("perdure.dev", f"{kind.plural}/status")] == {"get"}
 
 
-def test_permissions_can_be_left_to_others():
+def test_the_chart_can_leave_out_permissions():
     manifests = render(*EXTERNAL, "rbac.create=false")
     kinds = {manifest["kind"] for manifest in manifests}
     assert not kinds & {"Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
@@ -342,7 +342,7 @@ def test_every_pod_migrates_first(evaluation, external):
             assert "PERDURE_NATS_URL" not in environment(initial)
 
 
-def test_a_hook_migrates_where_the_database_is_there_before_the_release(external):
+def test_a_hook_migrates_where_the_database_exists_before_the_release(external):
     (job,) = pick(external, "Job")
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
     # The release's ServiceAccounts do not exist yet when it runs.
@@ -421,7 +421,7 @@ def test_persistence_keeps_the_volume_and_its_password():
     assert "annotations" not in one(manifests, "Secret", "perdure-nats")["metadata"]
 
 
-def test_network_policies_let_only_our_pods_at_the_stores():
+def test_network_policies_admit_only_our_pods_to_the_stores():
     manifests = render(*EVALUATION, "networkPolicy.enabled=true")
     for store in ("postgres", "nats"):
         (rule,) = one(manifests, "NetworkPolicy", f"perdure-{store}")["spec"]["ingress"]
@@ -453,7 +453,7 @@ def test_crds_outlive_the_release_unless_a_value_says_otherwise(external):
     assert not pick(render(*EXTERNAL, "crds.install=false"), "CustomResourceDefinition")
 
 
-def test_admission_policy_can_be_left_out(external):
+def test_the_admission_policy_can_be_left_out(external):
     assert pick(external, "ValidatingAdmissionPolicy")
     assert pick(external, "ValidatingAdmissionPolicyBinding")
     without = render(*EXTERNAL, "admissionPolicy.enabled=false")

@@ -11,13 +11,13 @@ from .helm import CHART, EVALUATION, EXTERNAL, VALUES, helm, template
 
 
 @pytest.mark.parametrize("values", [None, *VALUES], ids=lambda file: file.stem if file else "defaults")
-def test_lint_is_content(values):
+def test_helm_lint_finds_no_fault(values):
     done = helm("lint", "--strict", CHART, *(["--values", values] if values else []))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[WARNING]" not in done.stdout
 
 
-def test_without_stores_it_says_both_ways_out():
+def test_a_chart_without_stores_names_both_remedies():
     done = template()
     assert done.returncode != 0
     assert "Not set: database.existingSecret and nats.existingSecret" in done.stderr
@@ -32,7 +32,7 @@ def test_without_stores_it_says_both_ways_out():
         ("nats.existingSecret", "database.existingSecret"),
     ],
 )
-def test_one_store_is_not_enough(given, missing):
+def test_a_chart_with_one_store_is_refused(given, missing):
     done = template(f"{given}=something")
     assert done.returncode != 0
     assert f"Not set: {missing}." in done.stderr

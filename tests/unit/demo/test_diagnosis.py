@@ -47,5 +47,5 @@ def _waiting(reason):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_pods_state_in_a_word(pod, word):
+def test_a_pods_state_is_one_word(pod, word):
     assert diagnosis.state(pod) == word

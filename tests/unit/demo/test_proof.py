@@ -56,7 +56,7 @@ def _failed(events, work, kill=KILL):
     return [check.text for check in proof.examine(events, work, kill) if not check.holds]
 
 
-def test_a_run_that_kept_its_promises():
+def test_a_run_that_kept_every_promise_passes():
     events, work = _story()
     checks = proof.examine(events, work, KILL)
     assert all(check.holds for check in checks)
@@ -147,7 +147,7 @@ def _no_output(events, work):
     ],
     ids=lambda value: value.__name__.strip("_") if callable(value) else "",
 )
-def test_a_broken_promise_shows(breaks, evidence):
+def test_a_broken_promise_is_reported(breaks, evidence):
     events, work = copy.deepcopy(_story())
     breaks(events, work)
     failed = _failed(events, work)
@@ -155,7 +155,7 @@ def test_a_broken_promise_shows(breaks, evidence):
     assert any(evidence in text for text in failed), failed
 
 
-def test_nothing_at_all_proves_nothing():
+def test_an_empty_history_proves_nothing():
     _, work = _story()
     assert len(_failed([], work)) == len(proof.examine([], work, KILL))
 
@@ -173,7 +173,7 @@ def test_tasks_are_matched_to_batches_by_index():
     ]
 
 
-def test_lines_for_people():
+def test_events_are_printed_as_lines():
     event = {
         "type": "task.retrying",
         "time": "2026-01-01T00:00:02.5Z",
