@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import pytest
-from hack.target import IMAGES_TOOL, run
+from hack.target import IMAGE_BUILDER, run
 
 from tests.cluster.installation import DEADLINE, Installation, Object
 from tests.cluster.language import RESOURCES, Example, Expected, Moment, Namespace, differences, due, examples
@@ -88,8 +88,8 @@ def batches(perdure: Installation) -> Batches:
 def _load_image(perdure: Installation) -> None:
     """Make the image that the examples use known to the node, which can pull nothing."""
     state = ("--state-dir", str(perdure.target.state))
-    archive = run([sys.executable, IMAGES_TOOL, "base", *state], deadline=600).strip()
-    run([sys.executable, IMAGES_TOOL, "load", *state, archive], deadline=300)
+    archive = run([sys.executable, IMAGE_BUILDER, "base", *state], deadline=600).strip()
+    run([sys.executable, IMAGE_BUILDER, "load", *state, archive], deadline=300)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
