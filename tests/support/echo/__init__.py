@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from perdure.steps import KINDS
+from tests.support.echo.rules import EchoRules
 from tests.support.echo.spec import EchoSpec
 
 
-class EchoKind(EchoSpec):
+class EchoKind(EchoSpec, EchoRules):
     """The step kind `echo`."""
+
+    def executor(self, context: object) -> None:
+        """None: an echo has no object in the cluster."""
 
 
 ECHO = EchoKind()

@@ -4,6 +4,7 @@ are put together here, so that the core is tested by what it is given, and fast.
 from collections.abc import Iterator
 from typing import Any
 
+from tests.support.echo import WITH_ECHO
 from tests.support.manifests import accept, parse_agenttemplate
 from tests.unit.domain.clock import START
 
@@ -13,7 +14,6 @@ from perdure.domain.expressions.templating import Text, compile_value
 from perdure.domain.names import shard_of
 from perdure.domain.phases import Phase
 from perdure.domain.records import AGENT_TASK, RunKind, RunRecord, RunState
-from perdure.steps import KINDS
 
 UID = "0b5f1c9e-7f55-4d8e-9a3d-2f1f6f4f7a10"
 IMAGE = {"image": "agents/audit:1"}
@@ -44,7 +44,7 @@ def view_of_task(name: str = "alone", **fields: Any) -> RunView:
 
 
 #: Where a step may have expressions.
-FIELDS = ("when", "forEach", "repeat", "retry", "cache", "input", "agent", "wait")
+FIELDS = ("when", "forEach", "repeat", "retry", "cache", "input", "agent", "wait", "echo")
 
 
 def planned(
@@ -68,7 +68,7 @@ def _planned_step(step: dict[str, Any], *, waits_for: set[str]) -> dict[str, Any
     inputs = step.get("workflow", {}).get("inputs")
     values = compile_value([*(step.get(field) for field in FIELDS), inputs])
     sees = {*step.get("dependsOn", ()), *_references(values)} - {step["name"]}
-    kind = {} if "wait" in step or "workflow" in step else {"agent": IMAGE}
+    kind = {} if any(known.field in step for known in WITH_ECHO) else {"agent": IMAGE}
     return {**kind, **step, "dependsOn": sorted(sees & waits_for), "sees": sorted(sees)}
 
 
@@ -104,4 +104,4 @@ def _view(spec: dict[str, Any], kind: RunKind, name: str) -> RunView:
         spec=spec,
         created_at=START,
     )
-    return RunView(compile_plan(spec, KINDS), RunState(run=run, steps={}, tasks={}, attempts={}))
+    return RunView(compile_plan(spec, WITH_ECHO), RunState(run=run, steps={}, tasks={}, attempts={}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from perdure.domain.engine.timer_step import TimerStep
 from perdure.domain.events import DATA, EventType
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import WORKFLOW, Commit, PendingEvent
@@ -28,9 +29,8 @@ def check_events(before: Run, commit: Commit) -> None:
     for task in commit.tasks:
         if task.phase.terminal:
             expected[f"task.{ENDS[task.phase]}", task.name, task.attempt or None] += 1
-        begins = (
-            before.tasks.get(task.key) is None and before.view.plan.steps[task.key.step].kind.field == "wait"
-        )
+        timer = isinstance(before.view.plan.steps[task.key.step].kind, TimerStep)
+        begins = timer and before.tasks.get(task.key) is None
         # One that is over as it begins has not started; one that begins and is then stopped has.
         if begins and task.phase in (Phase.RUNNING, Phase.CANCELLED):
             expected["task.started", task.name, None] += 1

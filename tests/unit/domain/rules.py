@@ -156,17 +156,14 @@ def _check_task(step: PlannedStep, commit: Commit, task: TaskRecord, tries: list
         assert not paused or step.kind.field == "workflow" or tries[-1].stopping is Reason.PAUSED
     elif paused:
         assert (task.phase, task.reason) == (Phase.PAUSED, Reason.PAUSED)
+    elif isinstance(step.kind, TimerStep):
+        # Until a time, or without one for a signal.
+        assert (task.phase, task.reason) == (Phase.RUNNING, Reason.WAITING)
     elif task.retry_at is None:
-        # No time ends the wait for a signal; any other task without a time waits for a slot.
-        signal = isinstance(step.kind, TimerStep)
-        waits = (Phase.RUNNING, Reason.WAITING) if signal else (Phase.PENDING, Reason.LIMIT)
-        assert (task.phase, task.reason) == waits
+        assert (task.phase, task.reason) == (Phase.PENDING, Reason.LIMIT)
     else:
-        waits = (
-            (Phase.RUNNING, Reason.WAITING) if step.kind.field == "wait" else (Phase.PENDING, Reason.BACKOFF)
-        )
-        assert (task.phase, task.reason) == waits
-    if step.kind.field == "wait":
+        assert (task.phase, task.reason) == (Phase.PENDING, Reason.BACKOFF)
+    if isinstance(step.kind, TimerStep):
         assert not tries
         return
     _check_budgets(step, task, tries)

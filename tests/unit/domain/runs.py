@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
+from tests.support.echo import WITH_ECHO
 from tests.unit.domain.clock import START
 from tests.unit.domain.rules import check_commit, check_decision
 
@@ -27,11 +28,11 @@ from perdure.domain.records import (
     PendingEvent,
     Report,
     RunState,
+    Signal,
     StepRecord,
     TaskKey,
     TaskRecord,
 )
-from perdure.steps import KINDS
 
 #: What a view keeps beside the records: all of it must follow from them.
 INDEXES = (
@@ -58,7 +59,7 @@ class Run:
         self.view = view
         self.now = START
         self.run = view.run
-        self._stored_plan = compile_plan(_stored(view.run).spec, KINDS)
+        self._stored_plan = compile_plan(_stored(view.run).spec, WITH_ECHO)
         self.steps: dict[str, StepRecord] = {}
         self.tasks: dict[TaskKey, TaskRecord] = {}
         self.attempts: dict[tuple[TaskKey, int], AttemptRecord] = {}
@@ -69,6 +70,8 @@ class Run:
         self.limit: int | None = None
         self.cache: dict[str, CachedResult] = {}
         self.signs: dict[TaskKey, tuple[int, datetime]] = {}
+        #: Signals that no decision has consumed.
+        self.inbox: dict[TaskKey, tuple[Signal, ...]] = {}
         #: Whether pods are noted as soon as their attempts are committed, as they are if nothing goes wrong.
         self.notes_pods = False
         #: Keys that were asked for.
@@ -120,6 +123,7 @@ class Run:
             desired=self.desired,
             slots=self.free_slots(),
             signs=observed.signs or self.signs,
+            signals=self.inbox,
         )
 
     def free_slots(self) -> int | None:
@@ -159,6 +163,12 @@ class Run:
         self.tasks |= {task.key: task for task in commit.tasks}
         self.attempts |= {(attempt.key, attempt.number): attempt for attempt in commit.attempts}
         self.events += commit.events
+        known = {signal.id for signals in self.inbox.values() for signal in signals}
+        assert known >= set(commit.consumed), "only signals of the inbox are consumed"
+        self.inbox = {
+            key: tuple(signal for signal in signals if signal.id not in commit.consumed)
+            for key, signals in self.inbox.items()
+        }
 
     # --- what is observed
 
@@ -200,6 +210,17 @@ class Run:
 
     def child_is(self, key: TaskKey, phase: Phase, **facts: Any) -> None:
         self.settle(Observed(children={key: self.child(key, phase, **facts)}))
+
+    def send(self, key: TaskKey, name: str, payload: Any = None) -> Signal:
+        """A signal comes into the inbox, and no decision has seen it."""
+        number = sum(map(len, self.inbox.values())) + len(self.events) + 1
+        signal = Signal(id=f"s{number}", key=key, name=name, payload=payload, sender="ada", at=self.now)
+        self.inbox[key] = (*self.inbox.get(key, ()), signal)
+        return signal
+
+    def signalled(self, key: TaskKey, name: str, payload: Any = None) -> None:
+        self.send(key, name, payload)
+        self.settle()
 
     def refused(self, key: TaskKey, reason: Reason, *, attempt: int | None = None) -> None:
         number = self.tasks[key].attempt if attempt is None else attempt

@@ -59,16 +59,18 @@ class TimerStep:
         return replace(task, retry_at=self.until(changes, step, scope))
 
     def start(self, changes: ChangeSet, step: PlannedStep, task: TaskRecord) -> None:
+        """Start the wait. A wait that is over at once reports its end only, not that it started."""
         until = task.retry_at
-        task = replace(task, started_at=changes.now)
-        if until is not None and until <= changes.now:
-            changes.put_task(replace(task, phase=Phase.RUNNING, retry_at=None))
-            self.due(changes, step, task)
-            return
-        task = replace(task, phase=Phase.RUNNING, reason=Reason.WAITING)
+        task = replace(task, phase=Phase.RUNNING, reason=Reason.WAITING, started_at=changes.now)
         changes.put_task(task)
-        changes.event(EventType.TASK_STARTED, task=task, until=None if until is None else until.isoformat())
-        self.observe(changes, step, task, overdue=False)
+        if until is not None and until <= changes.now:
+            self.due(changes, step, task)
+        else:
+            self.observe(changes, step, task, overdue=False)
+        current = changes.task(task.key)
+        if current is not None and not current.phase.terminal:
+            at = None if until is None else until.isoformat()
+            changes.event(EventType.TASK_STARTED, task=task, until=at)
 
     def observe(self, changes: ChangeSet, step: PlannedStep, task: TaskRecord, *, overdue: bool) -> None:
         """Give the task its signals one after the other, until one of them ends it."""
