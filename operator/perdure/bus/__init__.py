@@ -1,1 +1,1 @@
-"""Events on their way out: the relay into JetStream, and subscriptions. Only this package imports nats."""
+"""The delivery of events: the relay into JetStream, and subscriptions. Only this package imports nats."""

@@ -1,8 +1,7 @@
-"""One connection to NATS that outlives NATS.
+"""One connection to NATS that survives restarts of NATS.
 
-The client library gives up, blocks or reports to standard error unless it is told otherwise; all that it has
-to be told is here. Nothing in this module makes a process fail because NATS is away: callers are told so by
-BusUnavailable, within their deadline.
+By default the client library gives up, blocks or reports to standard error; this module sets every option
+that prevents it. An outage of NATS never fails a process: calls raise BusUnavailable within their deadline.
 """
 
 from __future__ import annotations
@@ -26,7 +25,8 @@ T = TypeVar("T")
 
 #: Seconds for one connection attempt to one server.
 CONNECT_TIMEOUT = 2
-#: Mean seconds between attempts. Jittered, so that a restarted server is not met by everybody at once.
+#: Mean seconds between attempts. Jittered, so that the clients of a restarted server do not all connect at
+#: once.
 RECONNECT_WAIT = 0.5
 #: A silently dead connection is noticed after three of these (seconds).
 PING_INTERVAL = 20
@@ -35,17 +35,17 @@ REQUEST_TIMEOUT = 5.0
 
 
 class _Client(Client):
-    """The library's client, which closes each connection that it gives up."""
+    """The library's client, which closes connections that it abandons."""
 
     async def _connect_to_server(self, s: Srv) -> None:
-        # A connection that ended before its greeting would be forgotten while still open.
+        # The library forgets a connection that failed before the server's INFO, and leaves its socket open.
         if self._transport:
             self._transport.close()  # type: ignore[no-untyped-call]
         await super()._connect_to_server(s)
 
 
 class Bus:
-    """A connection that comes back by itself. Make it, then `connect`; use as an async context manager."""
+    """A connection that reconnects by itself: an async context manager, to be connected by `connect`."""
 
     def __init__(self, url: str, *, name: str) -> None:
         """`url` is one or more `nats://` or `tls://` URLs separated by commas, and may hold credentials."""
@@ -59,7 +59,7 @@ class Bus:
         self._lost = asyncio.Event()
         self._lost.set()
         self._changed = asyncio.Event()
-        #: Counts connections. What was learned of the server under another number may no longer hold.
+        #: Number of the connection. What was read from the server under an earlier number may be outdated.
         self.generation = 0
 
     @property
@@ -82,17 +82,17 @@ class Bus:
     async def connect(self, *, timeout: float) -> None:
         """Return as soon as there is a connection. Raises BusUnavailable after `timeout` seconds.
 
-        Safe to call at any time and from several tasks: a lost connection is waited for, one that the server
-        closed for good (a refused login) is replaced.
+        Safe to call at any time and from several tasks. A lost connection is waited for; a connection that
+        the server closed for good (a refused login) is replaced.
         """
         try:
             async with asyncio.timeout(timeout):
                 async with self._connecting:
                     if self._client is None or self._client.is_closed:
                         await self._open()
-                # A reconnect is the library's own business; we only wait for it.
+                # The library reconnects by itself; this loop only waits.
                 while True:
-                    # Cleared before the look, so that a change after it is not slept over.
+                    # Cleared before the check: a change after the check sets the event again.
                     self._changed.clear()
                     if self.connected:
                         return
@@ -103,9 +103,9 @@ class Bus:
             raise BusUnavailable(f"NATS did not answer within {timeout:g} s") from None
 
     async def unless_lost(self, work: Awaitable[T]) -> T:
-        """The result of `work`, which is cancelled with BusUnavailable as soon as the connection is lost.
+        """The result of `work`; raises BusUnavailable, and cancels `work`, as soon as the connection is lost.
 
-        An answer that was under way will not come any more; there is no use in waiting for its timeout.
+        An answer cannot arrive over a lost connection, so its timeout need not be waited for.
         """
         task, lost = asyncio.ensure_future(work), asyncio.ensure_future(self._lost.wait())
         try:
@@ -118,12 +118,12 @@ class Bus:
             if not task.done():
                 task.cancel()
                 await asyncio.wait((task,))
-            # A cancelled gathering holds its CancelledError as an outcome, and reports it if nobody looks.
+            # A cancelled `gather` keeps CancelledError as its exception, and logs it unless it is retrieved.
             if not task.cancelled():
                 task.exception()
 
     async def close(self) -> None:
-        """Close the connection; nothing is published after that."""
+        """Close the connection; later calls raise BusUnavailable."""
         client, self._client = self._client, None
         if client is not None:
             await _close(client)
@@ -153,11 +153,11 @@ class Bus:
                 reconnect_to_server_handler=_next_server,
                 ping_interval=PING_INTERVAL,
                 max_outstanding_pings=2,
-                # Ours are checked where they are made, and the library would do it twice for each request.
+                # `subjects.py` checks subjects, and the library would check each twice for every request.
                 skip_subject_validation=True,
             )
         except BaseException as error:
-            # Also when our deadline cancelled it: the half-open socket and its tasks must not stay.
+            # Also when the caller's deadline cancelled it: the half-open socket and its tasks must not stay.
             await _close(client)
             if isinstance(error, nats.errors.Error | OSError):
                 raise BusUnavailable(f"cannot connect to NATS: {error}") from error
@@ -178,11 +178,11 @@ class Bus:
             _log.warning("nats_disconnected")
 
     async def _on_closed(self) -> None:
-        # Wakes who waits for a reconnect that will not come.
+        # Wakes callers of `connect` that wait for a reconnect: there will be none.
         self._changed.set()
 
     async def _on_error(self, error: Exception) -> None:
-        # An outage repeats its error twice a second; one line tells it.
+        # An outage repeats its error twice a second; the first is enough for the log.
         text = f"{type(error).__name__}: {error}"
         if text != self._reported:
             self._reported = text
@@ -190,7 +190,7 @@ class Bus:
 
 
 def _next_server(servers: list[Server], info: dict[str, Any]) -> tuple[Server, float]:
-    """The server that failed least, and the seconds to wait before trying it."""
+    """The server with the fewest reconnects, and the seconds to wait before trying it."""
     return min(servers, key=lambda server: server.reconnects), RECONNECT_WAIT * random.uniform(0.5, 1.5)
 
 

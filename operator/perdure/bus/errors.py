@@ -1,10 +1,10 @@
-"""What publishing and subscribing raise on purpose: outages, which heal."""
+"""The errors of publishing and subscribing: outages, which pass without an action of the caller."""
 
 from __future__ import annotations
 
 
 class BusError(Exception):
-    """Base of what the bus raises on purpose."""
+    """Base of the errors of the bus."""
 
 
 class BusUnavailable(BusError):
@@ -12,4 +12,4 @@ class BusUnavailable(BusError):
 
 
 class StreamMissing(BusUnavailable):
-    """NATS is there and the stream is not: it was lost, and is to be made and filled again."""
+    """NATS answers and the stream does not exist: it was lost, and is created and refilled."""

@@ -1,6 +1,6 @@
-"""Following one run's events: from the ledger what has happened, live what happens, each once and in order.
+"""One run's events for a follower: past ones from the ledger, new ones live, each once and in order.
 
-The ledger is the truth. NATS only says sooner that there is something new; without it the ledger is polled.
+The ledger is the truth. NATS only delivers new events sooner; without NATS the ledger is polled.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from perdure.domain.records import Event, LedgerUnavailable, RunKind, RunRecord
 
 #: Events read from the ledger at once.
 PAGE = 500
-#: Seconds between looks at the ledger without NATS.
+#: Seconds between polls of the ledger without NATS.
 POLL = 1.0
-#: Seconds between looks at the ledger with NATS, in case a message got lost.
+#: Seconds between polls of the ledger with NATS, in case a message got lost.
 SAFETY_POLL = 5.0
 
 #: A standalone AgentTask has one task, whose end is the run's.
@@ -31,7 +31,7 @@ _ENDS: dict[RunKind, frozenset[str]] = {
 
 
 class Runs(Protocol):
-    """What following reads. May raise LedgerUnavailable."""
+    """The part of the ledger that following reads. May raise LedgerUnavailable."""
 
     async def events(self, uid: str, *, after: int = 0, limit: int = 1000) -> list[Event]: ...
 
@@ -41,7 +41,7 @@ class Runs(Protocol):
 
 
 def is_last(event: Event) -> bool:
-    """True for the event that ends its run: a Workflow's own, or those of an AgentTask that runs alone."""
+    """True for the event that ends its run: of a Workflow, or of a standalone AgentTask."""
     return event.type in _ENDS[event.kind]
 
 
@@ -60,9 +60,9 @@ async def follow(
 ) -> AsyncGenerator[Event, None]:
     """The events of a run with numbers above `after`: each once, in order, without gap, until the last one.
 
-    `notice` is told, in words for people, when NATS or the ledger goes away or comes back. Ends without a
-    last event only if the run is deleted, or is finished and `after` is beyond its end. Raises
-    LedgerUnavailable only if the very first look fails.
+    `notice` gets a sentence for people when NATS or the ledger becomes unavailable or available again. The
+    iteration ends without a last event only if the run is deleted, or has ended and `after` is beyond its
+    end. Raises LedgerUnavailable only if the first read fails.
     """
     async with contextlib.AsyncExitStack() as stack:
         follower = _Follower(ledger, run, after, bus, notice, stack)
@@ -87,15 +87,15 @@ class _Follower:
         self._notice = notice
         self._stack = stack
         self._hints: Hints | None = None
-        #: The connection under which we last looked at the ledger; 0 for none.
+        #: Generation of the connection under which the ledger was last read; 0 for none.
         self._generation = 0
         self._live: bool | None = None
         self._ledger_away = False
 
     async def events(self) -> AsyncIterator[Event]:
-        looked = False
+        has_read = False
         while True:
-            # Subscribed before the look: what is published after it is heard of.
+            # Subscribed before the ledger is read: an event published after the read is received.
             await self._subscribe()
             try:
                 async for event in history(self._ledger, self._run.uid, after=self._after):
@@ -106,19 +106,19 @@ class _Follower:
                 # The last event may lie before `after`, or have been deleted with its run.
                 if await self._is_over():
                     return
-                looked = True
+                has_read = True
                 if self._ledger_away:
                     self._ledger_away = False
                     self._notice("the ledger is back")
             except LedgerUnavailable as error:
-                if not looked:
+                if not has_read:
                     raise
                 if not self._ledger_away:
                     self._ledger_away = True
                     self._notice(f"the ledger is away ({error}); waiting for it")
                 await asyncio.sleep(POLL)
                 continue
-            # Live, for as long as each hint is just the next event.
+            # Live, as long as each hint is the next event.
             while (hint := await self._next_hint()) is not None:
                 if hint.workflow_uid != self._run.uid or hint.sequence <= self._after:
                     continue
@@ -133,7 +133,7 @@ class _Follower:
         run = await self._ledger.find_run(self._run.namespace, self._run.name, kind=self._run.kind)
         if run is None:
             return True
-        # A newer run of the same name: ours was deleted, and its end is what the ledger has.
+        # A newer run of the same name has taken the place of this one, which was deleted.
         return run.uid != self._run.uid or (run.phase.terminal and run.last_sequence <= self._after)
 
     async def _subscribe(self) -> None:
@@ -149,19 +149,19 @@ class _Follower:
         self._generation = self._bus.generation if self._bus is not None and live else 0
         if live != self._live:
             if not live:
-                self._notice(f"NATS is away; looking at the ledger every {POLL:g} s")
+                self._notice(f"NATS is away; polling the ledger every {POLL:g} s")
             elif self._live is not None:
                 self._notice("NATS is back; following live")
             self._live = live
 
     async def _next_hint(self) -> Event | None:
-        """The next live event, or None when it is time to look at the ledger."""
+        """The next live event; None when the ledger is to be polled."""
         bus, hints = self._bus, self._hints
         if bus is None or hints is None or not self._live:
             await asyncio.sleep(POLL)
             return None
         waited = 0.0
-        # In small pieces: what was published while a connection was renewed has gone past us.
+        # In small pieces: what was published during a reconnect was not received.
         while waited < SAFETY_POLL and bus.connected and bus.generation == self._generation:
             hint = await hints.next(timeout=POLL)
             if hint is not None or hints.dropped:

@@ -1,9 +1,9 @@
-"""Publishing events so that those of one run enter the stream in the order of their numbers.
+"""The publishing of events, so that those of one run enter the stream in the order of their numbers.
 
 A connection can die between two messages: the first is lost with the old socket while the second, still in
 the client's buffer, arrives over the new one. So a run never has two separate messages under way. Many events
 of one run go as one atomic batch where the server can do that (all are stored, in order, or none); otherwise
-each waits for the acknowledgement of the one before. Runs among themselves go in parallel.
+each waits for the acknowledgement of the one before. Different runs are published in parallel.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ def lanes_by_run(events: Sequence[Event]) -> dict[str, list[Event]]:
 
 
 class Lane:
-    """Events of one run, in order, and how far they have come."""
+    """Events of one run, in order, and how many of them are published."""
 
     def __init__(self, events: Sequence[Event]) -> None:
         self.events = events
-        #: So many events, from the first, are in the stream (or can never be).
+        #: How many events, from the first on, are in the stream, or can never be.
         self.done = 0
-        #: Why it went no further.
+        #: Why no more were published.
         self.failure: BusError | None = None
-        #: Lowest place in the stream that one of these events was newly given.
+        #: Lowest stream sequence that a newly stored event got.
         self.lowest: int | None = None
-        #: Highest place in the stream that was answered.
+        #: Highest stream sequence that was acknowledged.
         self.highest = 0
 
     @property
@@ -70,7 +70,7 @@ class Lane:
             self.lowest = first if self.lowest is None else min(self.lowest, first)
 
     async def publish(self, bus: Bus, *, atomic: bool, stopping: Callable[[], bool]) -> None:
-        """Publish until all is done, one event fails (`failure`), or `stopping()` says so."""
+        """Publish until all events are done, one fails (`failure`), or `stopping()` is true."""
         try:
             client = bus.client
             while self.rest and not stopping():
@@ -82,7 +82,7 @@ class Lane:
             self.failure = error
 
     async def _publish_one(self, client: Client) -> None:
-        """As `JetStreamContext.publish` does it, whose making and models cost as much as the request."""
+        """As `JetStreamContext.publish`, whose objects cost as much CPU time as the request itself."""
         event = self.rest[0]
         try:
             subject = subjects.subject(event.namespace, event.workflow, event.type)
@@ -109,14 +109,14 @@ class Lane:
             raise BusUnavailable(f"JetStream refused an event: {result['error']}")
 
     def _skip(self, event: Event, error: object) -> None:
-        # Waiting would hold back its run for ever. Readers see the gap and fill it from the ledger.
+        # A retry would block the events of the run for ever. Readers see the gap and read the ledger.
         _log.error("event_unpublishable", event_id=event.id, type=event.type, error=str(error))
         self.done += 1
 
     async def _publish_batch(self, bus: Bus) -> bool:
-        """One atomic batch of what is to be done. False if none of it was stored: go one by one.
+        """Publish one atomic batch. False if none of its events was stored: publish them one by one.
 
-        If its answer is lost, the events are sent again one by one, and found to be duplicates.
+        If the answer is lost, the events are published again one by one, and are duplicates to the server.
         """
         events = self.rest[:BATCH]
         try:
@@ -125,7 +125,7 @@ class Lane:
                 for event in events
             ]
             client = bus.client
-            # Unique for each try: the server still remembers one that was cut off.
+            # Unique for each try: the server remembers a batch that was cut off.
             batch = client.new_inbox().rpartition(".")[2]
             for number, (subject, payload, event) in enumerate(messages[:-1], start=1):
                 await client.publish(subject, payload, headers=_headers(event, batch=batch, number=number))
@@ -140,7 +140,7 @@ class Lane:
             raise BusUnavailable(f"JetStream did not acknowledge a batch: {error!r}") from error
         result = _answer_of(answer.data)
         if "error" in result or result.get("count") != len(events):
-            # Most often: one of them is in the stream already, and the server refuses the whole batch.
+            # Most often one event is in the stream already, and the server refuses the whole batch.
             _log.debug("batch_refused", error=result.get("error"))
             return False
         self._acknowledged(len(events), sequence=result["seq"], duplicate=False)
@@ -148,13 +148,13 @@ class Lane:
 
 
 def _answer_of(data: bytes) -> dict[str, Any]:
-    """What JetStream says of a message. Raises BusUnavailable if that is no answer of its."""
+    """The answer of JetStream to a message. Raises BusUnavailable for anything else."""
     try:
         answer = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise BusUnavailable(f"this is no answer of JetStream: {data[:200]!r}") from error
+        raise BusUnavailable(f"not an answer of JetStream: {data[:200]!r}") from error
     if not isinstance(answer, dict) or not ("seq" in answer or isinstance(answer.get("error"), dict)):
-        raise BusUnavailable(f"this is no answer of JetStream: {data[:200]!r}")
+        raise BusUnavailable(f"not an answer of JetStream: {data[:200]!r}")
     return answer
 
 
@@ -172,10 +172,10 @@ def _headers(event: Event, *, batch: str | None = None, number: int = 0) -> dict
 async def publish_lanes(
     bus: Bus, lanes: Sequence[Lane], *, atomic: bool, stopping: Callable[[], bool]
 ) -> BusError | None:
-    """Publish all lanes at once; returns the first failure, and leaves in each lane how far it came.
+    """Publish all lanes at once; returns the first failure. Each lane has how many of its events are done.
 
-    Ends early when the connection is lost: what was under way is then as good as failed, and may be tried
-    again under the same id. Cancelling leaves the lanes as they are.
+    Ends early when the connection is lost: events without an acknowledgement have failed, and may be
+    published again under the same id. Cancelling leaves the lanes as they are.
     """
     work = asyncio.gather(
         *(lane.publish(bus, atomic=atomic, stopping=stopping) for lane in lanes), return_exceptions=True

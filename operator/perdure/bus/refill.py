@@ -1,8 +1,8 @@
-"""Filling a stream that was lost, or lost its end, from the ledger.
+"""The refill of a stream that was lost, or lost its end, from the ledger.
 
-First one look at what the stream still holds, then run by run what follows. A run whose new events are about
-to be published goes first, so that refilling never puts an old event behind a new one of the same run, and
-new events do not wait for the history of others.
+The relay reads once what the stream still holds, then publishes what follows, run by run. A run whose new
+events are about to be published goes first: no old event is then published after a new one of its run, and no
+new event waits for the history of other runs.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from perdure.domain.records import Event
 
 _log = structlog.get_logger(__name__)
 
-#: Runs that are filled at once.
+#: Runs that are refilled at once.
 _RUNS = 32
 
 
 class History(Protocol):
-    """What refilling reads. May raise LedgerUnavailable."""
+    """The part of the ledger that a refill reads. May raise LedgerUnavailable."""
 
     async def events(self, uid: str, *, after: int = 0, limit: int = 1000) -> list[Event]: ...
 
@@ -40,7 +40,7 @@ class History(Protocol):
 
 
 class Refill:
-    """One refill under way. Any failure of it ends it; another is then begun, and finds what this one did."""
+    """One refill. A failure ends it; the next refill finds in the stream what this one published."""
 
     def __init__(self, history: History, bus: Bus, present: Mapping[str, int], *, atomic: bool) -> None:
         """`present`: for each run, the number up to which the stream has its events without gap."""
@@ -53,12 +53,12 @@ class Refill:
         self.published = 0
 
     async def before(self, heads: Mapping[str, int], *, stopping: Callable[[], bool]) -> BusError | None:
-        """Fill these runs up to, not including, the event with the number given for each."""
+        """Refill these runs up to, not including, the event with the number given for each."""
         lacking = {uid: end for uid, end in heads.items() if uid not in self._filled}
         return await self._fill(lacking, stopping)
 
     async def step(self, *, stopping: Callable[[], bool]) -> tuple[bool, BusError | None]:
-        """Fill some more runs. Returns whether that was all, and what went wrong if anything did."""
+        """Refill some more runs. Returns whether all are done, and the failure if there was one."""
         page = await self._history.published(after=self._cursor, limit=_RUNS)
         lacking = {uid: newest + 1 for uid, newest in page if uid not in self._filled}
         failure = await self._fill(lacking, stopping)
@@ -70,7 +70,7 @@ class Refill:
         position = {uid: self._present.get(uid, 0) for uid in ends}
         while position and not stopping():
             lanes: dict[str, Lane] = {}
-            # One run after the other holds one page of the ledger at a time, not all of a run's history.
+            # One page of each run is in memory at a time, never a run's whole history.
             for uid, after in list(position.items()):
                 events = await self._history.events(uid, after=after, limit=BATCH)
                 events = [event for event in events if event.sequence < ends[uid]]
@@ -92,11 +92,11 @@ class Refill:
         return None
 
 
-async def look(bus: Bus, state: StreamState) -> dict[str, int]:
-    """For each run in the stream, the number up to which its events are there without gap.
+async def read_present(bus: Bus, state: StreamState) -> dict[str, int]:
+    """For each run in the stream, the number up to which the stream has its events without gap.
 
-    Reads headers only. Raises BusUnavailable. If the stream has discarded its oldest messages, what it still
-    has of a run counts as its beginning: what aged out is not to come back.
+    Reads headers only. If the stream has discarded its oldest messages, the oldest event of a run counts as
+    its first: events that aged out are not published again. Raises BusUnavailable.
     """
     tally = Tally(discarded=state.first_sequence > 1)
     if state.messages:
@@ -112,9 +112,9 @@ async def _read(bus: Bus, state: StreamState, tally: Tally) -> None:
             ordered_consumer=True,
             headers_only=True,
             deliver_policy=DeliverPolicy.ALL,
-            # A consumer that fell silent is made anew after two of these (seconds).
+            # Seconds; the library creates the consumer again after two without a message.
             idle_heartbeat=1,
-            # A consumer that nobody listens to any more goes away by itself.
+            # Seconds after which the server deletes a consumer that has lost its client.
             inactive_threshold=30,
         )
         try:
@@ -124,17 +124,17 @@ async def _read(bus: Bus, state: StreamState, tally: Tally) -> None:
                 except nats.errors.TimeoutError:
                     if not bus.connected:
                         raise
-                    # A damaged store counts messages that it cannot deliver. What we have seen is there; to
-                    # publish the rest once more is better than to wait for ever.
+                    # A damaged store counts messages that it cannot deliver. To publish those once more is
+                    # better than to wait for ever.
                     _log.warning("stream_unreadable", seen=tally.seen, messages=state.messages)
                     return
                 tally.add((message.headers or {}).get("Nats-Msg-Id", ""))
                 place = message.metadata
-                # What is published from now on is published by us.
+                # Later messages are this relay's own.
                 if place.num_pending == 0 or place.sequence.stream >= state.last_sequence:
                     return
         finally:
-            # Also without a connection: else the library goes on making the consumer anew.
+            # Also without a connection: else the library goes on creating the consumer again.
             with contextlib.suppress(nats.errors.Error, OSError):
                 await subscription.unsubscribe()
     except (nats.errors.Error, nats.js.errors.Error, OSError) as error:
@@ -142,19 +142,19 @@ async def _read(bus: Bus, state: StreamState, tally: Tally) -> None:
 
 
 class Tally:
-    """Counts, by message ids in stream order, how far each run's events go without gap."""
+    """How far each run's events go without gap, counted from message ids in stream order."""
 
     def __init__(self, *, discarded: bool) -> None:
         self._discarded = discarded
         self.present: dict[str, int] = {}
-        #: Messages taken into account.
+        #: Messages counted.
         self.seen = 0
 
     def add(self, message_id: str) -> None:
-        """Take the next message into account; foreign ids count for nothing."""
+        """Count the next message; ids of other publishers are ignored."""
         self.seen += 1
         uid, _, number = message_id.rpartition("/")
-        # A number of ours has at most 19 digits; `int` raises for more than 4,300.
+        # A sequence has at most 19 digits; `int` raises for more than 4,300.
         if not uid or not number.isdecimal() or len(number) > 19:
             return
         sequence, known = int(number), self.present.get(uid)

@@ -1,7 +1,7 @@
-"""The relay: what was committed with an event in the outbox reaches JetStream, however often either is away.
+"""The relay: publishes the events of the outbox to JetStream, however often ledger or NATS are unavailable.
 
-It runs on the leader. Two of them for a moment do no harm: both publish under the same ids, and the stream
-takes each id once.
+The relay runs on the leader. Two relays at once do no harm: both publish under the same ids, and the stream
+stores each id once.
 """
 
 from __future__ import annotations
@@ -20,31 +20,32 @@ from perdure.bus import stream
 from perdure.bus.connection import Bus
 from perdure.bus.errors import BusError, BusUnavailable
 from perdure.bus.publisher import BATCH, Lane, lanes_by_run, publish_lanes
-from perdure.bus.refill import History, Refill, look
+from perdure.bus.refill import History, Refill, read_present
 from perdure.bus.stream import StreamLimits, StreamState
 from perdure.domain.records import LedgerUnavailable, OutboxRow
 
 _log = structlog.get_logger(__name__)
 
-#: Seconds between looks at the outbox when nothing wakes us.
+#: Seconds between polls of the outbox when nothing wakes the relay.
 POLL = 0.25
-#: Seconds from the beginning of one look to the next, for each event that it found, and at most: what many
-#: commit, or one often, is published together. A single event goes at once.
+#: Seconds from the start of one poll to the start of the next: for each event that the poll found, and at
+#: most. Events of many commits are so published in batches, and a single event is published at once.
 ROUND = 0.004
 LONGEST_ROUND = 0.012
-#: Seconds after which the ledger is told what was published, so that a stream of single events does not cost
-#: it a second transaction for each. After a crash so much is published again, under the same ids.
+#: Seconds for which deletions from the outbox are batched, so that a stream of single events does not cost
+#: the ledger a second transaction for each. After a crash so many events are published again, under the same
+#: ids.
 FORGET_EVERY = 0.1
-#: Seconds between looks at a stream that gives no cause for one.
+#: Seconds between checks of a stream that gives no cause for one.
 CHECK_INTERVAL = 30.0
-#: Seconds given to one attempt to reach NATS before looking at `stop` again.
+#: Seconds for one attempt to reach NATS, after which `stop` is checked again.
 _PATIENCE = 5.0
 _FIRST_DELAY = 0.1
 _LONGEST_DELAY = 5.0
 
 
 class Outbox(History, Protocol):
-    """What the relay needs of the ledger. May raise LedgerUnavailable."""
+    """The part of the ledger that the relay needs. May raise LedgerUnavailable."""
 
     async def outbox_batch(self, limit: int, *, skip: Sequence[int] = ()) -> Sequence[OutboxRow]: ...
 
@@ -52,7 +53,7 @@ class Outbox(History, Protocol):
 
 
 class Relay:
-    """Publishes the outbox in order, and refills a lost stream. Make one, and `run` it while leading."""
+    """Publishes the outbox in order, and refills a lost stream. `run` it while leading."""
 
     def __init__(self, ledger: Outbox, bus: Bus, *, limits: StreamLimits | None = None) -> None:
         self._ledger = ledger
@@ -63,19 +64,19 @@ class Relay:
         self._generation = 0
         self._checked_at = 0.0
         self._refill: Refill | None = None
-        #: Highest place in the stream that was answered to us: the stream never legitimately ends before it.
+        #: Highest stream sequence that was acknowledged: a stream that ends before it has lost messages.
         self._highest = 0
         self._lost_messages = False
-        #: When the stream that we know was made.
+        #: When the known stream was created.
         self._created: str | None = None
-        #: The stream that we have refilled, by the time it was made: for servers that keep no mark.
+        #: Creation time of the stream that this relay refilled: for servers that keep no mark.
         self._filled: str | None = None
-        #: Rows that were published, and that the ledger was not told to forget yet. The stream remembers ids
-        #: for some minutes only; a longer outage of the ledger must not publish them again.
+        #: Rows that were published and are still in the outbox. The stream remembers ids for some minutes
+        #: only; a longer outage of the ledger must not publish these rows again.
         self._unforgotten: set[int] = set()
-        #: When it is to be told, by the monotonic clock.
+        #: When they are to be deleted, by the monotonic clock.
         self._forget_at = 0.0
-        #: What the relay waits for, in words; None while all is well.
+        #: The failure that the relay waits out, in words; None while events are published.
         self.waiting_for: str | None = None
         #: Events published since the start, refilled ones included.
         self.published = 0
@@ -83,14 +84,14 @@ class Relay:
     async def run(self, *, stop: asyncio.Event, wake: asyncio.Event) -> None:
         """Relay until `stop` is set; set `wake` after committing events. Returns within one publish timeout.
 
-        Raises nothing but CancelledError: whatever is away is waited for. Cancelling is safe at any moment;
-        events whose acknowledgement was not noted are published again under their ids.
+        Raises nothing but CancelledError: outages are waited out. Cancelling is safe at any moment; events
+        whose acknowledgement was not recorded are published again under their ids.
         """
         self._stop = stop
         self._state = None
         delay = _FIRST_DELAY
         while not stop.is_set():
-            # Cleared before the look: an event committed after it wakes us again.
+            # Cleared before the outbox is read: an event committed after the read sets it again.
             wake.clear()
             began = time.monotonic()
             try:
@@ -98,7 +99,7 @@ class Relay:
             except (BusError, LedgerUnavailable) as error:
                 self._note_failure(error)
             except Exception:
-                # A defect must not silence all events for good.
+                # A defect in the handling of one event must not stop all events for good.
                 _log.exception("relay_failed")
             else:
                 if self.waiting_for is not None:
@@ -106,7 +107,7 @@ class Relay:
                     _log.info("relay_recovered")
                 delay = _FIRST_DELAY
                 if found < BATCH:
-                    # `stop` is looked at after the pause: to wait for both costs a task for each.
+                    # `stop` is checked after the pause: to wait for both events costs a task for each.
                     await wait_for_event(wake, self._pause())
                     least = min(LONGEST_ROUND, ROUND * max(1, found))
                     await asyncio.sleep(began + least - time.monotonic())
@@ -118,17 +119,17 @@ class Relay:
             await self._forget()
 
     def _pause(self) -> float:
-        """Seconds until there is something to do, if nothing wakes us."""
+        """Seconds until the next poll or deletion is due, if nothing wakes the relay."""
         return min(POLL, max(0.0, self._forget_at - time.monotonic())) if self._unforgotten else POLL
 
     def _note_failure(self, error: Exception) -> None:
-        # An outage repeats itself; one line tells it.
+        # An outage repeats its error; the first is enough for the log.
         if self.waiting_for != str(error):
             self.waiting_for = str(error)
             _log.warning("relay_waits", error=str(error))
 
     async def _once(self) -> int:
-        """Publish what there is, up to `BATCH`. Returns how much there was."""
+        """Publish the oldest events, up to `BATCH`. Returns how many there were."""
         await self._connect()
         if self._stop.is_set():
             return 0
@@ -136,7 +137,7 @@ class Relay:
         rows = await self._ledger.outbox_batch(BATCH, skip=list(self._unforgotten))
         if rows:
             await self._publish(rows, state)
-        # What a refill puts in goes by what has left the outbox.
+        # A refill publishes up to the events that have left the outbox, so the outbox must be up to date.
         late = self._refill is not None or time.monotonic() >= self._forget_at
         if late or len(self._unforgotten) >= BATCH:
             await self._forget()
@@ -151,7 +152,7 @@ class Relay:
             self.published += self._refill.published
             self._refill = None
             self._filled = state.created
-            # Look again: the stream that we marked may have been replaced since we looked.
+            # Check again: the stream may have been replaced between the last check and the mark.
             self._state = None
         return BATCH
 
@@ -170,32 +171,32 @@ class Relay:
             await asyncio.wait((connecting, stopping))
 
     async def _check(self) -> StreamState:
-        """The stream as it is, made if missing, with a refill begun if it lacks anything."""
+        """The state of the stream, created if missing. Begins a refill if the stream lacks events."""
         generation, now = self._bus.generation, time.monotonic()
         known = self._state if generation == self._generation else None
         if known is not None and now - self._checked_at < CHECK_INTERVAL:
             return known
         state = await stream.ensure(self._bus, self._limits)
         replaced = self._created not in (None, state.created)
-        # JetStream acknowledges before its disk has it: a power failure takes the stream's end.
+        # JetStream acknowledges before its disk has the message: a power failure takes the stream's end.
         lost = replaced or self._lost_messages or state.last_sequence < self._highest
         if lost:
             self._lost_messages = True
-            # They may have gone into what is lost.
+            # These rows may be among the lost messages.
             self._unforgotten.clear()
             self._refill, self._filled, self._highest = None, None, 0
             if state.filled and not replaced:
-                # First the mark: if we die now, our successor refills.
+                # The mark is removed first: if this process dies now, the next leader refills.
                 await stream.mark(self._bus, state, filled=False)
                 state = await stream.ensure(self._bus, self._limits)
         if state.filled or state.created == self._filled:
             self._refill = None
         elif self._refill is None or known is None:
-            # One that is under way goes on only if all that it put in is certainly still there.
-            present = await look(self._bus, state)
+            # A refill goes on only if all that it published is certainly still in the stream.
+            present = await read_present(self._bus, state)
             self._refill = Refill(self._ledger, self._bus, present, atomic=state.atomic)
             _log.warning("stream_incomplete", messages=state.messages, runs=len(present))
-        # Only now: had we failed above, the loss would have to be noticed again.
+        # Only now: after a failure above, the loss must be noticed again.
         self._created, self._lost_messages = state.created, False
         self._highest = max(self._highest, state.last_sequence)
         self._state, self._generation, self._checked_at = state, generation, now
@@ -230,7 +231,7 @@ class Relay:
             self._unforgotten.clear()
 
     def _note_places(self, lanes: Sequence[Lane]) -> None:
-        """Notice from the places in the stream that it was replaced by another one behind our back."""
+        """Notice by sequences that rise no longer that the stream was replaced by another."""
         if any(lane.lowest is not None and lane.lowest <= self._highest for lane in lanes):
             self._lost_messages = True
         self._highest = max([self._highest, *(lane.highest for lane in lanes)])

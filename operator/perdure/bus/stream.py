@@ -1,8 +1,8 @@
-"""The stream PERDURE: made when missing, kept to our settings, and marked once it has been filled.
+"""The stream PERDURE: created when missing, kept to the settings, and marked once it is filled.
 
-JetStream is the delivery and the ledger is the truth, so a stream that vanished is simply made again. A mark
-in its metadata says whether it has since been refilled; it is lost with the stream and survives us, so a
-refill that was cut short by our death is taken up by whoever comes next.
+JetStream delivers and the ledger is the truth, so a stream that was lost is created again. A mark in its
+metadata says whether the stream was refilled since. The mark is lost with the stream and survives the
+process, so a refill that a crash cut short is taken up by the next leader.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from perdure.settings import Settings
 _log = structlog.get_logger(__name__)
 
 STREAM = "PERDURE"
-#: Seconds within which a message of the same id is dropped: longer than any retry of ours takes.
+#: Seconds within which a message of the same id is dropped: longer than any retry of the relay takes.
 DUPLICATE_WINDOW = 600.0
 _FILLED = "perdure.dev/filled"
 _NANOSECONDS = 1_000_000_000
 _NOT_FOUND = 10059
 _NAME_IN_USE = 10058
-#: Servers from this version on can store many messages all or none.
+#: Server version from which batches are atomic: all of their messages are stored, or none.
 _ATOMIC_SINCE = (2, 12)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamLimits:
-    """What the stream may keep; the oldest is discarded first."""
+    """How much the stream keeps; the oldest messages are discarded first."""
 
     #: Seconds.
     max_age: float = 7 * 24 * 3600.0
-    #: Bytes; reserved on the server when the stream is made.
+    #: Bytes; reserved on the server when the stream is created.
     max_bytes: int = 512 * 1024 * 1024
-    #: Servers that hold a copy, when the stream is made. Later changes are the administrator's.
+    #: Servers that hold a copy when the stream is created. Later changes are the administrator's.
     replicas: int = 1
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """The limits that this process was told."""
+        """The limits of the settings."""
         return cls(
             max_age=settings.stream_max_age,
             max_bytes=settings.stream_max_bytes,
@@ -55,16 +55,16 @@ class StreamLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamState:
-    """What we have to know of the stream."""
+    """The state of the stream, as far as publishing depends on it."""
 
-    #: When it was made: tells it from another one of the same name.
+    #: Creation time, which differs for another stream of the same name.
     created: str
     messages: int
     first_sequence: int
     last_sequence: int
-    #: True once all that the ledger held when the stream was made has been published into it.
+    #: True once all events that the ledger held when the stream was created are in the stream.
     filled: bool
-    #: True if it takes atomic batches.
+    #: True if the stream accepts atomic batches.
     atomic: bool
 
 
@@ -77,9 +77,9 @@ class StreamRefused(BusUnavailable):
 
 
 async def ensure(bus: Bus, limits: StreamLimits) -> StreamState:
-    """Make the stream, or bring it to our settings, and say how it is. Raises BusUnavailable.
+    """Create the stream, or update it to the settings; returns its state. Raises BusUnavailable.
 
-    What an administrator set beyond our settings (replicas, placement, mirrors …) stays as it is.
+    Options that an administrator set and the settings lack (replicas, placement, mirrors …) stay as they are.
     """
     wanted = _wanted(bus, limits)
     try:
@@ -94,16 +94,16 @@ async def ensure(bus: Bus, limits: StreamLimits) -> StreamState:
             info = await _request(bus, "UPDATE", config | wanted)
             _log.info("stream_updated", stream=STREAM)
         except StreamRefused as error:
-            # A stream with other limits than ours still delivers; that is no reason to stop.
+            # A stream with other limits still delivers events.
             _log.warning("stream_settings_refused", stream=STREAM, error=str(error))
     return _state(info)
 
 
 async def mark(bus: Bus, state: StreamState, *, filled: bool) -> None:
-    """Note in the stream whether it holds what the ledger holds. Raises BusUnavailable.
+    """Record in the stream whether it holds all events of the ledger. Raises BusUnavailable.
 
-    The mark is the time at which the stream was made, so it says nothing of another stream that took its
-    place between our look and this. Servers before 2.10 keep no marks.
+    The mark is the stream's creation time, so it does not hold for another stream that replaced this one
+    after `state` was read. Servers before 2.10 keep no marks.
     """
     config = (await _info(bus))["config"]
     metadata = {**(config.get("metadata") or {}), _FILLED: state.created if filled else ""}
@@ -124,7 +124,7 @@ async def _create(bus: Bus, wanted: dict[str, Any], limits: StreamLimits) -> dic
         _log.info("stream_created", stream=STREAM)
         return info
     except StreamRefused as error:
-        # Another replica was quicker, with other limits.
+        # Another replica created the stream first, with other limits.
         if error.code == _NAME_IN_USE:
             return await _info(bus)
         raise
@@ -162,7 +162,7 @@ async def _info(bus: Bus) -> dict[str, Any]:
 
 
 async def _request(bus: Bus, verb: str, body: dict[str, Any] | None) -> dict[str, Any]:
-    # Plain JSON instead of the library's classes, which drop settings that they do not know: an update would
+    # Plain JSON instead of the library's classes, which drop options that they do not know: an update would
     # then reset what an administrator has set.
     payload = b"" if body is None else orjson.dumps(body)
     try:

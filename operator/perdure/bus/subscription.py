@@ -1,8 +1,7 @@
-"""EventHandler of one run's events as they are published, as a hint to look at the ledger.
+"""A subscription to one run's events as they are published, which are hints to read the ledger.
 
-This is a plain subscription on the stream's subjects, not a consumer of the stream: it costs the server
-nothing to keep, is there again the moment a connection is, and needs no stream. What it misses is in the
-ledger.
+This is a plain subscription to the stream's subjects, not a consumer of the stream: the server keeps no state
+for it, it resumes with the connection, and it needs no stream. Events that it misses are in the ledger.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from perdure.domain.records import Event
 
 _log = structlog.get_logger(__name__)
 
-#: Events kept for a slow reader. Those beyond are dropped, and read from the ledger instead.
+#: Events kept for a slow reader. More are dropped, and read from the ledger instead.
 _BUFFER = 1024
 
 
 class Hints:
-    """Events of runs of one name, in the order of arrival. May repeat, miss and mix runs."""
+    """Events of runs of one name, in the order of arrival. Events may be repeated or missing."""
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue(_BUFFER)
@@ -53,7 +52,7 @@ class Hints:
             _log.warning("foreign_message", subject=message.subject, error=str(error))
             return
         if self._queue.full():
-            # The reader is behind: one look at the ledger serves it better than what we hold.
+            # The reader is behind: reading the ledger once is cheaper than draining this queue.
             while not self._queue.empty():
                 self._queue.get_nowait()
             event = None
@@ -69,13 +68,13 @@ async def subscribe(bus: Bus, namespace: str, workflow: str) -> AsyncIterator[Hi
     hints = Hints()
     try:
         subscription = await bus.client.subscribe(run_subjects(namespace, workflow), cb=hints._take)
-        # Only when the server has answered can no event be missed.
+        # No event is missed from the server's answer on.
         await bus.client.flush(timeout=5)
     except (nats.errors.Error, OSError) as error:
         raise BusUnavailable(f"cannot subscribe: {error!r}") from error
     try:
         yield hints
     finally:
-        # Also without a connection: else it would be taken up with the next one.
+        # Also without a connection: else the next connection would resume the subscription.
         with contextlib.suppress(nats.errors.Error, OSError):
             await subscription.unsubscribe()

@@ -1,7 +1,7 @@
-"""Names and labels of what a run makes.
+"""Names and labels of the objects that a run creates.
 
-They follow from the run's uid and the task alone, so that an action repeated after a crash meets its own
-earlier result instead of making a second one, and never that of a deleted namesake.
+Names follow from the run's uid and the task alone. So an action that is repeated after a crash finds the
+object that it created before, and never an object of a deleted run of the same name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ANNOTATION_RETENTION = "perdure.dev/retention"
 
 SHARDS = 64
 HASH_LENGTH = 5
-#: Leaves room for `-<attempt>` in the 63 characters that a pod's name, being its host name, may have.
+#: Leaves room for `-<attempt>` in the 63 characters of a pod's name, which is its host name.
 MAX_TASK_NAME = 57
 
 
@@ -38,9 +38,9 @@ def name_hash(uid: str, key: TaskKey) -> str:
 
 
 def task_name(workflow: str, uid: str, key: TaskKey) -> str:
-    """`<workflow>-<step>[-<index>]-<hash>`; if it is too long, workflow and step are cut.
+    """`<workflow>-<step>[-<index>]-<hash>`; in a name that is too long, workflow and step are cut.
 
-    The index is not: among the hashes of ten thousand tasks, two are likely to be the same.
+    The index is never cut: among the hashes of ten thousand tasks, two are likely to be the same.
     """
     index = "" if key.index == NO_INDEX else f"-{key.index}"
     readable = _cut(f"{workflow}-{key.step}", MAX_TASK_NAME - HASH_LENGTH - 1 - len(index))
@@ -50,7 +50,7 @@ def task_name(workflow: str, uid: str, key: TaskKey) -> str:
 def pod_name(task: str, uid: str, key: TaskKey, attempt: int) -> str:
     """`<task>-<attempt>`.
 
-    A standalone AgentTask chose its own name: if that is too long for a pod, it is cut and gets the hash.
+    The name of a standalone AgentTask is the user's: one that is too long for a pod is cut and gets the hash.
     """
     suffix = f"-{attempt}"
     if len(task) + len(suffix) > 63:
@@ -68,7 +68,7 @@ def shard_of(uid: str) -> int:
 
 
 def task_labels(*, workflow: str | None, task: str, key: TaskKey, uid: str) -> dict[str, str]:
-    """Labels of an AgentTask that a run makes. `workflow` is None for a standalone AgentTask's pods."""
+    """Labels of an AgentTask that a run creates. `workflow` is None for a standalone AgentTask's pods."""
     labels = {
         LABEL_MANAGED_BY: MANAGED_BY,
         LABEL_TASK: task,

@@ -1,7 +1,7 @@
-"""Phases and reasons: everything that a run, a step or a task can be, in one table.
+"""Phases and reasons of runs, steps and tasks, and the transitions between phases.
 
-An edge that is not in the table is a programming error and raises; documentation and property tests are
-generated from the table, so that neither can disagree with the code.
+A transition that is not in the table is a programming error and raises. Documentation and tests derive from
+the table, so that neither can disagree with the code.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Reason(StrEnum):
     TOO_MANY_ITEMS = "TooManyItems"
     #: `repeat` came to its `maxIterations` without its `until`.
     MAX_ITERATIONS = "MaxIterations"
-    #: More tasks of a `forEach` step failed than its `maxFailures` bears.
+    #: More tasks of a `forEach` step failed than its `maxFailures` tolerates.
     MAX_FAILURES = "MaxFailures"
     #: Tasks of a `forEach` step failed.
     TASKS_FAILED = "TasksFailed"

@@ -1,7 +1,7 @@
-"""What the ledger holds of a run, as values.
+"""The records of a run: the values that `decide`, the ledger and the control loop share.
 
-These dataclasses are the vocabulary that `decide`, the ledger and the control loop share. They are frozen:
-a transition is a new value, and what was read can be compared with what is to be written.
+The dataclasses are frozen: a transition is a new value, and a record that was read can be compared with the
+one that is to be written.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class TaskKey(NamedTuple):
     """A task within its run. A standalone AgentTask has the step name ''."""
 
     step: str
-    index: int = NO_INDEX  # type: ignore[assignment] # hides tuple.index, which nobody needs here
+    index: int = NO_INDEX  # type: ignore[assignment] # hides tuple.index, which no code uses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class RunRecord:
     generation: int
     shard: int
     phase: Phase
-    #: The spec with its templates resolved: what this run does, whatever is edited later. {} if refused.
+    #: The snapshot: the spec with its templates resolved, unaffected by later edits. {} if refused.
     spec: Mapping[str, Any]
     created_at: datetime
     reason: Reason | None = None
@@ -53,11 +53,11 @@ class RunRecord:
     outputs: Any = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    #: Why everything is being stopped: Cancelled, or Timeout. Stays when finally steps run.
+    #: Why the run is being stopped: Cancelled, or Timeout. Stays while finally steps run.
     stop: Reason | None = None
-    #: When the run's `timeout` is over; a pause moves it.
+    #: When the run's `timeout` ends; a pause moves the deadline.
     deadline_at: datetime | None = None
-    #: Since when it is paused; None if it is not.
+    #: Since when the run is paused; None if it is not.
     paused_at: datetime | None = None
     #: When history may be deleted: the end of the run's retention.
     expires_at: datetime | None = None
@@ -67,13 +67,13 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord:
-    """A step that has been looked at: it runs, ended, or was skipped."""
+    """A step that has started, ended or was skipped."""
 
     name: str
     phase: Phase
     reason: Reason | None = None
     message: str = ""
-    #: Number of tasks: 1, the number of items of its `forEach`, or that of iterations made by its `repeat`.
+    #: Number of tasks: 1, the number of items of `forEach`, or of iterations of `repeat` so far.
     total: int = 1
     for_each: bool = False
     started_at: datetime | None = None
@@ -82,7 +82,7 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRecord:
-    """One task. Made when it is ready to start."""
+    """One task. Created when it is ready to start."""
 
     key: TaskKey
     #: Name of its AgentTask object.
@@ -93,15 +93,15 @@ class TaskRecord:
     input: Any = None
     #: Number of the newest attempt; 0 if there is none yet.
     attempt: int = 0
-    #: Attempts that failed and were, or will be, tried again.
+    #: Attempts that failed and spent a retry.
     retries: int = 0
     #: Attempts that were lost to disruptions.
     disruptions: int = 0
-    #: When the next attempt may start, while it waits for one; or when a `wait` is over.
+    #: When the next attempt may start, or a `wait` ends; None if the task waits for no time.
     retry_at: datetime | None = None
-    #: Why the last attempt that failed did: attempt, reason, message, exitCode. The next one is told.
+    #: The last failure of the task: attempt, reason, message, exitCode. The next attempt can read it.
     last_failure: Mapping[str, Any] | None = None
-    #: Under which its result is to be found by others, and for how long; None without `cache`.
+    #: The key under which other tasks find the result, and until when; None without `cache`.
     cache_key: str | None = None
     cache_until: datetime | None = None
     output: Any = None
@@ -112,7 +112,7 @@ class TaskRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What an agent reported through the gateway about its own end."""
+    """The end of an attempt, as its agent reported it through the gateway."""
 
     outcome: Literal["Succeeded", "Failed"]
     output: Any = None
@@ -149,16 +149,16 @@ class AttemptRecord:
 
     key: TaskKey
     number: int
-    #: Name of the object that we make for it: a Pod, a Job or a Workflow.
+    #: Name of the object that the operator creates for the attempt: a Pod, a Job or a Workflow.
     pod_name: str
     created_at: datetime
     #: Of the Pod (of a Job's pod once that is there), or of the child Workflow.
     pod_uid: str | None = None
     started_at: datetime | None = None
-    #: Why it was asked to leave while it is still open, so that it can save a checkpoint: Paused.
+    #: Why the open attempt was asked to leave, after which it can save a checkpoint: Paused.
     stopping: Reason | None = None
     closed_at: datetime | None = None
-    #: Phase in which it ended: Succeeded, Failed or Cancelled; None while open.
+    #: Phase in which the attempt ended: Succeeded, Failed or Cancelled; None while open.
     outcome: Phase | None = None
     reason: Reason | None = None
     message: str = ""
@@ -176,7 +176,7 @@ class Wake(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vitals:
-    """An agent's last signs of life, kept by the gateway. No decision depends on them; people do."""
+    """The last signs of life of a task's agent, for people; decisions use only the time of the newest."""
 
     key: TaskKey
     attempt: int
@@ -203,10 +203,10 @@ class RunUpdates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedResult:
-    """A result that another task left under a `cache` key in the namespace."""
+    """The result of another task of the namespace under a `cache` key."""
 
     output: Any
-    #: The run and task that it is from.
+    #: The run and the task that the result is from.
     workflow: str
     task: str
 
@@ -241,7 +241,7 @@ class Event:
 
     @property
     def id(self) -> str:
-        """Unique for ever, and the same however often the event is published."""
+        """The id of the event: unique, and the same however often the event is published."""
         return f"{self.workflow_uid}/{self.sequence}"
 
 
@@ -255,7 +255,7 @@ class OutboxRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """All that is known of a live run. `attempts` holds each task's newest attempt only."""
+    """A live run with its steps and tasks. `attempts` holds the newest attempt of each task only."""
 
     run: RunRecord
     steps: Mapping[str, StepRecord]
@@ -265,10 +265,10 @@ class RunState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """One decision's changes to one run: written whole, or not at all.
+    """One decision's changes to one run: written as a whole, or not at all.
 
-    `run.version` is the version that the decision saw; 0 makes a new run. Records replace what the ledger
-    has under the same key; only the run's spec stays as it was made.
+    `run.version` is the version that the decision saw; 0 creates the run. Records replace those of the same
+    key in the ledger; only the run's spec stays as it was created.
     """
 
     run: RunRecord
@@ -282,14 +282,14 @@ class Commit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Committed:
-    """The numbers that a commit was given."""
+    """The numbers that the ledger gave a commit."""
 
     version: int
     last_sequence: int
 
 
 class LedgerError(Exception):
-    """Base of what the ledger raises on purpose."""
+    """Base of the errors of the ledger."""
 
 
 class LedgerUnavailable(LedgerError):
@@ -301,7 +301,7 @@ class Deposed(LedgerError):
 
 
 class VersionConflict(LedgerError):
-    """The run has changed since the decision was made: look again."""
+    """The run has changed since the decision saw it: observe and decide again."""
 
 
 class Superseded(LedgerError):

@@ -1,4 +1,4 @@
-"""The durable truth about runs: Postgres. Only this package talks to it."""
+"""The ledger: runs in Postgres. Only this package imports asyncpg."""
 
 from perdure.ledger.ledger import Ledger
 from perdure.ledger.migrate import MigrationError, migrate

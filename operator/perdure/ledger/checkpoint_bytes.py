@@ -1,7 +1,7 @@
-"""Checkpoint bytes on their way in and out: compressed where it pays, and never believed unchecked.
+"""The stored form of a checkpoint's bytes: compressed where that saves space, checked when read.
 
-Large ones come, lie and go in pieces, so that a gateway with many big checkpoints needs little memory, and
-with one big checkpoint still answers everybody else.
+Large checkpoints are received, stored and read in pieces. So a gateway needs little memory for many of them,
+and its event loop answers other agents while it compresses one.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import zstandard
 
 from perdure.ledger.types import CorruptCheckpoint
 
-#: Smaller ones gain nothing worth the work.
+#: Bytes up to which compression saves less than it costs.
 COMPRESS_ABOVE: Final = 1024
-#: Larger ones lie in the ledger in pieces.
+#: Bytes up to which a checkpoint is stored whole; a larger one is stored in pieces.
 WHOLE: Final = 1024 * 1024
-#: Bytes between two chances for others to run: about a millisecond of work. The size of a stored piece.
+#: Bytes of a stored piece, and between two yields to the event loop: about a millisecond of work.
 PIECE: Final = 512 * 1024
-#: Fast; higher levels gain little on what agents keep.
+#: The fastest level of zstd; higher ones save little on agents' checkpoints.
 _LEVEL: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """A checkpoint's bytes as they lie in the ledger. `sha256` is of the original bytes."""
+    """A checkpoint's bytes as the ledger stores them. `sha256` is of the original bytes."""
 
     data: bytes = field(repr=False)
     encoding: Literal["identity", "zstd"]
@@ -36,7 +36,7 @@ class Stored:
 
 
 async def pack(data: bytes) -> Stored:
-    """Compress if it shrinks, and take the checksum."""
+    """The stored form of a checkpoint: compressed if that is shorter, with the checksum."""
     sha256 = await _sha256(data)
     if len(data) > COMPRESS_ABOVE:
         packed = await _compress(data)
@@ -46,7 +46,7 @@ async def pack(data: bytes) -> Stored:
 
 
 async def unpack(stored: Stored, *, size: int) -> bytes:
-    """The original bytes. `size`: their number. Raises CorruptCheckpoint if they are not what was packed."""
+    """The original bytes, `size` of them. Raises CorruptCheckpoint if they are not those that were packed."""
     data = stored.data
     if stored.encoding == "zstd":
         try:
@@ -61,7 +61,7 @@ async def unpack(stored: Stored, *, size: int) -> bytes:
 
 
 class Pieces:
-    """Takes a large checkpoint apart. Iterate over `cut`; then the totals are those of the whole."""
+    """Cuts a large checkpoint into pieces. After iterating over `cut` the totals are those of the whole."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
@@ -90,7 +90,7 @@ class Pieces:
     def _stored(self, piece: bytes) -> tuple[bool, bytes]:
         self._digest.update(piece)
         self.size += len(piece)
-        # Each by itself: a piece of the compressed whole could grow to any size when it is read.
+        # Each piece is compressed by itself: a part of one compressed stream could expand to any size.
         packed = zstandard.ZstdCompressor(level=_LEVEL).compress(piece)
         shrunk = len(packed) < len(piece)
         stored = packed if shrunk else piece
@@ -99,7 +99,7 @@ class Pieces:
 
 
 def unpack_piece(packed: bool, data: bytes) -> bytes:
-    """One stored piece's original bytes. Raises CorruptCheckpoint if there are none to be had."""
+    """The original bytes of one stored piece. Raises CorruptCheckpoint if it does not decompress."""
     if not packed:
         return data
     try:
@@ -111,7 +111,7 @@ def unpack_piece(packed: bool, data: bytes) -> bytes:
 
 
 class Check:
-    """Compares what is read, piece by piece, with what was written."""
+    """A check of the pieces that are read against the checksum of what was written."""
 
     def __init__(self, *, size: int, sha256: bytes) -> None:
         self._left = size
@@ -120,7 +120,7 @@ class Check:
 
     @property
     def left(self) -> int:
-        """Bytes that are still to come."""
+        """Bytes that are not read yet."""
         return self._left
 
     def take(self, piece: bytes) -> None:
@@ -163,7 +163,7 @@ async def _decompress(data: bytes, size: int) -> bytes:
     view = memoryview(data)
     pieces = []
     found = 0
-    # Small pieces of input: what is well compressed grows a lot.
+    # Small pieces of input: well compressed bytes expand a lot.
     for start in range(0, len(data), PIECE // 8):
         piece = stream.decompress(view[start : start + PIECE // 8])
         found += len(piece)

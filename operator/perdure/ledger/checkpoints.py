@@ -21,14 +21,14 @@ from perdure.ledger.types import (
     WrongChecksum,
 )
 
-#: Bytes as stored from which a checkpoint goes on a connection of its own: in a batch it would hold up
-#: everybody's small ones.
+#: Stored bytes above which a checkpoint is written on a connection of its own: in a batch it would delay the
+#: small checkpoints of all other agents.
 LARGE: Final = 256 * 1024
-#: Slowest transfer that is waited for, in bytes a second.
+#: Slowest transfer that a deadline allows for, in bytes a second.
 _SLOWEST: Final = 1024 * 1024
-#: Seconds to read a checkpoint that is stored whole, which one of an older version may be up to 64 MiB.
+#: Seconds to read a checkpoint that is stored whole: one of an older version may have 64 MiB.
 _READ_TIMEOUT: Final = 60.0
-#: The largest number that Postgres counts to.
+#: The largest bigint of Postgres.
 _LARGEST: Final = 2**63 - 1
 
 
@@ -47,12 +47,12 @@ class CheckpointSide(Side):
         sha256: bytes | None = None,
         now: datetime,
     ) -> int:
-        """Keep a checkpoint; returns its sequence number once it is durable.
+        """Store a checkpoint; returns its sequence number once the checkpoint is durable.
 
-        What is iterated over is stored as it comes, on a connection of its own, and counts when its last byte
-        is there: an error of the iterator's own leaves nothing. `order` rises within an attempt: what has an
-        older one than another that was kept is refused, what has its order and bytes is acknowledged again.
-        `sha256`: what the sender says of the bytes. Raises Superseded, Overtaken, WrongChecksum.
+        An iterator's bytes are stored as they arrive, on a connection of its own. The checkpoint counts once
+        its last byte is stored; an error of the iterator leaves nothing. `order` rises within an attempt: a
+        checkpoint of an older order than a stored one is refused, one of the same order and bytes is
+        acknowledged again. `sha256` is the sender's checksum. Raises Superseded, Overtaken, WrongChecksum.
         """
         about = (
             now,
@@ -103,7 +103,7 @@ class CheckpointSide(Side):
         async with self.database.acquire() as connection:
             try:
                 await connection.execute("begin")
-                # A glance, without a lock: what cannot count need not be taken in.
+                # A check without a lock: the bytes of a superseded attempt need not be received.
                 if not await connection.fetchval(SQL["attempt_is_open"], *fence_arguments(session)):
                     raise superseded(session)
                 number = 0
@@ -118,10 +118,10 @@ class CheckpointSide(Side):
                 if row["sequence"] is None:
                     await connection.execute("rollback")
                 else:
-                    # The disk may have to take in all of it now.
+                    # The commit may have to flush all pieces to disk.
                     await connection.execute("commit", timeout=self._time_for(pieces.stored_size))
             except BaseException:
-                # Whatever it was doing, Postgres undoes it; asking it to could fail or be cancelled as well.
+                # Postgres rolls back when the connection ends; a `rollback` could fail or be cancelled, too.
                 connection.terminate()
                 raise
         if row["sequence"] is None:
@@ -131,7 +131,7 @@ class CheckpointSide(Side):
         return sequence
 
     async def _refused(self, session: AgentSession, order: int | None, sha256: bytes) -> int:
-        """The number that the same checkpoint got before, or else why this one got none."""
+        """The number that the same checkpoint got before; else raises why the write was refused."""
         if order is None:
             raise superseded(session)
         row = await self.database.fetchrow(
@@ -150,7 +150,7 @@ class CheckpointSide(Side):
     async def checkpoints(
         self, session: AgentSession, *, label: str | None = None, before: int | None = None, limit: int
     ) -> list[CheckpointInfo]:
-        """The task's checkpoints, newest first; only those below the number `before`, if there is one."""
+        """The task's checkpoints, newest first; with `before` only those of lower numbers."""
         key = session.key
         found = await self.database.fetch(
             SQL["checkpoints"],
@@ -164,14 +164,14 @@ class CheckpointSide(Side):
         return [rows.checkpoint_info(row) for row in found]
 
     async def open_latest(self, session: AgentSession, label: str | None = None) -> OpenCheckpoint | None:
-        """The newest recoverable checkpoint, of that label if there is one, whichever attempt wrote it.
+        """The newest recoverable checkpoint of any attempt, with `label` the newest of that label.
 
-        All of it is read and compared with its checksum before this returns. Raises CorruptCheckpoint.
+        All bytes are read and compared with the checksum before this returns. Raises CorruptCheckpoint.
         """
         return await self._open(session, "latest_checkpoint", None if label is None else text(label))
 
     async def open_checkpoint(self, session: AgentSession, sequence: int) -> OpenCheckpoint | None:
-        """One checkpoint; None if it never was, or is no longer kept. As `open_latest`."""
+        """One checkpoint; None if it does not exist or was pruned. Checked as by `open_latest`."""
         if not 1 <= sequence <= _LARGEST:
             return None
         return await self._open(session, "one_checkpoint", sequence)
@@ -181,7 +181,7 @@ class CheckpointSide(Side):
         return await _whole(await self.open_latest(session))
 
     async def checkpoint(self, session: AgentSession, sequence: int) -> Checkpoint | None:
-        """One checkpoint, whole; None if it never was, or is no longer kept. Raises CorruptCheckpoint."""
+        """One checkpoint, whole; None if it does not exist or was pruned. Raises CorruptCheckpoint."""
         return await _whole(await self.open_checkpoint(session, sequence))
 
     async def _open(self, session: AgentSession, name: str, which: Any) -> OpenCheckpoint | None:
@@ -196,7 +196,7 @@ class CheckpointSide(Side):
             try:
                 return await self._opened(row)
             except CorruptCheckpoint:
-                # Newer ones may have pushed it out while it was read: then its pieces have gone with it.
+                # The checkpoint may have been pruned, with its pieces, while it was read: try the next once.
                 if tried == row["sequence"]:
                     raise
                 tried = row["sequence"]
@@ -204,7 +204,8 @@ class CheckpointSide(Side):
     async def _opened(self, row: Any) -> OpenCheckpoint:
         info = rows.checkpoint_info(row)
         if row["upload"] is not None:
-            # Once through before the first byte goes out: an answer that has begun cannot become an error.
+            # All pieces are checked before the first byte is sent: a response that began cannot become an
+            # error.
             async for _ in self._pieces(info, row["upload"]):
                 pass
             return OpenCheckpoint(info=info, pieces=lambda: self._pieces(info, row["upload"]))
@@ -220,7 +221,7 @@ class CheckpointSide(Side):
         number = 0
         try:
             while check.left > 0:
-                # No transaction around it: a slow reader would hold a connection.
+                # One statement a piece, without a transaction: a slow reader would hold a connection.
                 row = await self.database.fetchrow(SQL["read_piece"], upload, number)
                 piece = b"" if row is None else checkpoint_bytes.unpack_piece(row["packed"], row["data"])
                 check.take(piece)
@@ -230,7 +231,7 @@ class CheckpointSide(Side):
             raise _corrupt(info, error) from error
 
     def _time_for(self, size: int) -> float:
-        """Seconds for a statement that moves so many bytes."""
+        """Seconds for a statement that transfers so many bytes."""
         return self.database.timeout + size / _SLOWEST
 
 

@@ -1,7 +1,7 @@
-"""Connections: how they are made, and what their failures mean to the rest of Perdure.
+"""Connections to Postgres, and the meaning of their failures for the rest of Perdure.
 
-Whatever heals without anybody changing the data becomes LedgerUnavailable, so that callers have one thing
-to wait out. What is left is a bug or a bad value, and surfaces as it is.
+A failure that passes without a change of the data becomes LedgerUnavailable, so that callers have one error
+to wait out. Any other failure is a bug or a bad value, and is raised as it is.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CONNECT_TIMEOUT: Final = 5.0
 _PASSING_CLASSES: Final = frozenset({"08", "53", "57", "58"})
 #: Single states: read-only (a standby, for a moment, during failover), serialization, deadlock, lock not
 #: available, idle-in-transaction timeout, bad password and missing database (both are being set up or
-#: rotated), missing schema, table or column (migrations run beside us).
+#: rotated), missing schema, table or column (migrations run at the same time).
 _PASSING_STATES: Final = frozenset(
     {"25006", "25P03", "40001", "40P01", "55P03", "28000", "28P01", "3D000", "3F000", "42P01", "42703"}
 )
@@ -31,7 +31,7 @@ _MIGRATION_STATES: Final = frozenset({"3F000", "42P01", "42703"})
 
 
 def passing(error: BaseException) -> bool:
-    """True if the failure is the server's or the network's, and may pass by itself."""
+    """True if the failure is of the server or the network, and may pass by itself."""
     if isinstance(error, asyncpg.InvalidCachedStatementError):
         # A migration changed a table under a prepared statement; the driver has forgotten the statement.
         return True
@@ -45,7 +45,7 @@ def passing(error: BaseException) -> bool:
 
 
 def unavailable(error: BaseException) -> LedgerUnavailable:
-    """The error that callers see. Never holds the URL: asyncpg's messages name host and database at most."""
+    """The error that callers get. Without the URL: asyncpg's messages name host and database at most."""
     text = str(error) or type(error).__name__
     if isinstance(error, asyncpg.PostgresError) and error.sqlstate in _MIGRATION_STATES:
         return LedgerUnavailable(f"the ledger's schema is missing or too old, run `perdure migrate`: {text}")
@@ -54,7 +54,7 @@ def unavailable(error: BaseException) -> LedgerUnavailable:
 
 @contextmanager
 def passing_as_unavailable() -> Iterator[None]:
-    """Turns what passes by itself into LedgerUnavailable."""
+    """Raises failures that pass by themselves as LedgerUnavailable."""
     try:
         yield
     except Exception as error:
@@ -72,7 +72,7 @@ async def _prepare(connection: Any) -> None:
 
 
 async def _no_reset(_: Any) -> None:
-    # Nothing here sets session state, so a released connection needs no round trip to be clean.
+    # No statement sets session state, so a released connection needs no round trip for a reset.
     return
 
 
@@ -89,9 +89,9 @@ async def connect(url: str, *, timeout: float) -> Any:
 
 
 class KeptConnection:
-    """A connection that one caller keeps for itself: opened when it is needed, and anew after it broke.
+    """A connection that one caller keeps: opened when it is needed, and again after it broke.
 
-    Taking one out of the pool and giving it back costs as much as a short statement.
+    To acquire and release a pooled connection costs as much as a short statement.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[Any]]) -> None:
@@ -110,18 +110,18 @@ class KeptConnection:
         return self._connection
 
     def drop(self) -> None:
-        """Let go of the connection, whatever it is doing."""
+        """Terminate the connection, with the statement that it runs."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
 
     def close(self) -> None:
-        """Let go of it for good."""
+        """Terminate the connection, and refuse to open another."""
         self._closed = True
         self.drop()
 
     async def fetch(self, statement: str, *arguments: Any) -> list[Any]:
-        """Rows of a statement; callers have their turns. Raises LedgerUnavailable."""
+        """The rows of a statement; one caller at a time. Raises LedgerUnavailable."""
         async with self._turn:
             with passing_as_unavailable():
                 connection = await self.get()
@@ -130,14 +130,14 @@ class KeptConnection:
                 except asyncpg.PostgresError:
                     raise
                 except BaseException:
-                    # What was sent may still run: only a new connection is known to be clean.
+                    # The statement may still run: only a new connection is known to be clean.
                     self.drop()
                     raise
                 return rows
 
 
 class Database:
-    """The pool. Made without a server: connections open when they are needed, and again when they broke."""
+    """The pool. Connections open when they are needed, and again when they broke; none opens at first."""
 
     def __init__(self, url: str, *, size: int, timeout: float) -> None:
         self._url = url
@@ -147,7 +147,7 @@ class Database:
         self._pool: Any = None
 
     async def open(self) -> None:
-        """Must be called once, in the loop that uses it."""
+        """Create the pool. To be called once, in the event loop that uses the pool."""
         with passing_as_unavailable():
             self._pool = await asyncpg.create_pool(
                 self._url,
@@ -162,7 +162,7 @@ class Database:
             )
 
     async def close(self, *, timeout: float) -> None:
-        """Wait up to `timeout` seconds for running statements, then cut them off."""
+        """Wait up to `timeout` seconds for running statements, then terminate them."""
         if self._pool is None:
             return
         pool, self._pool = self._pool, None
@@ -173,12 +173,12 @@ class Database:
             pool.terminate()
 
     async def connect(self) -> Any:
-        """One connection of its own, for the writer, the relay and the listener."""
+        """A connection outside the pool, for the writer, the relay and the listener."""
         return await connect(self._url, timeout=self.timeout)
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Any]:
-        """A pooled connection; waits for a free one for as long as a statement may take."""
+        """A pooled connection; waits for a free one as long as a statement may take."""
         with passing_as_unavailable():
             if self._pool is None:
                 raise LedgerUnavailable("the ledger is closed")

@@ -1,8 +1,8 @@
-"""Group commit: what many callers write at once becomes one transaction, and one flush to disk.
+"""Group commit: the writes of many callers in one transaction, and one flush to disk.
 
-While one batch is on its way, the next one gathers. An idle writer starts at once, so that nobody waits for
-company; under load the batches grow by themselves. A batch is one pipelined `fetchmany`, which Postgres
-runs as one transaction: one round trip, one commit.
+While one batch is under way, the next one fills. An idle writer starts at once, so that a single write is not
+delayed for a batch; under load the batches grow by themselves. A batch is one pipelined `fetchmany`, which
+Postgres runs as one transaction: one round trip, one commit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from perdure.ledger.database import KeptConnection, passing, unavailable
 BATCH_ITEMS: Final = 256
 BATCH_BYTES: Final = 4 * 1024 * 1024
 
-#: Serialization failure and deadlock: undone, and the connection is sound.
+#: Serialization failure and deadlock: rolled back, and the connection is usable.
 _UNDONE_STATES: Final = frozenset({"40001", "40P01"})
 _CUT_OFF: Final = "the ledger was closed while this was being written"
 
@@ -36,10 +36,10 @@ class _Item:
 
 
 class GroupWriter:
-    """Runs statements for many callers on one connection.
+    """Runs statements of many callers on one connection.
 
-    Statements must give exactly one row each, and take their locks in the order of `order`. Writes of one
-    statement and run keep the order in which they were submitted.
+    A statement must return exactly one row, and lock rows in the order of `order`. Writes of one statement
+    and one run keep the order in which they were submitted.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[Any]]) -> None:
@@ -55,8 +55,8 @@ class GroupWriter:
     ) -> Any:
         """The statement's row, once its transaction is on disk. `size`: bytes of large arguments.
 
-        Raises LedgerUnavailable, or what Postgres has against this item; other items are not affected. A
-        caller that is cancelled before its batch starts writes nothing, later it may have written.
+        Raises LedgerUnavailable, or the error of Postgres about this item, which does not affect other items.
+        A caller that is cancelled before its batch starts writes nothing; later the item may be written.
         """
         if self._closing:
             raise LedgerUnavailable("the ledger is closed")
@@ -68,7 +68,7 @@ class GroupWriter:
         return await item.result
 
     async def close(self, *, timeout: float) -> None:
-        """Write what was submitted, for up to `timeout` seconds; refuse what comes after."""
+        """Write the submitted items, for up to `timeout` seconds, and refuse later ones."""
         self._closing = True
         self._arrived.set()
         task, self._task = self._task, None
@@ -86,8 +86,8 @@ class GroupWriter:
             await self._arrived.wait()
             self._arrived.clear()
             while self._waiting:
-                # One statement after the other, in the order in which they came first: dicts keep it, and
-                # what is left of a long queue goes to the end.
+                # The statement that has waited longest is next: dicts keep the order of insertion, and the
+                # rest of a long queue is inserted at the end.
                 statement = next(iter(self._waiting))
                 queue = self._waiting.pop(statement)
                 batch, rest = _cut(queue)
@@ -104,7 +104,7 @@ class GroupWriter:
         try:
             connection = await self._connection.get()
         except Exception as error:
-            # Whoever waits would only wait for the next timeout.
+            # All waiting items fail, too: each would only wait for its own timeout.
             waiting = [item for items in self._waiting.values() for item in items]
             self._waiting.clear()
             _fail([*batch, *waiting], error)
@@ -118,8 +118,8 @@ class GroupWriter:
             if len(batch) == 1 or not _refused(error):
                 _fail(batch, error)
                 return
-            # Postgres refused one of them, and with it undid all. Alone each gets its own answer; a deadlock
-            # with another writer is settled this way as well.
+            # Postgres refused one item and rolled back all. Alone each item gets its own answer; a deadlock
+            # with another writer is resolved this way as well.
             for position, item in enumerate(batch):
                 try:
                     (row,) = await self._send(connection, statement, [item])
@@ -135,7 +135,7 @@ class GroupWriter:
                 _answer(item, row)
 
     async def _send(self, connection: Any, statement: str, batch: list[_Item]) -> list[Any]:
-        """Raises LedgerUnavailable if it is unknown what happened, or nothing more can be sent."""
+        """Raises LedgerUnavailable if the outcome is unknown, or the connection is lost."""
         try:
             rows: list[Any] = await connection.fetchmany(statement, [item.arguments for item in batch])
             return rows
@@ -152,14 +152,14 @@ class GroupWriter:
 
 
 def _refused(error: Exception) -> bool:
-    """True if Postgres has undone the batch and goes on answering."""
+    """True if Postgres has rolled back the batch and the connection is usable."""
     if isinstance(error, asyncpg.PostgresError) and error.sqlstate in _UNDONE_STATES:
         return True
     return not isinstance(error, LedgerUnavailable) and not passing(error)
 
 
 def _cut(queue: list[_Item]) -> tuple[list[_Item], list[_Item]]:
-    """The first batch of a queue, without those whose callers have left, and the rest."""
+    """The first batch of a queue, without items of cancelled callers, and the rest."""
     batch: list[_Item] = []
     size = 0
     for position, item in enumerate(queue):
@@ -181,7 +181,7 @@ def _fail(batch: list[_Item], error: Exception) -> None:
         if item.result.done():
             continue
         if isinstance(error, LedgerUnavailable):
-            # One for each: an exception that several tasks raise collects all their tracebacks.
+            # One exception for each item: one that several tasks raise collects all their tracebacks.
             own = LedgerUnavailable(*error.args)
             own.__cause__ = error.__cause__
             item.result.set_exception(own)

@@ -1,4 +1,4 @@
-"""The one door to Postgres, for operator, gateway, relay and CLI."""
+"""The ledger as one class, for operator, gateway, relay and CLI."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from perdure.ledger.operator import OperatorSide
 from perdure.ledger.queries import SQL
 from perdure.ledger.signals import SignalSide
 
-#: Seconds that closing waits for what is being written.
+#: Seconds that closing waits for running writes.
 DRAIN_TIMEOUT: Final = 5.0
 
 
 class Ledger(OperatorSide, AgentReportSide, CheckpointSide, SignalSide, ReaderSide):
-    """Async context manager. Entering needs no server: calls raise LedgerUnavailable until there is one.
+    """The ledger: an async context manager. Without a server calls raise LedgerUnavailable.
 
-    Implements `perdure.control.ports.LedgerPort`, plus the gateway's, the relay's and the CLI's side.
-    Every method may raise LedgerUnavailable; whether a write took effect is then unknown.
+    Implements `perdure.control.ports.LedgerPort` and the methods for gateway, relay and CLI. Every method may
+    raise LedgerUnavailable; whether a write took effect is then unknown.
     """
 
     def __init__(self, url: str, *, pool_size: int = 8, timeout: float = 10.0) -> None:
@@ -37,8 +37,8 @@ class Ledger(OperatorSide, AgentReportSide, CheckpointSide, SignalSide, ReaderSi
         self.database = Database(url, size=pool_size, timeout=timeout)
         self.writer = GroupWriter(self.database.connect)
         self.outbox = KeptConnection(self.database.connect)
-        #: Set when events wait in the outbox; whoever relays clears it before reading. A hint only: a
-        #: gateway's are seen through `wakes()`, so poll as well.
+        #: Set when this process put events into the outbox; the relay clears it before it reads. Events of
+        #: other processes set it through `wakes()`, which may miss some, so the relay polls as well.
         self.outbox_written = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -55,7 +55,7 @@ class Ledger(OperatorSide, AgentReportSide, CheckpointSide, SignalSide, ReaderSi
             await self.database.close(timeout=DRAIN_TIMEOUT)
 
     async def ready(self) -> None:
-        """For readiness: returns if the server answers and the schema is as new as this code."""
+        """Readiness: returns if the server answers and the schema has all migrations of this code."""
         applied = {row["name"] for row in await self.database.fetch(SQL["applied"])}
         missing = [migration.name for migration in migrations() if migration.name not in applied]
         if missing:

@@ -1,4 +1,4 @@
-"""LISTEN on a connection of its own: who wrote what, with no gap passed over in silence."""
+"""Notifications of Postgres (LISTEN) on a connection of their own; a gap in them is announced."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from perdure.domain.records import LedgerUnavailable, Wake
 from perdure.ledger.database import passing
 
 CHANNEL: Final = "perdure_wake"
-#: What a gateway says when it has put events into the outbox.
+#: Payload of a gateway that put events into the outbox.
 OUTBOX: Final = "outbox"
-#: What stands before a run's uid if an agent gave a sign of life. The uid alone stands for a report.
+#: Prefix of a run's uid for a sign of life of an agent. The uid alone stands for a report or a signal.
 SIGN: Final = "sign "
 
 #: Seconds between attempts to connect: from, to.
 _BACKOFF: Final = (0.05, 2.0)
-#: Seconds of silence after which the connection is asked whether it lives: a peer that vanished without a
-#: word would leave us deaf.
+#: Seconds without a notification after which the connection is probed: a peer that vanished without a FIN
+#: would go unnoticed for ever.
 _PROBE: Final = 10.0
 
 
-class _Ears:
-    """What one connection has heard."""
+class _Notifications:
+    """The notifications that one connection received and the consumer has not taken."""
 
     def __init__(self, outbox_written: asyncio.Event) -> None:
-        #: Runs, and whether there is a report: one that is named a thousand times is looked at once.
+        #: Runs, and whether there is a report or signal: a run that is named a thousand times is yielded
+        #: once.
         self.pending: dict[str, bool] = {}
-        self.stirred = asyncio.Event()
+        self.changed = asyncio.Event()
         self._outbox_written = outbox_written
 
     def on_notify(self, _connection: Any, _pid: int, _channel: str, payload: str) -> None:
@@ -39,18 +40,19 @@ class _Ears:
             return
         uid = payload.removeprefix(SIGN)
         self.pending[uid] = self.pending.get(uid, False) or uid == payload
-        self.stirred.set()
+        self.changed.set()
 
     def on_end(self, _connection: Any) -> None:
-        self.stirred.set()
+        self.changed.set()
 
 
 async def listen(
     connect: Callable[[], Awaitable[Any]], outbox_written: asyncio.Event
 ) -> AsyncGenerator[Wake | None, None]:
-    """Runs that agents wrote about, each once until it is taken; None after each (re)connect.
+    """Runs about which something was written, each once until it is taken; None after each (re)connect.
 
-    Never ends, and never raises LedgerUnavailable: it connects again. Cancel the consumer to stop it.
+    Never ends and never raises LedgerUnavailable: a lost connection is opened again. Cancel the consumer to
+    stop.
     """
     delay = _BACKOFF[0]
     while True:
@@ -59,31 +61,31 @@ async def listen(
         except LedgerUnavailable:
             delay = await _pause(delay)
             continue
-        ears = _Ears(outbox_written)
+        received = _Notifications(outbox_written)
         try:
-            connection.add_termination_listener(ears.on_end)
-            await connection.add_listener(CHANNEL, ears.on_notify)
+            connection.add_termination_listener(received.on_end)
+            await connection.add_listener(CHANNEL, received.on_notify)
             delay = _BACKOFF[0]
-            # From here on nothing is missed; what was written before is what None stands for.
+            # No notification is missed from here on; None stands for all earlier ones.
             outbox_written.set()
             yield None
             while not connection.is_closed():
                 try:
                     async with asyncio.timeout(_PROBE):
-                        await ears.stirred.wait()
+                        await received.changed.wait()
                 except TimeoutError:
                     await connection.fetchval("select 1")
                     continue
-                ears.stirred.clear()
-                while ears.pending:
-                    uid = next(iter(ears.pending))
-                    yield Wake(uid, ears.pending.pop(uid))
+                received.changed.clear()
+                while received.pending:
+                    uid = next(iter(received.pending))
+                    yield Wake(uid, received.pending.pop(uid))
         except Exception as error:
             if not passing(error):
                 raise
             delay = await _pause(delay)
         finally:
-            connection.remove_termination_listener(ears.on_end)
+            connection.remove_termination_listener(received.on_end)
             with suppress(Exception):
                 connection.terminate()
 

@@ -1,7 +1,7 @@
-"""Runs the plain SQL files in `migrations/`, so that a schema change needs no tool of its own.
+"""Migrations of the schema: the plain SQL files in `migrations/`, applied in order.
 
-Migrations only widen: code that is one version older goes on working beside the new schema. Migrations in
-the database that this code does not know are therefore fine: it has been rolled back, the schema has not.
+Migrations only expand the schema: code of the previous version goes on working with the new schema. So the
+database may have migrations that this code does not know: the code was rolled back and the schema was not.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ OLDEST_SERVER: Final = 14
 _TIMEOUT: Final = 600.0
 #: Seconds between attempts to reach the server, or to lock a table.
 _PAUSE: Final = 0.5
-#: How long to wait for a table. Whoever wants it next waits behind us: a backup that reads it for an hour
-#: must not stop the operator for an hour.
+#: How long to wait for the lock of a table. Later statements queue behind a waiting migration: a backup that
+#: reads the table for an hour must not stop the operator for an hour.
 _LOCK_TIMEOUT: Final = "2s"
-#: Any number that nobody else uses.
+#: Key of the advisory lock: "perdure" in ASCII, which no other application is likely to use.
 _LOCK: Final = 0x70657264757265
 
 
 class MigrationError(LedgerError):
-    """The schema cannot be brought up to date; the message says what to do."""
+    """The schema cannot be migrated; the message says the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One file. `name` is its file name, and gives the order."""
+    """One file of `migrations/`. The order is that of the names, which are file names."""
 
     name: str
     sql: str
@@ -48,7 +48,7 @@ class Migration:
 
 
 def migrations() -> list[Migration]:
-    """All migrations that this code brings, in order."""
+    """All migrations of this code, in order."""
     found = (entry for entry in files("perdure.ledger").joinpath("migrations").iterdir())
     return sorted(
         (
@@ -61,17 +61,17 @@ def migrations() -> list[Migration]:
 
 
 async def migrate(url: str, *, wait: float = 0.0) -> list[str]:
-    """Bring the schema up to date; returns the names of the migrations that were applied now, in order.
+    """Apply the missing migrations; returns the names of those that this call applied, in order.
 
-    Safe to run again, and by several processes at once. `wait`: seconds to keep trying while the server
-    cannot be reached. Raises LedgerUnavailable, or MigrationError when the schema is not one of ours to
-    change: a file differs from what was applied, or the server is older than 14.
+    Idempotent, and safe to run in several processes at once. `wait`: seconds to keep trying while the server
+    cannot be reached. Raises LedgerUnavailable; MigrationError if a file differs from what was applied, the
+    server is older than 14, or the role lacks a right.
     """
     return await apply(url, migrations(), wait=wait)
 
 
 async def apply(url: str, wanted: list[Migration], *, wait: float = 0.0) -> list[str]:
-    """The same, for given migrations."""
+    """As `migrate`, for given migrations."""
     connection = await _connected(url, wait)
     try:
         with passing_as_unavailable():
@@ -79,7 +79,7 @@ async def apply(url: str, wanted: list[Migration], *, wait: float = 0.0) -> list
     except asyncpg.InsufficientPrivilegeError as error:
         raise MigrationError(f"{error}: grant the right, or migrate as a role that has it") from error
     finally:
-        # Gives the lock back, too.
+        # Releases the advisory lock, too.
         await connection.close(timeout=5)
 
 
@@ -99,9 +99,9 @@ async def _apply(connection: Any, wanted: list[Migration]) -> list[str]:
     version = connection.get_server_version().major
     if version < OLDEST_SERVER:
         raise MigrationError(f"Postgres {version} is too old: the ledger needs {OLDEST_SERVER} or newer")
-    # Whoever comes second waits here, and then finds nothing to do.
+    # A second process waits here, and then finds no migration to apply.
     await connection.execute("select pg_advisory_lock($1)", _LOCK)
-    # Asked for first: where the schema was made for us, we may lack the right to make one.
+    # Checked first: where an administrator created the schema, the role may lack the right to create one.
     if await connection.fetchval("select to_regnamespace('perdure')") is None:
         await connection.execute("create schema perdure")
     await connection.execute(

@@ -1,4 +1,4 @@
-"""The operator's side of the ledger: decisions in, states out, all fenced by its epoch."""
+"""The operator's part of the ledger: decisions are written and states read, fenced by an epoch."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ class OperatorSide(Side):
     async def take_epoch(self, holder: str) -> int:
         """Become the writer of all shards: returns a new, higher epoch, and fences all older ones.
 
-        Waits for statements of older epochs that are on their way; what comes after finds itself deposed.
+        Waits for running statements of older epochs; later ones raise Deposed.
         """
         row = await self.database.fetchrow(SQL["take_epoch"], holder)
         epoch: int = row["epoch"]
         return epoch
 
     async def load_live(self) -> list[RunState]:
-        """Every run that has not finished."""
+        """Every run that has not ended."""
         async with self.database.snapshot() as connection:
             return await _states(connection, await connection.fetch(SQL["runs_live"]))
 
     async def load(self, uid: str) -> RunState | None:
-        """One run whole, finished or not; None if the ledger has never seen it."""
+        """One run with its steps, tasks and newest attempts, live or ended; None if the ledger has none."""
         async with self.database.snapshot() as connection:
             states = await _states(connection, await connection.fetch(SQL["runs_by_uid"], [uid]))
         return states[0] if states else None
 
     async def outcomes(self, uids: Sequence[str]) -> dict[str, RunRecord]:
-        """How runs stand, by uid; those that the ledger has never seen are left out. Their spec is {}."""
+        """The runs of these uids, with {} as their spec; unknown ones are left out."""
         found = await self.database.fetch(SQL["outcomes"], list(uids))
         return {str(row["uid"]): rows.run_record(row) for row in found}
 
@@ -72,19 +72,19 @@ class OperatorSide(Side):
         return Committed(version=row["version"], last_sequence=row["last_sequence"])
 
     async def fence_commits(self, uid: str, *, epoch: int) -> None:
-        """Let no commit of a run that is still on its way take effect: what is loaded after this holds.
+        """Fence commits of a run whose outcome is unknown: a state that is loaded afterwards is final.
 
-        For a commit of unknown outcome. One that makes the run is not fenced. Raises Deposed.
+        A commit that creates the run is not fenced. Raises Deposed.
         """
         row = await self.database.fetchrow(SQL["fence_commits"], uid, shard_of(uid), epoch)
         if not row["fenced"]:
             raise Deposed(f"epoch {epoch} is over")
 
     async def record_pod(self, uid: str, attempt: AttemptRecord, *, pod_uid: str, epoch: int) -> None:
-        """Note the uid of the pod made for an open attempt, which lets the pod in at the gateway.
+        """Record the uid of an open attempt's pod, which admits the pod at the gateway.
 
-        May be repeated. Does not change the run's version. Raises Deposed, and VersionConflict if there is
-        no such open attempt.
+        Idempotent. Does not change the run's version. Raises Deposed, and VersionConflict if there is no such
+        open attempt.
         """
         shard = shard_of(uid)
         key = attempt.key
@@ -108,26 +108,26 @@ class OperatorSide(Side):
         return rows.run_updates(await self.database.fetchrow(SQL["updates"], uid, since))
 
     async def expired(self, now: datetime, *, limit: int) -> list[tuple[str, str, str, str]]:
-        """Finished runs past their retention: (uid, kind, namespace, name), oldest first."""
+        """Ended runs past their retention: (uid, kind, namespace, name), oldest first."""
         found = await self.database.fetch(SQL["expired"], now, limit)
         return [(str(row["uid"]), row["kind"], row["namespace"], row["name"]) for row in found]
 
     async def forget(self, uids: Sequence[str], *, epoch: int) -> None:
-        """Delete finished runs with all their history. Live and unknown ones are left alone.
+        """Delete ended runs with all their history; live and unknown ones are ignored.
 
-        Events that have not been published yet still will be. Raises Deposed, and deletes nothing then.
+        Their events that are still in the outbox are published. Raises Deposed, and then deletes nothing.
         """
         row = await self.database.fetchrow(SQL["forget"], list(uids), epoch)
         if not row["fenced"]:
             raise Deposed(f"epoch {epoch} is over")
 
     async def cached(self, namespace: str, keys: Sequence[str], now: datetime) -> dict[str, CachedResult]:
-        """Results that tasks of the namespace left under these keys, by key, if they still hold."""
+        """Cached results of the namespace under these keys, by key, unless they have expired."""
         found = await self.database.fetch(SQL["cached"], namespace, list(keys), now)
         return {row["key"]: rows.cached_result(row) for row in found}
 
     async def forget_cache(self, now: datetime, *, limit: int, epoch: int) -> int:
-        """Delete cached results that hold no longer, oldest first; returns how many. Raises Deposed."""
+        """Delete expired cached results, oldest first; returns how many. Raises Deposed."""
         row = await self.database.fetchrow(SQL["forget_cache"], now, limit, epoch)
         if not row["fenced"]:
             raise Deposed(f"epoch {epoch} is over")
@@ -135,7 +135,7 @@ class OperatorSide(Side):
         return gone
 
     def wakes(self) -> AsyncGenerator[Wake | None, None]:
-        """About which runs agents wrote something; None after a gap, when any may have changed."""
+        """Runs about which reports, signals or signs of life were written; None after a gap."""
         return listen(self.database.connect, self.outbox_written)
 
 

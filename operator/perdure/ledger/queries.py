@@ -1,4 +1,4 @@
-"""Loads `queries.sql`: all statements in one file that a database person can read and explain."""
+"""The statements of `queries.sql`: one file that a database administrator can read and explain."""
 
 from __future__ import annotations
 

@@ -1,21 +1,21 @@
 -- Every statement that the ledger uses.
 --
--- How they stay correct side by side, in READ COMMITTED:
+-- How concurrent statements stay correct, in READ COMMITTED:
 --
--- 1. Locks are taken in one order everywhere: shard row, then workflow row, then the rest. Whoever changes
---    anything of a run holds its workflow row, so the rest never makes two writers wait for each other.
---    Batches are sorted by (shard, uid), which makes that true across runs as well.
+-- 1. Locks are taken in one order everywhere: shard row, then workflow row, then the rest. A statement that
+--    changes anything of a run holds its workflow row, so rows of the rest never cause a deadlock. Batches are
+--    sorted by (shard, uid), which makes that true across runs as well.
 -- 2. A statement's snapshot may be older than the lock that it waited for. What a fence depends on is
 --    therefore read with a row lock of its own: after a wait Postgres checks the condition again on the
 --    newest version of the row. An epoch, a version or an open attempt that was lost meanwhile is seen.
--- 3. Runs share cached results. Only the one leader's writer waits for their locks; who clears them away
---    passes over what is locked.
--- 4. Each statement gives exactly one row, whether it wrote or not, and writes all or nothing.
+-- 3. Runs share cached results. Only the leader's writer waits for their locks; the statement that deletes
+--    expired ones skips locked rows.
+-- 4. Each statement returns exactly one row, whether it wrote or not, and writes all or nothing.
 -- 5. Times come from the caller.
 
 
 -- name: take_epoch
--- Waits for statements that hold a shard row under an older epoch; after this commits there are none.
+-- Waits for statements that hold a shard row under an older epoch; there are none once this has committed.
 with locked as materialized (
     select id, epoch from perdure.shard order by id for update
 ), next as (
@@ -116,7 +116,7 @@ with fence as materialized (
     insert into perdure.cache as c (
         namespace, key, output, workflow_uid, workflow, task, created_at, expires_at
     )
-    -- Of equal keys in one commit only one can be written: the newest, or else the first by step.
+    -- Of equal keys in one commit only one can be written: the newest result, or else the first by step.
     select distinct on (t.cache_key)
         g.namespace, t.cache_key, t.output, $1::uuid, g.name, t.name, t.finished_at, t.cache_until
     from tasks t, given g
@@ -145,7 +145,7 @@ with fence as materialized (
         started_at timestamptz, stopping text, closed_at timestamptz, outcome text, reason text,
         message text, exit_code int, report json
     )
-    -- The pod's uid and the report are written by others: a decision made before it saw them keeps them.
+    -- Other statements write the pod's uid and the report: a decision that has not seen them keeps them.
     on conflict (workflow_uid, step, index, number) do update set
         pod_name = excluded.pod_name, pod_uid = coalesce(excluded.pod_uid, a.pod_uid),
         created_at = excluded.created_at, started_at = excluded.started_at,
@@ -176,8 +176,8 @@ select
 
 
 -- name: fence_commits
--- $1 uid, $2 shard, $3 epoch. Waits for a commit that holds the run's row; one that comes after finds another
--- version than it has seen.
+-- $1 uid, $2 shard, $3 epoch. Waits for a commit that holds the run's row; a later commit finds another version
+-- than its decision saw.
 with fence as materialized (
     select 1 from perdure.shard where id = $2 and epoch = $3 for share
 ), changed as (
@@ -229,7 +229,7 @@ select
             order by t.step, t.index
         )
         from perdure.task t
-        -- Where a new attempt would go on, which is not always the newest.
+        -- The checkpoint from which a new attempt would go on, which is not always the newest.
         left join lateral (
             select k.sequence, k.label, k.created_at
             from perdure.checkpoint k
@@ -266,7 +266,7 @@ where uid = any ($1::uuid[])
 
 
 -- name: runs_live
--- Two selects, since each has its own index. All that is neither of these has ended.
+-- Two selects, since each has its own index. A run that neither finds has ended.
 select spec,
     -- columns of run
 from perdure.workflow
@@ -330,7 +330,7 @@ with named as materialized (
 ), events as (
     delete from perdure.event e using locked where e.workflow_uid = locked.uid
 ), gone as (
-    -- Takes steps, tasks and attempts along.
+    -- Deletes steps, tasks, attempts and signals, too.
     delete from perdure.workflow w using locked where w.uid = locked.uid
 )
 select ok as fenced from whole
@@ -345,7 +345,7 @@ where namespace = $1 and key = any ($2::text[]) and expires_at > $3
 
 -- name: forget_cache
 -- $1 now, $2 limit, $3 epoch
--- Results belong to no shard, and take_epoch renews them all: the first one's row stands for them.
+-- Results belong to no shard, and take_epoch updates all shards: the row of the first fences the statement.
 with fence as materialized (
     select 1 from perdure.shard where id = 0 and epoch = $3 for share
 ), old as materialized (
@@ -354,7 +354,7 @@ with fence as materialized (
     where c.expires_at <= $1
     order by c.expires_at
     limit $2
-    -- One that is locked is being renewed.
+    -- A commit that renews a result holds its lock.
     for update of c skip locked
 ), gone as (
     delete from perdure.cache c using old where c.namespace = old.namespace and c.key = old.key
@@ -387,8 +387,8 @@ limit 1
 -- name: write_checkpoint
 -- $1 uid, $2 step, $3 index, $4 attempt, $5 now, $6 content type, $7 label, $8 size, $9 stored size,
 -- $10 encoding, $11 sha256, $12 data, $13 how many to keep, $14 recoverable, $15 order, $16 upload
--- Not written, if the attempt is over, or if it has sent one of the same order or a newer one before:
--- `refused_checkpoint` tells which.
+-- Nothing is written if the attempt is closed, or has written a checkpoint of the same or a newer order:
+-- `refused_checkpoint` finds out which.
 with run as materialized (
     select uid from perdure.workflow where uid = $1::uuid for no key update
 ), fence as materialized (
@@ -435,7 +435,7 @@ with run as materialized (
     using task
     where c.workflow_uid = $1::uuid and c.step = $2 and c.index = $3
         and c.sequence <= task.checkpoint_sequence - $13::bigint
-        -- However many follow that nobody can go on from: the newest of the others stays.
+        -- The newest recoverable checkpoint stays, however many follow from which no attempt can go on.
         and (
             $14
             or c.sequence is distinct from (
@@ -523,8 +523,7 @@ select exists (select from task) as written
 
 -- name: report
 -- $1 uid, $2 step, $3 index, $4 attempt, $5 report
--- A report that stands already is acknowledged even when the attempt is closed: its answer may have been
--- lost on the way, and the agent did nothing wrong.
+-- A report that is known is acknowledged even if the attempt is closed: the first answer may have been lost.
 with run as materialized (
     select uid from perdure.workflow where uid = $1::uuid for no key update
 ), fence as materialized (
@@ -552,7 +551,7 @@ select
 -- name: send_signal
 -- $1 uid, $2 id, $3 step, $4 index, $5 name, $6 payload, $7 sender, $8 at, $9 how many may be unconsumed
 -- The run's row is locked first, so the version that a signal raises its run to is the signal's own. Nothing is
--- written if the run has ended, its inbox is full, or the id is known: `signal_is_known` tells which.
+-- written if the run has ended, its inbox is full, or the id is known: `signal_is_known` finds out which.
 with run as materialized (
     select uid, version, phase from perdure.workflow where uid = $1::uuid for no key update
 ), sent as (
@@ -581,8 +580,8 @@ select exists (select from perdure.signal where workflow_uid = $1::uuid and id =
 
 -- name: refused_checkpoint
 -- $1 uid, $2 step, $3 index, $4 attempt, $5 order, $6 sha256
--- Why `write_checkpoint` wrote nothing. A statement of its own because that one's snapshot may be older than
--- the very write that made it pointless.
+-- Why `write_checkpoint` wrote nothing. A statement of its own: the snapshot of `write_checkpoint` may be older
+-- than the write that made it redundant.
 select a.closed_at is null and t.attempt = a.number as open, (
     select c.sequence
     from perdure.checkpoint c
@@ -660,7 +659,7 @@ limit $3
 
 
 -- name: published
--- What is still in the outbox will be published from there.
+-- Events that are still in the outbox are published from there.
 select w.uid, coalesce(o.first - 1, w.last_sequence) as sequence
 from perdure.workflow w
 left join (select workflow_uid, min(sequence) as first from perdure.outbox group by workflow_uid) o

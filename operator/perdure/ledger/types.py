@@ -1,6 +1,6 @@
-"""What the ledger hands to gateway and relay, as values.
+"""The values and errors that the ledger shares with the gateway.
 
-They lie apart from `Ledger` so that code which only names them does not load the database driver.
+A module of their own, so that code which only names them does not load the database driver.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from perdure.domain.records import LedgerError, RunKind, TaskKey
 
-#: Checkpoints that a task keeps, unless its run says otherwise.
+#: Checkpoints that a task keeps, unless its run sets `retention.checkpointsPerTask`.
 CHECKPOINTS_PER_TASK: Final = 10
 #: Bytes of a signal's payload, as compact UTF-8 JSON: a decision holds all signals of a run in memory.
 SIGNAL_PAYLOAD: Final = 64 * 1024
@@ -22,10 +22,10 @@ SIGNALS_UNREAD: Final = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentSession:
-    """Which attempt a pod is, and what its agent may know. Read when the agent calls.
+    """The attempt of a pod, and the facts that its agent may know.
 
-    It may be kept: every write checks the attempt again in its own statement, so an old session can do no
-    harm; only `open` and what is said of the newest checkpoint age.
+    A session may be cached: every write checks the attempt again in its own statement. Only `open` and the
+    newest checkpoint may be outdated.
     """
 
     workflow_uid: str
@@ -43,10 +43,9 @@ class AgentSession:
     #: False once the attempt is closed or a newer one exists: all writes raise Superseded.
     open: bool
     input: Any = field(repr=False)
-    #: Why the last attempt that failed did: attempt, reason, message, exitCode. None if none has.
+    #: The last failure of the task: attempt, reason, message, exitCode. None if no attempt failed.
     last_failure: Mapping[str, Any] | None = field(default=None, repr=False)
-    #: Of the newest checkpoint that the task can go on from: its number, what its agent called it, and when
-    #: it was saved. None if there is none.
+    #: The newest recoverable checkpoint: number, label and time. None if there is none.
     checkpoint_sequence: int | None = None
     checkpoint_label: str | None = None
     checkpoint_at: datetime | None = None
@@ -56,7 +55,7 @@ class AgentSession:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointInfo:
-    """What is known of a checkpoint without reading it."""
+    """A checkpoint without its bytes."""
 
     #: Counts 1, 2, 3 … within the task, across its attempts.
     sequence: int
@@ -69,22 +68,22 @@ class CheckpointInfo:
     size: int
     #: Hexadecimal SHA-256 of them.
     sha256: str
-    #: False: kept and listed, but no attempt goes on from it unless it asks for its number.
+    #: False: stored and listed, but an attempt goes on from it only by its number.
     recoverable: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenCheckpoint:
-    """A checkpoint whose bytes are intact, to be read piece by piece."""
+    """A checkpoint whose bytes were checked, to be read piece by piece."""
 
     info: CheckpointInfo
-    #: A new pass over the bytes. Raises CorruptCheckpoint if they are gone or changed since it was opened.
+    #: Iterates over the bytes. Raises CorruptCheckpoint if they were deleted or changed since the check.
     pieces: Callable[[], AsyncIterator[bytes]] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint as the agent wrote it, whole. Its checksum has been verified."""
+    """A checkpoint with its bytes as the agent wrote them, checked against the checksum."""
 
     #: Counts 1, 2, 3 … within the task, across its attempts.
     sequence: int
@@ -102,18 +101,18 @@ class Checkpoint:
 class CorruptCheckpoint(LedgerError):
     """A stored checkpoint does not match its checksum. An older one may be intact."""
 
-    #: Its number, once it is known.
+    #: Number of the checkpoint, where it is known.
     sequence: int | None = None
 
 
 class WrongChecksum(LedgerError):
-    """What arrived is not what its sender says it sent. Nothing was written."""
+    """The bytes that arrived do not have the sender's checksum. Nothing was written."""
 
 
 class Overtaken(LedgerError):
     """The same attempt has saved a newer checkpoint, or another one under the same order number.
 
-    Nothing was written: what was sent earlier must not become current because it arrived later.
+    Nothing was written: a checkpoint that was sent earlier must not become current because it arrived later.
     """
 
 

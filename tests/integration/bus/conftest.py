@@ -1,4 +1,4 @@
-"""A ledger with runs that have events, a relay at work, and a plain look into the stream."""
+"""A ledger with runs that have events, a running relay, and the plain messages of the stream."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ async def assert_stream_equals_ledger(server: NatsServer, writer: Writer) -> Non
 
 @contextlib.asynccontextmanager
 async def relaying(ledger: Ledger, server: NatsServer) -> AsyncIterator[Relay]:
-    """A relay at work on a connection of its own; stopped in order at the end."""
+    """A running relay on a connection of its own; stopped in order at the end."""
     async with Bus(server.url, name="relay") as bus:
         relay, stop = Relay(ledger, bus), asyncio.Event()
         task = asyncio.create_task(relay.run(stop=stop, wake=ledger.outbox_written))

@@ -121,7 +121,7 @@ async def test_follow_without_nats_says_so_and_goes_on(ledger_url: str, writer: 
             rest, errors = await process.communicate()
     assert process.returncode == 0
     assert rest.decode().split()[2] == "workflow.succeeded"
-    assert errors.decode().splitlines() == ["# NATS is away; looking at the ledger every 1 s"]
+    assert errors.decode().splitlines() == ["# NATS is away; polling the ledger every 1 s"]
 
 
 async def test_an_unknown_run_and_an_absent_ledger_have_remedies(ledger_url: str) -> None:

@@ -58,7 +58,7 @@ async def readers() -> AsyncIterator[list[Reader]]:
 async def test_history_then_live_then_the_end(
     nats_server: NatsServer, ledger: Ledger, writer: Writer, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Only NATS can tell in time.
+    # Only NATS delivers in time.
     monkeypatch.setattr(follow_module, "SAFETY_POLL", 10 * DEADLINE)
     uid = await writer.new_run()
     await writer.add(uid, "workflow.created", "workflow.started")
@@ -75,7 +75,7 @@ async def test_history_then_live_then_the_end(
     assert notices == []
 
 
-async def test_a_namesake_and_repeated_messages_are_not_shown(
+async def test_events_of_another_run_of_the_name_and_repeated_messages_are_left_out(
     nats_server: NatsServer, ledger: Ledger, writer: Writer, bus: Bus, readers: list[Reader]
 ) -> None:
     old, new = await writer.new_run("audit"), await writer.new_run("audit")
@@ -153,11 +153,11 @@ async def test_a_gap_is_filled_from_the_ledger(
     # Of three events only the last reaches us.
     last = (await ledger.events(uid))[-1]
 
-    async def told() -> bool:
+    async def noticed() -> bool:
         await bus.client.publish(subject(last.namespace, last.workflow, last.type), encode(last))
         return reader.got[-1].sequence == 4
 
-    await until(told)
+    await until(noticed)
     assert [event.sequence for event in reader.got] == [1, 2, 3, 4]
 
 

@@ -212,12 +212,12 @@ async def test_a_stream_that_was_replaced_behind_our_back_is_refilled(
             return await stream_is_filled(nats_server)
 
         await until(filled)
-        # Once this is published, the relay has looked at the stream, and is content with it.
+        # Once this is published, the relay has checked the stream, and found it complete.
         await writer.add(uids[0], "task.scheduled")
         await until(writer.published)
         await bus.jetstream.delete_stream(stream.STREAM)
         await bus.jetstream.add_stream(name=stream.STREAM, subjects=["perdure.events.>"])
-        # The connection stays: only the answers to these tell that it is another stream.
+        # The connection stays: only the acknowledgements show that it is another stream.
         await writer.add(uids[2], "task.scheduled")
         await until(writer.published)
         await until(filled)
@@ -307,7 +307,7 @@ async def test_the_ledger_killed_in_the_middle_of_traffic(
     await assert_stream_equals_ledger(nats_server, writer)
 
 
-async def test_what_the_ledger_could_not_be_told_is_not_published_again(
+async def test_events_that_could_not_be_deleted_from_the_outbox_are_not_published_again(
     nats_server: NatsServer, ledger: Ledger, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The stream forgets ids at once: only the relay's own memory can prevent a second message.
@@ -338,7 +338,7 @@ async def test_single_events_are_not_forgotten_one_by_one(
         await forget(ids)
 
     monkeypatch.setattr(ledger, "outbox_done", counted)
-    # However slow the machine: only many at once are told to the ledger, or what is left at the end.
+    # However slow the machine: events are deleted from the outbox in batches, and the rest at the end.
     monkeypatch.setattr(relay, "FORGET_EVERY", 3600.0)
     uid = await writer.new_run()
     async with relaying(ledger, nats_server) as working:

@@ -83,8 +83,8 @@ async def test_the_newest_ten_are_kept_across_attempts(ledger: Ledger, epoch: in
     other = TaskKey("other")
     state = await samples.started(ledger, epoch, KEY, other)
     session = await samples.session_of(ledger, state)
-    beside = await samples.session_of(ledger, state, other)
-    await ledger.write_checkpoint(beside, b"beside", content_type="text/plain", now=START)
+    neighbour = await samples.session_of(ledger, state, other)
+    await ledger.write_checkpoint(neighbour, b"neighbour", content_type="text/plain", now=START)
     for number in range(1, 13):
         data = str(number).encode()
         written = await ledger.write_checkpoint(session, data, content_type="text/plain", now=at(number))
@@ -102,9 +102,9 @@ async def test_the_newest_ten_are_kept_across_attempts(ledger: Ledger, epoch: in
     )
     assert [row["sequence"] for row in kept] == list(range(4, 14))
     assert await ledger.checkpoint(renewed, 3) is None
-    left = await ledger.latest_checkpoint(beside)
+    left = await ledger.latest_checkpoint(neighbour)
     assert left is not None
-    assert left.data == b"beside"
+    assert left.data == b"neighbour"
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ async def test_the_run_says_how_many_are_kept(
     assert [row["sequence"] for row in found] == list(range(max(1, 13 - kept), 13))
 
 
-async def test_what_a_session_tells(ledger: Ledger, epoch: int) -> None:
+async def test_the_facts_of_a_session(ledger: Ledger, epoch: int) -> None:
     state = await samples.started(ledger, epoch)
     session = await samples.session_of(ledger, state)
     assert (session.checkpoint_sequence, session.checkpoint_label, session.checkpoint_at) == (None,) * 3

@@ -19,14 +19,14 @@ from tests.support.waiting import until
 
 def succeeded(key: TaskKey = KEY, *, cache_key: str | None = "k", **changes: Any) -> TaskRecord:
     """A task that left a result at 10 s, which holds until 100 s."""
-    told = {
+    fields = {
         "phase": Phase.SUCCEEDED,
         "output": {"n": 1},
         "finished_at": at(10),
         "cache_until": at(100),
         **changes,
     }
-    return task_record(key, cache_key=cache_key, **told)
+    return task_record(key, cache_key=cache_key, **fields)
 
 
 async def commit(ledger: Ledger, epoch: int, *tasks: TaskRecord, **run: Any) -> str:

@@ -82,7 +82,7 @@ async def test_by_label_the_newest_recoverable_one(ledger: Ledger, session: Agen
         assert await ledger.open_checkpoint(session, sequence) is None
 
 
-async def test_nobody_goes_on_from_what_is_not_recoverable(ledger: Ledger, epoch: int) -> None:
+async def test_no_attempt_goes_on_from_an_unrecoverable_checkpoint(ledger: Ledger, epoch: int) -> None:
     state = await samples.started(ledger, epoch, spec={"retention": {"checkpointsPerTask": 2}})
     session = await samples.session_of(ledger, state)
     assert await save(ledger, session, b"no", recoverable=False) == 1
@@ -98,8 +98,12 @@ async def test_nobody_goes_on_from_what_is_not_recoverable(ledger: Ledger, epoch
     latest = await ledger.latest_checkpoint(session)
     assert latest is not None
     assert (latest.sequence, latest.data) == (3, b"good")
-    told = await samples.session_of(ledger, state)
-    assert (told.checkpoint_sequence, told.checkpoint_label, told.checkpoint_at) == (3, "here", at(3))
+    renewed = await samples.session_of(ledger, state)
+    assert (renewed.checkpoint_sequence, renewed.checkpoint_label, renewed.checkpoint_at) == (
+        3,
+        "here",
+        at(3),
+    )
     (vitals,) = (await ledger.updates(state.run.uid, since=None)).vitals
     assert (vitals.checkpoint_sequence, vitals.checkpoint_label, vitals.checkpoint_at) == (3, "here", at(3))
     assert vitals.changed_at == at(8)

@@ -1,4 +1,4 @@
-"""The schema comes up to date once, whoever asks and however often."""
+"""Migrations are applied once, however many processes apply them and however often."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ async def test_a_failing_migration_leaves_the_earlier_ones(database_url: str, co
     with pytest.raises(asyncpg.DivisionByZeroError):
         await apply(database_url, [*migrations(), good, bad])
     assert await connection.fetchval("select to_regclass('perdure.bad')") is None
-    mended = Migration("9999_bad.sql", "create table perdure.bad ()")
-    assert await apply(database_url, [*migrations(), good, mended]) == ["9999_bad.sql"]
+    repaired = Migration("9999_bad.sql", "create table perdure.bad ()")
+    assert await apply(database_url, [*migrations(), good, repaired]) == ["9999_bad.sql"]
 
 
 async def test_code_that_was_rolled_back_works_on(database_url: str) -> None:

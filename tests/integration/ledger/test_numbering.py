@@ -1,4 +1,4 @@
-"""Events of a run are numbered 1, 2, 3 … whoever writes, and leave the outbox in that order."""
+"""Events of a run are numbered 1, 2, 3 … for all writers, and leave the outbox in that order."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ async def test_nothing_acknowledged_is_lost(
             except LedgerUnavailable:
                 await asyncio.sleep(0.01)
             except VersionConflict:
-                # Whether the unanswered one took effect was unknown: look again.
+                # Whether the unanswered commit took effect is unknown: load the run again.
                 loaded = await ledger.load(run.uid)
                 assert loaded is not None
                 run = loaded.run

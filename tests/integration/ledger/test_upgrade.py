@@ -1,4 +1,4 @@
-"""From the first schema to the newest under live runs, with code of both ages beside each other."""
+"""From the first schema to the newest under live runs, with old and new code at the same time."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ async def test_live_runs_go_on(old: Any, old_url: str) -> None:
         assert await ledger.expired(at(10**6), limit=9) == await ledger.expired(at(2), limit=9)
 
 
-async def test_old_code_works_on_beside_the_new_schema(old: Any, old_url: str) -> None:
+async def test_old_code_goes_on_working_with_the_new_schema(old: Any, old_url: str) -> None:
     before = live_run("before")
     await old_commit(old, before)
     # Prepared while the schema was old, as by code that is running.
@@ -231,13 +231,13 @@ async def test_new_code_waits_for_the_new_schema(old: Any, old_url: str) -> None
             with pytest.raises(LedgerUnavailable, match="run `perdure migrate`"):
                 await call()
         await migrate(old_url)
-        # Nothing was written, and nobody has to be started again.
+        # Nothing was written, and no process has to be restarted.
         assert await ledger.load_live() == [state_of(before)]
         assert (await ledger.commit(changed, epoch=EPOCH)).version == 2
         assert await ledger.attempt_for_pod("team-a", "pod-before") is not None
 
 
-async def test_no_table_is_written_anew(old: Any, old_url: str) -> None:
+async def test_no_table_is_rewritten(old: Any, old_url: str) -> None:
     files = (
         "select relname, pg_relation_filenode(c.oid) from pg_class c"
         " where relnamespace = 'perdure'::regnamespace and relkind = 'r' order by 1"

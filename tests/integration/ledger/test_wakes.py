@@ -1,4 +1,4 @@
-"""Who is told of what, and that a gap is announced."""
+"""Which writes wake the operator, and that a gap is announced."""
 
 from __future__ import annotations
 

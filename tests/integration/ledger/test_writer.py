@@ -81,7 +81,7 @@ async def test_runs_are_sorted_and_keep_their_own_order(ledger: Ledger, writer: 
     ]
 
 
-async def test_a_cancelled_caller_harms_nobody(ledger: Ledger, writer: GroupWriter) -> None:
+async def test_a_cancelled_caller_does_not_affect_others(ledger: Ledger, writer: GroupWriter) -> None:
     await submit(writer, 0)
     blocker = await ledger.database.connect()
     try:

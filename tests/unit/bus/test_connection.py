@@ -53,7 +53,7 @@ async def stub(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Stub, str
 
 
 async def test_a_server_that_dies_before_its_greeting_leaves_no_open_socket(stub: tuple[Stub, str]) -> None:
-    """The warning of a socket that nobody closed fails a test."""
+    """The warning about a socket that is left open fails a test."""
     server, url = stub
     async with asyncio.timeout(20), Bus(url, name="test") as bus:
         await bus.connect(timeout=10)

@@ -114,7 +114,7 @@ def test_no_two_tasks_of_the_largest_step_share_a_name_however_long_it_is() -> N
         )
 
 
-def test_a_namesakes_tasks_have_other_names() -> None:
+def test_tasks_of_another_run_of_the_same_name_have_other_names() -> None:
     names = {task_name("audit", f"uid-{number}", TaskKey("a")) for number in range(200)}
     assert len(names) == 200
 

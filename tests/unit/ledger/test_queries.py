@@ -76,7 +76,7 @@ def test_only_a_commit_with_extras_touches_the_cache_and_the_inbox() -> None:
 
 
 def test_statements_name_only_known_event_types() -> None:
-    """A typo would publish an event under a subject to which nobody subscribes."""
+    """A typo would publish an event under a subject without subscribers."""
     named = {text for statement in SQL.values() for text in re.findall(r"'([a-z]+\.[a-z.]+)'", statement)}
     assert named == {EventType.TASK_CHECKPOINTED, EventType.TASK_PROGRESS}
 
