@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -58,7 +58,7 @@ from perdure_agent.testing._records import (
     Saved,
     Success,
 )
-from perdure_agent.testing._server import listening
+from perdure_agent.testing._server import bind, listening
 
 #: Exit code of a process that SIGKILL ends.
 _EXIT_KILLED = 137
@@ -202,10 +202,13 @@ class Gateway:
             except Killed as error:
                 raise ConnectionLost("the pod was killed") from error
 
-        async with listening(exchange, port=port) as url:
+        listener, url = bind(port)
+        with closing(listener):
+            # Before the server runs: a process that retries at a known port may send at once.
             pod = self._start_pod(gateway_url=url)
-            yield pod.variables()
-            self._end(pod, None)
+            async with listening(exchange, listener=listener):
+                yield pod.variables()
+        self._end(pod, None)
 
     def take_over(self) -> None:
         """Close the current attempt as the operator does: each of its calls is answered 409 `superseded`."""
@@ -288,6 +291,11 @@ class Gateway:
     def heartbeats(self) -> list[float]:
         """Times of all heartbeats, in virtual seconds."""
         return list(self._task.heartbeats)
+
+    @property
+    def reports(self) -> list[Success | Failure]:
+        """Results and failures that agents reported, one for each attempt at most, oldest first."""
+        return [found for pod in self._pods if (found := pod.attempt.report) is not None]
 
     @property
     def output(self) -> Any:

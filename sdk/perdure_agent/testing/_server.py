@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -13,9 +14,17 @@ from perdure_agent.testing._client import ConnectionLost
 _PREFIX = "/agent/v1"
 
 
+def bind(port: int) -> tuple[socket.socket, str]:
+    """A listening socket on 127.0.0.1 (0: at a free port) and its URL. Raises OSError for a taken port."""
+    listener = socket.create_server(("127.0.0.1", port))
+    return listener, f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
 @asynccontextmanager
-async def listening(exchange: Callable[[Message], Awaitable[Response]], *, port: int) -> AsyncIterator[str]:
-    """Serve on 127.0.0.1 (`port` 0: at a free port) and yield the URL. Raises OSError for a taken port."""
+async def listening(
+    exchange: Callable[[Message], Awaitable[Response]], *, listener: socket.socket
+) -> AsyncIterator[None]:
+    """Serve on a socket, until the context ends."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         if not request.path.startswith(_PREFIX + "/"):
@@ -40,7 +49,7 @@ async def listening(exchange: Callable[[Message], Awaitable[Response]], *, port:
     runner = web.AppRunner(application, shutdown_timeout=1)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        await web.SockSite(runner, listener).start()
+        yield
     finally:
         await runner.cleanup()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import asdict, fields
 
 import aiohttp
@@ -110,8 +110,10 @@ async def in_memory(client: aiohttp.ClientSession) -> AsyncIterator[Subject]:
     async def exchange(message: _api.Message) -> _api.Response:
         return _api.respond(task, message, now=12.5)
 
-    async with _server.listening(exchange, port=0) as url:
-        yield InMemory(client, url, task)
+    listener, url = _server.bind(0)
+    with closing(listener):
+        async with _server.listening(exchange, listener=listener):
+            yield InMemory(client, url, task)
 
 
 @pytest.mark.parametrize("subject", [product, in_memory], ids=["gateway", "testing"])

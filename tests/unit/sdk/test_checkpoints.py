@@ -1,4 +1,4 @@
-"""What can be saved, and which of it comes back."""
+"""Sources of checkpoints, and the choice of the checkpoint to restore; over HTTP."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests.unit.sdk.misbehaving import MisbehavingGateway, drop, refuse
+from tests.unit.sdk.records import orders, refuse, saved, sent
 
-from perdure_agent import Agent, DamagedCheckpoint, Environment, GatewayError, Options, connect
+from perdure_agent import Agent, DamagedCheckpoint, Environment, GatewayError, Options, connect, testing
 
 LARGE = bytes(range(256)) * 8192  # 2 MiB
 
@@ -23,7 +23,7 @@ async def agent(environment: Environment, options: Options) -> AsyncIterator[Age
         yield connected
 
 
-async def test_the_list_is_complete_and_newest_first(gateway: MisbehavingGateway, agent: Agent) -> None:
+async def test_the_list_is_complete_and_newest_first(agent: Agent) -> None:
     assert await agent.checkpoints() == []
     for number in range(1, 6):
         await agent.checkpoint(b"x" * number, label="ä" if number == 2 else None, recoverable=number != 4)
@@ -37,11 +37,31 @@ async def test_the_list_is_complete_and_newest_first(gateway: MisbehavingGateway
     ]
     (labelled,) = await agent.checkpoints(label="ä")
     assert (labelled.sequence, labelled.label, labelled.attempt) == (2, "ä", 1)
-    assert labelled.at == datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
+    assert labelled.at.tzinfo is not None
     assert labelled.content_type == "application/octet-stream"
 
 
-async def test_by_number_by_label_and_by_default(agent: Agent) -> None:
+async def test_a_list_of_several_pages_is_complete() -> None:
+    # The gateway gives 1,000 entries at a time.
+    given = [testing.Saved(data=b"x", label="odd" if number % 2 else "even") for number in range(1, 2004)]
+    async with (
+        testing.Gateway(checkpoints=given, checkpoints_per_task=5000) as gateway,
+        gateway.connect() as agent,
+    ):
+        assert [info.sequence for info in await agent.checkpoints()] == [*range(2003, 0, -1)]
+        assert [info.sequence for info in await agent.checkpoints(label="odd")] == [*range(2003, 0, -2)]
+    assert sent(gateway) == ["GET /checkpoints"] * 5
+
+
+async def test_the_time_of_a_checkpoint_is_read_with_its_zone() -> None:
+    async with testing.Gateway() as gateway, gateway.connect() as agent:
+        await gateway.clock.advance(0.123456)
+        await agent.checkpoint(b"x")
+        (info,) = await agent.checkpoints()
+    assert info.at == datetime(2026, 1, 1, 0, 0, 0, 123456, tzinfo=UTC)
+
+
+async def test_a_checkpoint_is_chosen_by_number_by_label_and_by_default(agent: Agent) -> None:
     await agent.checkpoint(b"1", label="plan")
     await agent.checkpoint(b"2", label="plan")
     await agent.checkpoint(b"3", label="half & half")
@@ -52,9 +72,9 @@ async def test_by_number_by_label_and_by_default(agent: Agent) -> None:
         ({"sequence": 1}, b"1"),
         ({"sequence": 4}, b"4"),
     ):
-        saved = await agent.restore(**asked)  # type: ignore[arg-type]
-        assert saved is not None
-        assert (saved.data, saved.skipped) == (data, ())
+        found = await agent.restore(**asked)  # type: ignore[arg-type]
+        assert found is not None
+        assert (found.data, found.skipped) == (data, ())
     assert await agent.restore(label="none") is None
     assert await agent.restore(sequence=9) is None
     with pytest.raises(ValueError, match="not both"):
@@ -69,7 +89,7 @@ async def pieces(data: bytes) -> AsyncIterator[bytes]:
 @pytest.mark.parametrize("data", [b"", b"small", LARGE], ids=["empty", "small", "large"])
 @pytest.mark.parametrize("source", ["bytes", "bytearray", "path", "file", "stream", "pipe"])
 async def test_every_source_survives_a_retry_whole(
-    gateway: MisbehavingGateway, agent: Agent, tmp_path: Path, source: str, data: bytes
+    gateway: testing.Gateway, agent: Agent, tmp_path: Path, source: str, data: bytes
 ) -> None:
     file = tmp_path / "state"
     file.write_bytes(b"head" + data)
@@ -86,9 +106,13 @@ async def test_every_source_survives_a_retry_whole(
         given = pieces(data)
     elif source == "pipe":
         given = NotSeekable(data)
-    gateway.faults.extend([refuse("busy", 503), drop, refuse("checksum-mismatch", 422)])
+    gateway.script(refuse("busy", 503))
+    gateway.script(testing.Unreachable())
+    gateway.script(refuse("checksum-mismatch", 422))
     assert await agent.checkpoint(given) == 1
-    assert gateway.checkpoints == [(data, "application/octet-stream", None)]
+    (kept,) = gateway.checkpoints
+    assert (kept.data, kept.content_type, kept.label) == (data, "application/octet-stream", None)
+    assert len(sent(gateway)) == 4
     if isinstance(given, io.FileIO):
         given.close()
 
@@ -104,16 +128,16 @@ class NotSeekable(io.BytesIO):
         raise OSError("not seekable")
 
 
-async def test_the_content_type_can_be_named(gateway: MisbehavingGateway, agent: Agent) -> None:
+async def test_the_content_type_can_be_named(gateway: testing.Gateway, agent: Agent) -> None:
     await agent.checkpoint(b"x", content_type="text/plain")
     await agent.checkpoint({"n": 1}, content_type="application/x-plan+json")
-    assert [kind for _, kind, _ in gateway.checkpoints] == ["text/plain", "application/x-plan+json"]
-    saved = await agent.restore()
-    assert saved is not None
-    assert saved.content_type == "application/x-plan+json"
+    assert [kept.content_type for kept in gateway.checkpoints] == ["text/plain", "application/x-plan+json"]
+    found = await agent.restore()
+    assert found is not None
+    assert found.content_type == "application/x-plan+json"
 
 
-async def test_a_file_of_text_or_none_is_refused(agent: Agent, tmp_path: Path) -> None:
+async def test_a_file_of_text_and_a_missing_file_are_refused(agent: Agent, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="mode 'rb'"):
         await agent.checkpoint(io.StringIO("text"))
     with pytest.raises(FileNotFoundError):
@@ -121,8 +145,8 @@ async def test_a_file_of_text_or_none_is_refused(agent: Agent, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("source", ["bytes", "path", "stream"])
-async def test_the_limit_is_told_before_anything_is_sent(
-    gateway: MisbehavingGateway,
+async def test_the_limit_is_checked_before_anything_is_sent(
+    gateway: testing.Gateway,
     agent: Agent,
     tmp_path: Path,
     source: str,
@@ -139,18 +163,18 @@ async def test_the_limit_is_told_before_anything_is_sent(
     with pytest.raises(GatewayError, match="reference") as caught:
         await agent.checkpoint(given(300_001))
     assert (caught.value.status, caught.value.kind) == (413, "too-large")
-    assert gateway.requests == ["PUT /checkpoints"]
+    assert sent(gateway) == ["PUT /checkpoints"]
 
 
-async def test_what_stays_damaged_on_its_way_is_an_error(gateway: MisbehavingGateway, agent: Agent) -> None:
-    gateway.faults.extend([refuse("checksum-mismatch", 422)] * 3)
+async def test_an_upload_that_is_damaged_at_each_try_fails(gateway: testing.Gateway, agent: Agent) -> None:
+    gateway.script(refuse("checksum-mismatch", 422), times=3)
     with pytest.raises(GatewayError, match="checksum-mismatch"):
         await agent.checkpoint(b"x")
-    assert len(gateway.requests) == 3
+    assert len(sent(gateway)) == 3
 
 
-async def test_a_file_takes_a_checkpoint_or_stays_as_it_is(
-    gateway: MisbehavingGateway, agent: Agent, tmp_path: Path
+async def test_a_file_is_replaced_by_a_checkpoint_or_stays_as_it_is(
+    gateway: testing.Gateway, agent: Agent, tmp_path: Path
 ) -> None:
     target = tmp_path / "restored" / "state"
     target.parent.mkdir()
@@ -158,12 +182,12 @@ async def test_a_file_takes_a_checkpoint_or_stays_as_it_is(
     assert await agent.restore_to(target) is None
     assert target.read_bytes() == b"older"
     await agent.checkpoint(LARGE, label="half")
-    gateway.faults.append(drop)
+    gateway.script(testing.Unreachable())
     restored = await agent.restore_to(target, label="half")
     assert restored is not None
     assert (restored.sequence, restored.label, restored.path) == (1, "half", target)
     assert target.read_bytes() == LARGE
-    gateway.damaged.add(1)
+    gateway.damage(1, in_transit=True)
     target.write_bytes(b"mine")
     with pytest.raises(DamagedCheckpoint):
         await agent.restore_to(target)
@@ -171,57 +195,56 @@ async def test_a_file_takes_a_checkpoint_or_stays_as_it_is(
     assert os.listdir(target.parent) == ["state"]
 
 
-async def test_falling_back_past_what_is_damaged(
-    gateway: MisbehavingGateway, agent: Agent, tmp_path: Path
+async def test_the_fallback_skips_damaged_checkpoints(
+    gateway: testing.Gateway, agent: Agent, tmp_path: Path
 ) -> None:
     for number in range(1, 6):
         await agent.checkpoint(b"%d" % number, recoverable=number != 4)
-    gateway.corrupt.add(5)
-    gateway.damaged.add(3)
+    gateway.damage(5)
+    gateway.damage(3, in_transit=True)
     with pytest.raises(DamagedCheckpoint) as caught:
         await agent.restore()
     assert caught.value.sequence == 5
-    saved = await agent.restore(fallback=True)
-    assert saved is not None
-    # The fourth is sound, but nobody goes on from it.
-    assert (saved.sequence, saved.data, saved.skipped) == (2, b"2", (5, 3))
+    found = await agent.restore(fallback=True)
+    assert found is not None
+    # The fourth is sound, but not recoverable.
+    assert (found.sequence, found.data, found.skipped) == (2, b"2", (5, 3))
     restored = await agent.restore_to(tmp_path / "file", fallback=True)
     assert restored is not None
     assert (restored.sequence, restored.skipped) == (2, (5, 3))
     assert (tmp_path / "file").read_bytes() == b"2"
 
 
-async def test_falling_back_stays_within_the_label_and_may_find_nothing(
-    gateway: MisbehavingGateway, agent: Agent
+async def test_the_fallback_stays_within_the_label_and_may_find_nothing(
+    gateway: testing.Gateway, agent: Agent
 ) -> None:
     for label in ("a", "b", "a", "b"):
         await agent.checkpoint(label.encode(), label=label)
-    gateway.corrupt.add(3)
-    saved = await agent.restore(label="a", fallback=True)
-    assert saved is not None
-    assert (saved.sequence, saved.label, saved.skipped) == (1, "a", (3,))
-    gateway.corrupt.add(1)
+    gateway.damage(3)
+    found = await agent.restore(label="a", fallback=True)
+    assert found is not None
+    assert (found.sequence, found.label, found.skipped) == (1, "a", (3,))
+    gateway.damage(1)
     with pytest.raises(DamagedCheckpoint) as caught:
         await agent.restore(label="a", fallback=True)
     assert caught.value.sequence == 3
 
 
-async def test_calls_at_once_are_sent_in_the_order_in_which_they_were_made(
-    gateway: MisbehavingGateway, agent: Agent
+async def test_concurrent_calls_are_sent_in_the_order_of_the_calls(
+    gateway: testing.Gateway, agent: Agent
 ) -> None:
-    gateway.faults.extend([refuse("busy", 503)] * 3)
+    gateway.script(refuse("busy", 503), times=3)
     numbers = await asyncio.gather(*(agent.checkpoint(number) for number in range(8)))
     assert numbers == list(range(1, 9))
-    assert [data for data, _, _ in gateway.checkpoints] == [b"%d" % number for number in range(8)]
-    orders = [int(headers["Perdure-Order"]) for headers in gateway.headers]
-    assert orders == sorted(set(orders))
+    assert saved(gateway) == [b"%d" % number for number in range(8)]
+    assert orders(gateway) == sorted(set(orders(gateway)))
 
 
 async def test_a_second_program_of_the_agent_goes_on_with_the_order(
-    gateway: MisbehavingGateway, environment: Environment, options: Options
+    gateway: testing.Gateway, environment: Environment, options: Options
 ) -> None:
     for _ in range(3):
         async with connect(environment, options=options) as agent:
             await agent.checkpoint(b"x")
-    orders = [int(headers["Perdure-Order"]) for headers in gateway.headers]
-    assert orders == sorted(set(orders))
+    assert len(saved(gateway)) == 3
+    assert orders(gateway) == sorted(set(orders(gateway)))

@@ -1,4 +1,4 @@
-"""What the agent reads from its environment."""
+"""Environment variables of the agent's contract."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from perdure_agent import Environment, LastFailure
 
 
-def test_nothing_set_means_a_laptop() -> None:
+def test_an_empty_environment_means_local_mode() -> None:
     environment = Environment.read({})
     assert environment.gateway_url is None
     assert environment.attempt == 1
@@ -73,6 +73,6 @@ def test_the_contract_s_variables() -> None:
         ({"PERDURE_LAST_FAILURE": "[1]"}, 'PERDURE_LAST_FAILURE.*object with "attempt"'),
     ],
 )
-def test_nonsense_is_named(variables: dict[str, str], named: str) -> None:
+def test_a_variable_with_a_bad_value_is_named(variables: dict[str, str], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         Environment.read(variables)

@@ -1,4 +1,4 @@
-"""The same agent without a cluster."""
+"""The agent in local mode, without a cluster."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def test_an_input_that_is_not_json_is_named(tmp_path: Path) -> None:
             pass
 
 
-async def test_the_kubelet_s_file_is_never_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_kubelet_s_file_is_never_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kubelets = tmp_path / "termination-log"
     monkeypatch.setattr("perdure_agent._termination_message.DEFAULT_TERMINATION_LOG", kubelets)
     async with connect(Environment(local_directory=tmp_path, termination_log=kubelets)) as agent:

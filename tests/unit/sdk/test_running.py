@@ -58,7 +58,7 @@ async def ended(process: asyncio.subprocess.Process) -> int:
         ("sys.exit(3)", 3),
     ],
 )
-async def test_the_exit_code_tells_how_it_ended(tmp_path: Path, body: str, code: int) -> None:
+async def test_the_exit_code_of_each_end(tmp_path: Path, body: str, code: int) -> None:
     async with agent_process(body, tmp_path) as process:
         assert await ended(process) == code
 
@@ -83,7 +83,7 @@ async def test_sigterm_lets_the_agent_save_and_asks_to_be_run_again(tmp_path: Pa
     """
     async with agent_process(body, tmp_path) as process:
         await terminate(process)
-        # Once more: it must not break into the saving.
+        # A second signal must not break into the saving.
         process.send_signal(signal.SIGTERM)
         assert await ended(process) == 75
     assert (tmp_path / ".perdure" / "local" / "1.checkpoint").read_bytes().endswith(b"\nsaved")
@@ -156,7 +156,7 @@ async def test_sigterm_after_the_result_was_left_does_not_ask_for_more_work(tmp_
     assert (tmp_path / "message").read_text() == '{"n":1}'
 
 
-#: Nobody listens there.
+#: No server listens at this address.
 AWAY = "http://127.0.0.1:9"
 IMPATIENT = "Options(retries=Retries(patience=0.05, first_delay=0.001, longest_delay=0.01), grace=0.2)"
 
@@ -165,17 +165,17 @@ IMPATIENT = "Options(retries=Retries(patience=0.05, first_delay=0.001, longest_d
     ("body", "code", "message"),
     [
         ("await agent.result({'n': 1})", 0, '{"n":1}'),
-        # Whole or not at all: another attempt brings it.
+        # A message is whole or empty; after an empty one another attempt reports the result.
         ("await agent.result('x' * 4094)", 0, '"' + "x" * 4094 + '"'),
         ("await agent.result('x' * 4095)", 75, ""),
         ("await agent.result('ü' * 2048)", 75, ""),
-        # Whatever the agent makes of it.
+        # The exit code is the same for an agent that swallows the exception.
         ("try: await agent.result('x' * 5000)\n        except Exception: pass", 75, ""),
         ("await agent.checkpoint(b'x')", 75, None),
         ("await agent.restore()", 75, None),
         ("await agent.checkpoint_soon(b'x')", 75, None),
         ("async with asyncio.TaskGroup() as g: g.create_task(agent.checkpoint(b'x'))", 75, None),
-        # This one says more than that the gateway is away.
+        # The failure outweighs the absence of the gateway.
         ("await agent.failure('no such model')", 1, "no such model"),
         ("raise ValueError('x')", 1, "ValueError: x"),
     ],
@@ -214,7 +214,7 @@ async def test_a_result_at_the_last_moment_does_not_wait_beyond_the_grace_period
 @pytest.mark.parametrize(
     "body",
     [
-        # Swallowed, here and by whatever awaits it.
+        # A main coroutine that swallows the exception.
         "end.superseded.set()\nawait asyncio.sleep(60)",
         "end.superseded.set()",
         "end.superseded.set()\nraise ValueError('hidden')",

@@ -1,4 +1,4 @@
-"""An attempt that was told that it is superseded stops, whatever its code makes of it."""
+"""A superseded attempt stops, whatever its own code does with the exception."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import asyncio
 import contextlib
 
 import pytest
-from tests.unit.sdk.misbehaving import MisbehavingGateway, refuse
+from tests.unit.sdk.records import refuse, sent
 
-from perdure_agent import Environment, Options, Superseded, connect
+from perdure_agent import Superseded, testing
 
+#: Answers one request alone, so that no heartbeat comes first.
 SUPERSEDED = refuse("superseded", 409)
 
 
-async def test_whoever_catches_it_is_stopped_all_the_same(
-    gateway: MisbehavingGateway, environment: Environment, options: Options, monkeypatch: pytest.MonkeyPatch
+async def test_an_agent_that_catches_the_exception_is_stopped_all_the_same(
+    gateway: testing.Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("perdure_agent._session._SUPERSEDED_GRACE", 0.05)
-    gateway.faults.append(SUPERSEDED)
+    gateway.script(SUPERSEDED)
     went_on = []
 
     async def main() -> None:
-        async with connect(environment, options=options) as agent:
+        async with gateway.connect() as agent:
             while True:
                 try:
                     await agent.checkpoint(b"x")
@@ -33,17 +34,15 @@ async def test_whoever_catches_it_is_stopped_all_the_same(
         async with asyncio.timeout(10):
             await main()
     assert went_on
-    # Nothing was sent any more.
-    assert gateway.requests == ["PUT /checkpoints"]
+    # No request followed.
+    assert sent(gateway) == ["PUT /checkpoints"]
 
 
 @pytest.mark.parametrize("how", ["checkpoint", "progress", "restore"])
-async def test_after_the_first_no_call_is_made(
-    gateway: MisbehavingGateway, environment: Environment, options: Options, how: str
-) -> None:
+async def test_after_the_first_refusal_no_call_is_sent(gateway: testing.Gateway, how: str) -> None:
     async def main() -> None:
-        async with connect(environment, options=options) as agent:
-            gateway.faults.append(SUPERSEDED)
+        async with gateway.connect() as agent:
+            gateway.script(SUPERSEDED)
             first = {
                 "checkpoint": lambda: agent.checkpoint(b"x"),
                 "progress": lambda: agent.progress(1),
@@ -64,18 +63,16 @@ async def test_after_the_first_no_call_is_made(
 
     with pytest.raises(Superseded):
         await main()
-    assert len(gateway.requests) == 1
-    # Nothing is left behind that could be taken for a result.
-    assert environment.termination_log.read_text() == ""
+    assert len(sent(gateway)) == 1
+    # The termination message holds no text that could count as a result.
+    assert gateway.termination_message == ""
 
 
-async def test_the_end_of_the_body_does_not_hide_it(
-    gateway: MisbehavingGateway, environment: Environment, options: Options
-) -> None:
-    gateway.faults.append(SUPERSEDED)
+async def test_the_end_of_the_body_does_not_hide_the_exception(gateway: testing.Gateway) -> None:
+    gateway.script(SUPERSEDED)
 
     async def main() -> None:
-        async with connect(environment, options=options) as agent:
+        async with gateway.connect() as agent:
             with contextlib.suppress(Superseded):
                 await agent.progress(5)
 
@@ -83,12 +80,10 @@ async def test_the_end_of_the_body_does_not_hide_it(
         await main()
 
 
-async def test_after_its_own_result_a_closed_attempt_is_not_superseded(
-    gateway: MisbehavingGateway, environment: Environment, options: Options
-) -> None:
-    async with connect(environment, options=options) as agent:
+async def test_after_its_own_result_a_closed_attempt_is_not_superseded(gateway: testing.Gateway) -> None:
+    async with gateway.connect() as agent:
         await agent.result(1)
-        gateway.faults.append(SUPERSEDED)
+        gateway.script(SUPERSEDED)
         with pytest.raises(Superseded):
             await agent.progress(100)
-    assert environment.termination_log.read_text() == "1"
+    assert gateway.termination_message == "1"
