@@ -68,7 +68,7 @@ def _step(choose: Choose, name: str, before: list[str], main: list[str]) -> dict
     needed = some(choose, before, 2)
     step: dict[str, Any] = {"name": name, "dependsOn": needed}
     seen = [*needed, *main[:1]]
-    kind = choose(["agent", "agent", "agent", "agent", "wait", "workflow"])
+    kind = choose(["agent", "agent", "agent", "agent", "wait", "workflow", "echo"])
     if once_in(choose, 3):
         step |= _for_each(choose, seen)
     elif kind != "wait" and once_in(choose, 3):
@@ -85,6 +85,13 @@ def _step(choose: Choose, name: str, before: list[str], main: list[str]) -> dict
         step["continueOnFailure"] = True
     if kind == "wait":
         step["wait"] = choose(WAITS)
+        return step
+    if kind == "echo":
+        step["echo"] = {"signal": choose(["go", "go", "${inputs.nothing}"])}
+        if once_in(choose, 3):
+            step["timeout"] = "60s"
+        if once_in(choose, 3):
+            step["cache"] = {"key": name}
         return step
     step |= _effort(choose)
     if once_in(choose, 3):

@@ -9,12 +9,14 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from tests.support.echo import ECHO
 from tests.unit.domain.graphs import Choose, once_in, some
 from tests.unit.domain.runs import FAILURE, FATAL, SUCCESS, Run
 
 from perdure.domain.engine.decide import decide
 from perdure.domain.engine.observed import Observed, Refusal
 from perdure.domain.engine.pod_facts import ContainerExit
+from perdure.domain.engine.timer_step import TimerStep
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import CachedResult, Report, TaskKey
 
@@ -124,6 +126,15 @@ class World:
 
     # --- what may happen
 
+    def signal(self) -> None:
+        """Somebody sends signals: early, late, again, or of a name that nobody waits for."""
+        run, choose = self.run, self.choose
+        steps = [name for name, step in run.view.plan.steps.items() if isinstance(step.kind, TimerStep)]
+        keys = sorted({*(TaskKey(name) for name in steps), *(key for key in run.tasks if key.step in steps)})
+        for key in some(choose, keys, 2):
+            run.send(key, choose(["go", "go", "other"]), choose([{"n": 1}, "text", None]))
+        self.settle()
+
     def observe(self) -> None:
         run, observed = self.run, self.observation()
         run.signs = dict(observed.signs)
@@ -149,6 +160,9 @@ class World:
         run = self.run
         agents = [key for key in run.open if run.view.plan.steps[key.step].kind.field == "agent"]
         children = [key for key in run.open if key not in agents]
+        for key in sorted(run.view.live):
+            if run.view.plan.steps[key.step].kind is ECHO:
+                run.send(key, "go", {"n": 1})
         self.settle(
             Observed(
                 reports={key: (run.tasks[key].attempt, SUCCESS) for key in agents},
@@ -228,7 +242,7 @@ class World:
 ACTIONS: list[Callable[[World], None]] = [
     *[World.observe] * 8,
     *[World.wait_for_the_next_moment] * 3,
-    *[World.wait, World.succeed_all, World.limit, World.pause, World.leave, World.resume] * 2,
+    *[World.wait, World.succeed_all, World.limit, World.pause, World.leave, World.resume, World.signal] * 2,
     *[World.observe_in_vain, World.restart, World.fill_cache, World.note_pods, World.cancel],
     World.delete,
 ]

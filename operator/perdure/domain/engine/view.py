@@ -165,10 +165,11 @@ class RunView:
 def may_start(task: TaskRecord) -> bool:
     """True if a task that has no open attempt is to be started as soon as limits allow.
 
-    A task that runs without an attempt waits for a signal, and there may be thousands of them: a decision
-    that visited each would cost as much as the run is large.
+    A task that started without an attempt waits for a signal, also while it is paused. There may be
+    thousands of them: a decision that visited each would cost as much as the run is large.
     """
-    return not task.phase.terminal and task.retry_at is None and task.phase is not Phase.RUNNING
+    waits_for_signal = task.started_at is not None and not task.attempt
+    return not task.phase.terminal and task.retry_at is None and not waits_for_signal
 
 
 def has_settled(view: RunView, step: PlannedStep) -> bool:
