@@ -1,4 +1,7 @@
-"""Waiting for news, but not longer than one can without: every loop that is woken also looks by itself."""
+"""A wait for an event with a deadline: a loop that is woken by events also wakes by itself.
+
+A wake-up that is lost therefore delays work by one interval, and never forever.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import asyncio
 
 
 async def wait_for_event(event: asyncio.Event, seconds: float) -> None:
-    """Return as soon as the event is set, or after so many seconds."""
+    """Return as soon as `event` is set, or after `seconds`, whichever comes first."""
     try:
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -1,7 +1,8 @@
 """Liveness and readiness of the operator, for the kubelet.
 
-Liveness says only that the loop turns. A backlog is no illness: an operator that is restarted for being busy
-never catches up. aiohttp serves them, for kopf has it loaded, and the gateway's server would be one more.
+Liveness says only that the event loop turns. A backlog does not count: an operator that is restarted because
+it is busy never catches up. aiohttp serves the probes, since kopf has loaded aiohttp anyway; the gateway's
+server would be one library more.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _SHUTDOWN_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Two questions; each answers None if all is well, else what is wrong."""
+    """The two probes; each returns None if the process is well, else the fault as text."""
 
     alive: Callable[[], str | None]
     ready: Callable[[], str | None]

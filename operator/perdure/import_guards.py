@@ -1,7 +1,7 @@
-"""Keeping parts of libraries that we never use out of the process.
+"""Guards that keep unused parts of libraries out of the process.
 
-An operator that was killed must act again within two seconds, and what it imports is most of that time. Some
-libraries import and read, unasked, more than all the rest together; here they are told that it is not there.
+An operator that was killed must act again within two seconds, and imports take most of that time. Some
+libraries import and read more than all other modules together; under a guard that part seems not installed.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def hollow(name: str) -> Iterator[None]:
 def without_authorities() -> Iterator[None]:
     """Within the block, the certificate authorities that this machine trusts are not found.
 
-    For the import of aiohttp, which reads all of them, twice, for contexts that nobody uses here: every
-    connection of ours brings its own.
+    For the import of aiohttp, which reads all of them, twice, for SSL contexts that are not used here: every
+    connection has a context of its own.
     """
     names = ("SSL_CERT_FILE", "SSL_CERT_DIR")
     kept = {name: os.environ.get(name) for name in names}

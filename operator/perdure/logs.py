@@ -1,7 +1,7 @@
 """Logging: one line per event to standard error, JSON for machines or coloured text for people.
 
-What the libraries log through the standard library goes the same way, and nothing that looks like a
-credential leaves the process: a password in a URL, a bearer token, a value under a telling name.
+Records that libraries log through the standard library take the same way. No credential leaves the process:
+passwords in URLs, bearer tokens and values under the name of a credential are masked.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from perdure.settings import Settings
 
 MASK = "***"
-_TELLING = re.compile(
+_CREDENTIAL_NAME = re.compile(
     r"password|passwd|secret|token$|authorization|credential|api_?key|^(database|nats)_url$", re.I
 )
 _URL_LOGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^\s/@'\"]*@", re.I)
 _PARAMETER = re.compile(r"\b((?:password|passwd|secret|token)=)[^&\s'\"]+", re.I)
 _BEARER = re.compile(r"\b(bearer)\s+[\w.~+/=-]+", re.I)
 _JWT = re.compile(r"\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*")
-#: Loggers that tell at INFO what only a debugger wants.
+#: Loggers whose INFO is of use in a debugger only.
 _QUIET = ("kopf.objects", "nats", "nats.aio.client", "uvicorn.access", "asyncio")
 
 
@@ -99,7 +99,7 @@ def mask_text(text: str) -> str:
 
 
 def _masked(value: object, name: str = "") -> object:
-    if name and _TELLING.search(name) and value not in (None, "", False, True):
+    if name and _CREDENTIAL_NAME.search(name) and value not in (None, "", False, True):
         return MASK
     if isinstance(value, str):
         return mask_text(value)

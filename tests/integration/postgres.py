@@ -291,7 +291,7 @@ def running_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """The server of this test run. Whoever kills it starts it again."""
+    """The server of this test run. A test that kills the server starts it again."""
     yield from running_server()
 
 

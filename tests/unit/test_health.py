@@ -1,4 +1,4 @@
-"""What the kubelet is told of the operator."""
+"""The answers of the operator to the kubelet's probes."""
 
 import asyncio
 import socket

@@ -93,7 +93,7 @@ topologySpreadConstraints:
 {{- end }}
 securityContext:
   {{- include "perdure.podSecurityContext" 65532 | nindent 2 }}
-# The variables that Kubernetes makes of Services, such as PERDURE_GATEWAY_PORT, would be taken for settings.
+# The variables that Kubernetes derives from Services, such as PERDURE_GATEWAY_PORT, would be taken for settings.
 enableServiceLinks: false
 volumes:
   - name: tmp

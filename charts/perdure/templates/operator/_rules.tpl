@@ -1,6 +1,6 @@
 {{- /*
 What the operator may do in a namespace that it watches. It reads no Secrets or ConfigMaps, runs nothing in
-pods, and changes no spec but for one field: it makes Workflows for `workflow` steps and schedules, and patches
+pods, and changes one field of a spec only: it creates Workflows for `workflow` steps and schedules, and patches
 `desiredState` of those that a schedule replaces. `delete` of workflows is the end of their retention. Jobs are
 not watched: their pods are.
 */ -}}
