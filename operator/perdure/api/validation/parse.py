@@ -281,9 +281,11 @@ def _check(
         faults |= {(at, str(problem)): problem for problem in child.problems}
     if repair.edits != edits:
         spec, _ = validate(repair, model, found, models)
+    ordered = [faults[key] for key in sorted(faults, key=lambda key: _order(raw, key[0]))]
     return Checked(
         spec=spec,
-        problems=tuple(faults[key] for key in sorted(faults, key=lambda key: _order(raw, key[0]))),
+        # An inner workflow's check repeats what the JSON check of the whole manifest reports at its root.
+        problems=tuple(dict.fromkeys(ordered)),
         names=names,
         inner={child.root: child for child in inner.values()},
         root=root,

@@ -1,4 +1,4 @@
-"""A faulty manifest is looked at as a whole: all faults at once, none that only follows from another."""
+"""A faulty manifest is checked as a whole: all faults at once, none that only follows from another."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def workflow(*steps: Any, **spec: Any) -> dict[str, Any]:
     return {"kind": "Workflow", "metadata": {"name": "run"}, "spec": {**spec, "steps": list(steps)}}
 
 
-def told(checked: Checked[Model]) -> list[str]:
+def reported(checked: Checked[Model]) -> list[str]:
     return [problem.path for problem in checked.problems]
 
 
@@ -52,8 +52,8 @@ TEN = {
 }
 
 
-def test_ten_faults_and_a_bit_are_told_in_the_order_of_the_manifest() -> None:
-    assert told(check_workflow(TEN)) == [
+def test_ten_faults_and_a_bit_are_reported_in_the_order_of_the_manifest() -> None:
+    assert reported(check_workflow(TEN)) == [
         "apiVersion",
         "metadata.name",
         "spec.inputs.ratio",
@@ -102,7 +102,7 @@ def test_a_manifest_without_problems() -> None:
     assert checked.where("spec.steps[0].agent") == "spec.steps[0].agent"
 
 
-#: A manifest, and the one fault in it that is to be told.
+#: A manifest, and the one fault in it that is reported.
 NO_FOLLOWERS: list[tuple[str, dict[str, Any], str]] = [
     ("misspelt image", workflow({"name": "a", "agent": {"imgae": "x"}}), "spec.steps[0].agent.imgae"),
     ("misspelt agent", workflow({"name": "a", "agnet": AGENT}), "spec.steps[0].agnet"),
@@ -157,9 +157,9 @@ NO_FOLLOWERS: list[tuple[str, dict[str, Any], str]] = [
 @pytest.mark.parametrize(
     ("manifest", "path"), [row[1:] for row in NO_FOLLOWERS], ids=[row[0] for row in NO_FOLLOWERS]
 )
-def test_no_fault_is_told_that_only_follows_from_another(manifest: dict[str, Any], path: str) -> None:
+def test_no_fault_is_reported_that_only_follows_from_another(manifest: dict[str, Any], path: str) -> None:
     checked = check_workflow(manifest)
-    assert told(checked) == [path]
+    assert reported(checked) == [path]
     assert checked.spec is not None and checked.spec.steps
 
 
@@ -168,13 +168,13 @@ def test_a_field_is_known_by_what_it_was_meant_to_be() -> None:
     assert checked.spec is not None
     assert checked.spec.steps[0].for_each == ["x"]
     assert checked.where("spec.steps[0].forEach[0]") == "spec.steps[0].for_each[0]"
-    # One that is there beside it is meant by nothing.
+    # An unknown field stands for none that is there.
     both = check_workflow(workflow({"name": "a", "agent": AGENT, "for_each": ["x"], "forEach": ["y"]}))
     assert both.spec is not None
     assert both.spec.steps[0].for_each == ["y"]
 
 
-def test_paths_in_the_mended_spec_are_traced_back() -> None:
+def test_paths_in_the_repaired_spec_are_traced_back() -> None:
     checked = check_workflow(
         workflow(
             "oops",
@@ -184,7 +184,7 @@ def test_paths_in_the_mended_spec_are_traced_back() -> None:
     )
     assert checked.spec is not None
     assert [step.name for step in checked.spec.steps] == ["a", "b"]
-    for mended, written in {
+    for repaired, written in {
         "spec.steps[0].name": "spec.steps[1].name",
         "spec.steps[0].agent.args[0]": "spec.steps[1].agent.args[1]",
         "spec.steps[0].agent.env[0].name": "spec.steps[1].agent.env[1].name",
@@ -194,7 +194,7 @@ def test_paths_in_the_mended_spec_are_traced_back() -> None:
         "spec.outputs.x": "spec.outputs.x",
         "WorkflowTemplate t: spec.steps[0]": "WorkflowTemplate t: spec.steps[0]",
     }.items():
-        assert checked.where(mended) == written
+        assert checked.where(repaired) == written
 
 
 def test_names_are_known_as_written() -> None:
@@ -222,7 +222,7 @@ def test_a_name_that_could_not_be_read_may_be_any(steps: Any) -> None:
 
 def test_too_many_steps_are_all_known() -> None:
     checked = check_workflow(workflow(*({"name": f"s{n}", "agent": AGENT} for n in range(502))))
-    assert told(checked) == ["spec.steps"]
+    assert reported(checked) == ["spec.steps"]
     assert checked.spec is not None and len(checked.spec.steps) == 500
     assert "s501" in checked.names.steps
 
@@ -237,7 +237,7 @@ def test_a_schedule_has_its_workflow_inside() -> None:
             },
         }
     )
-    assert told(checked) == ["spec.schedule", "spec.workflow.spec.steps[0].agent"]
+    assert reported(checked) == ["spec.schedule", "spec.workflow.spec.steps[0].agent"]
     inner = checked.inner["spec.workflow.spec"]
     assert inner.root == "spec.workflow.spec" and inner.names.steps == {"a", "b"}
 
@@ -270,10 +270,17 @@ specs = values | st.fixed_dictionaries(
 )
 
 
+def test_a_name_that_is_no_text_in_an_inner_workflow_is_reported_once() -> None:
+    inner = {"steps": [{"name": "x", "agent": AGENT}], 5: None}
+    assert reported(check_workflow(workflow({"name": "a", "workflow": {"spec": inner}}))) == [
+        "spec.steps[0].workflow.spec"
+    ]
+
+
 @settings(deadline=None)
 @given(spec=specs)
 @pytest.mark.parametrize("check", CHECKS)
-def test_whatever_is_given_the_mended_spec_is_valid(check: Callable[[Any], Checked[Any]], spec: Any) -> None:
+def test_for_any_manifest_the_repaired_spec_is_valid(check: Callable[[Any], Checked[Any]], spec: Any) -> None:
     checked = check({"metadata": {"name": "a"}, "spec": spec})
     assert checked.spec is not None or checked.problems
     for inner in (checked, *checked.inner.values()):
@@ -281,4 +288,4 @@ def test_whatever_is_given_the_mended_spec_is_valid(check: Callable[[Any], Check
             type(inner.spec).model_validate(inner.spec.manifest())
             names = [step.name for part in ("steps", "finally_") for step in getattr(inner.spec, part, ())]
             assert len(set(names)) == len(names)
-    assert len(set(checked.problems)) == len(checked.problems), "nothing is told twice"
+    assert len(set(checked.problems)) == len(checked.problems), "nothing is reported twice"
