@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, model_validator
 from perdure.api.base import FreeObject, Model, ObjectName, Quantity, list_map
 from perdure.api.policies import MAX_RETRIES, Retention, Retry
 
-# Where these two were before they had a module of their own.
+# MAX_RETRIES, Retention and Retry are defined in policies.py; importers of this module still use them.
 __all__ = [
     "MAX_RETRIES",
     "Agent",
@@ -78,7 +78,8 @@ class EnvSource(Model):
 class EnvVar(Model):
     """One environment variable. `value` may hold `${}` expressions."""
 
-    # The name and one more: a rule would say it better, but runs for every variable at every write.
+    # The name and one more field. A CEL rule would give a better message, but would run for every variable
+    # at every write.
     model_config = ConfigDict(json_schema_extra={"maxProperties": 2})
 
     #: Name of the variable.
@@ -107,18 +108,18 @@ class Resources(Model):
 class ObjectLabels(Model):
     """Labels and annotations for an object that the operator makes."""
 
-    #: Labels beside the operator's own.
+    #: Labels besides the operator's own.
     labels: (
         Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=MAX_LABELS)] | None
     ) = None
-    #: Annotations beside the operator's own.
+    #: Annotations besides the operator's own.
     annotations: (
         Annotated[dict[str, Annotated[str, Field(max_length=32768)]], Field(max_length=MAX_LABELS)] | None
     ) = None
 
 
 class PodTemplate(Model):
-    """The agent's pod beside its container: merged, as a strategic patch, under what the operator sets."""
+    """The agent's pod without its container: merged, as a strategic patch, under what the operator sets."""
 
     #: Labels and annotations of the pod.
     metadata: ObjectLabels | None = None

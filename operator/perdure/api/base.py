@@ -1,4 +1,4 @@
-"""What all resource models share, so that every field behaves alike.
+"""The base of all resource models, so that every field behaves alike.
 
 Manifests are camelCase and strict: an unknown field is an error, never silently dropped. Field descriptions
 are the `#:` comments and docstrings of the models; `api/codegen` carries them into `kubectl explain`.
@@ -17,18 +17,18 @@ from pydantic.alias_generators import to_camel
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-#: Ten years. Longer ones overflow dates sooner or later, and nobody means them.
+#: Ten years. Longer durations overflow dates sooner or later, and are a mistake.
 _MAX_DURATION_HOURS: Final = 87600
 
 _QUANTITY = re.compile(
     r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+))?"
 )
 
-#: The form of what is one expression. That it is one, and a good one, is seen when it is compiled.
+#: The form of a string that is one expression. Its syntax is checked when the expression is compiled.
 EXPRESSION_PATTERN: Final = r"^\s*\$\{[\s\S]*\}\s*$"
 MAX_EXPRESSION: Final = 8192
 _PERCENTAGE: Final = r"^(100|[1-9]?[0-9])%$"
-#: Of tasks in one step: items of a `forEach`, and so all that counts them.
+#: Tasks of one step: the items of a `forEach`, and so every field that counts them.
 MAX_COUNT: Final = 10_000
 
 Json = JsonValue
@@ -49,7 +49,7 @@ def parse_duration(text: str) -> float:
 
 
 def compact_json(value: Any) -> bytes:
-    """`value` as compact UTF-8 JSON: the form in which all size limits count.
+    """`value` as compact UTF-8 JSON, the form whose size all limits mean.
 
     Raises ValueError for what cannot be JSON, or nests deeper than 254 levels.
     """
@@ -68,19 +68,19 @@ def rule(expression: str, message: str, *, path: str = "") -> JsonObject:
 
 
 def rule_on_create(expression: str, message: str, *, path: str = "") -> JsonObject:
-    """A CEL rule for a part that cannot change, checked once.
+    """A CEL rule for a part that cannot change, checked at creation only.
 
-    Rules run on every write, a status patch included, and those over all steps made it twice as dear.
+    Rules run on every write, status patches included; those over all steps doubled the cost of a patch.
     """
     return rule(f"oldSelf.hasValue() || ({expression})", message, path=path) | {"optionalOldSelf": True}
 
 
 def rules_of_control(fields: Iterable[str], kind: str) -> list[JsonObject]:
-    """The rules of an object in whose spec only `desiredState` can change, for its root.
+    """The rules for the root of an object in whose spec only `desiredState` can change.
 
-    `fields` are the others that rules can see. They see no free-form ones, but a comparison of the whole
-    does: what is left to the ValidatingAdmissionPolicy is a write that changes such a field and
-    `desiredState` at once.
+    `fields` are the other fields that rules can see. Rules see no free-form fields, but a comparison of the
+    whole spec does. So only a write that changes such a field and `desiredState` at once is left to the
+    ValidatingAdmissionPolicy.
     """
     unchanged = " && ".join(
         f"has(self.spec.{it}) == has(oldSelf.spec.{it})"
@@ -90,8 +90,8 @@ def rules_of_control(fields: Iterable[str], kind: str) -> list[JsonObject]:
     here, before = "self.spec.desiredState", "oldSelf.spec.desiredState"
     return [
         rule(
-            # To compare a spec takes longer than all the rest of a status write, which cannot change it. That
-            # it is one can be seen: no other write changes the status.
+            # Comparing a spec takes longer than the rest of a status write, which cannot change the spec. A
+            # status write is known by its status: no other write changes the status.
             "has(self.status) != has(oldSelf.status) || (has(self.status) && self.status != oldSelf.status)"
             f" || (has({here}) == has({before}) && (!has({here}) || {here} == {before})"
             f" ? self.spec == oldSelf.spec : ({unchanged}))",
@@ -118,8 +118,8 @@ def list_map(key: str) -> JsonObject:
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
 
 
-#: The schema extra of an object that is applied as a whole. Of what cannot change nobody need own a part, and
-#: the bookkeeping of parts (managedFields) is larger than the object itself, and most of the cost of a patch.
+#: The schema extra of an object that is applied as a whole. No applier needs to own a part of what cannot
+#: change, and the bookkeeping of parts (managedFields) is larger than the object, and most of a patch's cost.
 APPLIED_WHOLE: Final[JsonObject] = {"x-kubernetes-map-type": "atomic"}
 
 #: The schema extra of a list that is applied as a whole.
@@ -168,10 +168,10 @@ Duration = Annotated[
     AfterValidator(_checked_duration),
 ]
 
-#: A duration of some length: a limit of 0 would end everything that it holds for.
+#: A duration above zero: a limit of 0 would end everything at once.
 Timeout = Annotated[Duration, AfterValidator(_checked_timeout)]
 
-#: One `${}` expression and nothing beside it but space, which is cut off.
+#: One `${}` expression and nothing else but space, which is stripped.
 Expression = Annotated[
     str,
     Field(pattern=EXPRESSION_PATTERN, max_length=MAX_EXPRESSION),
@@ -199,7 +199,7 @@ JsonMap = Annotated[
     dict[str, Json], WithJsonSchema({"type": "object", "additionalProperties": True} | APPLIED_WHOLE)
 ]
 
-#: JSON that is an object and nothing more: the schema looks no deeper.
+#: Any JSON object; the schema says nothing of its fields.
 FreeObject = Annotated[
     dict[str, Any], WithJsonSchema({"type": "object", "additionalProperties": True} | APPLIED_WHOLE)
 ]

@@ -1,4 +1,4 @@
-"""The graph of steps: what a Workflow and a WorkflowTemplate say in the same words."""
+"""The graph of steps: the fields that Workflow and WorkflowTemplate share."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def graph_rules(made: Callable[..., JsonObject], kinds: Sequence[StepSpec]) -> l
     names = " + ".join(f"(has(self.{it}) ? self.{it}.map(s, s.name) : [])" for it in ("steps", "finally"))
     found.append(
         made(
-            # The list of one gives the names a name. A list map would say it too, but its bookkeeping is kept
-            # with every object.
+            # The list of one binds the names to a variable. A list map would express the rule too, but its
+            # bookkeeping would be stored with every object.
             f"[{names}].all(names, names.all(n, names.indexOf(n) == names.lastIndexOf(n)))",
             "two steps have the same name: give each its own, steps and finally steps alike",
             path=".steps",
@@ -96,4 +96,4 @@ class Graph(Model):
 
 
 class InlineWorkflowSpec(Graph):
-    """A workflow written out in a `workflow` step: its inputs stand beside it, in `workflow.inputs`."""
+    """A workflow written out in a `workflow` step: its inputs are next to it, in `workflow.inputs`."""

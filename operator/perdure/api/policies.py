@@ -1,4 +1,4 @@
-"""How hard a run tries, and how long it remembers: retries, disruptions, retention."""
+"""The policies of a run: retries, disruptions and retention."""
 
 from __future__ import annotations
 

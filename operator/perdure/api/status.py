@@ -63,7 +63,7 @@ class StepStatus(Model):
 class WorkflowStatus(Model):
     """Where a run stands. At most 32 KiB; the full history is in the ledger."""
 
-    #: The generation of the spec that was looked at.
+    #: The generation of the spec that was reconciled.
     observed_generation: int | None = None
     #: Pending, Running, Paused, Succeeded, Failed or Cancelled. For people; scripts should wait for
     #: conditions.
@@ -114,7 +114,7 @@ class ProgressStatus(Model):
 
 
 class LastFailure(Model):
-    """The newest attempt that failed; the next one is told the same."""
+    """The newest attempt that failed; the next attempt receives the same facts."""
 
     #: Number of the attempt.
     attempt: int
@@ -129,7 +129,7 @@ class LastFailure(Model):
 class AgentTaskStatus(Model):
     """Where a task stands."""
 
-    #: The generation of the spec that was looked at.
+    #: The generation of the spec that was reconciled.
     observed_generation: int | None = None
     #: Pending, Running, Paused, Succeeded, Failed or Cancelled. For people; scripts should wait for
     #: conditions.
@@ -176,7 +176,7 @@ class ActiveRun(Model):
 class WorkflowScheduleStatus(Model):
     """What a schedule has done, and does next."""
 
-    #: The generation of the spec that was looked at.
+    #: The generation of the spec that was reconciled.
     observed_generation: int | None = None
     #: Runs that are live.
     active: Annotated[list[ActiveRun], Field(json_schema_extra=list_map("name"))] | None = None

@@ -38,7 +38,7 @@ class Repeat(Model):
     """Runs the step again and again, each time as a task of its own, until an expression is true."""
 
     #: One `${}` expression over `last`, the newest output, and `index`, the number of the iteration, from 0;
-    #: looked at after each iteration.
+    #: evaluated after each iteration.
     until: Expression
     #: Iterations after which the step fails (`MaxIterations`) if `until` is still false.
     max_iterations: Annotated[int, Field(ge=1, le=MAX_ITERATIONS)]
@@ -58,9 +58,9 @@ class StepFlow(Model):
 
     #: Name of the step, unique in the run; other steps refer to it as `steps.<name>`.
     name: DnsLabel
-    #: Steps to wait for, beside those that expressions refer to.
+    #: Steps to wait for, besides those that expressions refer to.
     depends_on: Annotated[list[DnsLabel], Field(max_length=MAX_DEPENDENCIES, json_schema_extra=LIST_SET)] = []
-    #: One `${}` expression, looked at once all dependencies have ended: true runs the step, whatever became
+    #: One `${}` expression, evaluated once all dependencies have ended: true runs the step, whatever became
     #: of them, false skips it. Default: it runs if all dependencies succeeded, or failed with
     #: `continueOnFailure`.
     when: Expression | None = None

@@ -66,7 +66,7 @@ class StepSpec(Protocol):
     other_block_remedy: ClassVar[str] = "remove one, or make a step of each"
     #: CEL rules over a step `s` that may or may not have this kind, each with its message.
     cel_rules: ClassVar[tuple[tuple[str, str], ...]] = ()
-    #: What to say of fields that people put beside the block; a field of the block itself needs no entry.
+    #: Messages about fields that people put into the step; a field of the block itself needs no entry.
     misplaced: ClassVar[Mapping[str, str]] = {}
     #: The brackets of the kind's node in a Mermaid flowchart.
     shape: ClassVar[tuple[str, str]] = ("[", "]")

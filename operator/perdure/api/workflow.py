@@ -23,7 +23,7 @@ __all__ = [
     "WorkflowSpec",
 ]
 
-#: Fields that may not stand beside `templateRef`, as far as rules see them: `outputs` is free-form.
+#: Fields that exclude `templateRef`, as far as rules see them: `outputs` is free-form.
 _OF_THE_TEMPLATE = ("failurePolicy", "defaults", "steps", "finally")
 #: Fields that cannot be changed, as far as rules see them: all but `desiredState`, `inputs` and `outputs`.
 FIXED = ("templateRef", "parallelism", "priority", "timeout", "retention", *_OF_THE_TEMPLATE)
@@ -39,7 +39,7 @@ def _add_rules(schema: JsonObject, model: type[WorkflowSpec]) -> None:
         ),
         rule_on_create(
             f"!has(self.templateRef) || !({given})",
-            f"takes no {joined(_OF_THE_TEMPLATE, 'or')} beside it: they come from the template",
+            f"takes no {joined(_OF_THE_TEMPLATE, 'or')} next to it: they come from the template",
             path=".templateRef",
         ),
         *graph_rules(rule_on_create, model.STEP.KINDS),
@@ -52,7 +52,7 @@ class WorkflowSpec(Graph):
     model_config = ConfigDict(json_schema_extra=_add_rules)
 
     #: Name of a WorkflowTemplate in the same namespace, instead of `steps`. A run takes a copy of it when it
-    #: starts. Beside it only `inputs`, `desiredState`, and, winning over the template's, `parallelism`,
+    #: starts. Besides it only `inputs`, `desiredState`, and, winning over the template's, `parallelism`,
     #: `priority`, `timeout` and `retention` may stand.
     template_ref: ObjectName | None = None
     #: Values that expressions see as `inputs.<name>`: any JSON, at most 64 KiB in all.

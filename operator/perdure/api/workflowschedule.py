@@ -24,7 +24,7 @@ _ALIASES: Final = {
     "@monthly": "0 0 1 * *",
     "@yearly": "0 0 1 1 *",
 }
-#: Any time will do to see whether a schedule has a next one; years of every kind follow it.
+#: A time to test whether a schedule has a next time; years of every kind follow it.
 _PROBE: Final = datetime(2024, 1, 1, tzinfo=UTC)
 
 
@@ -90,7 +90,7 @@ class WorkflowScheduleSpec(Model):
         Field(pattern=r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$", max_length=64),
         AfterValidator(_checked_zone),
     ] = DEFAULT_TIME_ZONE
-    #: What happens if the run before is still live: Allow starts the new one beside it, Forbid leaves it out,
+    #: What happens if the run before is still live: Allow starts the new one as well, Forbid leaves it out,
     #: Replace cancels the old one. Default: Allow.
     concurrency_policy: Literal["Allow", "Forbid", "Replace"] = "Allow"
     #: How late a run may still start, if its time was missed. Default: any time before the next one.

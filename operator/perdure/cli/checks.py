@@ -177,7 +177,7 @@ def _frame_problems(manifest: Mapping[str, Any], kind: str, name: str) -> Iterat
             close = difflib.get_close_matches(field_name, _FIELDS, n=1)
             yield ManifestProblem(
                 field_name,
-                f"unknown field; did you mean {close[0]}?" if close else f"unknown field beside {_FIELDS[3]}",
+                f"unknown field; did you mean {close[0]}?" if close else "unknown field next to spec",
             )
     if not name:
         yield ManifestProblem("metadata.name", "is required")

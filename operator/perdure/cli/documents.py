@@ -21,9 +21,9 @@ _FLOAT: Final = (
     r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 )
 
-#: Values in one document, aliases resolved: more are an attack, or a mistake.
+#: Values in one document, aliases expanded: more are an attack (a "billion laughs" bomb) or a mistake.
 _MOST: Final = 200_000
-#: Levels of one document. The parser would go on until the stack is exhausted, and the process gone.
+#: Levels of one document. The parser would recurse until the stack overflows, which ends the process.
 _DEEPEST: Final = 200
 _MARKER: Final = re.compile(r"^---(?=\s|$)", re.MULTILINE)
 
@@ -44,7 +44,7 @@ for _name, _pattern in (
 
 @dataclass(slots=True)
 class Place:
-    """Where a value stands, and what is in it."""
+    """The line of a value, and of the values inside it."""
 
     line: int
     parts: dict[str | int, Place] = field(default_factory=dict)
@@ -67,18 +67,18 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Slip:
-    """What is wrong with the text itself. `path` is '' where no field is known."""
+    """A problem of the text itself. `path` is '' where no field is known."""
 
     line: int
     path: str
     message: str
-    #: Whether it is about a name that YAML takes for something else.
+    #: Whether the problem is a name that YAML takes for another value.
     of_name: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One object, or whatever else a document holds."""
+    """One YAML document: an object, or any other value."""
 
     value: Any
     place: Place
@@ -86,7 +86,7 @@ class Document:
 
 
 def read_documents(text: str) -> Iterator[Document | Slip]:
-    """All documents of a file, the items of lists singly; what cannot be read comes as a Slip."""
+    """All documents of a file, each item of a List as one; a document that cannot be read is a Slip."""
     offset = 0
     while True:
         loader = _Loader(text)
@@ -105,7 +105,7 @@ def read_documents(text: str) -> Iterator[Document | Slip]:
             return
         finally:
             loader.dispose()
-        # The documents after the one that cannot be read are read all the same.
+        # An unreadable document does not hide the documents after it.
         lines = text.splitlines(keepends=True)
         rest = "".join(lines[line:])
         marker = _MARKER.search(rest)
@@ -140,7 +140,7 @@ def _objects(reader: _Reader, node: yaml.Node) -> Iterator[Document | Slip]:
 
 
 class _TooDeep(Exception):
-    """A document of so many levels that reading it is dangerous."""
+    """A document of more than `_DEEPEST` levels."""
 
     def __init__(self, line: int) -> None:
         super().__init__(line)
@@ -148,7 +148,7 @@ class _TooDeep(Exception):
 
 
 def _check_depth(text: str) -> None:
-    """Raises _TooDeep. Only what could be too deep is looked at closely."""
+    """Raises _TooDeep. Only a text with brackets or indentation enough to be too deep is parsed for that."""
     if text.count("[") + text.count("{") + max(map(len, text.splitlines()), default=0) < _DEEPEST:
         return
     depth = 0
@@ -166,7 +166,7 @@ def _is_empty(node: yaml.Node) -> bool:
 
 
 class _TooMuch(Exception):
-    """More values than a document of any sense has."""
+    """A document of more than `_MOST` values."""
 
 
 class _Reader:
@@ -185,7 +185,7 @@ class _Reader:
         if isinstance(node, yaml.ScalarNode):
             return _scalar(node)
         if id(node) in self._within:
-            raise _TooMuch  # an alias for what it is in
+            raise _TooMuch  # An alias inside its own anchor.
         self._within.add(id(node))
         try:
             if isinstance(node, yaml.SequenceNode):

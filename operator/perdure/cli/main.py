@@ -1,7 +1,7 @@
-"""The command line: starts the two processes, prepares the ledger, and shows people what happens.
+"""The command line: the two processes, the ledger's schema, and the commands for people.
 
-Installed twice: as `perdure`, and as `kubectl-perdure`, which kubectl runs as `kubectl perdure`. Heavy
-modules are imported by the command that needs them, so that `perdure version` takes no second.
+The program is installed twice: as `perdure`, and as `kubectl-perdure`, which kubectl runs as `kubectl
+perdure`. Heavy modules are imported by the command that needs them, so that `perdure version` stays fast.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from perdure.settings import Settings, load
 
 T = TypeVar("T")
 
-#: What a shell reports of a program that Ctrl-C ended.
+#: The exit code that a shell gives a program ended by Ctrl-C.
 _INTERRUPTED = 130
 _MASK = "***"
 
@@ -62,7 +62,7 @@ def operator() -> None:
     """Run the operator: watches Kubernetes, decides, makes pods, relays events."""
     settings = _settings()
     _require(settings, "database_url", "nats_url")
-    # Many small long-lived objects, most of them made by imports: fewer collections save a tenth of the CPU.
+    # Most objects are small, long-lived and created by imports: fewer collections save a tenth of the CPU.
     gc.set_threshold(50_000, 50, 100)
     from perdure import logs
     from perdure.main import run_operator
@@ -324,7 +324,7 @@ def _quiet(settings: Settings) -> None:
 
 
 def _run(work: Coroutine[Any, Any, T], *, serves: bool = False) -> T:
-    """`serves`: it runs for long, on the faster loop where there is one."""
+    """Run `work` to its end. A program that `serves` runs for long, so it gets uvloop where that exists."""
     try:
         with asyncio.Runner(loop_factory=_fast_loop() if serves else None) as runner:
             return runner.run(work)

@@ -395,7 +395,7 @@ REFUSED: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
         (
             f"template and {field}",
             {**workflow(), "spec": {"templateRef": "t", field: value}},
-            ("spec.templateRef", "takes no failurePolicy, defaults, steps or finally beside it"),
+            ("spec.templateRef", "takes no failurePolicy, defaults, steps or finally next to it"),
         )
         for field, value in {
             "failurePolicy": "RunAll",

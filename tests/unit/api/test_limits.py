@@ -1,4 +1,4 @@
-"""The limits of manifests, each at its edge: docs/limits.md tells them to people."""
+"""The limits of manifests, each at its edge: docs/limits.md lists them."""
 
 from __future__ import annotations
 

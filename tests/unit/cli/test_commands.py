@@ -33,7 +33,7 @@ def test_a_run_is_named_either_way(name: str, namespace: str | None, expected: t
 
 
 @pytest.mark.parametrize(
-    ("name", "namespace", "told"),
+    ("name", "namespace", "reported"),
     [
         ("audit", None, "NAMESPACE/audit"),
         ("a/audit", "b", "--namespace says 'b'"),
@@ -42,13 +42,13 @@ def test_a_run_is_named_either_way(name: str, namespace: str | None, expected: t
         ("a/b/c", None, "NAMESPACE/WORKFLOW"),
     ],
 )
-def test_an_unclear_name_is_refused_with_the_remedy(name: str, namespace: str | None, told: str) -> None:
-    with pytest.raises(UnclearRun, match=told):
+def test_an_unclear_name_is_refused_with_the_remedy(name: str, namespace: str | None, reported: str) -> None:
+    with pytest.raises(UnclearRun, match=reported):
         run_name(name, namespace)
     arguments = ["events", name] + (["-n", namespace] if namespace else [])
     code, output, errors = run(*arguments, database_url="postgresql://localhost/x")
     assert (code, output) == (2, "")
-    assert told in " ".join(errors.split())
+    assert reported in " ".join(errors.split())
 
 
 @pytest.mark.parametrize(

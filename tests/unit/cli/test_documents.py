@@ -120,7 +120,7 @@ def test_lines_go_on_through_documents_and_lists() -> None:
     assert found[1].place.line_of("x") == 8
 
 
-def test_a_key_given_twice_is_told_where_it_is_given_again() -> None:
+def test_a_key_given_twice_is_reported_where_it_is_given_again() -> None:
     assert slips("a: 1\nb:\n  c: 1\n  c: 2\na: 3\n") == [
         (4, "b.c", "is given twice, here and in line 3: remove one"),
         (5, "a", "is given twice, here and in line 1: remove one"),
@@ -159,7 +159,7 @@ def test_names_that_yaml_takes_for_something_else() -> None:
         ("a: &a [*a]", 1),
     ],
 )
-def test_what_cannot_be_read_is_told_with_its_line(text: str, line: int) -> None:
+def test_what_cannot_be_read_is_reported_with_its_line(text: str, line: int) -> None:
     found = [part for part in read_documents(text) if isinstance(part, Slip)]
     assert [slip.line for slip in found] == [line]
     assert "\n" not in found[0].message

@@ -148,7 +148,7 @@ def test_other_kinds_with_a_graph(name: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stdin", "arguments", "told"),
+    ("stdin", "arguments", "reported"),
     [
         (WORKFLOW, ["other"], "there is no 'other'; there are Workflow/audit"),
         (f"{WORKFLOW}---\n{WORKFLOW.replace('audit', 'again')}", [], "one of Workflow/audit, Workflow/again"),
@@ -162,10 +162,10 @@ def test_other_kinds_with_a_graph(name: list[str]) -> None:
         (f"{HEAD}kind: Workflow\nmetadata: {{name: run}}\n", [], "it has no steps that can be read"),
     ],
 )
-def test_nothing_to_draw(stdin: str, arguments: list[str], told: str) -> None:
+def test_nothing_to_draw(stdin: str, arguments: list[str], reported: str) -> None:
     code, lines, errors = graph(*arguments, stdin=stdin)
     assert (code, lines) == (2, [])
-    assert told in errors
+    assert reported in errors
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ spec:
     agent: {image: x}                     # agent: does not go together with wait
   - name: child
     workflow:
-      inputs: {x: "${steps.nobody.phase}"}  # inputs.x: ${steps.nobody.phase}: there is no step 'nobody'
+      inputs: {x: "${steps.nemo.phase}"}  # inputs.x: ${steps.nemo.phase}: there is no step 'nemo'
       spec:
         steps:
         - name: one
@@ -100,22 +100,22 @@ def lint(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
 
 def expected(text: str) -> list[tuple[int, str]]:
     return [
-        (number, told)
+        (number, reported)
         for number, line in enumerate(text.splitlines(), 1)
         if (match := re.search(r"\s{2}# (.*)$", line))
-        for told in [match[1]]
+        for reported in [match[1]]
     ]
 
 
-def test_every_fault_is_told_once_on_its_line() -> None:
+def test_every_fault_is_reported_once_on_its_line() -> None:
     findings = check_files([("audit.yaml", FAULTY)], MODELS).findings
     wanted = expected(FAULTY)
     assert [finding.line for finding in findings] == [line for line, _ in wanted]
     assert len(wanted) >= 25
-    for finding, (_, told) in zip(findings, wanted, strict=True):
-        field, star, rest = told.partition("*: ")
+    for finding, (_, reported) in zip(findings, wanted, strict=True):
+        field, star, rest = reported.partition("*: ")
         text = f"{finding.path}: {finding.message}"
-        assert (field in text and rest in text) if star else told in text, (text, told)
+        assert (field in text and rest in text) if star else reported in text, (text, reported)
         assert (finding.kind, finding.name, finding.note) == ("Workflow", "audit", False)
 
 
@@ -167,7 +167,7 @@ def test_the_same_without_the_faults() -> None:
         ("- name: bare  ", "- {name: bare, agent: {image: x}}  "),
         ("soon", "1h"),
         ("    agent: {image: x}                     # agent: does", "    # agent: does"),
-        ("nobody", "other"),
+        ("nemo", "other"),
         ("tmeout: 3s", "timeout: 3s"),
         ("${steps.fetch.output}    # spec", "${inputs.x}  # spec"),
         (", image: z}", "}"),
@@ -249,14 +249,14 @@ def test_a_template_that_is_not_given_is_noted() -> None:
     assert lines(here, elsewhere.replace("other", "here")) == []
 
 
-def test_faults_of_a_template_are_told_once_however_many_use_it() -> None:
+def test_faults_of_a_template_are_reported_once_however_many_use_it() -> None:
     faulty = AGENTS.replace("${item}", "${1 +}").replace("image:", "imag:")
     again = RUN.replace("name: run", "name: other")
     found = lines(RUN, again, faulty)
     assert [line.partition(": ")[0] for line in found] == ["2.yaml:5", "2.yaml:6"]
 
 
-def test_a_template_is_checked_though_nobody_uses_it() -> None:
+def test_a_template_is_checked_though_no_step_uses_it() -> None:
     assert [line[:8] for line in lines(AGENTS.replace("${item}", "${nope}"))] == ["0.yaml:6"]
     faulty = TEMPLATE.replace("required: [name]", "requried: [name]").replace("inputs.name", "inptus.name")
     assert [line[:8] for line in lines(faulty)] == ["0.yaml:6", "0.yaml:9"]
@@ -306,7 +306,7 @@ def test_other_documents_are_skipped_and_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         (
             "apiVersion: perdure.dev/v1\nkind: Workflow\nmetadata: {name: x}\nspec: {steps: []}",
@@ -320,8 +320,8 @@ def test_other_documents_are_skipped_and_counted() -> None:
         (RUN.replace("name: a", "name: a\n    on: 1"), "[0].on: unknown field"),
     ],
 )
-def test_faults_around_the_spec(text: str, told: str) -> None:
-    assert any(told in line for line in lines(text, AGENTS)), lines(text, AGENTS)
+def test_faults_around_the_spec(text: str, reported: str) -> None:
+    assert any(reported in line for line in lines(text, AGENTS)), lines(text, AGENTS)
 
 
 def test_a_bare_key_that_yaml_takes_for_a_truth_value() -> None:
@@ -330,7 +330,7 @@ def test_a_bare_key_that_yaml_takes_for_a_truth_value() -> None:
     assert found.startswith("0.yaml:5: Workflow/run: spec.inputs.y: in YAML the bare key 'y' means true")
 
 
-def test_deep_values_are_told_and_no_more() -> None:
+def test_deep_values_are_reported_and_no_more() -> None:
     deep = "[" * 150 + "]" * 150
     (found,) = lines(RUN.replace("forEach: [1]", f"forEach: [1]\n    input: {deep}"), AGENTS)
     assert "nested deeper than 100 levels" in found
@@ -487,7 +487,7 @@ def test_any_manifest_can_be_checked(random: Random) -> None:
         else:
             del parent[place[-1]]
     checkup = check_files([("x.yaml", json.dumps(manifest, indent=1))], MODELS)
-    told = [(finding.path, finding.message) for finding in checkup.findings]
-    assert len(set(told)) == len(told)
+    reported = [(finding.path, finding.message) for finding in checkup.findings]
+    assert len(set(reported)) == len(reported)
     last = json.dumps(manifest, indent=1).count("\n") + 1
     assert all(1 <= finding.line <= last for finding in checkup.findings)

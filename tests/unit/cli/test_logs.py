@@ -109,7 +109,7 @@ def test_credentials_are_masked_wherever_they_hide(configure: Configure, value: 
 @pytest.mark.parametrize(
     "name", ["password", "token", "database_url", "Authorization", "nats_url", "api_key"]
 )
-def test_values_under_telling_names_are_masked(configure: Configure, name: str) -> None:
+def test_values_under_names_of_secrets_are_masked(configure: Configure, name: str) -> None:
     lines = configure()
     structlog.get_logger("ours").info("settings", **{name: "hidden"})
     assert lines()[0][name] == "***"

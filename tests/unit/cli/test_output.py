@@ -1,4 +1,4 @@
-"""What a line of `perdure events` looks like."""
+"""The lines of `perdure events`."""
 
 from __future__ import annotations
 

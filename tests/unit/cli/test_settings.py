@@ -1,4 +1,4 @@
-"""Settings that contradict each other are told by name before anything starts."""
+"""Settings that contradict each other are reported by name before anything starts."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ def test_a_misspelt_block_is_known_by_its_likeness(kind: StepSpec) -> None:
     assert found == {f"spec.steps[0].{wrong}": f"unknown field; did you mean {kind.field}?"}
 
 
-def test_a_field_of_the_block_beside_it_is_sent_there(kind: StepSpec) -> None:
+def test_a_field_of_the_block_in_the_step_is_sent_to_the_block(kind: StepSpec) -> None:
     common = set(field_names(MODELS.step))
     for name in field_names(kind.block):
         if name not in common and name not in kind.misplaced:

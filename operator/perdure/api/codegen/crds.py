@@ -88,7 +88,7 @@ def _column(column: Column) -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Without anchors: Kubernetes tools read them, people do not."""
+    """A dumper without anchors, which Kubernetes tools read and people do not."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,6 +1,6 @@
 """Field descriptions, read from the `#:` comments above the fields.
 
-A comment is where people who change a field look, so the comment is the one source: `kubectl explain` shows
+People who change a field read the comment above it, so the comment is the one source: `kubectl explain` shows
 it, and the models need no second copy as an argument. Only models that are built at run time, such as the
 Step of a registry, have no source; their fields carry the description themselves. Reading source is slow and
 needs the files, so the generators do it, and the operator never does.

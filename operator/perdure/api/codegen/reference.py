@@ -29,7 +29,7 @@ Manifests are strict: an unknown field is refused. A *duration* is text such as 
 *expression* is CEL between `${{` and `}}`. Fields without *required* may be left out.
 """
 
-#: What a form of text is called.
+#: The names of forms of text.
 _FORMS: Final = {
     DURATION_PATTERN: "duration",
     EXPRESSION_PATTERN: "expression",
@@ -80,7 +80,7 @@ def _summary(model: type[BaseModel]) -> str:
 
 
 def _model(model: type[BaseModel]) -> Iterator[str]:
-    """The fields of a model, and what is refused beyond their types."""
+    """The fields of a model, and the rules beyond their types."""
     schema = model.model_json_schema(by_alias=True)
     texts = field_descriptions(model)
     required = schema.get("required", ())

@@ -1,7 +1,7 @@
-"""From pydantic models to the structural schemas that Kubernetes wants.
+"""Structural schemas, as Kubernetes requires them, from pydantic models.
 
-A structural schema is a small dialect: no references, no unions, one type per node. What a model says beyond
-that dialect is an error here, not a schema that means something else.
+A structural schema is a small dialect: no references, no unions, one type per node. A model that says more
+than that dialect can is an error here, not a schema that means something else.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ANY_JSON: Schema = {"nullable": True, "x-kubernetes-preserve-unknown-fields": T
 _RULES = "x-kubernetes-validations"
 _BOUNDS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "pattern")
 
-#: Everything that may stand in a node, in the order in which it is written.
+#: The keywords of a node, in the order in which they are written.
 _KEYWORDS = (
     "description",
     "type",
@@ -42,13 +42,13 @@ _KEYWORDS = (
     "additionalProperties",
     "properties",
 )
-#: What pydantic adds and a structural schema does not have; defaults are told in descriptions, because a
+#: Keywords of pydantic that a structural schema does not have. Defaults are in the descriptions, because a
 #: default that the server fills in would be stored with every object and could never change.
 _DROPPED = frozenset({"title", "default"})
 
 
 class UnsupportedSchema(Exception):
-    """A model says something that a structural schema cannot express."""
+    """A model that a structural schema cannot express."""
 
 
 class _Described(GenerateJsonSchema):
@@ -71,9 +71,9 @@ def spec_schema(model: type[BaseModel]) -> Schema:
 def status_schema(model: type[BaseModel]) -> Schema:
     """The model as types and descriptions without bounds, keeping unknown fields.
 
-    An operator that is newer than the installed schema must be able to write its status. It is the only one
-    who does, hence atomic: to keep books of who owns which field of which condition would make each object a
-    kilobyte larger and each write a quarter dearer.
+    An operator that is newer than the installed schema must be able to write its status. The operator is the
+    only writer, hence atomic: bookkeeping of field owners would make each object a kilobyte larger and each
+    write a quarter more expensive.
     """
     schema = {**_loosened(spec_schema(model)), "x-kubernetes-map-type": "atomic"}
     return _ordered(schema, model.__name__)
@@ -98,7 +98,7 @@ def _structural(node: Schema, definitions: dict[str, Schema], path: str) -> Sche
             name: _structural(child, definitions, f"{path}.{name}")
             for name, child in node["properties"].items()
         }
-    # Unknown fields are refused by Kubernetes without being told so, and it has no word for it.
+    # Kubernetes refuses unknown fields by default, and has no keyword for that.
     if node.get("additionalProperties") is False:
         del node["additionalProperties"]
     elif node.get("additionalProperties") is True:

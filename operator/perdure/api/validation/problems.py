@@ -44,7 +44,7 @@ _TYPES: Final = {
 
 #: Fields that people put where they do not belong, and where they do. Those of a step follow from its kinds.
 _MISPLACED: Final[dict[tuple[type[BaseModel], str], str]] = {
-    (InlineWorkflowSpec, "inputs"): "unknown field; it belongs beside spec, in workflow.inputs",
+    (InlineWorkflowSpec, "inputs"): "unknown field; it belongs next to spec, in workflow.inputs",
     (InlineWorkflowSpec, "parameters"): "unknown field; only a WorkflowTemplate has it",
     (InlineWorkflowSpec, "templateRef"): "unknown field; it belongs in workflow, instead of spec",
     (InlineWorkflowSpec, "desiredState"): "unknown field; that of the workflow around it holds",

@@ -26,7 +26,7 @@ STEP_FIELDS: Final = tuple(
 WORKFLOW_FIELDS: Final = ("name", "namespace", "uid", "phase")
 ATTEMPT_FIELDS: Final = ("number", "exitCode", "reason", "message", "disruptions")
 
-_SINGLE: Final = "one ${} expression with nothing beside it, such as ${inputs.x}"
+_SINGLE: Final = "one ${} expression and nothing else, such as ${inputs.x}"
 _REMEDIES: Final = {
     "item": "only a step with forEach has it",
     "index": "only a step with forEach or repeat has it",

@@ -1,8 +1,8 @@
-"""JSON Schemas that people write for a template's parameters: checked before anything is judged by them.
+"""The JSON Schemas of templates' parameters, checked before any value is validated by them.
 
-They are a tenant's text that the operator evaluates between two decisions of everybody else, so they are
-held to what can be evaluated in bounded time: references stay within the schema, and patterns are those that
-are matched in linear time.
+A schema is a tenant's text that the operator evaluates between the decisions of all others. So a schema is
+held to what can be evaluated in bounded time: references stay within the schema, and patterns can be matched
+in linear time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ONE: Final = frozenset(
 )
 _LISTS: Final = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
 _MAPS: Final = frozenset({"properties", "patternProperties", "$defs", "dependentSchemas"})
-#: What would let a reference leave the schema, or make its target depend on the way to it.
+#: Keywords that let a reference leave the schema, or make its target depend on the path to it.
 _UNSUPPORTED: Final = frozenset({"$id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$vocabulary"})
 
 
@@ -56,14 +56,14 @@ _TRUTH: Final[_Check] = (lambda value: isinstance(value, bool), "must be true or
 _TEXT: Final[_Check] = (lambda value: isinstance(value, str), "must be text")
 _ANY: Final[_Check] = (lambda value: True, "")
 
-#: What the value of each keyword has to be, beside those whose values are schemas.
+#: The check of each keyword's value, except keywords whose values are schemas.
 _KEYWORDS: Final[dict[str, _Check]] = {
     "type": (_is_types, f"must be one or more of {', '.join(TYPES)}"),
     "enum": (lambda value: isinstance(value, list) and bool(value), "must be a list of the allowed values"),
     "const": _ANY,
     "default": _ANY,
     "examples": (lambda value: isinstance(value, list), "must be a list"),
-    "required": (_is_names, "must be a list of names, beside the properties that it names"),
+    "required": (_is_names, "must be a list of names, next to the properties that it names"),
     "dependentRequired": (
         lambda value: isinstance(value, dict) and all(map(_is_names, value.values())),
         "must be a map of lists of names",
@@ -89,7 +89,7 @@ def _matcher(pattern: str) -> SchemaValidator:
 def matches(pattern: str, text: str) -> bool:
     """True if the pattern matches anywhere in the text, found in time linear in both.
 
-    Raises ValueError for a pattern that is none, or needs to look around or back.
+    Raises ValueError for a pattern that is invalid, or needs look-around or back-references.
     """
     try:
         _matcher(pattern).validate_python(text)
@@ -101,7 +101,7 @@ def matches(pattern: str, text: str) -> bool:
 
 
 def subschemas(schema: Any, pointer: str = "") -> Iterator[tuple[str, Any]]:
-    """The schema and all that it is made of, each with its JSON pointer (`''` for the whole)."""
+    """The schema and all its subschemas, each with its JSON pointer (`''` for the whole)."""
     yield pointer, schema
     if not isinstance(schema, Mapping):
         return
@@ -118,7 +118,7 @@ def subschemas(schema: Any, pointer: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def field_path(path: str, pointer: str) -> str:
-    """The manifest path of what a JSON pointer names within the value at `path`."""
+    """The manifest path of the target of a JSON pointer within the value at `path`."""
     for token in pointer.split("/")[1:]:
         name = token.replace("~1", "/").replace("~0", "~")
         if name.isdigit():
@@ -131,7 +131,7 @@ def field_path(path: str, pointer: str) -> str:
 
 
 def check_schema(schema: Mapping[str, Any], path: str) -> list[ManifestProblem]:
-    """All that is wrong with a schema that describes an object; `path` is where it stands."""
+    """All problems of a schema that describes an object; `path` is that of the schema."""
     parts = dict(subschemas(schema))
     problems = []
     if schema.get("type", "object") != "object":
@@ -145,7 +145,7 @@ def check_schema(schema: Mapping[str, Any], path: str) -> list[ManifestProblem]:
                 message = _keyword_problem(str(keyword), value, pointer=pointer, known=parts)
                 if message:
                     problems.append(ManifestProblem(f"{at}.{keyword}", message))
-    # The one place where a pattern would be matched in another way.
+    # For these two together the library would match patterns itself, by backtracking.
     keywords = {keyword for part in parts.values() if isinstance(part, Mapping) for keyword in part}
     if {"patternProperties", "unevaluatedProperties"} <= keywords:
         problems.append(ManifestProblem(path, "cannot use both patternProperties and unevaluatedProperties"))
@@ -153,12 +153,12 @@ def check_schema(schema: Mapping[str, Any], path: str) -> list[ManifestProblem]:
 
 
 def _keyword_problem(keyword: str, value: Any, *, pointer: str, known: Mapping[str, Any]) -> str:
-    """What is wrong with one keyword of the schema at `pointer`; '' if nothing is."""
+    """The problem of one keyword of the schema at `pointer`; '' if there is none."""
     if keyword == "$schema":
         right = not pointer and isinstance(value, str) and value.rstrip("#") == DIALECT
         return "" if right else f"must be left out, or stand at the top and be {DIALECT}"
     if keyword in _UNSUPPORTED:
-        # At the top it only gives the schema a name, and tools that generate schemas write it.
+        # At the top `$id` only names the schema, and generators of schemas write it.
         is_name = keyword == "$id" and not pointer
         return "" if is_name else "is not supported here; refer to parts by path, such as #/$defs/name"
     if keyword in _LISTS:
@@ -170,7 +170,7 @@ def _keyword_problem(keyword: str, value: Any, *, pointer: str, known: Mapping[s
     if keyword in _ONE:
         return ""
     if keyword not in _KEYWORDS:
-        # Others are allowed, and mean nothing; one that is nearly right is a mistake.
+        # Unknown keywords are allowed and mean nothing; one that is nearly a known one is a mistake.
         close = difflib.get_close_matches(keyword, _KNOWN, n=1, cutoff=0.8)
         return f"unknown keyword; did you mean {close[0]}?" if close else ""
     check, message = _KEYWORDS[keyword]
@@ -191,7 +191,7 @@ def _first_bad_pattern(patterns: Any) -> str:
         try:
             matches(pattern, "")
         except ValueError:
-            return f"{pattern!r} is no pattern that is matched in linear time: no look-around, no \\1"
+            return f"{pattern!r} is not a pattern that can be matched in linear time: no look-around, no \\1"
     return ""
 
 

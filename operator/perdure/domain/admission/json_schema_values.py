@@ -1,7 +1,7 @@
-"""Values judged by a JSON Schema (Draft 2020-12), in the words of those who wrote the values.
+"""Values validated by a JSON Schema (Draft 2020-12), with messages for the authors of the values.
 
-The library judges; here the work is counted, since schemas can be written that take for ever, and keywords
-whose cost depends on more than their length are replaced.
+The library `jsonschema` validates. The work is counted here, because a tenant can write a schema that takes
+for ever, and keywords whose cost depends on more than their length are replaced.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import orjson
 from perdure.api.validation.problems import ManifestProblem
 from perdure.domain.admission.json_schema import field_path, matches
 
-#: Problems of one value that are told; more have the same cause.
-_TOLD: Final = 20
+#: Problems of one value that are reported; more usually have the same cause.
+_REPORTED: Final = 20
 #: Work for one value, in evaluations of a keyword: well below a second.
 _WORK: Final = 100_000
 
@@ -37,10 +37,10 @@ _left: ContextVar[int] = ContextVar("left")
 
 
 class _TooMuch(Exception):
-    """The work that is given to one value is used up."""
+    """The work allowed for one value is used up."""
 
 
-def judge(
+def validate_value(
     root: Mapping[str, Any],
     value: Any,
     path: str,
@@ -48,12 +48,12 @@ def judge(
     part: Any = None,
     unknown: Sequence[tuple[str | int, ...]] = (),
 ) -> list[ManifestProblem]:
-    """What is wrong with a value that stands at `path`, by a schema that `schemas` finds no fault with.
+    """The problems of the value at `path`, by a schema in which `check_schema` finds none.
 
-    `part` is the subschema of `root` that counts, if not the whole. `unknown` are places within the value of
-    which nothing is known: they, and what they are in, are not judged.
+    `part` is the subschema of `root` that counts, if not the whole. `unknown` are places in the value that
+    are not known yet: neither they nor the containers around them are validated.
     """
-    # Said at the top, it would have the library take its own evaluation of keywords for ours.
+    # With `$schema` at the top the library would use its own keywords instead of those below.
     root = {keyword: content for keyword, content in root.items() if keyword not in ("$schema", "$id")}
     validator = _validator()(root)
     if part is not None:
@@ -61,11 +61,11 @@ def judge(
     token = _left.set(_WORK)
     try:
         problems = []
-        for error in islice(validator.iter_errors(value), 100 * _TOLD):
+        for error in islice(validator.iter_errors(value), 100 * _REPORTED):
             place = tuple(error.absolute_path)
             if not any(other[: len(place)] == place for other in unknown):
                 problems.append(ManifestProblem(_at(path, place), _message(error)))
-        return list(dict.fromkeys(problems))[:_TOLD]
+        return list(dict.fromkeys(problems))[:_REPORTED]
     except (_TooMuch, RecursionError):
         remedy = "simplify the parameters' schema, or the inputs"
         return [ManifestProblem(path, f"is too much work to check: {remedy}")]
@@ -75,7 +75,7 @@ def judge(
 
 @cache
 def _validator() -> Any:
-    # Loaded when the first template has parameters: it takes longer than a quick command has.
+    # Imported when the first template has parameters: the import takes longer than a quick command.
     from jsonschema import Draft202012Validator
     from jsonschema.validators import extend
     from referencing import Registry
@@ -90,7 +90,7 @@ def _validator() -> Any:
     made: Any = extend(  # type: ignore[no-untyped-call] # the library leaves it untyped
         Draft202012Validator, {keyword: _counted(keyword, check) for keyword, check in keywords.items()}
     )
-    # An empty registry: nothing is ever fetched.
+    # The registry is empty, so no reference is ever fetched.
     return lambda schema: made(schema, registry=Registry())
 
 
@@ -105,7 +105,7 @@ _Errors = Iterator[Any]
 _Keyword = Callable[[Any, Any, Any, Any], Any]
 
 
-#: Keywords that lead on to further schemas for the same value: dear, and what endless schemas are made of.
+#: Keywords that apply further schemas to the same value: expensive, and the parts of endless schemas.
 _LEADING: Final = frozenset("$ref allOf anyOf oneOf not if dependentSchemas".split())
 
 
@@ -118,7 +118,7 @@ def _counted(name: str, check: _Keyword) -> _Keyword:
         length = len(value) if isinstance(value, list | dict) else 0
         _spend(cost + (size + length) // 8)
         for error in check(validator, keyword, value, schema) or ():
-            # The library quotes values at length, and an alternative keeps all that is wrong with it.
+            # The library quotes values at length, and keeps every error of every alternative.
             _spend(len(error.message) // 64)
             error.message = error.message[:200]
             yield error
@@ -158,8 +158,8 @@ def _additional_properties(validator: Any, rest: Any, value: Any, schema: Any) -
             continue
         if rest is False:
             close = difflib.get_close_matches(name, known, n=1)
-            told = f"known are {', '.join(list(known)[:_TOLD])}" if known else "none are known"
-            yield _error(f"is unknown; did you mean {close[0]}?" if close else f"is unknown; {told}", name)
+            hint = f"known are {', '.join(list(known)[:_REPORTED])}" if known else "none are known"
+            yield _error(f"is unknown; did you mean {close[0]}?" if close else f"is unknown; {hint}", name)
         else:
             yield from validator.descend(content, rest, path=name)
 
@@ -184,7 +184,7 @@ def _unique_items(validator: Any, unique: bool, value: Any, schema: Any) -> _Err
 
 
 def _without_whole_floats(value: Any) -> Any:
-    """1.0 is the same number as 1."""
+    """The value with whole floats as integers, because 1.0 equals 1 in JSON Schema."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, list):
@@ -242,16 +242,18 @@ def _asked_for(error: Any) -> str:
     asked = error.schema.get("properties", {}).get(name)
     asked = asked if isinstance(asked, Mapping) else {}
     kind = asked.get("type")
-    told = asked.get("description") or asked.get("title")
-    if not told and isinstance(kind, str):
-        told = f"give {_KINDS[kind]}"
-    return f"is required: {_cut(str(told), 120)}" if told else "is required"
+    wanted = asked.get("description") or asked.get("title")
+    if not wanted and isinstance(kind, str):
+        wanted = f"give {_KINDS[kind]}"
+    return f"is required: {_cut(str(wanted), 120)}" if wanted else "is required"
 
 
 def _none_of(value: Any, allowed: Sequence[Any]) -> str:
     texts = [text for text in allowed if isinstance(text, str)]
     close = difflib.get_close_matches(value, texts, n=1) if isinstance(value, str) else []
-    shown = ", ".join(_shown(each) for each in allowed[:_TOLD]) + (", …" if len(allowed) > _TOLD else "")
+    shown = ", ".join(_shown(each) for each in allowed[:_REPORTED])
+    if len(allowed) > _REPORTED:
+        shown += ", …"
     return f"must be one of {shown}; it is {_shown(value)}" + (
         f"; did you mean {_shown(close[0])}?" if close else ""
     )
@@ -260,11 +262,11 @@ def _none_of(value: Any, allowed: Sequence[Any]) -> str:
 def _no_alternative(error: Any) -> str:
     if not error.context:
         return "fits more than one of the alternatives; exactly one is wanted"
-    # The alternative that fitted furthest in is the one that was meant.
-    nearest = max(error.context, key=lambda cause: len(cause.relative_path))
+    # The alternative that fits deepest is most likely the intended one.
+    nearest = max(error.context, key=lambda error: len(error.relative_path))
     within = _at("", tuple(nearest.relative_path)).lstrip(".")
-    told = f"{within}: {_message(nearest)}" if within else _message(nearest)
-    return f"fits none of {len(error.validator_value)} alternatives; the nearest: {told}"
+    cause = f"{within}: {_message(nearest)}" if within else _message(nearest)
+    return f"fits none of {len(error.validator_value)} alternatives; the nearest: {cause}"
 
 
 def _kind(value: Any) -> str:

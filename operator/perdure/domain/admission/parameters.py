@@ -1,7 +1,7 @@
-"""A run's inputs by its template's parameters: defaults filled in, and everything judged before it starts.
+"""A run's inputs by its template's parameters: defaults filled in, and validated before the run starts.
 
-The schema and the inputs are both a tenant's, and judging them must not hold up other runs: schemas can be
-written that take for ever, so the work is counted and given up beyond a limit (see also `schemas`).
+Schema and inputs are both a tenant's, and their validation must not delay other runs. A schema can be written
+that takes for ever, so the work is counted and given up beyond a limit (see `json_schema_values`).
 """
 
 from __future__ import annotations
@@ -14,38 +14,38 @@ from perdure.api.base import JsonObject, compact_json
 from perdure.api.validation.problems import ManifestProblem
 from perdure.api.workflow import MAX_INPUT_BYTES
 from perdure.domain.admission.json_schema import check_schema, field_path, subschemas
-from perdure.domain.admission.json_schema_values import judge
+from perdure.domain.admission.json_schema_values import validate_value
 from perdure.domain.expressions.templating import has_expression
 
-#: Levels to which schemas are followed in search of defaults, and places looked at in all.
+#: Levels to which schemas are followed in search of defaults, and places visited in all.
 _DEPTH: Final = 100
 _PLACES: Final = 100_000
 
 
 class _Endless(Exception):
-    """Defaults that fill themselves in, or are too large together."""
+    """Defaults that contain themselves, or are too large together."""
 
 
 def check_parameters(schema: Mapping[str, Any], path: str = "spec.parameters") -> list[ManifestProblem]:
-    """All that is wrong with the parameters of a template, which stand at `path`."""
+    """All problems of the parameters of a template, which are at `path`."""
     problems = check_schema(schema, path)
     if problems:
         return problems
     for pointer, part in subschemas(schema):
         if isinstance(part, Mapping) and "default" in part:
             place = f"{field_path(path, pointer)}.default"
-            # What a default leaves out may have defaults of its own.
+            # Fields that a default leaves out may have defaults of their own.
             value, faults = _filled(schema, part, part["default"], place)
-            problems += faults or judge(schema, value, place, part=part)
+            problems += faults or validate_value(schema, value, place, part=part)
     return problems
 
 
 def fill_inputs(
     schema: Mapping[str, Any], inputs: Mapping[str, Any], path: str = "spec.inputs"
 ) -> tuple[JsonObject, list[ManifestProblem]]:
-    """Inputs with defaults for what they leave out, and what is wrong with them.
+    """Inputs with missing fields filled in from defaults, and their problems.
 
-    The schema is one that `check_parameters` finds no fault with. `inputs` stay as they are.
+    The schema is one in which `check_parameters` finds no problem. `inputs` is not changed.
     """
     filled, problems = _filled(schema, schema, dict(inputs), path)
     size = 0 if problems else len(compact_json(filled))
@@ -54,13 +54,13 @@ def fill_inputs(
             f"with defaults filled in it has {size} bytes of JSON; at most {MAX_INPUT_BYTES} are allowed"
         )
         problems = [ManifestProblem(path, message)]
-    return filled, problems or judge(schema, filled, path)
+    return filled, problems or validate_value(schema, filled, path)
 
 
 def check_literals(schema: Mapping[str, Any], inputs: Mapping[str, Any], path: str) -> list[ManifestProblem]:
-    """What is wrong with inputs whatever the expressions in them will give."""
+    """The problems of inputs that no value of their expressions can remedy."""
     filled, problems = _filled(schema, schema, dict(inputs), path)
-    return problems or judge(schema, filled, path, unknown=tuple(_expressions(inputs)))
+    return problems or validate_value(schema, filled, path, unknown=tuple(_expressions(inputs)))
 
 
 def _filled(root: Mapping[str, Any], schema: Any, value: Any, path: str) -> tuple[Any, list[ManifestProblem]]:
@@ -76,7 +76,7 @@ def _filled(root: Mapping[str, Any], schema: Any, value: Any, path: str) -> tupl
 
 
 class _Filling:
-    """Defaults as Kubernetes fills them in: of what is absent in a map that is there."""
+    """Defaults as Kubernetes fills them in: for fields that are missing in a map that exists."""
 
     def __init__(self, parts: Mapping[str, Any]) -> None:
         self._parts = parts
@@ -84,7 +84,7 @@ class _Filling:
         self._bytes = MAX_INPUT_BYTES
 
     def fill(self, schema: Any, value: Any, depth: int) -> Any:
-        """`value`, changed in place, with the defaults of what `schema` says of it."""
+        """`value`, changed in place, with the defaults that `schema` gives for it."""
         if not isinstance(schema, Mapping):
             return value
         self._places -= 1
@@ -113,7 +113,7 @@ class _Filling:
                 value[name] = self.fill(rest, value[name], depth + 1)
 
     def _default(self, schema: Any) -> tuple[Any, ...]:
-        """The default, its own or that of what it refers to; none gives ()."""
+        """The default of a schema or of the one it refers to, as a tuple of one; () if there is none."""
         for _ in range(_DEPTH):
             if not isinstance(schema, Mapping):
                 return ()
@@ -127,7 +127,7 @@ class _Filling:
 
 
 def _expressions(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    """Where expressions stand in inputs."""
+    """The locations of expressions in inputs."""
     if isinstance(value, str):
         if has_expression(value):
             yield path

@@ -85,7 +85,7 @@ def test_check_finds_what_is_stale(tmp_path: Path, capsys: pytest.CaptureFixture
 
     (folder / "perdure.dev_agenttasks.yaml").write_text("changed")
     (folder / "perdure.dev_workflows.yaml").unlink()
-    (folder / "perdure.dev_formers.yaml").write_text("of a kind that is no more")
+    (folder / "perdure.dev_formers.yaml").write_text("of a kind that was deleted")
     (folder / "kustomization.yaml").write_text("not ours")
     capsys.readouterr()
     assert crds_command.main([*arguments, "--check"]) == 1

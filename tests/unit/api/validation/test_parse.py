@@ -453,7 +453,7 @@ LANGUAGE_MISTAKES: list[tuple[str, dict[str, Any], str, str]] = [
         "inputs inside",
         inline({"inputs": {}, "steps": [WAIT]}),
         "spec.steps[0].workflow.spec.inputs",
-        "it belongs beside spec, in workflow.inputs",
+        "it belongs next to spec, in workflow.inputs",
     ),
     (
         "template inside",
@@ -533,7 +533,7 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ("longest names", {**one_step(name="a" * 63), "metadata": {"name": "a" * 63}}),
     ("template", workflow({"templateRef": "t", "inputs": {"a": None}})),
     (
-        "all that may stand beside a template",
+        "every field that a template allows",
         workflow(
             {
                 "parallelism": 1,

@@ -112,7 +112,7 @@ def test_some_fields_take_exactly_one_expression(where: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("expression", "told"),
+    ("expression", "reported"),
     [
         ("steps.b.result", "a step has no 'result'"),
         ("steps.b.outptu", "did you mean 'output'?"),
@@ -130,12 +130,12 @@ def test_some_fields_take_exactly_one_expression(where: str, text: str) -> None:
         ("steps.b.reason + steps.b.message + string(steps.b.attempts)", ""),
     ],
 )
-def test_fields_of_what_is_known(expression: str, told: str) -> None:
+def test_fields_of_what_is_known(expression: str, reported: str) -> None:
     spec = workflow(
         {"name": "a", "input": f"${{{expression}}}"}, {"name": "b"}, {"name": "each", "forEach": [1]}
     )
     found = refused(spec)
-    assert [told in problem for problem in found] == [True] * bool(told)
+    assert [reported in problem for problem in found] == [True] * bool(reported)
 
 
 def test_fields_of_an_attempt() -> None:
@@ -163,7 +163,7 @@ def test_finally_steps_may_not_wait_for_each_other_in_a_circle() -> None:
     assert problem.startswith("spec.finally[0].dependsOn[0]: the steps wait for each other: x -> y -> x")
 
 
-def test_every_cycle_is_told() -> None:
+def test_every_cycle_is_reported() -> None:
     pairs = [("a", "b"), ("b", "a"), ("c", "d"), ("d", "c"), ("e", "a")]
     found = refused(workflow(*({"name": name, "dependsOn": [other]} for name, other in pairs)))
     assert [problem.partition(": ")[0] for problem in found] == [

@@ -300,7 +300,7 @@ def test_a_missing_workflow_template_is_named() -> None:
         accept("Workflow", {"templateRef": "late"})
 
 
-def test_templates_of_a_template_are_looked_for_too() -> None:
+def test_templates_of_a_template_are_found_too() -> None:
     template = {"defaults": {"agent": {"templateRef": "late"}}, "steps": [{"name": "a"}]}
     with pytest.raises(TemplateMissing) as raised:
         run_of({}, template)

@@ -137,7 +137,7 @@ def test_missing_templates_are_all_named_and_not_yet_a_fault() -> None:
     ]
 
 
-def test_a_template_that_lacks_an_image_is_a_fault_where_nobody_else_gives_one() -> None:
+def test_a_template_that_lacks_an_image_is_a_fault_where_no_layer_gives_one() -> None:
     with pytest.raises(Refused, match=r"spec.steps\[0\].agent.image: an image is needed"):
         agent({"templateRef": "imageless"})
     assert agent({"templateRef": "imageless"}, {"image": "d"})["image"] == "d"

@@ -22,7 +22,7 @@ from perdure.domain.expressions.cel import ExpressionError, compile_expression
         ("inputs.steps.a", set()),
         ("'steps.a'", set()),
         ("\"steps['a']\"", set()),
-        # `a-b` is a subtraction here, and `b` a name that nobody knows.
+        # `a-b` is a subtraction here, and `b` an unknown name.
         ("steps.a-b.output", {"a"}),
     ],
 )
