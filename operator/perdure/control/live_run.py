@@ -1,6 +1,7 @@
-"""A live run as the control loop holds it: what the ledger has of it, and what is remembered of the cluster.
+"""A live run as the control loop holds it: what the ledger has of it, and what is known of the cluster.
 
-Everything here can be lost and found again: the view from the ledger, the rest by looking at all tasks once.
+Everything here can be lost and found again: the view from the ledger, the rest by one full pass over all
+tasks. Each part is written by one side of the loop.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from perdure.domain.phases import Reason
 from perdure.domain.records import AttemptRecord, LedgerError, LedgerUnavailable, Signal, TaskKey, Vitals
 
 
-class MadeJob(NamedTuple):
-    """A Job that is known to have been there for an attempt, and whose pod has not been seen."""
+class CreatedJob(NamedTuple):
+    """A Job that is known to have existed for an attempt, and whose pod has not been observed."""
 
     attempt: int
     name: str
@@ -26,69 +27,70 @@ class MadeJob(NamedTuple):
 
 
 @dataclass(slots=True)
-class LiveRun:
-    """One run between its acceptance and the last word about it in its status."""
+class Agenda:
+    """What the next pass has to do. Written by the reconciler; the observer clears what it has done."""
 
-    key: RunKey
-    view: RunView
-    generation: int
-    #: What made it, if no person did.
-    owner: RunKey | None = None
-    #: What the ledger has is not what is here, or is not known: it is read again before anything else.
+    #: The view differs from the ledger, or may: the run is read from the ledger before anything else.
     stale: bool = False
-    #: The outcome of a commit is unknown: it may even take effect after the run was read again.
+    #: The outcome of a commit is unknown: the commit may take effect even after the run was read again.
     unsettled: bool = False
-    #: Look at every live task at the next pass, not only at what changed.
-    look_at_all: bool = True
-    #: Ask the ledger at the next pass what agents wrote.
+    #: Observe every live task, not only those that changed.
+    full_pass: bool = True
+    #: Ask the ledger what agents and others wrote.
     ask_ledger: bool = True
-    #: Ask the ledger at the next pass how child Workflows stand.
+    #: Ask the ledger how child Workflows stand.
     ask_children: bool = True
-    #: Tasks by the names of the pods of their attempts.
-    pod_names: dict[str, TaskKey] = field(default_factory=dict)
-    vitals: dict[TaskKey, Vitals] = field(default_factory=dict)
-    vitals_since: datetime | None = None
-    #: Signals that no decision has consumed: a step that starts later may still consume them.
-    signals: dict[TaskKey, tuple[Signal, ...]] = field(default_factory=dict)
-    #: Why pods are not there yet, where the API server says so: it may heal, and is tried again.
-    held_up: dict[TaskKey, tuple[Reason, str]] = field(default_factory=dict)
-    #: When to ask for them again; None if none is held up.
-    ask_again_at: datetime | None = None
-    refusals: dict[TaskKey, Refusal] = field(default_factory=dict)
-    #: Tasks whose pod is being deleted: looked at in every pass, for a lost node sends no event any more.
-    leaving: set[TaskKey] = field(default_factory=set)
-    #: Jobs without a pod so far: it is only known by asking whether one is still there.
-    jobs: dict[TaskKey, MadeJob] = field(default_factory=dict)
-    #: Tasks whose attempt was asked to leave and has not left.
-    stopping: set[TaskKey] = field(default_factory=set)
-    #: More than 0 if the last decision would have started attempts, had there been slots for them.
-    wants: int = 0
-    #: The task whose status was written last, so that all have their turn.
-    shown_last: TaskKey | None = None
-    #: Names of pods that may have outlived their closed attempts.
-    lingering: set[str] = field(default_factory=set)
-    #: Tasks whose AgentTask status is to be written, and since when.
-    unshown: dict[TaskKey, datetime] = field(default_factory=dict)
-    #: Tasks whose last status is written.
-    told: set[TaskKey] = field(default_factory=set)
-    #: The run has ended, and it is known which of its tasks are still to be told.
-    sought: bool = False
-    #: The statuses last written, by kind and name.
-    shown: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    #: When to create blocked objects again; None if none is blocked.
+    retry_blocked_at: datetime | None = None
+    #: Attempts that the last decision would have started, had there been slots for them.
+    unmet_slots: int = 0
 
-    @property
-    def uid(self) -> str:
-        return self.view.run.uid
+    def request_full_pass(self) -> None:
+        """Observe everything again: an observation failed, or events may have been missed."""
+        self.full_pass = self.ask_ledger = self.ask_children = True
 
     def mark_unknown(self, error: LedgerError) -> None:
-        """A write was refused, or nobody knows what became of it: nothing here is gone by any longer."""
+        """Trust nothing here until the run is read again: a write was refused, or its outcome is unknown."""
         self.stale = True
         self.unsettled |= isinstance(error, LedgerUnavailable)
 
-    def note_unshown(self, keys: Iterable[TaskKey], since: datetime) -> None:
-        """Tasks have changed. One that was not shown since it changed before has waited all the time."""
-        for key in keys:
-            self.unshown.setdefault(key, since)
+
+@dataclass(slots=True)
+class Objects:
+    """The objects of the run's attempts in the cluster. Written by the actuator and the executors."""
+
+    #: Tasks by the names of the objects of their attempts.
+    pod_names: dict[str, TaskKey] = field(default_factory=dict)
+    #: Why objects do not exist yet, where the API server says so and it may heal: they are created again.
+    blocked: dict[TaskKey, tuple[Reason, str]] = field(default_factory=dict)
+    #: Refusals that waiting does not heal, for the next observation.
+    refusals: dict[TaskKey, Refusal] = field(default_factory=dict)
+    #: Tasks whose pod is being deleted: observed in every pass, for a lost node sends no event any more.
+    terminating: set[TaskKey] = field(default_factory=set)
+    #: Jobs without a pod so far: only the API server knows whether such a Job still exists.
+    jobs: dict[TaskKey, CreatedJob] = field(default_factory=dict)
+    #: Tasks whose attempt was asked to leave and has not left.
+    stopping: set[TaskKey] = field(default_factory=set)
+    #: Names of pods that may have outlived their closed attempts.
+    cleanup_candidates: set[str] = field(default_factory=set)
+
+    def index(self, attempts: Iterable[AttemptRecord]) -> None:
+        """Record the names of the attempts' objects, and which attempts are stopping."""
+        for attempt in attempts:
+            self.pod_names[attempt.pod_name] = attempt.key
+            leaving = attempt.stopping is not None and attempt.closed_at is None
+            (self.stopping.add if leaving else self.stopping.discard)(attempt.key)
+
+
+@dataclass(slots=True)
+class Updates:
+    """What others than the operator wrote about the run. Written by the observer."""
+
+    vitals: dict[TaskKey, Vitals] = field(default_factory=dict)
+    #: The newest of the vitals; None before there are any.
+    vitals_since: datetime | None = None
+    #: Signals that no decision has consumed: a step that starts later may still consume them.
+    signals: dict[TaskKey, tuple[Signal, ...]] = field(default_factory=dict)
 
     def drop_consumed(self, ids: Iterable[str]) -> None:
         """Forget signals that a committed decision has consumed."""
@@ -99,9 +101,42 @@ class LiveRun:
             }
             self.signals = {key: signals for key, signals in left.items() if signals}
 
-    def learn_pods(self, attempts: Iterable[AttemptRecord]) -> None:
-        """Index the pods of attempts."""
-        for attempt in attempts:
-            self.pod_names[attempt.pod_name] = attempt.key
-            leaving = attempt.stopping is not None and attempt.closed_at is None
-            (self.stopping.add if leaving else self.stopping.discard)(attempt.key)
+
+@dataclass(slots=True)
+class Published:
+    """What the statuses in the cluster say. Written by `control.status`."""
+
+    #: Tasks whose AgentTask status is to be written, and since when.
+    dirty: dict[TaskKey, datetime] = field(default_factory=dict)
+    #: The task whose status was written last, so that all have their turn.
+    last_turn: TaskKey | None = None
+    #: The statuses last written, by kind and name.
+    written_status: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    #: Tasks whose final status is written.
+    final_status_written: set[TaskKey] = field(default_factory=set)
+    #: The run has ended, and every task whose final status is not written is dirty.
+    backfilled: bool = False
+
+    def mark_dirty(self, keys: Iterable[TaskKey], since: datetime) -> None:
+        """Tasks have changed. A task that is dirty already has been so since its first change."""
+        for key in keys:
+            self.dirty.setdefault(key, since)
+
+
+@dataclass(slots=True)
+class LiveRun:
+    """One run between its admission and the writing of its final status."""
+
+    key: RunKey
+    view: RunView
+    generation: int
+    #: The object that created the run, if no person did.
+    owner: RunKey | None = None
+    agenda: Agenda = field(default_factory=Agenda)
+    objects: Objects = field(default_factory=Objects)
+    updates: Updates = field(default_factory=Updates)
+    published: Published = field(default_factory=Published)
+
+    @property
+    def uid(self) -> str:
+        return self.view.run.uid

@@ -106,7 +106,7 @@ class Stage(Live):
         self.hears = True
         self.cluster.watch(self._hear)
         self.cluster.api.other_owners.add(UID)
-        self.live.learn_pods(self.attempts.values())
+        self.live.objects.index(self.attempts.values())
         self._root = obj(self.run.name, 1, uid=UID, spec={})
         self._root["metadata"]["annotations"] = {"perdure.dev/depth": str(depth)}
         self._start()
@@ -144,7 +144,7 @@ class Stage(Live):
         observed = await self.look()
         decision = self.decide(observed)
         if decision.commit is not None:
-            self.live.learn_pods(decision.commit.attempts)
+            self.live.objects.index(decision.commit.attempts)
         await self.ensure(*observed.pods, *(() if decision.commit is None else [A]))
         return decision
 
@@ -164,7 +164,7 @@ class Stage(Live):
         """The operator starts anew: it has the ledger, and what a full look shows, but for pods perhaps."""
         live = self.live
         self.live = type(live)(key=live.key, view=live.view, generation=live.generation)
-        self.live.learn_pods(self.view.attempts.values())
+        self.live.objects.index(self.view.attempts.values())
         self._start()
         for kind in ("AgentTask", "Pod") if pods else ("AgentTask",):
             for seen in self.cluster.all(kind):

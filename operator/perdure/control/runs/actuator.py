@@ -79,13 +79,13 @@ class Actuator:
 
     async def _ensure_one(self, live: LiveRun, key: TaskKey, epoch: int) -> None:
         attempt, task = live.view.attempts[key], live.view.tasks[key]
-        held_up = live.held_up.pop(key, None)
+        held_up = live.objects.blocked.pop(key, None)
         executor = self._executors.of_attempt(live, key)
         was_pending = executor.is_pending(live, attempt)
         try:
             uid = await executor.ensure(live, task, attempt)
         except StillLeaving as error:
-            live.held_up[key] = (Reason.STARTING, str(error))
+            live.objects.blocked[key] = (Reason.STARTING, str(error))
         except NameConflict as error:
             _refuse(live, attempt, Reason.NAME_CONFLICT, str(error))
         except InvalidObject as error:
@@ -96,13 +96,13 @@ class Actuator:
             if uid is not None:
                 await self._ledger.record_pod(live.uid, attempt, pod_uid=uid, epoch=epoch)
                 live.view.note_pod(key, uid)
-                live.jobs.pop(key, None)
+                live.objects.jobs.pop(key, None)
             elif held_up is not None and was_pending:
-                live.held_up[key] = held_up
+                live.objects.blocked[key] = held_up
 
 
 def _refuse(live: LiveRun, attempt: AttemptRecord, reason: Reason, message: str) -> None:
-    live.refusals[attempt.key] = Refusal(attempt=attempt.number, reason=reason, message=message)
+    live.objects.refusals[attempt.key] = Refusal(attempt=attempt.number, reason=reason, message=message)
 
 
 def _note_refusal(live: LiveRun, attempt: AttemptRecord, error: ApiError, noun: str) -> None:
@@ -112,11 +112,11 @@ def _note_refusal(live: LiveRun, attempt: AttemptRecord, error: ApiError, noun: 
     if "being terminated" in error.message:
         raise error
     if error.status == 403 and "quota" in error.message:
-        live.held_up[key] = (Reason.QUOTA, error.message)
+        live.objects.blocked[key] = (Reason.QUOTA, error.message)
     elif error.status == 403:
         # Nothing that is forbidden need stay so: a ServiceAccount that is applied after us, a role, a policy.
         # And an API server that has just started forbids what it has not read the roles for.
-        live.held_up[key] = (Reason.STARTING, refused)
+        live.objects.blocked[key] = (Reason.STARTING, refused)
     elif error.status in (400, 413, 422):
         _refuse(live, attempt, Reason.INVALID_CONFIG, refused)
     else:

@@ -118,7 +118,7 @@ class Cleanup:
             self._refused[live.uid] = now + RETRY
             return RETRY.total_seconds()
         self._refused.pop(live.uid, None)
-        live.lingering -= {pod.name for pod in now_due}
+        live.objects.cleanup_candidates -= {pod.name for pod in now_due}
         for pod in now_due:
             self._leaving.get(live.key, {}).pop(pod.name, None)
         for key, task in tasks:
@@ -182,16 +182,16 @@ class Cleanup:
         if ended:
             # Nobody observes it any more, so the news is for us.
             changed, objects.changed = objects.changed, set()
-            live.lingering |= changed if live.uid in self._over else pods.keys()
+            live.objects.cleanup_candidates |= changed if live.uid in self._over else pods.keys()
             self._over.add(live.uid)
         found: list[Deletion] = []
         next_due: datetime | None = None
-        for name in sorted(live.lingering):
-            pod, key = pods.get(name), live.pod_names.get(name)
+        for name in sorted(live.objects.cleanup_candidates):
+            pod, key = pods.get(name), live.objects.pod_names.get(name)
             attempt = None if key is None else live.view.attempts.get(key)
             at = None if pod is None else due(live.view.plan.pod_retention, attempt, pod, pod.attempt, now)
             if pod is None or attempt is None or at is None:
-                live.lingering.discard(name)
+                live.objects.cleanup_candidates.discard(name)
                 continue
             doomed = deletion_of_pod(pod)
             if at <= now:
@@ -255,9 +255,9 @@ class Cleanup:
     def _forget_task(self, live: LiveRun, key: TaskKey, task: Deletion) -> None:
         self._store.remove(task.kind, live.key.namespace, task.name, uid=task.uid)
         self._bare[live.uid] = self._bare.get(live.uid, 0) + 1
-        live.unshown.pop(key, None)
-        live.shown.pop((task.kind, task.name), None)
-        live.vitals.pop(key, None)
+        live.published.dirty.pop(key, None)
+        live.published.written_status.pop((task.kind, task.name), None)
+        live.updates.vitals.pop(key, None)
 
     # --- deleting
 

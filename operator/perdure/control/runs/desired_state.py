@@ -45,7 +45,7 @@ def _is_let_go(child: Root, parent: LiveRun | None) -> bool:
         return False
     if parent.view.run.phase.terminal:
         return True
-    key = parent.pod_names.get(child.key.name)
+    key = parent.objects.pod_names.get(child.key.name)
     attempt = None if key is None else parent.view.attempts.get(key)
     if attempt is None:
         return False  # not one that the parent made

@@ -39,25 +39,25 @@ class Observer:
         """What is new about a run. Raises ApiError, LedgerError; then everything is looked at next time."""
         objects = self._store.of(live.key)
         changed, objects.changed = objects.changed, set()
-        live.lingering |= objects.pods.keys() if live.look_at_all else changed
+        live.objects.cleanup_candidates |= objects.pods.keys() if live.agenda.full_pass else changed
         overdue = _overdue(live, now)
         findings = Findings()
         attempts = self._to_look_at(live, changed, overdue)
         for executor, own in self._executors.grouped(live, attempts):
             await executor.find(live, own, now, overdue=overdue, findings=findings)
-        live.look_at_all = False
-        refusals, live.refusals = live.refusals, {}
+        live.agenda.full_pass = False
+        refusals, live.objects.refusals = live.objects.refusals, {}
         reports = await self._reports(live, now, overdue=bool(overdue), since=_since(live, overdue))
         return Observed(
             observed_at=now,
             pods=findings.pods,
             gone=frozenset(findings.gone),
             reports=reports,
-            signals=live.signals,
+            signals=live.updates.signals,
             refusals=refusals,
             children=findings.children,
             signs=_signs(live),
-            held_up=dict(live.held_up),
+            held_up=dict(live.objects.blocked),
         )
 
     def seen(self, live: LiveRun) -> dict[TaskKey, PodFacts]:
@@ -69,10 +69,10 @@ class Observer:
     def _to_look_at(self, live: LiveRun, changed: set[str], overdue: set[TaskKey]) -> list[AttemptRecord]:
         """Open attempts of which something may be new, by task."""
         keys = live.view.open
-        if not live.look_at_all:
-            named = {live.pod_names[name] for name in changed if name in live.pod_names}
-            keys = (named | live.leaving | overdue) & live.view.open
-        live.leaving.clear()
+        if not live.agenda.full_pass:
+            named = {live.objects.pod_names[name] for name in changed if name in live.objects.pod_names}
+            keys = (named | live.objects.terminating | overdue) & live.view.open
+        live.objects.terminating.clear()
         return [live.view.attempts[key] for key in sorted(keys)]
 
     async def _reports(
@@ -83,22 +83,22 @@ class Observer:
         Signs of life come along if they are newer than `since` (all, if it is None). They do not raise the
         version, so whom time is to end is always asked about.
         """
-        if live.view.run.version == 0 or not (live.ask_ledger or overdue):
+        if live.view.run.version == 0 or not (live.agenda.ask_ledger or overdue):
             return {}
         # Before the call, not after: a wake that comes during it may be about what it no longer saw.
-        live.ask_ledger = False
+        live.agenda.ask_ledger = False
         updates = await self._ledger.updates(live.uid, since=since)
         for vitals in updates.vitals:
-            live.vitals[vitals.key] = vitals
-            live.note_unshown([vitals.key], observed_at)
-            if live.vitals_since is None or vitals.changed_at > live.vitals_since:
-                live.vitals_since = vitals.changed_at
+            live.updates.vitals[vitals.key] = vitals
+            live.published.mark_dirty([vitals.key], observed_at)
+            if live.updates.vitals_since is None or vitals.changed_at > live.updates.vitals_since:
+                live.updates.vitals_since = vitals.changed_at
         if updates.version < live.view.run.version:
             raise VersionConflict(f"the ledger has an older version of run {live.uid} than we have seen")
         # Besides a leader's commits, which the epoch fences, only reports and signals raise the version, and
         # the updates have all unread ones. Without this, each would cost a refused commit and a reload.
         live.view.note_version(updates.version)
-        live.signals = dict(updates.signals)
+        live.updates.signals = dict(updates.signals)
         return updates.reports
 
 
@@ -122,17 +122,17 @@ def _since(live: LiveRun, overdue: set[TaskKey]) -> datetime | None:
     Writes are not committed in the order of their times, and the clocks of two gateways differ: a sign may be
     older than the newest we know and news to us. Nobody is taken for silent because of that.
     """
-    if live.vitals_since is None or not (silent := overdue & live.view.idle):
-        return live.vitals_since
+    if live.updates.vitals_since is None or not (silent := overdue & live.view.idle):
+        return live.updates.vitals_since
     known = Observed(signs=_signs(live))
-    return min(live.vitals_since, *(last_sign(live.view.attempts[key], known) for key in silent))
+    return min(live.updates.vitals_since, *(last_sign(live.view.attempts[key], known) for key in silent))
 
 
 def _signs(live: LiveRun) -> Signs:
     """The newest signs of life of attempts that need to give some."""
     found: Signs = {}
     for key in live.view.idle:
-        vitals = live.vitals.get(key)
+        vitals = live.updates.vitals.get(key)
         if vitals is not None:
             found[key] = (vitals.attempt, vitals.changed_at)
     return found

@@ -16,7 +16,7 @@ import structlog
 
 from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.cluster_cache.store import Root, Store
-from perdure.control.live_run import LiveRun
+from perdure.control.live_run import Agenda, LiveRun
 from perdure.control.lookup import find
 from perdure.control.ports import KubePort, LedgerPort
 from perdure.control.queue.slots import Slots
@@ -138,7 +138,7 @@ class Reconciler:
         else:
             woken = [self.live[wake.uid]] if wake.uid in self.live else []
         for live in woken:
-            live.ask_ledger = True
+            live.agenda.ask_ledger = True
         keys = [live.key for live in woken]
         # None also comes when the ledger is back: those that waited for it need not wait any longer.
         return keys if wake is not None else [*keys, *self.unavailable]
@@ -150,10 +150,10 @@ class Reconciler:
     def look_at_all(self) -> list[RunKey]:
         """After a gap in what was seen: everything may have changed. Returns all live runs."""
         for live in self.live.values():
-            live.look_at_all = live.ask_ledger = live.ask_children = True
+            live.agenda.request_full_pass()
             objects = self._store.of(live.key).tasks
             # The object of a task may have been unknown here when there was something to write about it.
-            live.note_unshown(status_differs(live.view.tasks.values(), objects), self._clock())
+            live.published.mark_dirty(status_differs(live.view.tasks.values(), objects), self._clock())
         return list(self._live_of)
 
     async def reconcile(self, key: RunKey) -> float | None:
@@ -163,7 +163,7 @@ class Reconciler:
         """
         root = self._store.roots.get(key)
         live = self._live_of.get(key)
-        if live is not None and live.stale:
+        if live is not None and live.agenda.stale:
             live = await self._read_again(live)
         if live is not None and (root is None or root.uid != live.uid):
             if not live.view.run.phase.terminal:
@@ -199,13 +199,13 @@ class Reconciler:
             if live.view.run.phase.terminal:
                 await find_unreported(live, store=self._store, kube=self._kube, now=self._clock())
         except (VersionConflict, LedgerUnavailable) as error:
-            live.mark_unknown(error)
+            live.agenda.mark_unknown(error)
             raise
         except (ApiError, LedgerError):
-            live.look_at_all = live.ask_ledger = live.ask_children = True
+            live.agenda.request_full_pass()
             raise
         self.unavailable.discard(key)
-        shown = live.shown.get((key.kind, key.name), {}).get("phase")
+        shown = live.published.written_status.get((key.kind, key.name), {}).get("phase")
         self.projector.mark(key, urgent=shown != live.view.run.phase.value)
         return delay
 
@@ -233,11 +233,11 @@ class Reconciler:
             raise
         self._wake_all(self._slots.settle(live.uid, live.view.slots, wants))
         delays = [] if requeue_at is None else [(requeue_at - self._clock()).total_seconds()]
-        for key in sorted(live.stopping):
+        for key in sorted(live.objects.stopping):
             if await self._actor.stop(live, key):
                 delays.append(STOPPED_LOOK)
-        if live.ask_again_at is not None:
-            delays.append((live.ask_again_at - self._clock()).total_seconds())
+        if live.agenda.retry_blocked_at is not None:
+            delays.append((live.agenda.retry_blocked_at - self._clock()).total_seconds())
         tidy_again = await self._tidier.tidy(live, self._clock())
         if tidy_again is not None:
             delays.append(tidy_again)
@@ -247,9 +247,9 @@ class Reconciler:
         """Decide until there is nothing more to do now. Returns when time alone changes something, and how
         many attempts wait for slots."""
         view, run = live.view, live.view.run
-        acting = set(view.live) if live.look_at_all else set()
+        acting = set(view.live) if live.agenda.full_pass else set()
         children = self._store.of(live.key)
-        live.ask_children |= children.children_changed
+        live.agenda.ask_children |= children.children_changed
         children.children_changed = False
         observed = await self._observer.observe(live, self._clock())
         while True:
@@ -258,7 +258,7 @@ class Reconciler:
                 observed,
                 desired=desired_state(root, self._store.roots, self._live_of),
                 slots=self._slots.grant(live.uid, run.namespace, view.plan.priority, run.created_at),
-                signals=live.signals,
+                signals=live.updates.signals,
             )
             decision = decide(view, observed, now)
             if decision.commit is not None:
@@ -266,12 +266,12 @@ class Reconciler:
                 self._take_over(live, decision.commit, committed)
                 acting.update(task.key for task in decision.commit.tasks)
             acting.update(observed.pods)
-            if live.ask_again_at is not None and live.ask_again_at <= now:
-                acting.update(view.live & live.held_up.keys())
+            if live.agenda.retry_blocked_at is not None and live.agenda.retry_blocked_at <= now:
+                acting.update(view.live & live.objects.blocked.keys())
             await self._actor.ensure(live, sorted(acting), epoch=self.epoch)
             acting.clear()
-            live.ask_again_at = now + HELD_UP_RETRY if live.held_up else None
-            if live.refusals:
+            live.agenda.retry_blocked_at = now + HELD_UP_RETRY if live.objects.blocked else None
+            if live.objects.refusals:
                 # The API server's refusal of a pod is an observation like any other.
                 observed = await self._observer.observe(live, now)
             elif decision.questions:
@@ -280,7 +280,7 @@ class Reconciler:
                 )
             else:
                 # What is left to start of a large fan-out has its own pass: what happens meanwhile is seen.
-                live.wants = decision.wants
+                live.agenda.unmet_slots = decision.wants
                 return (self._clock() if decision.more else decision.requeue_at), decision.wants
 
     async def _answers(
@@ -294,12 +294,12 @@ class Reconciler:
     def _take_over(self, live: LiveRun, commit: Commit, committed: Committed) -> None:
         before = live.view.run.phase
         live.view.apply(commit, committed)
-        live.drop_consumed(commit.consumed)
-        live.learn_pods(commit.attempts)
+        live.updates.drop_consumed(commit.consumed)
+        live.objects.index(commit.attempts)
         self._slots.hold(live.uid, live.key.namespace, live.view.slots)
         closed = [attempt for attempt in commit.attempts if attempt.closed_at is not None]
-        live.lingering.update(attempt.pod_name for attempt in closed)
-        live.note_unshown((task.key for task in commit.tasks), self._clock())
+        live.objects.cleanup_candidates.update(attempt.pod_name for attempt in closed)
+        live.published.mark_dirty((task.key for task in commit.tasks), self._clock())
         self._announcer.announce(live, commit, self._clock())
         for attempt in closed:
             follower = self._executors.of_attempt(live, attempt.key).follower(live, attempt)
@@ -313,7 +313,7 @@ class Reconciler:
         if live.owner is not None:
             parent = self._live_of.get(live.owner)
             if parent is not None:
-                parent.ask_children = True
+                parent.agenda.ask_children = True
             self._wake(live.owner)
         for child in self._store.owned_by(live.uid):
             if not child.finished:
@@ -349,7 +349,9 @@ class Reconciler:
                 return None, min(TEMPLATE_LOOK, left)
             return await self._refuse(root, Reason.TEMPLATE_NOT_FOUND, accepted.message), None
         self._waiting.pop(root.key, None)
-        live = LiveRun(key=root.key, view=accepted, generation=root.generation, ask_ledger=False)
+        live = LiveRun(
+            key=root.key, view=accepted, generation=root.generation, agenda=Agenda(ask_ledger=False)
+        )
         self.live[root.uid] = live
         self._live_of[root.key] = live
         self._remember_root(live, root)
@@ -357,10 +359,10 @@ class Reconciler:
 
     async def _read_again(self, live: LiveRun) -> LiveRun | None:
         """A run as the ledger has it; None if it is there no more."""
-        if live.unsettled:
+        if live.agenda.unsettled:
             # Else what is not committed now might be later, and its slots be another run's by then.
             await self._ledger.fence_commits(live.uid, epoch=self.epoch)
-            live.unsettled = False
+            live.agenda.unsettled = False
         state = await self._ledger.load(live.uid)
         if state is not None:
             return self._keep(live.key, state)
@@ -369,8 +371,8 @@ class Reconciler:
             return None
         # It has not come to be there, and its first commit is repeated: of two only one takes effect. Until
         # then it keeps its slots.
-        live.stale = False
-        live.look_at_all = live.ask_ledger = live.ask_children = True
+        live.agenda.stale = False
+        live.agenda.request_full_pass()
         return live
 
     async def _refuse(self, root: Root, reason: Reason, message: str) -> LiveRun:
@@ -390,9 +392,9 @@ class Reconciler:
             view=RunView(compile_plan(snapshot, self._executors.kinds), state),
             generation=state.run.generation,
         )
-        live.learn_pods(state.attempts.values())
+        live.objects.index(state.attempts.values())
         objects = self._store.of(key).tasks
-        live.note_unshown(
+        live.published.mark_dirty(
             (
                 task.key
                 for task in state.tasks.values()
@@ -421,14 +423,14 @@ class Reconciler:
             return
         view = RunView(compile_plan(state.run.spec, self._executors.kinds), state)
         live = LiveRun(key=root.key, view=view, generation=state.run.generation)
-        live.learn_pods(state.attempts.values())
+        live.objects.index(state.attempts.values())
         await self._tidier.tidy(live, self._clock())
         self._tidier.forget(root.key, live.uid)
 
     def _remember_root(self, live: LiveRun, root: Root) -> None:
         live.owner = root.owner
         if root.status:
-            live.shown[root.key.kind, root.key.name] = dict(root.status)
+            live.published.written_status[root.key.kind, root.key.name] = dict(root.status)
 
     async def _is_there(self, live: LiveRun) -> bool:
         """Whether the run's object exists: the API server itself has to say that it was deleted."""
@@ -451,7 +453,7 @@ class Reconciler:
             await self._ledger.commit(decision.commit, epoch=self.epoch)
         except (VersionConflict, LedgerUnavailable) as error:
             # An agent was faster, or it may have been written: the next pass must not go by what we know.
-            live.mark_unknown(error)
+            live.agenda.mark_unknown(error)
             raise
         self._wake_family(live)
 
@@ -471,10 +473,10 @@ class Reconciler:
         if root is None or root.finished:
             return []
         live = self.live.get(root.uid)
-        if key in self.unavailable and (live is None or live.stale):
+        if key in self.unavailable and (live is None or live.agenda.stale):
             return [write_of_unavailable(root, now)]
         over = live is not None and live.view.run.phase.terminal
-        if live is not None and over and (not live.sought or self._tidier.behind(live)):
+        if live is not None and over and (not live.published.backfilled or self._tidier.behind(live)):
             return []  # once its end is written nobody looks at the run again
         if live is not None:
             return writes_of_live(live, root, self._store, now, patience=patience)
@@ -485,9 +487,9 @@ class Reconciler:
     def written(self, key: RunKey, now: datetime, *, patience: timedelta) -> float | None:
         """The statuses are written. After a run's last one, nothing of it needs to be kept."""
         live = self._live_of.get(key)
-        if live is not None and live.view.run.phase.terminal and not live.unshown:
+        if live is not None and live.view.run.phase.terminal and not live.published.dirty:
             root = self._store.roots.get(key)
-            shown = live.shown.get((key.kind, key.name), {})
+            shown = live.published.written_status.get((key.kind, key.name), {})
             if root is None or shown.get("phase") == live.view.run.phase.value:
                 self._drop(live)
         if live is None or self._tidier.behind(live):

@@ -21,20 +21,22 @@ async def find_unreported(live: LiveRun, *, store: Store, kube: KubePort, now: d
 
     Asks only if one is missing that must have been made; some may have been tidied away since.
     """
-    if live.sought:
+    if live.published.backfilled:
         return
     if live.key.kind == WORKFLOW:
-        untold = [task for key, task in live.view.tasks.items() if key not in live.told]
+        unreported = [
+            task for key, task in live.view.tasks.items() if key not in live.published.final_status_written
+        ]
         objects = store.of(live.key).tasks
-        if any(_was_made(live, task) and task.name not in objects for task in untold):
+        if any(_was_made(live, task) and task.name not in objects for task in unreported):
             found, _ = await kube.list(
                 AGENT_TASK, namespace=live.key.namespace, label_selector=f"{LABEL_WORKFLOW}={live.key.name}"
             )
             for obj in found:
                 store.apply(AGENT_TASK, obj)
             objects = store.of(live.key).tasks
-        live.note_unshown(status_differs(untold, objects), now)
-    live.sought = True
+        live.published.mark_dirty(status_differs(unreported, objects), now)
+    live.published.backfilled = True
 
 
 def status_differs(tasks: Iterable[TaskRecord], objects: Mapping[str, TaskObject]) -> Iterator[TaskKey]:

@@ -168,7 +168,7 @@ def _last_failure(failure: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _add_vitals(status: dict[str, Any], live: LiveRun, key: TaskKey) -> None:
-    vitals = live.vitals.get(key)
+    vitals = live.updates.vitals.get(key)
     if vitals is None:
         return
     if vitals.checkpoint_sequence is not None and vitals.checkpoint_at is not None:

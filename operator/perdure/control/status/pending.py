@@ -42,42 +42,42 @@ def writes_of_live(
         while len(writes) < MAX_TASKS and (turn := _take_unshown(live, now - patience)):
             found = (_task_write(live, task_key, store, now, since) for task_key, since in turn)
             writes += [write for write in found if write is not None]
-        if live.unshown and live.view.run.phase.terminal:
+        if live.published.dirty and live.view.run.phase.terminal:
             return writes  # its last status comes after those of all its tasks
     else:
-        live.unshown.pop(STANDALONE, None)
-    before = live.shown.get((root.key.kind, root.key.name), {})
+        live.published.dirty.pop(STANDALONE, None)
+    before = live.published.written_status.get((root.key.kind, root.key.name), {})
     after = _root_status(live, root, store, before, now)
-    shown = partial(live.shown.__setitem__, (root.key.kind, root.key.name), after)
+    shown = partial(live.published.written_status.__setitem__, (root.key.kind, root.key.name), after)
     writes.append(_root_write(root, before, after, shown))
     return writes
 
 
 def more_is_due_in(live: LiveRun, now: datetime, *, patience: timedelta) -> float | None:
     """Seconds until there is something to write about its tasks; None if there is nothing."""
-    if not live.unshown:
+    if not live.published.dirty:
         return None
-    if any(_is_due(live, key, now - patience) for key in live.unshown):
+    if any(_is_due(live, key, now - patience) for key in live.published.dirty):
         return 0.0
-    return max(0.0, (min(live.unshown.values()) + patience - now).total_seconds())
+    return max(0.0, (min(live.published.dirty.values()) + patience - now).total_seconds())
 
 
 def _is_due(live: LiveRun, key: TaskKey, before: datetime) -> bool:
     """Whether an unshown task is to be shown now: it has ended, or has changed `before` a time."""
     task = live.view.tasks.get(key)
-    return live.unshown[key] <= before or task is None or task.phase.terminal
+    return live.published.dirty[key] <= before or task is None or task.phase.terminal
 
 
 def _take_unshown(live: LiveRun, before: datetime) -> list[tuple[TaskKey, datetime]]:
     """The tasks whose turn it is to be shown: not more than are written soon, beginning after the last."""
-    due = {key for key in live.unshown if _is_due(live, key, before)}
-    last = live.shown_last
+    due = {key for key in live.published.dirty if _is_due(live, key, before)}
+    last = live.published.last_turn
     later = due if last is None else {key for key in due if key > last}
     turn = heapq.nsmallest(MAX_TASKS, later)
     if len(turn) < MAX_TASKS:
         turn += heapq.nsmallest(MAX_TASKS - len(turn), due - later)
-    live.shown_last = turn[-1] if turn else None
-    return [(key, live.unshown.pop(key)) for key in turn]
+    live.published.last_turn = turn[-1] if turn else None
+    return [(key, live.published.dirty.pop(key)) for key in turn]
 
 
 def write_of_unavailable(root: Root, now: datetime) -> StatusWrite:
@@ -108,7 +108,7 @@ def _root_status(
         return refused_status(root.generation, reason, run.message, before, now, final=True)
     if root.key.kind == WORKFLOW:
         return workflow_status(
-            live, pods, before, now, children=_ChildStatuses(root, store), wants=live.wants
+            live, pods, before, now, children=_ChildStatuses(root, store), wants=live.agenda.unmet_slots
         )
     if STANDALONE in live.view.tasks:
         attempt = live.view.attempts.get(STANDALONE)
@@ -175,7 +175,7 @@ def _task_write(
     children = store.of(live.key)
     if task is None or task.name not in children.tasks:
         return None  # it has no object: it failed before it could start, or is no agent's
-    before = live.shown.get((AGENT_TASK, task.name), {})
+    before = live.published.written_status.get((AGENT_TASK, task.name), {})
     attempt = live.view.attempts.get(key)
     pod = None if attempt is None else children.pods.get(attempt.pod_name)
     after = task_status(live, key, pod, before, now)
@@ -186,14 +186,14 @@ def _task_write(
         before=before,
         after=after,
         written=partial(_note_shown, live, task, after),
-        missed=partial(live.note_unshown, [key], since),
+        missed=partial(live.published.mark_dirty, [key], since),
     )
 
 
 def _note_shown(live: LiveRun, task: TaskRecord, status: dict[str, Any]) -> None:
     place = (AGENT_TASK, task.name)
     if task.phase.terminal:
-        live.shown.pop(place, None)  # nothing follows, and there may be thousands
-        live.told.add(task.key)
+        live.published.written_status.pop(place, None)  # nothing follows, and there may be thousands
+        live.published.final_status_written.add(task.key)
     else:
-        live.shown[place] = status
+        live.published.written_status[place] = status

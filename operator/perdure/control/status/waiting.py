@@ -39,8 +39,8 @@ def task_waiting(live: LiveRun, task: TaskRecord, sight: Sight) -> Waiting | Non
         return attempt.stopping, "its agent was asked to save a checkpoint and leave"
     if task.phase is Phase.PAUSED:
         return Reason.PAUSED, task.message or "paused"
-    if task.retry_at is None and task.phase is Phase.PENDING and task.key in live.held_up:
-        return live.held_up[task.key]
+    if task.retry_at is None and task.phase is Phase.PENDING and task.key in live.objects.blocked:
+        return live.objects.blocked[task.key]
     return live.view.plan.steps[task.key.step].kind.waiting(task, attempt, sight)
 
 

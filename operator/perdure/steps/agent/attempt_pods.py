@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from perdure.control.cluster_cache.store import POD, Store
-from perdure.control.live_run import LiveRun, MadeJob
+from perdure.control.live_run import CreatedJob, LiveRun
 from perdure.control.lookup import find
 from perdure.control.ports import KubePort
 from perdure.control.runs.deletion import JOB
@@ -87,18 +87,18 @@ class AttemptPods:
             return Found(pod=pod)
         job = await find(self._kube, JOB, live.key.namespace, attempt.pod_name)
         if job is None or not self._is_ours(live, attempt, job):
-            live.jobs.pop(attempt.key, None)
+            live.objects.jobs.pop(attempt.key, None)
             return Found(gone=expected)
-        live.jobs[attempt.key] = job_of(attempt, job)
+        live.objects.jobs[attempt.key] = job_of(attempt, job)
         await self._list_pods(live, attempt)
         pod = self.known(live, attempt)
         if pod is None and _makes_no_pod(job):
-            live.jobs.pop(attempt.key, None)
+            live.objects.jobs.pop(attempt.key, None)
             return Found(gone=True)
         if pod is None and now - attempt.created_at > PODLESS:
             name = attempt.pod_name
             text = f"Job {name} has no pod yet; kubectl describe job {name} tells why"
-            live.held_up[attempt.key] = (Reason.STARTING, text)
+            live.objects.blocked[attempt.key] = (Reason.STARTING, text)
         return Found(pod=pod)
 
     def _is_ours(self, live: LiveRun, attempt: AttemptRecord, job: Mapping[str, Any]) -> bool:
@@ -134,15 +134,15 @@ class AttemptPods:
             self._store.remove(POD, live.key.namespace, known.pod_name, uid=known.uid)
 
 
-def made_job(live: LiveRun, attempt: AttemptRecord) -> MadeJob | None:
+def made_job(live: LiveRun, attempt: AttemptRecord) -> CreatedJob | None:
     """The attempt's Job, if it is known to have been made and its pod is not recorded."""
-    made = live.jobs.get(attempt.key)
+    made = live.objects.jobs.get(attempt.key)
     return made if made is not None and made.attempt == attempt.number else None
 
 
-def job_of(attempt: AttemptRecord, job: Mapping[str, Any]) -> MadeJob:
+def job_of(attempt: AttemptRecord, job: Mapping[str, Any]) -> CreatedJob:
     """What is remembered of a Job object."""
-    return MadeJob(attempt.number, job["metadata"]["name"], job["metadata"]["uid"])
+    return CreatedJob(attempt.number, job["metadata"]["name"], job["metadata"]["uid"])
 
 
 def _makes_no_pod(job: Mapping[str, Any]) -> bool:

@@ -30,13 +30,13 @@ class AgentExecutor:
 
     async def prune(self, live: LiveRun) -> None:
         """Delete Jobs whose attempt was closed before they had a pod: it might still come."""
-        for key, made in list(live.jobs.items()):
+        for key, made in list(live.objects.jobs.items()):
             attempt = live.view.attempts[key]
             if attempt.number == made.attempt and attempt.closed_at is None:
                 continue
             if made.name not in self._store.of(live.key).pods:
                 await self._kube.delete(JOB, live.key.namespace, made.name, uid=made.uid)
-            del live.jobs[key]
+            del live.objects.jobs[key]
 
     def is_pending(self, live: LiveRun, attempt: AttemptRecord) -> bool:
         return made_job(live, attempt) is not None
@@ -45,7 +45,7 @@ class AgentExecutor:
         return await self._creation.ensure(live, task, attempt)
 
     async def stop(self, live: LiveRun, attempt: AttemptRecord) -> bool:
-        live.leaving.add(attempt.key)
+        live.objects.terminating.add(attempt.key)
         pod = self._pods.known(live, attempt)
         if pod is not None:
             if not pod.ended and pod.deletion is None:
@@ -73,7 +73,7 @@ class AgentExecutor:
             elif found.pod is not None:
                 findings.pods[attempt.key] = found.pod
             if attempt.stopping is not None or (found.pod is not None and found.pod.deletion is not None):
-                live.leaving.add(attempt.key)
+                live.objects.terminating.add(attempt.key)
 
     def leftover(self, live: LiveRun, task: TaskRecord) -> Deletion | None:
         if live.key.kind != WORKFLOW:

@@ -62,7 +62,7 @@ class PodCreation:
         if made_job(live, attempt) is None:
             body = self._manifest(live, task, attempt, owner_uid)
             made = await self._create(JOB, live, body, owner=(owner_uid, task.name))
-            live.jobs[task.key] = job_of(attempt, made)
+            live.objects.jobs[task.key] = job_of(attempt, made)
         pod = self._pods.known(live, attempt)
         return None if pod is None else pod.uid
 

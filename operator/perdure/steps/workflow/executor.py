@@ -75,9 +75,9 @@ class WorkflowExecutor:
         findings: Findings,
     ) -> None:
         """How child Workflows stand, all in one query, if one may have changed."""
-        keys = live.view.open if live.ask_children or live.look_at_all else overdue
+        keys = live.view.open if live.agenda.ask_children or live.agenda.full_pass else overdue
         # Before the query, not after: a change that is reported while it runs may not be in its answer.
-        live.ask_children = False
+        live.agenda.ask_children = False
         steps = live.view.plan.steps
         asked = [
             attempt

@@ -107,7 +107,7 @@ def test_a_template_that_cannot_be_merged_fails_the_task_and_names_the_field() -
         steps = {"a": replace(stage.view.plan.steps["a"], block=block)}
         stage.view.plan = replace(stage.view.plan, steps=steps)
         await stage.ensure()
-        refusal = stage.live.refusals[A]
+        refusal = stage.live.objects.refusals[A]
         assert refusal.reason is Reason.INVALID_CONFIG
         assert refusal.message.startswith("agent.podTemplate.spec.volumes[0].name: ")
         assert not stage.cluster.all("Pod")
@@ -162,7 +162,7 @@ def test_a_job_of_our_name_that_is_not_ours_is_a_conflict() -> None:
         stage.cluster.add("Job", NAMESPACE, body)
         await soon()
         await stage.ensure()
-        assert stage.live.refusals[A].reason is Reason.NAME_CONFLICT
+        assert stage.live.objects.refusals[A].reason is Reason.NAME_CONFLICT
         assert stage.ledger.recorded == {}
 
     played(scenario())
@@ -177,7 +177,7 @@ def test_a_job_without_a_pod_goes_with_its_attempt() -> None:
         assert stage.phase is Phase.CANCELLED
         await stage.ensure()
         assert stage.names("Job") == []
-        assert stage.live.jobs == {}
+        assert stage.live.objects.jobs == {}
 
     played(scenario())
 
@@ -321,7 +321,7 @@ def test_children_of_children_have_an_end() -> None:
         assert len(last.cluster.all("Workflow")) == 1
         stage = Stage(CHILD, inputs={"n": 1}, depth=MAX_WORKFLOW_DEPTH)
         await stage.ensure()
-        assert stage.live.refusals[A].reason is Reason.INVALID_CONFIG
+        assert stage.live.objects.refusals[A].reason is Reason.INVALID_CONFIG
         assert not stage.cluster.all("Workflow")
 
     played(scenario())
@@ -332,7 +332,7 @@ def test_a_workflow_of_our_name_that_is_not_ours_is_a_conflict() -> None:
         stage = Stage(CHILD, inputs={"n": 1})
         stage.cluster.add("Workflow", NAMESPACE, {"metadata": {"name": stage.attempt().pod_name}})
         await stage.ensure()
-        assert stage.live.refusals[A].reason is Reason.NAME_CONFLICT
+        assert stage.live.objects.refusals[A].reason is Reason.NAME_CONFLICT
 
     played(scenario())
 
@@ -349,10 +349,10 @@ def test_a_refusal_that_never_heals(step: dict[str, Any], kind: str, what: str) 
         stage = Stage(step, inputs={"n": 1})
         stage.cluster.refuse[kind] = ApiError(422, "Invalid", "spec.x: bad")
         await stage.ensure()
-        refusal = stage.live.refusals[A]
+        refusal = stage.live.objects.refusals[A]
         assert (refusal.reason, refusal.attempt) == (Reason.INVALID_CONFIG, 1)
         assert refusal.message == f"the API server refuses the {what}: spec.x: bad"
-        assert stage.live.held_up == {}
+        assert stage.live.objects.blocked == {}
 
     played(scenario())
 
@@ -363,11 +363,11 @@ def test_a_quota_is_waited_for(step: dict[str, Any], kind: str) -> None:
         stage = Stage(step, inputs={"n": 1})
         stage.cluster.refuse[kind] = ApiError(403, "Forbidden", "exceeded quota: few")
         await stage.ensure()
-        assert stage.live.held_up == {A: (Reason.QUOTA, "exceeded quota: few")}
-        assert (await stage.look()).held_up == stage.live.held_up
+        assert stage.live.objects.blocked == {A: (Reason.QUOTA, "exceeded quota: few")}
+        assert (await stage.look()).held_up == stage.live.objects.blocked
         del stage.cluster.refuse[kind]
         await stage.ensure()
-        assert stage.live.held_up == {}
+        assert stage.live.objects.blocked == {}
         assert len(stage.cluster.all(kind)) == 1
 
     played(scenario())
@@ -387,12 +387,12 @@ def test_what_is_forbidden_is_waited_for_and_told(step: dict[str, Any], kind: st
         stage = Stage(step, inputs={"n": 1})
         stage.cluster.refuse[kind] = ApiError(403, "Forbidden", message)
         await stage.ensure()
-        assert stage.live.refusals == {}
-        reason, told = stage.live.held_up[A]
+        assert stage.live.objects.refusals == {}
+        reason, told = stage.live.objects.blocked[A]
         assert (reason, message in told) == (Reason.STARTING, True)
         del stage.cluster.refuse[kind]
         await stage.ensure()
-        assert stage.live.held_up == {}
+        assert stage.live.objects.blocked == {}
         assert len(stage.cluster.all(kind)) == 1
 
     played(scenario())
@@ -403,7 +403,7 @@ def test_an_agent_task_that_is_forbidden_is_waited_for() -> None:
         stage = Stage(POD)
         stage.cluster.refuse["AgentTask"] = ApiError(403, "Forbidden", "agenttasks is forbidden")
         await stage.ensure()
-        assert (stage.live.refusals, set(stage.live.held_up)) == ({}, {A})
+        assert (stage.live.objects.refusals, set(stage.live.objects.blocked)) == ({}, {A})
 
     played(scenario())
 
@@ -414,6 +414,6 @@ def test_what_may_heal_at_once_is_raised() -> None:
         stage.cluster.refuse["Pod"] = ApiError(503, "Unavailable", "later")
         with pytest.raises(ApiError):
             await stage.ensure()
-        assert (stage.live.refusals, stage.live.held_up) == ({}, {})
+        assert (stage.live.objects.refusals, stage.live.objects.blocked) == ({}, {})
 
     played(scenario())

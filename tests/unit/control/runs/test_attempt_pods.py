@@ -78,7 +78,7 @@ def test_a_job_deleted_before_its_pod_was_seen_is_gone() -> None:
         stage.remove("Job", stage.attempt().pod_name)
         await stage.ensure()
         assert not stage.names("Job"), "it is not made again in the same attempt"
-        stage.live.look_at_all = True
+        stage.live.agenda.full_pass = True
         await stage.step()
         assert (stage.tasks[A].attempt, stage.tasks[A].disruptions) == (2, 1)
 
@@ -97,7 +97,7 @@ def test_a_job_whose_pod_came_and_went_unseen_is_gone() -> None:
         await asyncio.sleep(A_WHILE)
         stage.restart()
         await stage.ensure()
-        stage.live.look_at_all = True
+        stage.live.agenda.full_pass = True
         await stage.step()
         assert (stage.tasks[A].attempt, stage.tasks[A].disruptions) == (2, 1)
 
@@ -110,19 +110,19 @@ def test_a_job_that_gets_no_pod_says_where_to_look() -> None:
         stage.cluster.jobs_get_pods = False
         await stage.ensure()
         await stage.look()
-        assert stage.live.held_up == {}
+        assert stage.live.objects.blocked == {}
         stage.now = at(0) + PODLESS + timedelta(seconds=1)
-        stage.live.look_at_all = True
+        stage.live.agenda.full_pass = True
         observed = await stage.look()
         reason, message = observed.held_up[A]
         assert reason is Reason.STARTING
         assert f"kubectl describe job {stage.attempt().pod_name}" in message
         await stage.ensure()
-        assert stage.live.held_up == {A: (reason, message)}, "it is still so"
+        assert stage.live.objects.blocked == {A: (reason, message)}, "it is still so"
         stage.cluster.add_pod_of(stage.only("Job"))
         await asyncio.sleep(A_WHILE)
         await stage.step()
-        assert (stage.live.held_up, stage.live.jobs) == ({}, {})
+        assert (stage.live.objects.blocked, stage.live.objects.jobs) == ({}, {})
 
     played(scenario())
 
@@ -170,7 +170,7 @@ def test_a_pod_of_somebody_elses_job_is_not_ours() -> None:
         observed = await stage.look()
         assert (observed.pods, observed.gone) == ({}, frozenset())
         await stage.ensure()
-        assert stage.live.refusals[A].reason is Reason.NAME_CONFLICT
+        assert stage.live.objects.refusals[A].reason is Reason.NAME_CONFLICT
 
     played(scenario())
 

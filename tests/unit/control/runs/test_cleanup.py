@@ -71,8 +71,8 @@ class Place:
         name = f"{self.run.tasks[key].name}-{number}"
         self.version += 1
         self.store.apply(POD, pod(name, self.version, phase=phase))
-        self.live.learn_pods(self.run.attempts.values())
-        self.live.lingering.add(name)
+        self.live.objects.index(self.run.attempts.values())
+        self.live.objects.cleanup_candidates.add(name)
         return name
 
     def tidy(self, *, now: Any = START) -> float | None:
@@ -143,7 +143,7 @@ def test_pods_that_ended_go_by_the_policy(policy: Policy, outcome: Report, goes:
     place.add_pod(A, "Succeeded")
     assert place.tidy() is None
     assert place.kube.made == ([(POD, name, f"uid-{name}")] if goes else [])
-    assert not place.live.lingering
+    assert not place.live.objects.cleanup_candidates
     assert place.tidy() is None and len(place.kube.made) == goes, "once"
 
 
@@ -180,7 +180,7 @@ def test_a_superseded_pod_goes_at_once_unless_it_goes_already() -> None:
     going = pod(first, 99)
     going["metadata"]["deletionTimestamp"] = "2024-05-01T12:00:30Z"
     place.store.apply(POD, going)
-    place.live.lingering.add(first)
+    place.live.objects.cleanup_candidates.add(first)
     assert place.tidy() is None and len(place.kube.made) == 1
 
 
@@ -192,8 +192,8 @@ def test_a_jobs_pod_goes_with_its_job() -> None:
     made["metadata"]["labels"]["perdure.dev/attempt"] = "1"
     made["metadata"]["ownerReferences"] = [owner("Job", name, group="batch/v1")]
     place.store.apply(POD, made)
-    place.live.learn_pods(place.run.attempts.values())
-    place.live.lingering.add(name)
+    place.live.objects.index(place.run.attempts.values())
+    place.live.objects.cleanup_candidates.add(name)
     place.tidy()
     assert place.kube.made == [("Job", name, f"uid-{name}")]
 
@@ -201,9 +201,9 @@ def test_a_jobs_pod_goes_with_its_job() -> None:
 def test_a_pod_of_nobodys_task_is_left_alone() -> None:
     place = Place({"name": "a"}, retention={"pods": "Never"})
     place.store.apply(POD, pod("stranger-1", 50, phase="Succeeded"))
-    place.live.lingering.add("stranger-1")
+    place.live.objects.cleanup_candidates.add("stranger-1")
     assert place.tidy() is None
-    assert not place.kube.made and not place.live.lingering
+    assert not place.kube.made and not place.live.objects.cleanup_candidates
 
 
 def test_due_by_table() -> None:
@@ -249,8 +249,10 @@ def test_up_to_the_limit_all_are_kept() -> None:
 def test_beyond_the_limit_the_oldest_go_and_what_runs_stays() -> None:
     place = wide(20)
     names = {key: record.name for key, record in place.run.tasks.items()}
-    place.live.shown = {(AGENT_TASK, name): {"phase": "Running"} for name in names.values()}
-    place.live.note_unshown(names, at(0))
+    place.live.published.written_status = {
+        (AGENT_TASK, name): {"phase": "Running"} for name in names.values()
+    }
+    place.live.published.mark_dirty(names, at(0))
     place.end_tasks(FATAL, TaskKey("a", 0))
     # A fatal failure stops nothing that runs.
     for index in range(1, 12):
@@ -263,8 +265,8 @@ def test_beyond_the_limit_the_oldest_go_and_what_runs_stays() -> None:
     assert names[TaskKey("a", 0)] in left, "failed ones are kept longest"
     assert all(names[TaskKey("a", index)] in left for index in range(12, 20)) and names[TaskKey("b")] in left
     # Nothing is written about them any more.
-    assert not {(AGENT_TASK, name) for name in gone} & place.live.shown.keys()
-    assert not {TaskKey("a", index) for index in range(1, 12)} & place.live.unshown.keys()
+    assert not {(AGENT_TASK, name) for name in gone} & place.live.published.written_status.keys()
+    assert not {TaskKey("a", index) for index in range(1, 12)} & place.live.published.dirty.keys()
 
 
 def test_the_limit_holds_at_every_moment_of_a_long_run() -> None:
@@ -497,7 +499,7 @@ def test_a_standalone_tasks_pod() -> None:
     place.end_tasks(SUCCESS, key)
     made = obj("alone-1", 7, labels={"perdure.dev/task": "alone", "perdure.dev/attempt": "1"})
     place.store.apply(POD, made | {"status": {"phase": "Succeeded"}})
-    place.live.learn_pods(place.run.attempts.values())
+    place.live.objects.index(place.run.attempts.values())
     assert place.live.key == alone
     place.tidy()
     assert place.kube.made == [(POD, "alone-1", "uid-alone-1")]

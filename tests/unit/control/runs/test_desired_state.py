@@ -91,7 +91,7 @@ def _let_go(**attempt: Any) -> str:
     parent_key = RunKey("Workflow", "team", "audit")
     live = LiveRun(key=parent_key, view=view, generation=1)
     made = AttemptRecord(key=key, number=1, pod_name="child", created_at=START, pod_uid="uid-child")
-    live.learn_pods([made])
+    live.objects.index([made])
     view.attempts[key] = replace(made, **attempt)
     store = Store()
     parent = _root("audit")

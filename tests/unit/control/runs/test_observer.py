@@ -70,7 +70,7 @@ def test_a_pod_whose_node_never_confirms_its_deletion_is_given_up_in_time() -> N
     """No event comes from a lost node: time alone must be enough, whatever else is looked at meanwhile."""
     live, store = Live({"name": "a"}), Store()
     observer = observer_of(store, QuietLedger(live))
-    live.live.learn_pods(live.attempts.values())
+    live.live.objects.index(live.attempts.values())
     looked(live, observer)
     store.apply(POD, dying(live, 1))
     due = looked(live, observer).requeue_at
@@ -108,9 +108,9 @@ def test_signals_are_observed_until_a_decision_consumes_them() -> None:
     ledger._updates = None
     assert on_virtual_time(observer.observe(live.live, live.now)).signals == {A: (first, second)}
 
-    live.live.drop_consumed(["1"])
+    live.live.updates.drop_consumed(["1"])
     assert on_virtual_time(observer.observe(live.live, live.now)).signals == {A: (second,)}
-    live.live.drop_consumed(["2"])
+    live.live.updates.drop_consumed(["2"])
     assert on_virtual_time(observer.observe(live.live, live.now)).signals == {}
 
 
@@ -238,9 +238,9 @@ def test_a_sign_that_came_to_light_late_is_read_before_a_silence_is_believed() -
         stage = Stage({"name": "a", "idleTimeout": "60s"}, {"name": "b"})
         await running(stage)
         stage.ledger.vitals = (Vitals(key=TaskKey("b"), attempt=1, changed_at=at(30)),)
-        stage.live.ask_ledger = True
+        stage.live.agenda.ask_ledger = True
         await stage.step()
-        assert stage.live.vitals_since == at(30)
+        assert stage.live.updates.vitals_since == at(30)
         stage.ledger.vitals += (Vitals(key=A, attempt=1, changed_at=at(29)),)
         stage.now = at(62)
         await stage.step()
@@ -324,7 +324,7 @@ def test_a_childs_end_is_read_from_the_ledger() -> None:
         assert stage.ledger.asked == [], "nothing has told of a change"
         run = child_run(stage, phase=Phase.SUCCEEDED, outputs={"n": 1}, started_at=at(1))
         stage.ledger.runs[run.uid] = run
-        stage.live.ask_children = True
+        stage.live.agenda.ask_children = True
         observed = await stage.look()
         assert observed.children == {
             A: ChildRun(uid=run.uid, phase=Phase.SUCCEEDED, outputs={"n": 1}, started_at=at(1))

@@ -17,14 +17,14 @@ async def ended(stage: Stage) -> None:
     await stage.ensure()
     stage.reported(A, SUCCESS)
     assert stage.phase is Phase.SUCCEEDED
-    stage.live.unshown.clear()
+    stage.live.published.dirty.clear()
     stage.cluster.calls.clear()
 
 
 async def seek(stage: Stage) -> list[tuple[Any, ...]]:
     """Returns what was asked of the API server."""
     await find_unreported(stage.live, store=stage.store, kube=stage.cluster, now=stage.now)
-    assert stage.live.sought
+    assert stage.live.published.backfilled
     return stage.cluster.calls
 
 
@@ -36,7 +36,7 @@ def test_one_that_no_cache_has_shown_is_asked_for() -> None:
         stage.store.of(stage.live.key).tasks.clear()
         stage.store._entries.clear()
         assert await seek(stage) == [("list", AGENT_TASK)]
-        assert set(stage.live.unshown) == {A}
+        assert set(stage.live.published.dirty) == {A}
         assert name in stage.store.of(stage.live.key).tasks
 
     played(scenario())
@@ -47,7 +47,7 @@ def test_one_that_came_when_its_task_had_ended_is_told() -> None:
         stage = Stage({"name": "a"})
         await ended(stage)
         assert await seek(stage) == [], "it is there"
-        assert set(stage.live.unshown) == {A}
+        assert set(stage.live.published.dirty) == {A}
 
     played(scenario())
 
@@ -56,10 +56,10 @@ def test_one_that_was_told_is_left_alone() -> None:
     async def scenario() -> None:
         stage = Stage({"name": "a"})
         await ended(stage)
-        stage.live.told.add(A)
+        stage.live.published.final_status_written.add(A)
         stage.store.of(stage.live.key).tasks.clear()
         assert await seek(stage) == []
-        assert not stage.live.unshown
+        assert not stage.live.published.dirty
 
     played(scenario())
 

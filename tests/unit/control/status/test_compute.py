@@ -137,7 +137,7 @@ def test_a_pod_of_an_earlier_attempt_explains_nothing() -> None:
 
 def test_what_the_api_server_holds_up_is_said_first() -> None:
     live = Live(step("a"))
-    live.live.held_up[A] = (Reason.QUOTA, "exceeded quota: pods=10")
+    live.live.objects.blocked[A] = (Reason.QUOTA, "exceeded quota: pods=10")
     assert condition(live.status(), "Reconciling")["reason"] == "Quota"
 
 
@@ -240,7 +240,7 @@ def test_a_task_and_its_result() -> None:
 def test_a_tasks_vitals() -> None:
     live = Live(step("a"))
     live.started(A)
-    live.live.vitals[A] = Vitals(
+    live.live.updates.vitals[A] = Vitals(
         key=A,
         attempt=1,
         changed_at=at(3),

@@ -32,11 +32,11 @@ def test_what_a_task_only_passes_through_is_not_written() -> None:
     async def scenario() -> None:
         stage = Stage({"name": "a"}, {"name": "b"})
         await stage.ensure()
-        stage.live.note_unshown([A, B], stage.now)
+        stage.live.published.mark_dirty([A, B], stage.now)
         assert tasks(stage) == {} and more(stage) == 4.0
         stage.now += timedelta(seconds=3)
         stage.reported(A, SUCCESS)
-        stage.live.note_unshown([A], stage.now)
+        stage.live.published.mark_dirty([A], stage.now)
         assert more(stage) == 0.0
         assert tasks(stage) == {"a": "Succeeded"}, "an end is written at once, and what came before it never"
 
@@ -47,10 +47,10 @@ def test_where_a_task_stays_is_written() -> None:
     async def scenario() -> None:
         stage = Stage({"name": "a"}, {"name": "b"})
         await stage.ensure()
-        stage.live.note_unshown([B], stage.now)
+        stage.live.published.mark_dirty([B], stage.now)
         stage.now += timedelta(seconds=3)
         # Another change begins no other wait.
-        stage.live.note_unshown([B], stage.now)
+        stage.live.published.mark_dirty([B], stage.now)
         assert tasks(stage) == {} and more(stage) == 1.0
         stage.now += timedelta(seconds=1)
         assert tasks(stage) == {"b": "Pending"}
@@ -63,7 +63,7 @@ def test_one_whose_write_was_refused_does_not_wait_anew() -> None:
     async def scenario() -> None:
         stage = Stage({"name": "a"})
         await stage.ensure()
-        stage.live.note_unshown([A], stage.now)
+        stage.live.published.mark_dirty([A], stage.now)
         stage.now += timedelta(seconds=4)
         (write,) = (write for write in writes(stage) if write.kind == AGENT_TASK)
         assert more(stage) is None
@@ -78,7 +78,7 @@ def test_one_that_has_no_object_is_forgotten() -> None:
 
     async def scenario() -> None:
         stage = Stage({"name": "a"})
-        stage.live.note_unshown([A, TaskKey("gone")], stage.now)
+        stage.live.published.mark_dirty([A, TaskKey("gone")], stage.now)
         stage.now += timedelta(seconds=4)
         assert tasks(stage) == {} and more(stage) is None
 
