@@ -1,4 +1,4 @@
-"""The faults, and what each is documented to cost (docs/operations.md, "What each fault means")."""
+"""The faults, and what each is documented to cost (docs/how-to/operations.md, "What each fault means")."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A ledger from a backup: into an empty cluster, and back under the cluster that it was taken from.
 
-docs/operations.md says what becomes of each run; these are its sentences.
+docs/how-to/operations.md says what becomes of each run; these are its sentences.
 """
 
 from __future__ import annotations
