@@ -9,11 +9,13 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
-from urllib.parse import parse_qs, quote, unquote_to_bytes
+from urllib.parse import quote
 
+from perdure_agent.testing import _fields as fields
+from perdure_agent.testing._problems import Message, Problem, Response
 from perdure_agent.testing._records import (
     Failure,
     RecordedCheckpoint,
@@ -21,186 +23,12 @@ from perdure_agent.testing._records import (
     Route,
     Success,
 )
+from perdure_agent.testing._task import Attempt, Task
 
-PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
-    "unauthenticated": (401, "The token is missing or not valid"),
-    "attempt-not-ready": (503, "This pod is not known yet"),
-    "superseded": (409, "This attempt was superseded"),
-    "ledger-unavailable": (503, "The ledger is not available"),
-    "busy": (503, "Too much is being transferred at once"),
-    "too-large": (413, "Too large"),
-    "invalid-json": (400, "The body is not JSON"),
-    "invalid-field": (422, "A field is not valid"),
-    "not-found": (404, "There is nothing here"),
-    "method-not-allowed": (405, "The method is not allowed here"),
-    "checkpoint-not-found": (404, "There is no such checkpoint"),
-    "checkpoint-overtaken": (409, "A newer checkpoint is there already"),
-    "checksum-mismatch": (422, "The body does not match its checksum"),
-    "checkpoint-corrupt": (500, "The checkpoint is damaged"),
-}
-#: Problems that heal by themselves, and therefore carry Retry-After.
-_SOON: Final = frozenset({"attempt-not-ready", "ledger-unavailable", "busy"})
-_LARGEST: Final = 2**63 - 1
-_DEPTH: Final = 100
+#: The clock's zero as a date.
 _EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-_NUMBER: Final = re.compile(r"[0-9]{1,80}", re.ASCII)
+#: Characters of a label header that need no percent-encoding.
 _PLAIN: Final = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """The gateway's limits, under the same names. Sizes in bytes, lengths in characters."""
-
-    checkpoint: int = 64 * 1024 * 1024
-    listed: int = 1000
-    listed_by_default: int = 100
-    output: int = 1024 * 1024
-    result_body: int = 8 * 1024 * 1024
-    small_body: int = 64 * 1024
-    label: int = 256
-    failure_message: int = 4096
-    progress_message: int = 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """A request below /agent/v1. Names of headers are lower case."""
-
-    method: str
-    path: str
-    query: str
-    headers: Mapping[str, str]
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-class Problem(Exception):
-    """An error to be answered as a problem document."""
-
-    def __init__(
-        self,
-        kind: str,
-        detail: str,
-        *,
-        members: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(f"{kind}: {detail}")
-        self.kind = kind
-        self.detail = detail
-        self.members = dict(members or {})
-        self.headers = dict(headers or {})
-
-    def response(self) -> Response:
-        """The document, with the headers that its kind asks for."""
-        status, title = PROBLEMS[self.kind]
-        headers = dict(self.headers)
-        if self.kind in _SOON:
-            headers["Retry-After"] = "1"
-        if self.kind == "unauthenticated":
-            headers["WWW-Authenticate"] = 'Bearer realm="perdure"'
-        return problem_response(self.kind, status, title, self.detail, members=self.members, headers=headers)
-
-
-def problem_response(
-    kind: str,
-    status: int,
-    title: str,
-    detail: str,
-    *,
-    members: Mapping[str, Any] | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> Response:
-    """A problem document (RFC 9457)."""
-    document = {
-        "type": f"https://perdure.dev/problems/{kind}",
-        "title": title,
-        "status": status,
-        "detail": detail,
-        **(members or {}),
-    }
-    return Response(
-        status, {"Content-Type": "application/problem+json", **(headers or {})}, json.dumps(document).encode()
-    )
-
-
-@dataclass(slots=True)
-class Attempt:
-    """One attempt and its pod's token."""
-
-    number: int
-    token: str
-    #: The operator has recorded the pod.
-    known: bool = True
-    open: bool = True
-    report: Success | Failure | None = None
-    #: Highest `Perdure-Order` of the attempt's checkpoints.
-    order: int | None = None
-
-
-@dataclass(slots=True, kw_only=True)
-class Task:
-    """State of one task, over all attempts."""
-
-    namespace: str
-    workflow: str
-    name: str
-    step: str
-    index: int | None
-    input: Any
-    last_failure: Mapping[str, Any] | None = None
-    limits: Limits = field(default_factory=Limits)
-    #: Number of newest checkpoints that the retention keeps.
-    kept: int = 10
-    attempts: list[Attempt] = field(default_factory=list)
-    checkpoints: list[RecordedCheckpoint] = field(default_factory=list)
-    #: Highest sequence so far, kept or not.
-    sequence: int = 0
-    progress: list[RecordedProgress] = field(default_factory=list)
-    heartbeats: list[float] = field(default_factory=list)
-    restored: list[tuple[int, int]] = field(default_factory=list)
-    #: Sequence numbers of checkpoints that are damaged in the ledger, and in transit.
-    corrupt: set[int] = field(default_factory=set)
-    garbled: set[int] = field(default_factory=set)
-
-    def attempt_of(self, headers: Mapping[str, str]) -> Attempt:
-        """The attempt whose token the request carries. Raises Problem(unauthenticated)."""
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
-            raise Problem(
-                "unauthenticated",
-                "Authorization: send `Bearer` and the token in the file that PERDURE_TOKEN_FILE names",
-            )
-        for attempt in self.attempts:
-            if attempt.token == token.strip():
-                return attempt
-        raise Problem(
-            "unauthenticated",
-            "Authorization: the token is not valid, or has expired; read the file that PERDURE_TOKEN_FILE "
-            "names again at each use",
-        )
-
-    def add(self, checkpoint: RecordedCheckpoint) -> None:
-        """Store a checkpoint, and delete those that the retention no longer covers."""
-        self.sequence = checkpoint.sequence
-        self.checkpoints.append(checkpoint)
-        newest = max((kept.sequence for kept in self.checkpoints if kept.recoverable), default=0)
-        oldest = self.sequence - self.kept
-        self.checkpoints[:] = [
-            kept for kept in self.checkpoints if kept.sequence > oldest or kept.sequence == newest
-        ]
-
-    def latest(self, label: str | None = None) -> RecordedCheckpoint | None:
-        """The newest recoverable checkpoint, of that label if it is given."""
-        fitting = (kept for kept in reversed(self.checkpoints) if kept.recoverable)
-        return next((kept for kept in fitting if label in (None, kept.label)), None)
 
 
 def route_of(method: str, path: str) -> Route:
@@ -270,17 +98,9 @@ class _Call:
         return self.message.body
 
     def label(self, *, header: bool = True) -> str | None:
-        limit = self.task.limits.label
-        remedy = f"use at most {limit} characters of UTF-8 without control characters"
-        try:
-            given = _query(self.message.query).get("label")
-            sent = self.message.headers.get("perdure-label", "") if header else ""
-            text = given[0] if given else unquote_to_bytes(sent.encode("latin-1")).decode()
-        except ValueError:
-            raise Problem("invalid-field", f"label: not valid UTF-8; {remedy}") from None
-        if len(text) > limit or _CONTROL.search(text):
-            raise Problem("invalid-field", f"label: too long, or with control characters; {remedy}")
-        return text or None
+        """The label that the request names, in the query or, if `header`, in the header."""
+        sent = self.message.headers.get("perdure-label", "") if header else ""
+        return fields.label(sent, self.message.query, limit=self.task.limits.label)
 
 
 def _task(call: _Call) -> Response:
@@ -306,10 +126,10 @@ def _task(call: _Call) -> Response:
 def _save_checkpoint(call: _Call) -> Response:
     headers, task, attempt = call.message.headers, call.task, call.attempt
     label = call.label()
-    content_type = _content_type(headers.get("content-type"))
-    recoverable = _recoverable(headers.get("perdure-recoverable"))
-    order = _order(headers.get("perdure-order"))
-    sha256 = _sha256(headers.get("perdure-sha256"))
+    content_type = fields.content_type(headers.get("content-type"))
+    recoverable = fields.recoverable(headers.get("perdure-recoverable"))
+    order = fields.order(headers.get("perdure-order"))
+    sha256 = fields.checksum(headers.get("perdure-sha256"))
     call.for_writing()
     data = call.body(task.limits.checkpoint, what="checkpoint")
     digest = hashlib.sha256(data).hexdigest()
@@ -349,8 +169,8 @@ def _save_checkpoint(call: _Call) -> Response:
 def _list_checkpoints(call: _Call) -> Response:
     limits = call.task.limits
     label = call.label(header=False)
-    before = _number(call, "before", most=None)
-    limit = _number(call, "limit", most=limits.listed) or limits.listed_by_default
+    before = fields.number(call.message.query, "before", most=None)
+    limit = fields.number(call.message.query, "limit", most=limits.listed) or limits.listed_by_default
     call.for_reading()
     found = [
         kept
@@ -438,18 +258,20 @@ def _transfer(call: _Call, found: RecordedCheckpoint) -> Response:
 def _progress(call: _Call) -> Response:
     call.for_writing()
     example = '{"percent": 0 to 100, "message": text}, or one of the two'
-    body = _fields(call, {"percent", "message"}, example=example)
+    body = fields.parse_object(
+        call.body(call.task.limits.small_body), {"percent", "message"}, example=example
+    )
     percent, message = body.get("percent"), body.get("message")
     if percent is not None and (
         isinstance(percent, bool) or not isinstance(percent, int | float) or not 0 <= percent <= 100
     ):
         raise Problem("invalid-field", f"percent: must be a number from 0 to 100; send {example}")
-    _text(message, "message", example=example)
+    fields.check_text(message, "message", example=example)
     if percent is None and message is None:
         raise Problem("invalid-field", f"percent, message: both are missing; send {example}")
     call.fence()
     if message is not None:
-        message = _fit(message, call.task.limits.progress_message)
+        message = fields.fit(message, call.task.limits.progress_message)
     call.task.progress.append(
         RecordedProgress(attempt=call.attempt.number, percent=percent, message=message, at=call.now)
     )
@@ -468,15 +290,17 @@ def _result(call: _Call) -> Response:
     call.for_writing()
     limits = call.task.limits
     example = '{"output": any JSON value}'
-    body = _parsed(call.body(limits.result_body), example=example)
+    body = fields.parse(call.body(limits.result_body), example=example)
     if not isinstance(body, dict) or set(body) != {"output"}:
         raise Problem(
             "invalid-field", f"output: the body must be an object with this one field; send {example}"
         )
     output = body["output"]
-    deepest, has_nul = _inspect(output)
-    if deepest > _DEPTH:
-        raise Problem("invalid-field", f"output: nested too deeply; at most {_DEPTH} levels can be kept")
+    deepest, has_nul = fields.inspect(output)
+    if deepest > fields.MAX_DEPTH:
+        raise Problem(
+            "invalid-field", f"output: nested too deeply; at most {fields.MAX_DEPTH} levels can be kept"
+        )
     size = len(json.dumps(output, ensure_ascii=False, separators=(",", ":")).encode())
     if size > limits.output:
         raise Problem(
@@ -496,7 +320,9 @@ def _result(call: _Call) -> Response:
 def _failure(call: _Call) -> Response:
     call.for_writing()
     example = '{"message": text, "retryable": true or false}'
-    body = _fields(call, {"message", "retryable"}, example=example)
+    body = fields.parse_object(
+        call.body(call.task.limits.small_body), {"message", "retryable"}, example=example
+    )
     message, retryable = body.get("message"), body.get("retryable", False)
     if not isinstance(message, str):
         raise Problem("invalid-field", f"message: must be a text; send {example}")
@@ -507,7 +333,7 @@ def _failure(call: _Call) -> Response:
         Failure(
             attempt=call.attempt.number,
             reason="AgentFailure",
-            message=_fit(message, call.task.limits.failure_message),
+            message=fields.fit(message, call.task.limits.failure_message),
             retryable=retryable,
         ),
     )
@@ -550,103 +376,3 @@ def _json(value: Any, *, status: int = 200) -> Response:
 
 def _at(seconds: float) -> str:
     return (_EPOCH + timedelta(seconds=seconds)).isoformat()
-
-
-def _query(query: str) -> dict[str, list[str]]:
-    """Raises ValueError if the query is not UTF-8."""
-    return parse_qs(query.encode().decode("ascii"), errors="strict", max_num_fields=16) if query else {}
-
-
-def _number(call: _Call, name: str, *, most: int | None) -> int | None:
-    given = _query(call.message.query).get(name)
-    if not given:
-        return None
-    if not _NUMBER.fullmatch(given[0]) or int(given[0]) < 1 or (most is not None and int(given[0]) > most):
-        up_to = "" if most is None else f" to {most}"
-        raise Problem("invalid-field", f"{name}: use a whole number from 1{up_to}, or leave it out")
-    return int(given[0])
-
-
-def _content_type(header: str | None) -> str:
-    text = (header or "").strip()
-    if len(text) > 255 or not text.isascii() or _CONTROL.search(text):
-        raise Problem(
-            "invalid-field",
-            "Content-Type: use at most 255 printable ASCII characters, such as application/json",
-        )
-    return text or "application/octet-stream"
-
-
-def _recoverable(header: str | None) -> bool:
-    text = (header or "true").strip().lower()
-    if text not in ("true", "false"):
-        raise Problem("invalid-field", "Perdure-Recoverable: send true or false, or leave it out")
-    return text == "true"
-
-
-def _order(header: str | None) -> int | None:
-    if header is None:
-        return None
-    if not _NUMBER.fullmatch(header) or not 1 <= int(header) <= _LARGEST:
-        raise Problem(
-            "invalid-field",
-            "Perdure-Order: send a whole number from 1 to 2^63 - 1 that rises with each checkpoint of the "
-            "attempt, the same one when a call is repeated; or leave it out",
-        )
-    return int(header)
-
-
-def _sha256(header: str | None) -> str | None:
-    if header is not None and not re.fullmatch(r"[0-9A-Fa-f]{64}", header):
-        raise Problem(
-            "invalid-field",
-            "Perdure-Sha256: send the body's SHA-256 as 64 hexadecimal digits, or leave it out",
-        )
-    return None if header is None else header.lower()
-
-
-def _parsed(content: bytes, *, example: str) -> Any:
-    def constant(name: str) -> Any:
-        raise ValueError(f"{name} is no JSON")
-
-    try:
-        return json.loads(content.decode(), parse_constant=constant)
-    except (ValueError, RecursionError) as error:
-        raise Problem("invalid-json", f"body: {error}; send {example}") from None
-
-
-def _fields(call: _Call, known: set[str], *, example: str) -> dict[str, Any]:
-    body = _parsed(call.body(call.task.limits.small_body), example=example)
-    if not isinstance(body, dict):
-        raise Problem("invalid-field", f"body: must be an object; send {example}")
-    for name in body:
-        if name not in known:
-            raise Problem("invalid-field", f"{name}: no such field; send {example}")
-    return body
-
-
-def _text(value: Any, name: str, *, example: str) -> None:
-    if value is not None and not isinstance(value, str):
-        raise Problem("invalid-field", f"{name}: must be a text; send {example}")
-
-
-def _fit(text: str, limit: int) -> str:
-    return text[:limit].replace("\x00", "\ufffd")
-
-
-def _inspect(value: Any) -> tuple[int, bool]:
-    """Levels of lists and maps, and whether a string holds U+0000; counted without recursion."""
-    deepest, has_nul = 0, False
-    waiting = [(value, 1)]
-    while waiting:
-        found, level = waiting.pop()
-        if isinstance(found, str):
-            has_nul = has_nul or "\x00" in found
-        elif isinstance(found, dict | list):
-            deepest = max(deepest, level)
-            waiting.extend(
-                (child, level + 1) for child in (found.values() if isinstance(found, dict) else found)
-            )
-            if isinstance(found, dict):
-                has_nul = has_nul or any("\x00" in key for key in found)
-    return deepest, has_nul

@@ -9,10 +9,10 @@ from urllib.parse import urlencode
 
 from perdure_agent._http import Answer, HttpClient, HttpRequest, NoAnswer
 from perdure_agent._payload import Payload, Sink
-from perdure_agent.testing._api import Message, Response
 from perdure_agent.testing._clock import Clock
 from perdure_agent.testing._faults import Killed
 from perdure_agent.testing._pod import Pod
+from perdure_agent.testing._problems import Message, Response
 
 Exchange = Callable[[Message, Pod], Awaitable[Response]]
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -18,37 +16,15 @@ from perdure_agent._checkpoints import BYTES, JSON, encode_json
 from perdure_agent._exit_state import ExitState
 from perdure_agent._last_failure import LastFailure
 from perdure_agent._options import Options
-from perdure_agent._run import EXIT_INTERRUPTED, EXIT_SUPERSEDED, Main, supervise_main
+from perdure_agent._run import Main, supervise_main
 from perdure_agent._runtime import Runtime
-from perdure_agent.errors import GatewayUnavailable, Superseded, contains
-from perdure_agent.testing._api import (
-    Attempt,
-    Message,
-    Problem,
-    Response,
-    Task,
-    problem_response,
-    respond,
-    route_of,
-)
 from perdure_agent.testing._client import ConnectionLost, InMemoryClient
 from perdure_agent.testing._clock import Clock
-from perdure_agent.testing._faults import (
-    Chooser,
-    ExpiredToken,
-    Fault,
-    Kill,
-    Killed,
-    LostAnswer,
-    Refusal,
-    Script,
-    Slow,
-    Takeover,
-    TooManyRequests,
-    Unavailable,
-    Unreachable,
-)
+from perdure_agent.testing._exchange import Exchanges
+from perdure_agent.testing._faults import Chooser, Fault, Killed
+from perdure_agent.testing._outcome import EXIT_KILLED, contract_form, exit_code_of, outcome
 from perdure_agent.testing._pod import Pod, token
+from perdure_agent.testing._problems import Message, Response
 from perdure_agent.testing._records import (
     Failure,
     RecordedCheckpoint,
@@ -59,10 +35,7 @@ from perdure_agent.testing._records import (
     Success,
 )
 from perdure_agent.testing._server import bind, listening
-
-#: Exit code of a process that SIGKILL ends.
-_EXIT_KILLED = 137
-Sleep = Callable[[float], Awaitable[None]]
+from perdure_agent.testing._task import Attempt, Task
 
 
 class Gateway:
@@ -104,20 +77,16 @@ class Gateway:
             step=step,
             index=index,
             input=task_input,
-            last_failure=None if last_failure is None else _contract_form(last_failure),
+            last_failure=None if last_failure is None else contract_form(last_failure),
             kept=checkpoints_per_task,
         )
         for given in checkpoints:
             self._task.add(_given(given, sequence=self._task.sequence + 1))
-        #: All requests, in the order of their arrival.
-        self.requests: list[RecordedRequest] = []
+        self._exchanges = Exchanges(self._task, clock=self.clock)
         #: End of the task, or else of its last attempt; None before the first end.
         self.outcome: Success | Failure | None = None
-        self._script = Script()
-        self._away = 0
         self._pods: list[Pod] = []
         self._exit_state: ExitState | None = None
-        self._changed = asyncio.Condition()
         self._folder: TemporaryDirectory[str] | None = None
 
     async def __aenter__(self) -> Self:
@@ -151,11 +120,12 @@ class Gateway:
                     _runtime.current.reset(outer)
                 yield agent
         except BaseException as error:
-            self._end(pod, _exit_code(error))
+            self._end(pod, exit_code_of(error))
             if pod.killed and not isinstance(error, Killed):
                 raise Killed("the pod was killed") from error
             raise
-        self._end(pod, 0)
+        # The body's own exit code is unknown; a result in the termination message alone counts nevertheless.
+        self._end(pod, 0 if pod.termination_message else None)
 
     async def run(self, main: Main) -> int:
         """The next attempt as by `perdure_agent.run(main)`, in this process. Returns the exit code.
@@ -184,7 +154,7 @@ class Gateway:
             _runtime.current.reset(outer)
         code = left[0] if left else code
         self._end(pod, code)
-        return _EXIT_KILLED if pod.killed else code
+        return EXIT_KILLED if pod.killed else code
 
     @asynccontextmanager
     async def serve(self, *, port: int = 0) -> AsyncIterator[dict[str, str]]:
@@ -198,7 +168,7 @@ class Gateway:
 
         async def exchange(message: Message) -> Response:
             try:
-                return await self._exchange(message, pod, sleep=asyncio.sleep)
+                return await self._exchanges.exchange(message, pod, sleep=asyncio.sleep)
             except Killed as error:
                 raise ConnectionLost("the pod was killed") from error
 
@@ -236,26 +206,31 @@ class Gateway:
         fault or None. Of several due faults the one that was scripted first acts. Raises ValueError for
         numbers below 1.
         """
-        self._script.add(fault, on=on, at=at, times=times)
+        self._exchanges.script.add(fault, on=on, at=at, times=times)
 
     def clear_script(self) -> None:
         """Remove all scripted faults."""
-        self._script.clear()
+        self._exchanges.script.clear()
 
     @contextmanager
     def away(self) -> Iterator[None]:
         """All requests fail, heartbeats included, while the context is open."""
-        self._away += 1
+        self._exchanges.away += 1
         try:
             yield
         finally:
-            self._away -= 1
+            self._exchanges.away -= 1
 
     def damage(self, sequence: int, *, in_transit: bool = False) -> None:
         """Damage a checkpoint: in the ledger (500 `checkpoint-corrupt`), or `in_transit` (wrong bytes)."""
         (self._task.garbled if in_transit else self._task.corrupt).add(sequence)
 
     # Records.
+
+    @property
+    def requests(self) -> list[RecordedRequest]:
+        """All requests, in the order of their arrival."""
+        return list(self._exchanges.requests)
 
     @property
     def input(self) -> Any:
@@ -315,8 +290,8 @@ class Gateway:
         Raises TimeoutError after `deadline` real seconds.
         """
         with self.clock.waiting():
-            async with asyncio.timeout(deadline), self._changed:
-                await self._changed.wait_for(condition)
+            async with asyncio.timeout(deadline), self._exchanges.changed:
+                await self._exchanges.changed.wait_for(condition)
 
     def _pod(self) -> Pod:
         if not self._pods:
@@ -332,12 +307,7 @@ class Gateway:
             pod.attempt.open = False
         number = self._first + len(self._pods)
         if isinstance(self.outcome, Failure):
-            self._task.last_failure = {
-                "attempt": self.outcome.attempt,
-                "reason": self.outcome.reason,
-                "message": self.outcome.message,
-                "exitCode": self.outcome.exit_code,
-            }
+            self._task.last_failure = contract_form(self.outcome)
         attempt = Attempt(number, token(number, 1))
         pod = Pod.create(
             Path(self._folder.name) / f"attempt-{number}",
@@ -352,96 +322,15 @@ class Gateway:
 
     def _runtime(self, pod: Pod) -> Runtime:
         async def exchange(message: Message, sender: Pod) -> Response:
-            return await self._exchange(message, sender, sleep=self.clock.sleep)
+            return await self._exchanges.exchange(message, sender, sleep=self.clock.sleep)
 
         client = InMemoryClient(pod, exchange=exchange, clock=self.clock)
         return Runtime(clock=self.clock, open_client=client.opened, environment=pod.environment)
 
     def _end(self, pod: Pod, exit_code: int | None) -> None:
-        """Close the attempt and derive its outcome as the operator does. None: the exit code is unknown."""
-        taken_over = not pod.attempt.open
+        """Close the attempt. None: the exit code is unknown."""
+        self.outcome = outcome(pod, EXIT_KILLED if pod.killed else exit_code) or self.outcome
         pod.attempt.open = False
-        if pod.killed:
-            exit_code = _EXIT_KILLED
-        number, report = pod.attempt.number, pod.attempt.report
-        message = pod.termination_message
-        if isinstance(report, Success):
-            self.outcome = report
-        elif report is not None:
-            self.outcome = replace(report, exit_code=exit_code)
-        elif pod.killed or exit_code == EXIT_INTERRUPTED:
-            words = "the pod was killed" if pod.killed else "the agent was interrupted"
-            self.outcome = Failure(
-                attempt=number, reason="Disrupted", message=words, retryable=True, exit_code=exit_code
-            )
-        elif taken_over or exit_code in (None, EXIT_SUPERSEDED):
-            pass
-        elif exit_code:
-            words = message or f"exit code {exit_code}"
-            self.outcome = Failure(
-                attempt=number, reason="ExitCode", message=words, retryable=True, exit_code=exit_code
-            )
-        elif message:
-            self.outcome = Success(attempt=number, output=_output(message))
-
-    async def _exchange(self, message: Message, pod: Pod, *, sleep: Sleep) -> Response:
-        """One request under its scripted fault. Raises ConnectionLost, Killed."""
-        try:
-            sender = self._task.attempt_of(message.headers)
-        except Problem:
-            sender = None
-        position = len(self.requests)
-        record = RecordedRequest(
-            method=message.method,
-            path=message.path,
-            route=route_of(message.method, message.path),
-            attempt=None if sender is None else sender.number,
-            status=None,
-            at=self.clock.now,
-        )
-        self.requests.append(record)
-        try:
-            fault = Unreachable() if self._away else self._script.take(record)
-            response = await self._under(fault, message, pod, sleep=sleep)
-            self.requests[position] = replace(record, status=response.status)
-            return response
-        finally:
-            async with self._changed:
-                self._changed.notify_all()
-
-    async def _under(self, fault: Fault | None, message: Message, pod: Pod, *, sleep: Sleep) -> Response:
-        match fault:
-            case None:
-                pass
-            case Unreachable():
-                raise ConnectionLost("scripted: unreachable")
-            case Unavailable(retry_after):
-                return _busy(Problem("ledger-unavailable", "scripted"), retry_after)
-            case TooManyRequests(retry_after):
-                refusal = Refusal("busy", 429, "scripted")
-                return _with_retry_after(_refused(refusal), retry_after)
-            case Slow(seconds):
-                await sleep(seconds)
-            case LostAnswer():
-                self._respond(message)
-                raise ConnectionLost("scripted: the answer is lost")
-            case Takeover():
-                pod.attempt.open = False
-            case ExpiredToken(renewed):
-                pod.expire_token()
-                if renewed:
-                    pod.renew_token()
-            case Refusal():
-                return _refused(fault)
-            case Kill(committed):
-                if committed:
-                    self._respond(message)
-                pod.killed = True
-                raise Killed("scripted: the pod was killed")
-        return self._respond(message)
-
-    def _respond(self, message: Message) -> Response:
-        return respond(self._task, message, now=self.clock.now)
 
 
 def _given(given: Any, *, sequence: int) -> RecordedCheckpoint:
@@ -457,48 +346,6 @@ def _given(given: Any, *, sequence: int) -> RecordedCheckpoint:
         order=None,
         at=0.0,
     )
-
-
-def _contract_form(failure: LastFailure) -> dict[str, Any]:
-    return {
-        "attempt": failure.attempt,
-        "reason": failure.reason,
-        "message": failure.message,
-        "exitCode": failure.exit_code,
-    }
-
-
-def _busy(problem: Problem, retry_after: int | None) -> Response:
-    return _with_retry_after(problem.response(), retry_after)
-
-
-def _with_retry_after(response: Response, seconds: int | None) -> Response:
-    headers = {name: value for name, value in response.headers.items() if name != "Retry-After"}
-    if seconds is not None:
-        headers["Retry-After"] = str(seconds)
-    return replace(response, headers=headers)
-
-
-def _refused(refusal: Refusal) -> Response:
-    detail = refusal.detail or f"scripted: {refusal.kind}"
-    return problem_response(refusal.kind, refusal.status, refusal.kind, detail)
-
-
-def _output(message: str) -> Any:
-    """A termination message as the operator reads it: JSON if it parses, or else text."""
-    try:
-        return json.loads(message)
-    except ValueError:
-        return message.removesuffix("\n")
-
-
-def _exit_code(error: BaseException) -> int:
-    """The exit code that `run` would have made of an exception that leaves the agent's context."""
-    if contains(error, Superseded):
-        return EXIT_SUPERSEDED
-    if isinstance(error, asyncio.CancelledError) or contains(error, GatewayUnavailable):
-        return EXIT_INTERRUPTED
-    return 1
 
 
 def _never_ended() -> NoReturn:

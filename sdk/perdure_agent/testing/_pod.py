@@ -9,7 +9,7 @@ from typing import Any
 
 from perdure_agent._environment import Environment
 from perdure_agent._last_failure import LastFailure
-from perdure_agent.testing._api import Attempt, Task
+from perdure_agent.testing._task import Attempt, Task
 
 #: Size of the largest input that is mounted; the agent requests a larger one. Bytes of JSON.
 _MOUNTED_INPUT = 64 * 1024

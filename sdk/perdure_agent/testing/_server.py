@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from perdure_agent.testing._api import Message, Response
 from perdure_agent.testing._client import ConnectionLost
+from perdure_agent.testing._problems import Message, Response
 
 _PREFIX = "/agent/v1"
 

@@ -18,7 +18,7 @@ from perdure.gateway.agent_api.problems import AgentProblem
 from perdure.gateway.http.problems import HttpProblem
 from perdure.gateway.server import listen, serve
 from perdure.settings import Settings
-from perdure_agent.testing import _api, _server
+from perdure_agent.testing import _api, _problems, _server, _task
 
 
 class Product(Subject):
@@ -50,7 +50,7 @@ class Product(Subject):
 class InMemory(Subject):
     """The gateway of `perdure_agent.testing`."""
 
-    def __init__(self, client: aiohttp.ClientSession, url: str, task: _api.Task) -> None:
+    def __init__(self, client: aiohttp.ClientSession, url: str, task: _task.Task) -> None:
         super().__init__(client, url)
         self._task = task
 
@@ -60,7 +60,7 @@ class InMemory(Subject):
 
     @property
     def unrecorded_token(self) -> str:
-        unknown = _api.Attempt(999, "unknown", known=False)
+        unknown = _task.Attempt(999, "unknown", known=False)
         if self._task.attempts[0].number != 999:
             self._task.attempts.insert(0, unknown)
         return unknown.token
@@ -68,7 +68,7 @@ class InMemory(Subject):
     async def supersede(self) -> None:
         newest = self._task.attempts[-1]
         newest.open = False
-        self._task.attempts.append(_api.Attempt(newest.number + 1, f"token-{newest.number + 1}"))
+        self._task.attempts.append(_task.Attempt(newest.number + 1, f"token-{newest.number + 1}"))
 
     async def corrupt(self, sequence: int) -> None:
         self._task.corrupt.add(sequence)
@@ -96,18 +96,18 @@ async def product(client: aiohttp.ClientSession) -> AsyncIterator[Subject]:
 
 @asynccontextmanager
 async def in_memory(client: aiohttp.ClientSession) -> AsyncIterator[Subject]:
-    task = _api.Task(
+    task = _task.Task(
         namespace="team-a",
         workflow="audit",
         name="audit-analyse-0-abcde",
         step="analyse",
         index=0,
         input={"path": "a.py"},
-        limits=_api.Limits(**SMALL),
-        attempts=[_api.Attempt(1, "token-1")],
+        limits=_task.Limits(**SMALL),
+        attempts=[_task.Attempt(1, "token-1")],
     )
 
-    async def exchange(message: _api.Message) -> _api.Response:
+    async def exchange(message: _problems.Message) -> _problems.Response:
         return _api.respond(task, message, now=12.5)
 
     listener, url = _server.bind(0)
@@ -124,12 +124,12 @@ async def test_contract(case: Case, subject: type[Subject]) -> None:
 
 
 def test_the_limits_are_the_gateway_s() -> None:
-    ours = asdict(_api.Limits())
+    ours = asdict(_task.Limits())
     assert ours == {name: getattr(AgentLimits(), name) for name in ours}
     assert {field.name for field in fields(AgentLimits)} >= set(SMALL)
 
 
 def test_the_problems_are_the_gateway_s() -> None:
     known = {problem.slug: problem for family in (HttpProblem, AgentProblem) for problem in family}
-    for kind, (status, title) in _api.PROBLEMS.items():
+    for kind, (status, title) in _problems.PROBLEMS.items():
         assert (known[kind].status, known[kind].title) == (status, title)

@@ -336,6 +336,17 @@ async def test_exit_codes_of_main_s_own(body: str, code: int) -> None:
         assert await gateway.run(leaving) == code
 
 
+async def test_exit_code_0_alone_is_a_success_without_output() -> None:
+    async def silent() -> None:
+        async with perdure_agent.connect():
+            pass
+
+    async with testing.Gateway() as gateway:
+        assert await gateway.run(silent) == 0
+        assert gateway.outcome == testing.Success(attempt=1, output=None)
+        assert gateway.reports == []
+
+
 async def test_a_result_survives_in_the_termination_message() -> None:
     async with testing.Gateway(input={"to": 1}) as gateway:
         gateway.script(testing.Unreachable(), on="result", times=None)
