@@ -56,10 +56,13 @@ class Connection:
             await self.changed.wait_for(condition)
 
     async def stream(self, response: StreamedResponse, limits: Limits = PATIENT, method: str = "GET") -> None:
-        async with asyncio.timeout(10):
-            await response.stream(
-                {"type": "http", "method": method}, self.receive, self.send, limits=limits, stop=self.stop
-            )
+        scope = {"type": "http", "method": method}
+        async with asyncio.timeout(10) as guard:
+            try:
+                await response.stream(scope, self.receive, self.send, limits=limits, stop=self.stop)
+            finally:
+                # The guard's own TimeoutError must not pass for the response's.
+                assert not guard.expired(), "the response does not end"
 
     @property
     def body(self) -> list[bytes]:
