@@ -1,9 +1,9 @@
-"""The ears: kopf watches, we listen.
+"""Watches of our own kinds, by kopf; the only module that imports kopf.
 
-Only `on.event` handlers, which write nothing to the cluster, so that every replica may run them and keep a
-warm store. kopf's own state keeping is switched off: with no change handlers nothing reads it, and it costs
-more than all the rest (`_NoDiffBase`, `_NoProgress`). The only module that imports kopf. What runs make by
-the thousand, pods and AgentTasks, is followed without it (`kube/reflector.py`).
+Only `on.event` handlers are registered. They write nothing to the cluster, so every replica may run them and
+keep a warm store. kopf's own state is switched off (`_NoDiffBase`, `_NoProgress`): without change handlers
+nothing reads that state, and keeping it costs more than all the rest. Pods and AgentTasks, which runs create
+by the thousand, are followed without kopf (`kube/reflector.py`).
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from perdure.api import GROUP, VERSION
 from perdure.api.custom_resources import KINDS
 from perdure.import_guards import absent
 
-# kopf imports the client, if it is there, only to recognise its objects, which we never hand to it: 850
-# modules, a second of CPU and 70 MB.
+# kopf imports kubernetes_asyncio, where installed, only to recognise its objects, which never reach kopf
+# here. The import would cost 850 modules, a second of CPU and 70 MB.
 with absent("kubernetes_asyncio"):
     import kopf
 
-#: Called with the kind, the object, and whether it was deleted.
-Listener = Callable[[str, Mapping[str, Any], bool], None]
-#: Called when a watch had to start anew, so that deletions may have been missed.
-GapListener = Callable[[], None]
+#: Called with the kind, the object, and whether the object was deleted.
+EventHandler = Callable[[str, Mapping[str, Any], bool], None]
+#: Called when a watch has listed instead of resuming, so that deletions may have been missed.
+GapHandler = Callable[[], None]
 
 _PLURALS = {kind.kind: kind.plural for kind in KINDS}
 
 
 class _NoDiffBase(kopf.DiffBaseStorage):
-    """Keeps no last-handled state: safe only because there are no change handlers."""
+    """Storage without last-handled state: safe only because no change handlers exist."""
 
     def build(self, *, body: kopf.Body, extra_fields: Any = None) -> Any:
         return {}
@@ -45,7 +45,7 @@ class _NoDiffBase(kopf.DiffBaseStorage):
 
 
 class _NoProgress(kopf.ProgressStorage):
-    """Keeps no handler progress: `on.event` handlers have none."""
+    """Storage without handler progress: `on.event` handlers have none."""
 
     def fetch(self, *, key: Any, body: kopf.Body) -> Any:
         return None
@@ -64,12 +64,12 @@ class _NoProgress(kopf.ProgressStorage):
 
 
 def operator_settings() -> kopf.OperatorSettings:
-    """Settings whose reasons are in the comments; the defaults suit operators that let kopf write."""
+    """Settings of kopf, each with its reason; the defaults suit operators that let kopf write."""
     settings = kopf.OperatorSettings()
     settings.persistence.diffbase_storage = _NoDiffBase()
     settings.persistence.progress_storage = _NoProgress()
     settings.persistence.consistency_timeout = 0
-    # Idle per-object tasks pile up for five seconds by default, which delays the events of the busy ones.
+    # By default idle per-object tasks stay for five seconds, and delay the events of busy objects.
     settings.queueing.idle_timeout = 0.5
     settings.queueing.error_delays = (0.1, 0.5, 1, 2, 5, 10)
     # One unchunked list of ten thousand Workflows takes hundreds of megabytes.
@@ -78,9 +78,9 @@ def operator_settings() -> kopf.OperatorSettings:
     settings.watching.inactivity_timeout = 70
     settings.networking.connect_timeout = 5
     settings.networking.request_timeout = 30
-    # Two and a half minutes of an API server that answers 5xx before kopf gives up and we restart.
+    # After two and a half minutes of 5xx answers kopf gives up, and the operator is restarted.
     settings.networking.error_backoffs = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 30, 30, 30)
-    # The CRDs are installed with us; scanning would need the right to watch all of them.
+    # The CRDs are installed with the operator; scanning would need the right to watch all CRDs.
     settings.scanning.disabled = True
     settings.posting.enabled = False
     settings.process.ultimate_exiting_timeout = 25
@@ -88,24 +88,24 @@ def operator_settings() -> kopf.OperatorSettings:
 
 
 async def listen(
-    heard: Listener,
+    on_event: EventHandler,
     *,
-    gap: GapListener,
+    on_gap: GapHandler,
     kinds: Sequence[str],
     namespaces: Sequence[str],
     stop: asyncio.Event,
     ready: asyncio.Event,
 ) -> None:
-    """Watch until `stop` is set. Raises what ended kopf, if it was not `stop`.
+    """Watch until `stop` is set. Raises what kopf fails with before that.
 
-    `heard` is called for every event of our own `kinds`, and must not block. `ready` is set when the watches
+    `on_event` is called for every event of these `kinds`, and must not block. `ready` is set when the watches
     are being started.
     """
     registry = kopf.OperatorRegistry()
     for kind in kinds:
         plural = _PLURALS[kind]
-        hear = kopf.on.event(GROUP, VERSION, plural, registry=registry, id=f"hear-{plural}")
-        hear(_handler(kind, heard, gap))
+        register = kopf.on.event(GROUP, VERSION, plural, registry=registry, id=f"watch-{plural}")
+        register(_handler(kind, on_event, on_gap))
     kopf.on.login(registry=registry, id="login")(_login)
     # kopf logs every event of every object at INFO.
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
@@ -123,7 +123,7 @@ async def listen(
             clusterwide=not namespaces,
             namespaces=list(namespaces),
             standalone=True,
-            # Left out, kopf asks for the user's name, and the user of a container often has none.
+            # Without an identity kopf asks for the name of the user, which containers often lack.
             identity="perdure",  # type: ignore[arg-type]
             stop_flag=stop_flag,
             ready_flag=ready,
@@ -139,12 +139,12 @@ async def _login(**facts: Any) -> kopf.ConnectionInfo | None:
     return kopf.login_with_service_account(**facts) or kopf.login_with_kubeconfig(**facts)
 
 
-def _handler(kind: str, heard: Listener, gap: GapListener) -> Callable[..., Awaitable[None]]:
-    # A coroutine, because kopf runs plain functions in threads.
+def _handler(kind: str, on_event: EventHandler, on_gap: GapHandler) -> Callable[..., Awaitable[None]]:
+    # A coroutine function, because kopf runs plain functions in threads.
     async def handle(event: Mapping[str, Any], **_: Any) -> None:
-        # Without a type the object comes from a list: at the start, or after a watch broke off.
+        # An event without a type comes from a list: at the start, or after a watch has broken off.
         if event["type"] is None:
-            gap()
-        heard(kind, event["object"], event["type"] == "DELETED")
+            on_gap()
+        on_event(kind, event["object"], event["type"] == "DELETED")
 
     return handle

@@ -81,7 +81,7 @@ async def run_operator(settings: Settings) -> None:
     # Imported modules are never freed: without this every full collection would traverse them.
     gc.freeze()
     if settings.kubeconfig:
-        os.environ["KUBECONFIG"] = settings.kubeconfig  # where kopf looks for it
+        os.environ["KUBECONFIG"] = settings.kubeconfig  # which kopf reads
     async with AsyncExitStack() as stack:
         signals = stack.enter_context(_Signals())
         kube = await stack.enter_async_context(KubeClient.from_config(settings.kubeconfig))
@@ -106,7 +106,7 @@ class _Operator:
         self._relay: Relay | None = None
         self._can_relay = asyncio.Event()
         self._watching = asyncio.Event()
-        #: What is followed without kopf and has not been listed yet.
+        #: Selections that are followed without kopf and have not been listed yet.
         self._unlisted = set(selected(FOLLOWED, settings.watch_namespaces))
         self._recorder = EventRecorder(kube, instance=settings.identity, enabled=settings.kubernetes_events)
         self._loop = ControlLoop(
@@ -135,14 +135,14 @@ class _Operator:
             watching = group.create_task(
                 listen(
                     self._loop.handle_event,
-                    gap=self._loop.handle_gap,
+                    on_gap=self._loop.handle_gap,
                     kinds=[kind for kind in KINDS if kind not in FOLLOWED],
                     namespaces=self._settings.watch_namespaces,
                     stop=ending,
                     ready=self._watching,
                 )
             )
-            # What the leader has listed need not be listed again.
+            # Watches continue from the lists of the leader: listing again would read the whole cluster twice.
             listed = self._loop.listed
             followed, self._unlisted = self._unlisted, self._unlisted - listed.keys()
             followers = [
@@ -159,7 +159,7 @@ class _Operator:
                 for selection in sorted(followed, key=str)
             ]
             await _first((watching, group.create_task(_until(self._watching))))
-            # kopf takes the signals when it starts, and would end itself, and our workers with it, at once.
+            # kopf has replaced the signal handlers by its own, which would end kopf and the workers at once.
             signals.take()
             # An object deleted between the leader's relist and the first list of a watch is in neither.
             self._loop.handle_gap()
@@ -169,10 +169,10 @@ class _Operator:
                 async with asyncio.timeout(SHUTDOWN_SECONDS):
                     await leading
             except TimeoutError:
-                # Workers that do not stop must not outlive the Lease.
+                # Workers that do not stop must not go on writing after the Lease has ended.
                 _log.error("workers did not stop in time; leaving at once")
                 os._exit(1)
-            # kopf waits five seconds for all tasks that are younger than itself: leave it none.
+            # kopf waits five seconds for every task that is younger than kopf itself, so none may be left.
             self._recorder.close()
             for follower in followers:
                 follower.cancel()

@@ -236,7 +236,7 @@ async def _main() -> None:
             group.create_task(
                 listen(
                     received,
-                    gap=lambda: None,
+                    on_gap=lambda: None,
                     kinds=["Workflow"],
                     namespaces=[order["namespace"]],
                     stop=asyncio.Event(),

@@ -1,4 +1,4 @@
-"""From an event of the cluster to a look at the run that it is about, as soon as the event calls for one."""
+"""The handler of watch events: updates the store and enqueues the run that an event is about."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.cluster_cache.store import AGENT_TEMPLATE, POD, WORKFLOW_TEMPLATE, Store
 from perdure.control.queue.workqueue import WorkQueue
 
-#: Seconds for which news of a pod that call for no action wait for company: that it has started, or why it
-#: has not. Nothing goes on because of them, and many a pod has ended by then. They wait as long as the next
-#: status of their run does, which is where people see them, and within these bounds.
-START_LOOK = 1.0
-LONGEST_START_LOOK = 5.0
+#: Seconds for which pod events without a consequence are debounced: the pod has started, or says why not. No
+#: decision depends on them, and many a pod ends within that time. They wait until the next write of their
+#: run's status, where people read them, within these bounds.
+START_DEBOUNCE = 1.0
+LONGEST_START_DEBOUNCE = 5.0
 
 _log = structlog.get_logger(__name__)
 
 
 class EventHandler:
-    """Takes in what is heard of the cluster."""
+    """Called for every event of every watch."""
 
     def __init__(
         self,
@@ -40,9 +40,9 @@ class EventHandler:
         self._shown_in = shown_in
 
     def __call__(self, kind: str, obj: Mapping[str, Any], deleted: bool) -> None:
-        """An object was made, or has changed, or was deleted. Never waits, and never raises.
+        """An object was created, changed or deleted. Never waits, and never raises.
 
-        An exception would end the watch, and with it the process: for the objects of all namespaces.
+        An exception would end the watch, and with it the process, for the objects of all namespaces.
         """
         try:
             self._handle(kind, obj, deleted)
@@ -57,18 +57,19 @@ class EventHandler:
             key = self._store.apply(kind, obj)
         if not self._is_reconciling():
             return
-        for stirred in self._store.pop_dirty_owners():
-            self._queue.add(stirred)
+        for owner in self._store.pop_dirty_owners():
+            self._queue.add(owner)
         if kind in (AGENT_TEMPLATE, WORKFLOW_TEMPLATE):
             for waiting in self._note_template(metadata["namespace"], metadata["name"]):
                 self._queue.add(waiting)
         elif key is not None and kind == POD and not deleted and self._can_wait(metadata):
-            self._queue.add_after(key, min(LONGEST_START_LOOK, max(START_LOOK, self._shown_in(key))))
+            self._queue.add_after(key, min(LONGEST_START_DEBOUNCE, max(START_DEBOUNCE, self._shown_in(key))))
         elif key is not None:
             self._queue.add(key)
 
     def _can_wait(self, metadata: Mapping[str, Any]) -> bool:
-        """Whether nothing is to be done about what a pod is like now."""
+        """Whether the present state of a pod calls for no decision."""
         pod = self._store.pod(metadata["namespace"], metadata["name"])
-        # The gateway lets a Job's pod in only after it was noted; any other was noted by who made it.
+        # The gateway admits a Job's pod only after a pass has recorded the pod's uid. The uid of any other
+        # pod is recorded when the operator creates the pod.
         return pod is not None and not (pod.agent_ended or pod.deletion is not None or pod.of_job)

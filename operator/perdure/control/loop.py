@@ -90,7 +90,7 @@ class ControlLoop:
         `recorder` posts Kubernetes Events; its owner runs and closes it.
         """
         #: Set once the leader has listed the cluster, and once it has also reconciled every run. Both are set
-        #: as well when nobody is to wait for that: another process leads, or this one cannot start.
+        #: too when waiting for that is pointless: another process leads, or this one cannot start.
         self.seen = asyncio.Event()
         self.settled = asyncio.Event()
         self._while_leading = while_leading
@@ -167,7 +167,7 @@ class ControlLoop:
     # --- what the watches report
 
     def handle_event(self, kind: str, obj: Mapping[str, Any], deleted: bool) -> None:
-        """An object was created, changed or deleted. Never waits."""
+        """An object was created, changed or deleted. Never waits, and never raises."""
         self._handler(kind, obj, deleted)
 
     def handle_gap(self) -> None:

@@ -1,7 +1,8 @@
-"""One pass over a WorkflowSchedule: look at its runs, decide, cancel, create, note it in the status, delete.
+"""One pass over a WorkflowSchedule: observe its runs, decide, cancel, create, write the status, delete.
 
-The ledger knows nothing of schedules: what a schedule has to remember is its status, and it is written last.
-A pass that dies on the way is repeated; names that follow from the scheduled times make that harmless.
+The ledger has no schedules: the status is a schedule's only memory, and is written after the runs are
+created. A pass that is interrupted is repeated. Names of runs follow from the scheduled times, so a repeated
+create is idempotent.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ from perdure.domain.schedules.schedule import (
 )
 from perdure.kube.errors import ApiError
 
-#: On the runs of a schedule: its name, and the time for which the run was made.
+#: Label and annotation of the runs of a schedule: its name, and the time that the run is for.
 LABEL_SCHEDULE: Final = f"{GROUP}/schedule"
 ANNOTATION_TIME: Final = f"{GROUP}/scheduled-time"
-#: Seconds until a run that was refused is tried again.
+#: Seconds until a create that was refused is tried again.
 REFUSED_RETRY: Final = 30.0
-#: Seconds after which the clock is looked at in any case: it may have been set.
+#: Longest seconds between two passes: the wall clock may have been set.
 LONGEST_WAIT: Final = 300.0
 #: Live runs that a status lists, the newest ones.
 MAX_ACTIVE: Final = 100
@@ -58,16 +59,16 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Problem:
-    """Why it makes no runs."""
+    """Why a schedule creates no runs."""
 
     reason: str
     message: str
-    #: False if nothing can come of it before its spec is changed.
+    #: False if the schedule can create runs only after a change of its spec.
     accepted: bool = True
 
 
 class ScheduleReconciler:
-    """Keeps schedules. Used by one leader at a time; holds no state of its own."""
+    """The reconciler of schedules. Used by one leader at a time; stateless."""
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class ScheduleReconciler:
         wake: Callable[[RunKey], None],
         models: SpecModels,
     ) -> None:
-        """`wake` has a run looked at that we made or changed: its event tells nothing new by then."""
+        """`wake` enqueues a run that a pass has created or changed: its event will carry nothing new."""
         self._store = store
         self._wake = wake
         self._kube = kube
@@ -86,7 +87,7 @@ class ScheduleReconciler:
         self._models = models
 
     async def reconcile(self, key: RunKey) -> float | None:
-        """Do what is due. Returns the seconds after which to look again, None for not before a change.
+        """Do what is due. Returns the seconds until the next pass; None for not before a change.
 
         Raises ApiError for the caller to repeat it later.
         """
@@ -133,7 +134,7 @@ class ScheduleReconciler:
             after["lastSuccessfulTime"] = max(after.get("lastSuccessfulTime", ""), timestamp(succeeded_at))
         if due is not None and problem is None:
             after["lastScheduleTime"] = timestamp(due.time)
-        # Of a run that could not be made, the time stays the next one.
+        # The time of a run that could not be created stays the next one.
         next_time = due.time if due is not None and problem is not None else decision.next_time
         if next_time is not None:
             after["nextScheduleTime"] = timestamp(next_time)
@@ -152,7 +153,7 @@ class ScheduleReconciler:
         return min(longest, max(0.0, (decision.next_time - self._clock()).total_seconds()))
 
     async def _cancel(self, namespace: str, run: ScheduledRun) -> None:
-        # With the uid, so that a namesake that was made in the meantime is left alone.
+        # The uid is a precondition, so that a new object of the same name is not cancelled.
         body = {"metadata": {"uid": run.uid}, "spec": {"desiredState": "Cancelled"}}
         try:
             there = await self._kube.patch(WORKFLOW, namespace, run.name, body)
@@ -160,14 +161,14 @@ class ScheduleReconciler:
             if not (error.not_found or error.conflict):
                 raise
         else:
-            self._take_in(there)
+            self._store_run(there)
 
-    def _take_in(self, run: Mapping[str, Any]) -> None:
+    def _store_run(self, run: Mapping[str, Any]) -> None:
         if (key := self._store.apply(WORKFLOW, run)) is not None:
             self._wake(key)
 
     async def _create(self, schedule: Mapping[str, Any], due: DueRun) -> ScheduledRun | _Problem:
-        """The run, made now or by an earlier pass; or why there is none."""
+        """The run, created now or by an earlier pass; or why there is none."""
         metadata = schedule["metadata"]
         namespace = metadata["namespace"]
         try:
@@ -186,7 +187,7 @@ class ScheduleReconciler:
                     reason=Reason.NAME_CONFLICT.value,
                     message=f"a Workflow {due.name} exists and is not of this schedule: delete or rename it",
                 )
-        self._take_in(made)
+        self._store_run(made)
         finished = (made.get("status") or {}).get("phase") in _ENDS
         return ScheduledRun(
             name=due.name,
@@ -198,9 +199,10 @@ class ScheduleReconciler:
     async def _newest_success(
         self, namespace: str, before: Mapping[str, Any], runs: list[ScheduledRun], due: DueRun | None
     ) -> datetime | None:
-        """When the newest of the runs that have succeeded since the last pass did so; None if none has.
+        """When the newest success since the last pass finished; None if there is none.
 
-        Those are the ones that the status still lists; and one whose pass died before it was listed.
+        Candidates are the runs that the status still lists as active, and a run whose pass was interrupted
+        before the status listed it.
         """
         listed = {run["uid"] for run in before.get("active") or ()}
         newest = None
@@ -220,7 +222,7 @@ class ScheduleReconciler:
         patch = status_patch(metadata["uid"], schedule.get("status") or {}, after)
         if not patch:
             return
-        # A leader that was deposed and does not know it yet must not turn the memory back.
+        # A deposed leader that does not know it yet must not overwrite a newer status and repeat runs.
         patch.insert(
             1, {"op": "test", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]}
         )
@@ -228,13 +230,13 @@ class ScheduleReconciler:
             there = await self._kube.patch_status(SCHEDULE, metadata["namespace"], metadata["name"], patch)
         except ApiError as error:
             if error.not_found:
-                return  # it is no more, and what it made goes with it
+                return  # the schedule was deleted, and the garbage collector deletes its runs
             if error.status == 422:
-                # It is not what we took it for: decide anew.
+                # A test of the patch failed, so the stored object is stale: read it, and decide again.
                 there = await self._kube.get(SCHEDULE, metadata["namespace"], metadata["name"])
                 self._store.apply(SCHEDULE, there)
             raise
-        # The next pass must not go by what was before, or it would make a run again that is deleted by then.
+        # The next pass must see this status, or it would create a run again whose history was deleted.
         self._store.apply(SCHEDULE, there)
 
 
@@ -296,13 +298,13 @@ def _workflow(schedule: Mapping[str, Any], due: DueRun) -> dict[str, Any]:
 
 
 def _remembered(before: Mapping[str, Any]) -> dict[str, Any]:
-    """What stays in the status until there is something newer."""
+    """Times that stay in the status until there are newer ones."""
     kept = ("lastScheduleTime", "lastSuccessfulTime")
     return {name: before[name] for name in kept if name in before}
 
 
 def _standing_message(schedule: Mapping[str, Any]) -> str:
-    """What the status says of times that were left out, if that still is the newest there is to say."""
+    """The message about skipped times, while it is still the newest one."""
     before = schedule.get("status") or {}
     same = before.get("observedGeneration") == schedule["metadata"].get("generation", 1)
     fine = any(
@@ -320,7 +322,7 @@ def _status(
     problem: _Problem | None,
     suspended: bool = False,
 ) -> dict[str, Any]:
-    """All of the status but the times. Ready is False if a run that is due cannot be made."""
+    """The status without the times. Ready is False if a due run cannot be created."""
     before: Mapping[str, Any] = schedule.get("status") or {}
     generation = schedule["metadata"].get("generation", 1)
     status: dict[str, Any] = {"observedGeneration": generation}

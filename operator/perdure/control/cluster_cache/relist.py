@@ -1,7 +1,8 @@
-"""A full look at the cluster: the backstop for every watch event that was lost.
+"""The full relist of the cluster: the backstop for every watch event that was lost.
 
-A watch that has to start anew tells nothing of what was deleted meanwhile. So before a leader does anything,
-and from time to time after, everything is listed and what the store has beyond that is taken out.
+A watch that lists instead of resuming reports no deletion that happened in between. So before its first
+decision, and periodically afterwards, a leader lists everything, and objects that the lists lack leave the
+store.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from perdure.domain.names import LABEL_MANAGED_BY, MANAGED_BY
 from perdure.domain.records import WORKFLOW
 from perdure.kube.reflector import Selection
 
-#: Only pods that a run made are of interest.
+#: Label selectors by kind: of all pods only those that runs have created.
 SELECTORS = {POD: f"{LABEL_MANAGED_BY}={MANAGED_BY}"}
 
 
 def selected(kinds: Iterable[str], namespaces: Sequence[str]) -> list[Selection]:
-    """What is of interest of these kinds, in these namespaces; in all of them if there are none."""
+    """The selections to list and watch for these kinds, in these namespaces; in all if there are none."""
     return [
         Selection(kind, namespace, SELECTORS.get(kind))
         for kind in kinds
@@ -31,18 +32,18 @@ def selected(kinds: Iterable[str], namespaces: Sequence[str]) -> list[Selection]
 
 
 async def relist(kube: KubePort, store: Store, namespaces: Sequence[str]) -> dict[Selection, str]:
-    """Bring the store in line with the cluster. Returns the version of each list: a watch can go on from it.
+    """Bring the store in line with the cluster. Returns the resourceVersion of each list, for a watch.
 
-    `namespaces` empty means all. Raises ApiError; what was seen until then is kept.
+    `namespaces` empty means all. Raises ApiError; objects that were listed until then stay in the store.
     """
     versions: dict[Selection, str] = {}
-    # The store keeps nothing that a finished run made, so runs come first. The rest at once: the API server
-    # writes a page of one list while we read one of another.
+    # The store keeps no objects of finished runs, so Workflows are listed first. The other lists run
+    # concurrently: the API server encodes a page of one list while a page of another is decoded here.
     for kinds in ((WORKFLOW,), [kind for kind in KINDS if kind != WORKFLOW]):
         selections = selected(kinds, namespaces)
-        looks = (_look(kube, store, selection) for selection in selections)
-        # No group: what is raised has to arrive as it is, and by then nothing is to be under way any more.
-        found = await asyncio.gather(*looks, return_exceptions=True)
+        lists = (_list(kube, store, selection) for selection in selections)
+        # No TaskGroup: callers expect an ApiError, not a group, and only after all lists have ended.
+        found = await asyncio.gather(*lists, return_exceptions=True)
         for selection, version in zip(selections, found, strict=True):
             if isinstance(version, BaseException):
                 raise version
@@ -50,7 +51,7 @@ async def relist(kube: KubePort, store: Store, namespaces: Sequence[str]) -> dic
     return versions
 
 
-async def _look(kube: KubePort, store: Store, of: Selection) -> str:
+async def _list(kube: KubePort, store: Store, of: Selection) -> str:
     before = {
         (place, name): (seen, uid)
         for place, name, seen, uid in store.names(of.kind)
@@ -67,8 +68,8 @@ async def _look(kube: KubePort, store: Store, of: Selection) -> str:
                 missing.pop(_place(obj), None)
                 store.apply(of.kind, obj)
     for (place, name), (seen, uid) in missing.items():
-        # What appeared after the list was made is newer than it, and not missing from it. So is one
-        # that was made anew under the same name meanwhile: hence the uid.
+        # An object newer than the list is not missing from it. Neither is an object of the same name that
+        # was created again meanwhile: hence the uid.
         if seen <= int(version):
             store.remove(of.kind, place, name, uid=uid)
     return version

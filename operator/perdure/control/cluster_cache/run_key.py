@@ -1,4 +1,4 @@
-"""Which run an object belongs to."""
+"""The key of the run that an object belongs to."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from perdure.domain.kube_objects import OwnerReference, controlling_owner
 from perdure.domain.names import LABEL_TASK, LABEL_WORKFLOW
 from perdure.domain.records import AGENT_TASK, WORKFLOW
 
-#: Not a run, but looked at in the same way: it makes runs.
+#: Schedules are no runs, but share the work queue with them.
 SCHEDULE = "WorkflowSchedule"
 
 
 class RunKey(NamedTuple):
-    """The object that a person applied: what the work queue holds."""
+    """Kind, namespace and name of the object that a person applied: an entry of the work queue."""
 
     kind: str
     namespace: str
@@ -27,14 +27,14 @@ def _is_workflow(reference: OwnerReference) -> bool:
 
 
 def run_key(kind: str, obj: Mapping[str, Any]) -> RunKey | None:
-    """The run that an object is, or belongs to; None if it is none of ours."""
+    """The run that an object is, or belongs to; None if the object is not of Perdure."""
     metadata = obj["metadata"]
     namespace = metadata["namespace"]
     labels: Mapping[str, str] = metadata.get("labels") or {}
     if kind in (WORKFLOW, SCHEDULE):
         return RunKey(kind, namespace, metadata["name"])
     if kind == AGENT_TASK:
-        # A label alone makes nobody's task part of a run: only a controlling owner does.
+        # Users may set any label. Only a controlling owner makes a task part of a run.
         owner = controlling_owner(obj)
         if owner is not None and _is_workflow(owner):
             return RunKey(WORKFLOW, namespace, owner["name"])
@@ -47,7 +47,7 @@ def run_key(kind: str, obj: Mapping[str, Any]) -> RunKey | None:
 
 
 def owner_key(obj: Mapping[str, Any]) -> tuple[RunKey, str] | None:
-    """What made a Workflow, with its uid: another Workflow, or a schedule; None if a person did."""
+    """The Workflow or schedule that created a Workflow, with its uid; None if a person did."""
     metadata = obj["metadata"]
     owner = controlling_owner(obj)
     if owner is None or not str(owner.get("apiVersion")).startswith(f"{GROUP}/"):

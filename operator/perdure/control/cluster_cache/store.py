@@ -1,7 +1,7 @@
-"""The cluster as last seen, in memory and slim.
+"""The cluster cache: objects as last observed, reduced to the fields that decisions need.
 
-Filled by watch events and by full looks (`relist.py`), which may overtake each other: an object is only ever
-replaced by a newer version of itself. The store is a hint. Nothing is decided from an absence here alone.
+Watch events and full relists (`relist.py`) fill the store and may overtake each other, so an object is only
+ever replaced by a newer version of itself. The store is a hint: no decision follows from an absence alone.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ AGENT_TEMPLATE = "AgentTemplate"
 WORKFLOW_TEMPLATE = "WorkflowTemplate"
 #: Kinds that are watched.
 KINDS = (WORKFLOW, AGENT_TASK, AGENT_TEMPLATE, WORKFLOW_TEMPLATE, SCHEDULE, POD)
-#: How deep a Workflow lies under the one that a person applied; those that we make have it.
+#: Depth of a Workflow below the one that a person applied; child Workflows have this annotation.
 DEPTH_ANNOTATION = "perdure.dev/depth"
-#: Objects that are no more, and of which late news is known by their uids. Later ones push out earlier ones.
+#: How many uids of deleted objects to remember (LRU), so that a stale watch event cannot resurrect one.
 REMOVED = 10_000
-#: Versions in which objects were made of which no event has told yet; the same.
+#: How many resourceVersions of own creates to remember (LRU): their ADDED events carry nothing new.
 MADE = 10_000
-#: Objects that could not be read, and are known as such; the same.
+#: How many objects that could not be read to remember (LRU), so that each is logged once.
 UNREADABLE = 10_000
-#: The largest depth that is told apart; beyond the limit of depths, all are too deep alike.
+#: The largest depth that is distinguished: every depth beyond the limit is refused alike.
 _MAX_DEPTH = 999
 _TERMINAL = frozenset(phase.value for phase in TERMINAL)
 
@@ -47,20 +47,20 @@ class Root:
     version: int
     generation: int
     created_at: datetime
-    #: None once it has finished: then nobody needs it any more.
+    #: None once the run has finished: no pass reads the manifest any more.
     manifest: Mapping[str, Any] | None
     status: Mapping[str, Any] | None
     phase: str | None = None
     finished: bool
     desired_state: DesiredState = "Running"
-    #: What made it, if no person did: a Workflow or a schedule.
+    #: The Workflow or schedule that created the object; None if a person did.
     owner: RunKey | None = None
     owner_uid: str | None = None
     depth: int = 0
 
 
 class TaskObject(NamedTuple):
-    """An AgentTask that a run made, and the phase that its status shows."""
+    """An AgentTask that a run created, and the phase in its status."""
 
     uid: str
     shown_phase: str | None
@@ -68,14 +68,14 @@ class TaskObject(NamedTuple):
 
 @dataclass(slots=True)
 class Children:
-    """What a run has made, as far as it is of interest, and what changed since the run was last looked at."""
+    """Objects that a run has created, and what changed since its last pass."""
 
     #: Its AgentTask objects, by name.
     tasks: dict[str, TaskObject] = field(default_factory=dict)
     pods: dict[str, PodFacts] = field(default_factory=dict)
-    #: Names of pods that changed, came or went.
+    #: Names of pods that were created, changed or deleted.
     changed: set[str] = field(default_factory=set)
-    #: A Workflow that it made came, went, or ended.
+    #: A child Workflow was created, was deleted, or has ended.
     children_changed: bool = False
 
 
@@ -84,12 +84,12 @@ class _Entry:
     version: int
     uid: str
     run: RunKey | None
-    #: The name under which a pod is kept, which is its Job's if it has one.
+    #: Key of a pod in `Children.pods`: the name of its Job, if a Job created the pod, else its own.
     kept_as: str = ""
 
 
 class Store:
-    """Objects by run. `apply` and `remove` return the run to look at, None if nothing of interest changed."""
+    """Objects by run. `apply` and `remove` return the run to reconcile; None if no pass is needed."""
 
     def __init__(self) -> None:
         self.roots: dict[RunKey, Root] = {}
@@ -99,26 +99,26 @@ class Store:
         self.workflow_templates: dict[tuple[str, str], Mapping[str, Any]] = {}
         #: Whole WorkflowSchedules.
         self.schedules: dict[RunKey, Mapping[str, Any]] = {}
-        #: Workflows that were made by something, by its uid.
+        #: Workflows by the uid of the owner that created them.
         self._owned: dict[str, set[RunKey]] = {}
         self._dirty_owners: dict[RunKey, None] = {}
         self._entries: dict[tuple[str, str, str], _Entry] = {}
-        #: An answer of the API server may have been overtaken by the event of the object's deletion.
+        #: Tombstones: the response to a write may arrive after the event of the object's deletion.
         self._removed: dict[str, None] = {}
         self._made: dict[str, None] = {}
         self._unreadable: dict[str, None] = {}
-        #: By finished run, the uids of pods that its retention may delete, and that are decided upon.
+        #: By finished run, the uids of pods whose retention has been decided.
         self._decided: dict[RunKey, set[str]] = {}
 
     def apply(self, kind: str, obj: Mapping[str, Any]) -> RunKey | None:
-        """Take in an object, unless a newer version of it is already here.
+        """Store an object, unless a newer version of it is already stored.
 
-        Returns the run that is to be looked at because of it. Most events are the echoes of our own writes to
-        statuses, and tell nothing: None.
+        Returns the run to reconcile because of the object; None for most events, which are the echoes of own
+        status writes.
 
-        Never raises. An object that cannot be read is logged once and left out; what was known of an earlier
-        version of the object stays. An exception would end the watch, the relist or the start for the objects
-        of all other namespaces as well.
+        Never raises. An object that cannot be read is logged once and left out; an earlier version of the
+        object stays. An exception would end the watch, the relist or the start for the objects of all other
+        namespaces as well.
         """
         try:
             return self._apply(kind, obj)
@@ -140,7 +140,7 @@ class Store:
         run = run_key(kind, obj)
         if run is None:
             return None
-        # The object is read before anything is changed: one that cannot be read leaves no half of itself.
+        # Parsing precedes storing, so that an unreadable object leaves no partial state.
         is_root = kind != SCHEDULE and run == RunKey(kind, *place[1:])
         read_root = _root(run, obj, version) if is_root else None
         facts = read_pod(obj) if kind == POD else None
@@ -161,13 +161,13 @@ class Store:
             if finished and facts.ended and not self._is_undecided(run, facts):
                 self._forget(place, self._entries[place])
                 return run
-            if self._is_beside_another(run, facts):
-                # A full look brings it again, and by then the other may be gone.
+            if self._is_second_pod(run, facts):
+                # The next relist reports this pod again, and the other may be gone by then.
                 del self._entries[place]
                 return None
             return run if self._keep_pod(run, facts) else None
         if finished:
-            # Nobody looks at it again, and every full look would bring all of them back.
+            # No pass needs objects of a finished run, and every relist would bring all of them back.
             self._forget(place, self._entries[place])
             return None
         tasks = self.of(run).tasks
@@ -176,19 +176,19 @@ class Store:
         return run if known is None or known.uid != metadata["uid"] else None
 
     def apply_created(self, kind: str, obj: Mapping[str, Any]) -> None:
-        """Take in an object that we have just made. The event of that tells nothing any more."""
+        """Store the response to an own create. The ADDED event of the object then carries nothing new."""
         self.apply(kind, obj)
         _remember(self._made, obj["metadata"]["resourceVersion"], most=MADE)
 
     def is_own_create(self, version: str) -> bool:
-        """Whether the event in which an object came to be is one of which `apply_created` knows; once."""
+        """Whether the ADDED event of this resourceVersion answers an own create; true once."""
         if version not in self._made:
             return False
         del self._made[version]
         return True
 
     def remove(self, kind: str, namespace: str, name: str, *, uid: str | None = None) -> RunKey | None:
-        """Take out an object that is no more. One of another uid under the same name stays."""
+        """Remove a deleted object. An object of the same name with another uid stays."""
         entry = self._entries.get((kind, namespace, name))
         if uid is not None:
             self._note_removed(uid)
@@ -205,7 +205,7 @@ class Store:
                 yield namespace, name, entry.version, entry.uid
 
     def of(self, run: RunKey) -> Children:
-        """What a run has made."""
+        """Objects that a run has created."""
         return self.children.setdefault(run, Children())
 
     def pod(self, namespace: str, name: str) -> PodFacts | None:
@@ -217,7 +217,7 @@ class Store:
         return pod if pod is not None and pod.uid == entry.uid else None
 
     def release(self, run: RunKey) -> None:
-        """Keep no more of a finished run than that it has finished."""
+        """Drop everything of a finished run except that it has finished."""
         children = self.children.pop(run, None)
         if children is None:
             return
@@ -244,7 +244,7 @@ class Store:
         return not pod.kept and pod.uid not in self._decided.get(run, ())
 
     def has_running_pod(self, run: RunKey) -> bool:
-        """Whether a pod that it made has not ended, as far as is known here."""
+        """Whether a pod of the run has not ended, as far as the store knows."""
         children = self.children.get(run)
         return children is not None and any(not pod.ended for pod in children.pods.values())
 
@@ -261,15 +261,15 @@ class Store:
         return [self.roots[key] for key in sorted(self._owned.get(uid, ()))]
 
     def pop_dirty_owners(self) -> list[RunKey]:
-        """What is to be looked at because something that it made has changed."""
-        stirred, self._dirty_owners = list(self._dirty_owners), {}
-        return stirred
+        """Runs and schedules to reconcile because a Workflow that they own has changed."""
+        owners, self._dirty_owners = list(self._dirty_owners), {}
+        return owners
 
     def _templates(self, kind: str) -> dict[tuple[str, str], Mapping[str, Any]]:
         return self.templates if kind == AGENT_TEMPLATE else self.workflow_templates
 
     def _keep_root(self, root: Root) -> bool:
-        """True if there is more that is new about it than its status."""
+        """Store a root. Returns whether more than its status has changed."""
         before = self.roots.get(root.key)
         self.roots[root.key] = root
         if root.owner_uid is not None:
@@ -299,13 +299,13 @@ class Store:
             self._owned.pop(root.owner_uid, None)
         self._mark_owner_dirty(root)
 
-    def _is_beside_another(self, run: RunKey, facts: PodFacts) -> bool:
-        """An attempt has one pod: what its Job, or a namesake, makes beside the first is not taken for it."""
+    def _is_second_pod(self, run: RunKey, facts: PodFacts) -> bool:
+        """An attempt owns one pod. A second pod, of the same Job or of one created again, is ignored."""
         known = self.of(run).pods.get(facts.name)
         return known is not None and known.of_job and known.pod_name != facts.pod_name
 
     def _keep_pod(self, run: RunKey, facts: PodFacts) -> bool:
-        """True if it is not as it was known."""
+        """Store a pod. Returns whether its facts have changed."""
         children = self.of(run)
         if children.pods.get(facts.name) == facts:
             return False
@@ -362,7 +362,7 @@ class Store:
 
 
 def _remember(known: dict[str, None], item: str, *, most: int) -> None:
-    """Keep an item, and let go of the oldest if there are too many."""
+    """Add an item, and evict the oldest beyond `most`."""
     known[item] = None
     if len(known) > most:
         del known[next(iter(known))]
@@ -397,7 +397,7 @@ def _root(key: RunKey, obj: Mapping[str, Any], version: int) -> Root:
 
 
 def _desired_state(spec: Mapping[str, Any]) -> DesiredState:
-    """What is wanted of a run; a value that nobody knows counts as none, and acceptance refuses it."""
+    """The desired state of a run; an unknown value counts as Running, and admission refuses it."""
     state = spec.get("desiredState")
     return state if state in ("Paused", "Cancelled") else "Running"
 

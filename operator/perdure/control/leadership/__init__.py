@@ -1,1 +1,1 @@
-"""Who may write: the Lease, its holder, and the client fenced by it."""
+"""Leadership: the Lease, its holder, and the client that is fenced by it."""

@@ -1,8 +1,9 @@
-"""The cluster as only a leader may change it.
+"""The client of the API server that only the holder of the Lease can write through.
 
-The ledger refuses a deposed leader by its epoch. The API server knows no epochs, so here the leader itself
-stops: a process that was frozen and thawed finds, before its next write, that its Lease may be another's.
-A write that was on its way already does no harm: names are deterministic, and deletions name a uid.
+The ledger refuses a deposed leader by its epoch. The API server knows no epochs, so the leader checks its own
+Lease before every write: a process that was suspended and resumed refuses to write once another process may
+hold the Lease. A write that is already in flight does no harm: names are deterministic, and deletions carry a
+uid.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from perdure.kube.page import Page
 
 
 class FencedKube:
-    """A `KubePort` that reads always, and raises Deposed instead of writing while `holds` is false."""
+    """A `KubePort` that always reads, and raises Deposed instead of writing while `lease_held` is false."""
 
-    def __init__(self, kube: KubePort, holds: Callable[[], bool]) -> None:
+    def __init__(self, kube: KubePort, lease_held: Callable[[], bool]) -> None:
         self._kube = kube
-        self._holds = holds
+        self._lease_held = lease_held
 
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
         return await self._kube.get(kind, namespace, name)
@@ -75,5 +76,5 @@ class FencedKube:
         await self._kube.delete(kind, namespace, name, uid=uid, grace_seconds=grace_seconds)
 
     def _check(self) -> None:
-        if not self._holds():
-            raise Deposed("the lease may be another's by now")
+        if not self._lease_held():
+            raise Deposed("lease not held: refusing to write")

@@ -1,7 +1,7 @@
-"""What the leader does: takes the epoch, looks at everything once, then works until it is stopped.
+"""The leader's work: take the epoch, list cluster and ledger, then reconcile until cancelled.
 
-The order is what guarantees that nothing is judged too early: first the fence, then the cluster, then the
-ledger, and only then the first decision.
+The order of the start guarantees that no decision is based on a partial view: first the fence in the ledger,
+then the full relist of the cluster, then the live runs of the ledger, and only then the first decision.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from perdure.domain.records import Deposed, LedgerError, LedgerUnavailable, Vers
 from perdure.kube.errors import ApiError
 from perdure.kube.reflector import Selection
 
-#: Seconds between attempts to reach what is away at the start.
+#: Seconds between attempts to start while ledger or API server are unavailable.
 START_RETRY = 1.0
-#: Seconds for which an agent's sign of life waits for company. It is shown to people, and an agent may save
-#: a hundred checkpoints a second; whoever is due to be silent for too long is asked about in time anyway.
-SIGN_LOOK = 1.0
-#: Seconds between looks for runs whose retention has ended, and how many end at once.
+#: Seconds for which heartbeats and checkpoints of agents are debounced. They only change the status, and an
+#: agent may save a hundred checkpoints a second. Idle timeouts have timers of their own.
+VITALS_DEBOUNCE = 1.0
+#: Seconds between queries for runs whose retention has ended, and how many runs one query returns.
 RETENTION_INTERVAL = 30.0
 RETENTION_BATCH = 100
 CACHE_BATCH = 1000
@@ -39,7 +39,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Leader:
-    """Runs the workers. `lead` may be called again after it has ended; it begins anew each time."""
+    """The workers and their inputs. `lead` may be called again after its end, and starts from scratch."""
 
     def __init__(
         self,
@@ -102,11 +102,12 @@ class Leader:
         finally:
             self._reconciling = False
             self._queue.close()
-            # What was under way was cut off, and is not known to be done: next time all is looked at anew.
+            # Passes were cancelled between commit and action. In-memory state that claims more than was done
+            # would hide that from the next term, so all of it is dropped.
             self._reconciler.forget()
 
     async def _begin(self) -> None:
-        """Fence older leaders, then see the whole cluster, then the whole ledger."""
+        """Fence older leaders, list the cluster, then load the live runs of the ledger."""
         while True:
             try:
                 self._reconciler.epoch = await self._ledger.take_epoch(self._identity)
@@ -120,7 +121,7 @@ class Leader:
                     for key in self._unfinished():
                         self._reconciler.note_unavailable(key)
                 await asyncio.sleep(START_RETRY)
-        # What has a pod at work can wait a little longer: the others wait for us.
+        # Runs without a running pod come first: only they wait for a decision.
         for key in sorted(self._reconciler.restore(states), key=self._store.has_running_pod):
             self._queue.add(key)
         for key in self._unfinished():
@@ -128,11 +129,11 @@ class Leader:
         _log.info("working", epoch=self._reconciler.epoch, live_runs=len(states))
 
     def relist_soon(self) -> None:
-        """Look at the whole cluster again, without waiting for the interval."""
+        """Relist the whole cluster without waiting for the interval."""
         self._relist_now.set()
 
     def _unfinished(self) -> list[RunKey]:
-        """Everything that is to be looked at, whether something was heard of it or not: schedules too."""
+        """Every run and schedule that must be reconciled even without an event."""
         self._store.pop_dirty_owners()
         return [
             *(key for key, root in self._store.roots.items() if not root.finished),
@@ -153,7 +154,7 @@ class Leader:
                 if delay is not None:
                     self._queue.add_after(key, delay)
             except VersionConflict:
-                self._queue.add(key)  # an agent was faster: look again at once
+                self._queue.add(key)  # an agent wrote to the run first: decide again at once
             except (ApiError, LedgerError) as error:
                 if isinstance(error, Deposed):
                     raise
@@ -164,7 +165,7 @@ class Leader:
             except (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit):
                 raise
             except BaseException:
-                # A fault of ours in one run must not stop the others. The panic of a native library is no
+                # A defect that one run triggers must not stop the others. The panic of a native library is no
                 # Exception, and would end the workers' task group, and so the process.
                 delay = self._queue.add_failed(key)
                 _log.exception("pass broke", run=key, again_in=delay)
@@ -172,14 +173,14 @@ class Leader:
                 self._queue.done(key)
 
     async def _listen(self) -> None:
-        """Look at a run when agents have written something about it."""
+        """Enqueue runs that agents have written to."""
         async with aclosing(self._ledger.wakes()) as wakes:
             async for wake in wakes:
                 for key in self._reconciler.note_wake(wake):
                     if wake is None or wake.reported:
                         self._queue.add(key)
                     else:
-                        self._queue.add_after(key, SIGN_LOOK)
+                        self._queue.add_after(key, VITALS_DEBOUNCE)
 
     async def _relist(self) -> None:
         while True:
@@ -196,7 +197,7 @@ class Leader:
                 self._queue.add(key)
 
     async def _end_retention(self) -> None:
-        """Delete finished runs, and their history, when their time is over."""
+        """Delete finished runs and their history when their retention has ended."""
         while True:
             try:
                 expired = await self._ledger.expired(self._clock(), limit=RETENTION_BATCH)

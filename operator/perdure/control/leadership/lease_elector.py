@@ -1,11 +1,12 @@
 """Leader election by a Lease: of all replicas, one runs the workers.
 
-What keeps a deposed leader from harming a run is the epoch in the ledger. The Lease saves double work, and
-keeps a deposed leader from acting on the cluster, which knows no epochs: `holds` says no before anybody else
-can have taken the Lease. Expiry is judged by our own clock since we last saw the Lease change, never by
-comparing the clocks of two machines; the algorithm is that of client-go's `leaderelection` package.
+The epoch in the ledger is what keeps a deposed leader from harming a run. The Lease saves double work, and
+keeps a deposed leader from acting on the cluster, which knows no epochs: `lease_held` becomes false before
+another process can have taken the Lease. Expiry is measured by the local clock from the last observed change
+of the Lease, never by comparing the clocks of two machines; the algorithm is that of client-go's
+`leaderelection` package.
 
-Workers that do not stop in time must not live on beside their successors: then the process leaves at once.
+Workers that do not stop in time would write at the same time as their successors, so the process exits.
 """
 
 from __future__ import annotations
@@ -26,26 +27,26 @@ from perdure.control.ports import KubePort
 from perdure.kube.errors import ApiError
 
 LEASE = "Lease"
-#: Seconds that giving the Lease back may take.
+#: Seconds that releasing the Lease may take.
 RELEASE_SECONDS = 2.0
-#: Share of the retry interval by which followers wait longer at random, so that not all ask at once.
+#: Share of the retry interval by which followers wait longer at random, so that they do not ask together.
 JITTER = 0.2
 
 _log = structlog.get_logger(__name__)
 
 
 def elapsed_seconds() -> float:
-    """A clock that nobody sets, and that goes on while the machine sleeps, where there is one."""
+    """A monotonic clock in seconds that includes suspend of the machine, where the platform has one."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def leave_at_once() -> NoReturn:
-    """End the process without cleaning up: what would be cleaned up is what does not end."""
+    """Exit without cleaning up: a clean-up would wait for the workers that do not stop."""
     os._exit(1)
 
 
 class Elector:
-    """Takes and renews one Lease. Durations are seconds."""
+    """The candidate that takes and renews one Lease. Durations are seconds."""
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class Elector:
         leave: Callable[[], NoReturn] = leave_at_once,
         on_not_elected: Callable[[], None] = lambda: None,
     ) -> None:
-        """`clock` is the wall clock, for the eyes of people; `elapsed` counts seconds, and decides.
+        """`clock` is the wall clock, written to the Lease for people; `elapsed` counts seconds, and decides.
 
         Workers have the time between `renew_deadline` and `duration` to stop; then `leave` is called.
         `on_not_elected` is called after each attempt that did not take the Lease.
@@ -80,11 +81,11 @@ class Elector:
         self._elapsed = elapsed
         self._leave = leave
         self._on_not_elected = on_not_elected
-        #: Holder and resourceVersion of the Lease as last seen, since when, and for how long it was taken.
+        #: Holder and resourceVersion of the Lease as last observed, since when, and its duration.
         self._seen: tuple[str, str] | None = None
         self._seen_at = 0.0
         self._seen_duration = duration
-        #: When the request was sent that took or renewed the Lease last; None while we do not lead.
+        #: When the last successful take or renewal was sent; None while this process does not lead.
         self._renewed: float | None = None
 
     @property
@@ -93,11 +94,11 @@ class Elector:
         return self._renewed is not None
 
     def lease_held(self) -> bool:
-        """True while the Lease is ours for certain, with time to spare for a request to be carried out."""
+        """True while this process certainly holds the Lease, with time left for a request in flight."""
         return self._renewed is not None and self._elapsed() < self._renewed + self._renew_deadline
 
     async def run(self, lead: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
-        """Whenever we hold the Lease, run `lead` until it ends or the Lease is lost; until `stop` is set.
+        """Run `lead` whenever this process holds the Lease, again and again until `stop` is set.
 
         Raises what `lead` raises.
         """
@@ -116,7 +117,7 @@ class Elector:
             await wait_for_event(stop, self._pause())
 
     def _pause(self) -> float:
-        """Until a follower looks again: the retry interval, or less if the Lease ends before."""
+        """Seconds until a follower tries again: the retry interval, or less if the Lease expires earlier."""
         pause = self._retry * random.uniform(1, 1 + JITTER)
         left = self._seen_at + self._seen_duration - self._elapsed()
         return min(pause, left) if self._held_by_another() and left > 0 else pause
@@ -156,7 +157,7 @@ class Elector:
                 return
 
     async def _try_to_take(self, seconds: float) -> bool:
-        """True if the Lease is ours after this, taken or renewed."""
+        """Take or renew the Lease. Returns whether this process holds it."""
         try:
             async with asyncio.timeout(seconds):
                 return await self._take()
@@ -204,7 +205,7 @@ class Elector:
             "metadata": metadata,
             "spec": {
                 "holderIdentity": self._identity,
-                # Whole seconds; rounded up, so that others never wait for less than we count on.
+                # The field takes whole seconds. Rounding down would let others take the Lease too early.
                 "leaseDurationSeconds": math.ceil(self._duration),
                 "acquireTime": spec.get("acquireTime", now) if ours else now,
                 "renewTime": now,
@@ -213,7 +214,7 @@ class Elector:
         }
 
     async def _release(self) -> None:
-        """Let go of the Lease if it is ours, so that another need not wait for its end."""
+        """Release the Lease if this process holds it, so that a successor need not wait for its expiry."""
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
                 while not await self._try_to_release():
@@ -222,7 +223,7 @@ class Elector:
             _log.warning("lease not released; it will expire", error=str(error) or "timed out")
 
     async def _try_to_release(self) -> bool:
-        """False if the Lease changed meanwhile: a renewal of ours may still have been on its way."""
+        """False after a conflict: a renewal of this process may still have been in flight."""
         lease = await self._kube.get(LEASE, self._namespace, self._name)
         if (lease.get("spec") or {}).get("holderIdentity") != self._identity:
             return True
