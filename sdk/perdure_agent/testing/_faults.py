@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 from perdure_agent.testing._records import RecordedRequest, Route
 
@@ -90,6 +91,7 @@ class _Rule:
     skip: int
     #: Requests that meet the fault; None: all.
     times: int | None
+    met: bool = False
 
     def matches(self, route: Route) -> bool:
         return route == self.on or (self.on is None and route != "heartbeat")
@@ -101,10 +103,17 @@ class Script:
     def __init__(self) -> None:
         self._rules: list[_Rule] = []
 
+    @property
+    def unmet(self) -> list[Fault | Chooser]:
+        """Faults that no request has met."""
+        return [rule.fault for rule in self._rules if not rule.met]
+
     def add(self, fault: Fault | Chooser, *, on: Route | None, at: int, times: int | None) -> None:
         """Assign a fault to `times` requests from the `at`-th matching one on. Raises ValueError."""
         if at < 1 or (times is not None and times < 1):
             raise ValueError("at and times count from 1")
+        if on is not None and on not in get_args(Route):
+            raise ValueError(f"on is {on!r}; it must be one of: {', '.join(get_args(Route))}")
         self._rules.append(_Rule(fault, on, at - 1, times))
 
     def clear(self) -> None:
@@ -122,6 +131,7 @@ class Script:
                 continue
             if found is not None:
                 continue
+            rule.met = True
             found = rule.fault(request) if callable(rule.fault) else rule.fault
             if rule.times is not None:
                 rule.times -= 1

@@ -204,13 +204,18 @@ class Gateway:
         `on` names the call; None stands for every call but heartbeats. `at` and `times` count requests, so
         that retries count too. A function in place of the fault gets each of these requests and returns a
         fault or None. Of several due faults the one that was scripted first acts. Raises ValueError for
-        numbers below 1.
+        numbers below 1 and for an unknown call.
         """
         self._exchanges.script.add(fault, on=on, at=at, times=times)
 
     def clear_script(self) -> None:
         """Remove all scripted faults."""
         self._exchanges.script.clear()
+
+    @property
+    def unmet_faults(self) -> list[Fault | Chooser]:
+        """Scripted faults that no request has met. A test that relies on its faults asserts that none is left."""
+        return self._exchanges.script.unmet
 
     @contextmanager
     def away(self) -> Iterator[None]:

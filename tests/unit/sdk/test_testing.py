@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 from contextlib import suppress
 
@@ -445,3 +446,27 @@ async def test_misuse_is_named() -> None:
             gateway.take_over()
         with pytest.raises(ValueError, match="count from 1"):
             gateway.script(testing.Unreachable(), at=0)
+        with pytest.raises(ValueError, match=r"on is 'save'; it must be one of: input, checkpoint, "):
+            gateway.script(testing.Unreachable(), on="save")  # type: ignore[arg-type]
+
+
+async def test_a_fault_that_no_request_has_met_is_listed() -> None:
+    async with testing.Gateway() as gateway, gateway.connect() as agent:
+        late = testing.Unavailable()
+        gateway.script(testing.LostAnswer(), on="checkpoint")
+        gateway.script(late, on="checkpoint", at=4)
+        await agent.checkpoint(b"x")
+        assert gateway.unmet_faults == [late]
+        await agent.checkpoint(b"y")
+        await agent.checkpoint(b"z")
+        assert gateway.unmet_faults == []
+
+
+def test_the_package_needs_no_test_framework_and_agents_do_not_load_it() -> None:
+    program = (
+        "import sys, perdure_agent\n"
+        "assert 'perdure_agent.testing' not in sys.modules\n"
+        "import perdure_agent.testing\n"
+        "assert not {'pytest', 'perdure', 'starlette'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
