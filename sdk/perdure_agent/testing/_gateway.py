@@ -214,7 +214,7 @@ class Gateway:
 
     @property
     def unmet_faults(self) -> list[Fault | Chooser]:
-        """Scripted faults that no request has met. A test that relies on its faults asserts that none is left."""
+        """Scripted faults that no request has met. A test that needs its faults asserts that none is left."""
         return self._exchanges.script.unmet
 
     @contextmanager
