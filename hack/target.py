@@ -43,7 +43,7 @@ def run(
     environment: dict[str, str] | None = None,
     shown: bool = False,
 ) -> str:
-    """What the command printed; with `shown`, its stderr goes to the terminal as it comes.
+    """The output of a command; with `shown`, its stderr goes to the terminal meanwhile.
 
     Raises Problem, with the end of what it said, when it fails or takes longer than `deadline` seconds.
     """
@@ -123,7 +123,7 @@ class Target:
         return [self.program("kubectl"), *arguments]
 
     def kubectl(self, *arguments: str, deadline: float = 60, stdin: str | None = None) -> str:
-        """What kubectl printed. Raises Problem."""
+        """The output of kubectl. Raises Problem."""
         line = self.kubectl_line(*arguments)
         return run(line, deadline=deadline, stdin=stdin, environment=self.environment)
 
@@ -191,5 +191,5 @@ class Target:
             self._made_by_us.unlink()
 
     def hint(self) -> str:
-        """What a person types first, so that plain kubectl means this cluster; '' if it does already."""
+        """The command after which plain kubectl uses this cluster; '' if it does already."""
         return f"export KUBECONFIG={self.kubeconfig}" if self.kubeconfig else ""

@@ -50,11 +50,11 @@ def kill(cluster: Cluster, namespace: str, pod: str, container: str | None, numb
 
 
 def signal_all(cluster: Cluster, namespace: str, pod: str, container: str, number: signal.Signals) -> int:
-    """The same for all processes of a container, as freezing a server takes; returns how many there were."""
+    """Sends a signal to all processes of a container, which freezes a server; returns their number."""
     task, _ = _running(cluster, namespace, pod, container)
     rows = _output(ctr(cluster, "tasks", "ps", task)).splitlines()[1:]
     pids = [row.split()[0] for row in rows]
-    # One may have ended meanwhile.
+    # A process may have ended meanwhile.
     _output(enter(cluster, "sh", "-c", f"kill -{number.value} {' '.join(pids)} || true"))
     return len(pids)
 

@@ -160,8 +160,8 @@ def boot(cluster: Cluster, port: int | None, nodes: int) -> None:
 
 
 def _command(config: Path, kubeconfig: str) -> list[str]:
-    # It would write a line for every patch, at the expense of what is measured.
-    # With leases it drops a node's pods whenever a busy machine renews one late.
+    # KWOK would log every patch, and that CPU time would distort measurements.
+    # With leases KWOK drops a node's pods whenever a busy machine renews a lease late.
     return [
         str(programs.path("kwok")),
         f"--config={config}",

@@ -50,7 +50,7 @@ def boot_control_plane(cluster: Cluster, plane: Plane) -> None:
     cluster.run("kube-apiserver", plane.apiserver())
     api = cluster.api()
     cluster.wait("the API server", "kube-apiserver", api.ready)
-    # One that starts before the API server has made its RBAC rules exits.
+    # A controller manager exits if it starts before the API server has created the RBAC rules.
     cluster.run("kube-controller-manager", plane.controller_manager())
     account = "/api/v1/namespaces/default/serviceaccounts/default"
     cluster.wait("the default ServiceAccount", "kube-controller-manager", lambda: api.get(account))

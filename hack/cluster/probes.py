@@ -17,7 +17,7 @@ KUBELET_PORT = 10250
 
 
 class Probed(Protocol):
-    """What a probe needs of a cluster."""
+    """The part of a cluster that a probe needs."""
 
     facts: dict[str, Any]
 
@@ -44,7 +44,7 @@ def of(component: str, cluster: Probed) -> Callable[[], bool] | None:
 
 
 def _kubelet_knows_its_pods(cluster: Probed) -> bool:
-    """One that was restarted refuses `kubectl exec` until it has seen its pods again."""
+    """True if the kubelet has its pods: a restarted kubelet refuses `kubectl exec` until then."""
     facts = cluster.facts
     if not _listens((facts["addresses"]["node"], KUBELET_PORT)):
         return False

@@ -26,7 +26,7 @@ FILES = (KUBECONFIG, FACTS, SOCKET, f"{SOCKET}.new", "scheduler.json", "pki", "e
 
 
 def facts(state_dir: Path) -> dict[str, Any] | None:
-    """What `cluster.json` says, while the process that it names lives; else None."""
+    """The content of `cluster.json` while the holder lives; else None."""
     try:
         found: dict[str, Any] = json.loads((state_dir / FACTS).read_text())
     except (OSError, ValueError):
@@ -36,7 +36,7 @@ def facts(state_dir: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def locked(state_dir: Path) -> Iterator[None]:
-    """One command at a time per state folder; the folder itself is the lock."""
+    """A lock that admits one command at a time per state folder; the folder itself is the lock."""
     deadline = time.monotonic() + 180
     while True:
         state_dir.mkdir(parents=True, exist_ok=True)

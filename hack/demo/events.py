@@ -53,7 +53,7 @@ def follow(target: Target, run: str, uid: str, *, deadline: float) -> Iterator[E
 
 
 def printed(target: Target, run: str, *options: str) -> str:
-    """What `perdure events` prints of a run. A busy machine may have to be asked twice. Raises Problem."""
+    """The output of `perdure events` for a run; a busy machine may need a second try. Raises Problem."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -79,12 +79,12 @@ def _parse(line: str) -> Event | None:
 
 
 def _lines(words: list[str], environment: dict[str, str], deadline: float) -> Iterator[str]:
-    """What a command prints, line by line, until it ends or the deadline passes."""
+    """The output of a command, line by line, until the command ends or the deadline passes."""
     process = subprocess.Popen(
         words,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        # What is worth knowing about an interruption shows in the events themselves.
+        # The events themselves report an interruption.
         stderr=subprocess.DEVNULL,
         env={**os.environ, **environment},
     )

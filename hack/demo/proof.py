@@ -13,17 +13,17 @@ Event = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Kill:
-    """What the demo did to whom."""
+    """The kill of an agent: the attempt that the demo killed, and how."""
 
     task: str
     attempt: int
-    #: What was done, for people.
+    #: The action, as text for people.
     how: str
 
 
 @dataclass(frozen=True)
 class Check:
-    """One promise; `text` names the evidence."""
+    """A promise of the demo; `text` names the evidence."""
 
     holds: bool
     text: str
@@ -31,7 +31,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Batch:
-    """One analyse task: which files it was given, and what it returned (None if it was not found)."""
+    """An analyse task: the files of its input, and its result (None without a result)."""
 
     task: str
     files: Sequence[str]
@@ -81,7 +81,7 @@ def last_checkpoint(events: Sequence[Event], kill: Kill) -> int:
 
 
 def in_hand(events: Sequence[Event], kill: Kill) -> str:
-    """What the killed attempt said last that it was doing."""
+    """The last progress message of the killed attempt."""
     said = [
         str(event["data"].get("message") or "")
         for event in events

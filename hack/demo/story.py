@@ -1,4 +1,4 @@
-"""What the demo does and shows, from `kubectl apply` to the report."""
+"""The story of the demo, from `kubectl apply` to the report."""
 
 import os
 import time

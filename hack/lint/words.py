@@ -43,7 +43,7 @@ _TEST: Final = re.compile(r"^ *(?:async )?def (test_\w+)", re.MULTILINE)
 
 
 def _pattern() -> str:
-    """What codespell takes for a word: a phrase of the dictionary, or letters, digits, `_-'`."""
+    """The pattern of a word for codespell: a phrase of the dictionary, or letters, digits, `_-'`."""
     keys = (line.partition("->")[0] for line in DIALECT.read_text().splitlines())
     phrases = sorted((key for key in keys if " " in key), key=len, reverse=True)
     return rf"\b(?i:{'|'.join(phrases)})\b|[\w\-'’]+"

@@ -26,7 +26,7 @@ DEADLINE = 120.0
 
 @dataclass(frozen=True)
 class Said:
-    """What a command answered."""
+    """The result of a command."""
 
     code: int
     output: str
@@ -49,7 +49,7 @@ class Installation:
         return _said(self.target.kubectl_line(*arguments), self.target.environment, stdin, seconds)
 
     def ok(self, *arguments: str, stdin: str | None = None, seconds: float = 60) -> str:
-        """What kubectl printed; AssertionError unless it succeeded."""
+        """The output of kubectl; AssertionError unless it succeeded."""
         said = self.kubectl(*arguments, stdin=stdin, seconds=seconds)
         assert said.code == 0, f"kubectl {' '.join(arguments)}\n{said.error}{said.output}"
         return said.output
@@ -79,12 +79,12 @@ class Installation:
         return name
 
     def execute(self, namespace: str, pod: str, *command: str, stdin: str | None = None) -> str:
-        """What a command printed in a running container."""
+        """The output of a command in a running container."""
         interactive = ("-i",) if stdin is not None else ()
         return self.ok("exec", *interactive, "-n", namespace, pod, "--", *command, stdin=stdin)
 
     def python(self, component: str, source: str, *arguments: str) -> str:
-        """What a Python program printed in the pod of a component."""
+        """The output of a Python program in the pod of a component."""
         return self.execute(NAMESPACE, f"deploy/{RELEASE}-{component}", "python", "-c", source, *arguments)
 
     # --- helm

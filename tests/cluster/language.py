@@ -21,7 +21,7 @@ Object = dict[str, Any]
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "language"
 SUFFIX = ".expected.yaml"
-#: What a run can leave, by the plural that kubectl wants.
+#: Objects that a run can leave, by the plural that kubectl needs.
 RESOURCES = (
     "workflows.perdure.dev",
     "agenttasks.perdure.dev",
@@ -60,29 +60,29 @@ class Action(_Stated):
 
 
 class Step(_Stated):
-    """One step at the end."""
+    """The expected end of a step."""
 
     phase: str
     #: Pods that are left.
     pods: int
     reason: str | None = None
-    #: What its message contains.
+    #: Text that the message contains.
     message: str = ""
     #: Phases of its AgentTasks, by index.
     tasks: list[str] | None = None
     #: Outputs of its AgentTasks, by index.
     outputs: list[Any] | None = None
-    #: Phases of the Workflows that it made, by index.
+    #: Phases of the child Workflows, by index.
     children: list[str] | None = None
     jobs: int = 0
-    #: Of all its tasks together.
+    #: The sum over all tasks.
     attempts: int | None = None
     retries: int | None = None
     disruptions: int | None = None
 
 
 class Expected(_Stated):
-    """One run at the end; of a schedule, its first."""
+    """The expected end of a run; of a schedule, its first run."""
 
     kind: RunKind = "Workflow"
     #: Name of the object; needed if the file has several.
@@ -137,7 +137,7 @@ class Example:
 
 
 def as_kubectl_reads(value: Any) -> Any:
-    """What YAML gave, with names as text: a bare `on` is read as true, and becomes `true` in JSON."""
+    """A parsed YAML document with names as text: a bare `on` is read as true, and becomes `true` in JSON."""
     if isinstance(value, dict):
         return {
             str(key).lower() if isinstance(key, bool) else key: as_kubectl_reads(part)
@@ -208,7 +208,7 @@ def due(moment: Moment, name: str, kind: str, seen: Namespace) -> bool:
 
 
 def differences(expected: Expected, name: str, seen: Namespace) -> list[str]:
-    """What is otherwise than stated, in words; [] if nothing is."""
+    """The differences from the expected outcome, in words; [] if there are none."""
     run = seen.run(expected.kind, name)
     if run is None:
         return [f"there is no run of {expected.kind} {name}"]

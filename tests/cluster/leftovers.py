@@ -1,4 +1,4 @@
-"""What a cluster leaves behind on the machine: nothing, and this module is how that is known.
+"""The check that a cluster leaves nothing behind on the machine.
 
 Other clusters may come and go on the same machine meanwhile, so every finding is tied to ours: by process,
 interface number, control group or path; and where things carry no owner, by comparison with what was there
@@ -60,7 +60,7 @@ class Belongings:
         return Belongings(cluster.state_dir, processes, interface, number, cluster.facts["cgroup"])
 
     def left(self, before: Machine) -> list[str]:
-        """What is still there, after the cluster was taken down."""
+        """Leftovers after the cluster was taken down."""
         found = [f"process {process.pid}" for process in self.processes if process.alive]
         found += [f"process {pid} ({line})" for pid, line in _command_lines() if str(self.state) in line]
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
@@ -87,7 +87,7 @@ def _chains(program: str) -> set[str]:
 
 
 def _command_lines() -> list[tuple[int, str]]:
-    """Of all other processes."""
+    """The pids and command lines of all other processes."""
     lines = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():

@@ -1,4 +1,4 @@
-"""One run as a person sees it: by kubectl, and by `perdure events`."""
+"""A run as users observe it: by kubectl, and by `perdure events`."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Run:
 
     @property
     def resource(self) -> str:
-        """As kubectl names it."""
+        """The name of the run for kubectl."""
         return f"{self.kind.lower()}s.perdure.dev/{self.name}"
 
     def kubectl(self, *arguments: str, seconds: float = 60) -> str:
-        """What kubectl printed, in the run's namespace."""
+        """The output of kubectl, in the run's namespace."""
         return self.perdure.ok(*arguments, "-n", self.namespace, seconds=seconds)
 
     @property
@@ -55,7 +55,7 @@ class Run:
         return status
 
     def condition(self, type_: str) -> Object:
-        """One condition; {} if there is none."""
+        """A condition by its type; {} if there is none."""
         return next((item for item in self.status.get("conditions", ()) if item["type"] == type_), {})
 
     def until(self, condition: str = "Complete", *, seconds: float = DEADLINE) -> Object:
@@ -143,6 +143,6 @@ def of_type(events: list[Event], type_: str) -> list[Event]:
 
 
 def data(event: Mapping[str, Any]) -> Object:
-    """What an event says."""
+    """The data of an event."""
     said: Object = event.get("data") or {}
     return said

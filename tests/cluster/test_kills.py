@@ -74,7 +74,7 @@ def test_a_component_is_killed_while_agents_run(
 
 
 def test_every_component_is_killed_while_agents_end(perdure: Installation, namespace: str) -> None:
-    """One agent ends and one is killed while the operator is frozen; then everything else dies at once."""
+    """An agent ends and another is killed while the operator is frozen; then all components die at once."""
     run = Run.apply(perdure, namespace, counting("counting", count=COUNT, gate=GATE))
     run.until_checkpoint(GATE)
     before = restarts(perdure)

@@ -20,7 +20,7 @@ MANIFEST = workflow(
     step("join", python(leave("done")), input={"all": "${steps.greet.outputs}"}),
     outputs={"all": "${steps.greet.outputs}"},
 )  # fmt: skip
-#: As process 1 it would ignore SIGTERM, and take half a minute to be stopped.
+#: As process 1 the program would ignore SIGTERM, and take half a minute to stop.
 _SLEEPS = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)); time.sleep(600)"
 
 

@@ -74,7 +74,7 @@ class Batches:
         if items:
             text = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
             said = self._perdure.kubectl("apply", "-f", "-", stdin=text, seconds=120)
-            # What was refused is missing in its own test; the others can go on.
+            # The test of a refused example fails by itself; the others can continue.
             print(said.error, end="", file=sys.stderr)
 
 

@@ -15,7 +15,7 @@ _OPERATOR = f"system:serviceaccount:{NAMESPACE}:perdure-operator"
 _GATEWAY = f"system:serviceaccount:{NAMESPACE}:perdure-gateway"
 _AGENT = "system:serviceaccount:default:default"
 
-#: Who, what, where (None for the whole cluster), and whether they may.
+#: Account, verb and resource, namespace (None for the whole cluster), and the expected answer.
 TABLE = [
     *(
         (_OPERATOR, f"{verb} workflows.perdure.dev", None, True)
@@ -103,7 +103,7 @@ def test_pods_of_the_chart_are_restricted(perdure: Installation, component: str)
 
 @pytest.mark.parametrize("component", ["operator", "gateway"])
 def test_processes_are_restricted(perdure: Installation, component: str) -> None:
-    """Not what was asked for, but what came of it."""
+    """The processes themselves are checked, not the manifests that request the restrictions."""
     source = """
 import os
 for folder in ("/", "/usr", "/etc", "/app"):

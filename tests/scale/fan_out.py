@@ -1,4 +1,4 @@
-"""One Workflow with a large `forEach`, and a bystander that watches what the cluster holds of it."""
+"""One Workflow with a large `forEach`, and a watcher that counts its objects in the cluster."""
 
 from __future__ import annotations
 

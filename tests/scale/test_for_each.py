@@ -41,7 +41,7 @@ async def test_a_wide_fan_out_keeps_sizes_bounded_and_loses_nothing() -> None:
             ended = await seen.run_ended(within=300 + ITEMS)
             assert ended, f"it does not end: {seen.status}\n{operator.tail()}"
             assert seen.status["phase"] == "Succeeded", seen.status
-            # Its status is final only once no more is left than may stay.
+            # The status of the run is final only once its surplus objects were deleted.
             assert await seen.tasks_left(MAX_ENDED_TASKS, within=60), f"{len(seen.tasks)} are left"
             peak = memory_mib(operator.pid)["peak"]
         async with Ledger(rig.ledger_url, pool_size=2) as ledger:
@@ -77,12 +77,12 @@ def _check_objects(seen: Bystander) -> None:
     twice = [name for name, uids in seen.pods.items() if len(uids) > 1]
     assert not twice, f"made twice: {twice}"
     assert all(name.startswith(f"{NAME}-") for name in seen.pods)
-    # Those that have just ended are over the limit for a moment.
+    # Pods that have just ended exceed the limit for a moment.
     assert seen.most_ended_tasks <= 2 * MAX_ENDED_TASKS
 
 
 async def _namespace(kube: KubeClient) -> None:
-    """It goes with the cluster: to delete ten thousand pods one by one would take longer than the test."""
+    """Create the namespace, which is never deleted: the cluster is removed with its ten thousand pods."""
     await kube.create("Namespace", "", {"metadata": {"name": NAMESPACE}})
 
     async def usable() -> bool:

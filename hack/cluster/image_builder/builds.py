@@ -150,7 +150,7 @@ def build_without_engine(tag: str, context: Path, target: Path, base: Path, opti
         run([*command, "build", *policy, *how, "--tag", tag, "--file", context / "Dockerfile", context])
         with replacing(target) as unfinished:
             run([*command, "push", "--quiet", *policy, tag, f"docker-archive:{unfinished}:{tag}"])
-        # What this build replaced.
+        # The images that this build replaced.
         with contextlib.suppress(Failure):
             run([*command, "rmi", "--prune"])
 

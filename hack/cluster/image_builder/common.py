@@ -1,4 +1,4 @@
-"""What all parts of the image tool share: where things lie, progress, locks, hashes and running programs."""
+"""Helpers of the image builder: paths, progress, locks, hashes and running programs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ EPOCH = 1_767_225_600
 GLIBC_MINORS = (*range(41, 16, -1), 12, 5)
 
 KEY_LENGTH = 20
-# Of a wheelhouse that nothing asked for: several branches share a cache, each with its own lock file.
+# Days for which an unused wheelhouse stays: several branches share a cache, each with its own lock file.
 WHEELHOUSE_DAYS = 14
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -80,7 +80,7 @@ def step(text: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(name: str) -> Iterator[None]:
-    """One maker at a time of each thing: engineers and CI jobs share a cache."""
+    """A lock per artifact: engineers and CI jobs share a cache."""
     folder = CACHE / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{name}.lock").open("w") as file:
@@ -95,7 +95,7 @@ def locked(name: str) -> Iterator[None]:
 def run(
     command: Sequence[str | Path], *, stdin: str | None = None, environment: Mapping[str, str] | None = None
 ) -> str:
-    """What the command printed on stdout. On failure, the end of its output becomes part of the message."""
+    """The stdout of a command. On failure, the end of its output becomes part of the message."""
     words = [str(word) for word in command]
     with tempfile.TemporaryFile("w+") as errors:
         try:

@@ -162,7 +162,7 @@ def wheelhouse(requirements: str, *, resolved: bool, refresh: bool = False) -> P
 
 
 def source_files(project: Path) -> dict[str, Path]:
-    """What a wheel of ours can be made of."""
+    """The files that a wheel of this project is built from."""
     if project == ROOT:
         return context_files(ROOT)
     return {

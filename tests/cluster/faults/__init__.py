@@ -1,1 +1,1 @@
-"""One workload, disturbed in every way that a control plane and a node can be disturbed."""
+"""The fault matrix: one workload, and every fault of a control plane and a node."""

@@ -1,4 +1,4 @@
-"""What the agents wrote down, read from the node's disk: it needs no API server, and outlives all others."""
+"""The agents' journal, read from the node's disk: it needs no API server, and survives every fault."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True)
 class Journal:
-    """One run's; `folder` is mounted into all its pods."""
+    """The journal of one run; `folder` is mounted into all its pods."""
 
     folder: Path
 
@@ -31,7 +31,7 @@ class Journal:
     def lines(self, what: str | None = None) -> list[Line]:
         """All lines, or those of one sort, as they came."""
         text = (self.folder / "lines").read_text()
-        # One that is just being written has no end yet.
+        # A line that is being written has no end yet.
         found = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
         return [line for line in found if what in (None, line["what"])]
 

@@ -1,4 +1,4 @@
-"""What a fault has at hand: the installed product, the run that is under way, its agents' journal."""
+"""The arguments of a fault: the installed product, the run under way, the journal of its agents."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AWAY = 5.0
 
 @dataclass
 class Stage:
-    """One disturbed run."""
+    """A disturbed run."""
 
     perdure: Installation
     namespace: str

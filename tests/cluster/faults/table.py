@@ -18,9 +18,9 @@ VICTIM = 0
 
 @dataclass(frozen=True)
 class Cost:
-    """What the tasks of a disturbed run may show."""
+    """The retries and disruptions that a fault may cost."""
 
-    #: Of all tasks together; none is ever spent for what is not the agent's doing.
+    #: Retries of all tasks together; a fault that is not the agent's spends none.
     retries: int = 0
     #: Likewise: at least, and at most.
     disruptions: tuple[int, int] = (0, 0)
@@ -29,9 +29,9 @@ class Cost:
 NOTHING = Cost()
 ONE_RETRY = Cost(retries=1)
 ONE_DISRUPTION = Cost(disruptions=(1, 1))
-#: Of every agent that is on the node; the one that is held is.
+#: The cost of a fault that hits every agent on the node; the held agent is always there.
 DISRUPTIONS = Cost(disruptions=(1, PARALLELISM))
-#: Of agents whose containers were just being started.
+#: The cost of a fault that hits agents whose containers were starting.
 STARTS = Cost(disruptions=(0, PARALLELISM))
 #: The reason in the event of a retry, and of a disruption.
 RETRIED, DISRUPTED = "ExitCode", "Disrupted"
@@ -39,7 +39,7 @@ RETRIED, DISRUPTED = "ExitCode", "Disrupted"
 
 @dataclass(frozen=True)
 class Fault:
-    """One way to disturb a run."""
+    """A fault that disturbs a run."""
 
     name: str
     inject: Inject
@@ -80,7 +80,7 @@ def _kill_leader(stage: Stage) -> None:
 
 
 def _freeze_leader(stage: Stage) -> None:
-    """It is thawed when another has taken over and the run has gone on."""
+    """Freeze the leader, and thaw it when the standby leads and the run has continued."""
     stage.until_busy()
     leader = stage.leader()
     with stage.frozen(leader, "operator"):

@@ -19,7 +19,7 @@ _DEADLINE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a command answered."""
+    """The result of a command."""
 
     code: int
     out: str

@@ -1,4 +1,4 @@
-"""What ledger and stream have of runs that must have gone through all their steps, each once."""
+"""A check of ledger and stream after runs whose steps must each have run exactly once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PUBLISHED = 60.0
 
 
 async def faults_of(url: str, namespace: str, *, runs: int, steps: int) -> list[str]:
-    """What is wrong in the ledger, one sentence each."""
+    """The faults in the ledger, one sentence each."""
     connection = await asyncpg.connect(url)
     try:
         rows = await connection.fetch(_RUNS, namespace)

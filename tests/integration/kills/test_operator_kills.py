@@ -76,8 +76,11 @@ async def test_the_operator_is_killed_at_random_moments() -> None:
 
 
 async def _kill_and_start(seen: Chains, operator: Service, chance: random.Random) -> Act | None:
-    """One life less. Returns the time from the successor's start to the first pod it makes, or from the
-    moment at which that became due, if it was later; None if it is to be killed before that."""
+    """Kill the operator and start a successor.
+
+    Returns the time until the successor creates its first pod, from its start or from the moment at which the
+    pod became due, whichever is later; None if the successor is to be killed before.
+    """
     await asyncio.sleep(chance.choice((0.0, chance.uniform(0, 0.3), chance.uniform(0, 1.5))))
     await operator.kill()
     silent = len(operator.text())

@@ -143,7 +143,7 @@ class GatewayProcess(PerdureProcess):
         super().__init__("gateway", log=directory / "gateway.log", environment=environment, health=self.url)
 
 
-#: What an agent's container does: exit code and termination message for a pod, None to let it run on.
+#: The behaviour of an agent's container: exit code and termination message of a pod, None while it runs.
 Script = Callable[[dict[str, Any]], tuple[int, str] | None]
 
 

@@ -29,7 +29,7 @@ from tests.integration.postgres import PostgresServer
 from tests.support.waiting import until
 
 COUNT = int(os.environ.get("COUNT", "1500"))
-#: As many as the ledger keeps of a task, so that in the end every one can be read back.
+#: Checkpoints that the ledger keeps of a task, so that in the end every one can be read back.
 KEPT = 1000
 WRITERS = max(10, -(-COUNT // KEPT))
 #: Seconds without any acknowledgement after which something is wrong.
@@ -91,7 +91,7 @@ def content(index: int, number: int) -> bytes:
 
 
 async def environment_of(pod: dict[str, Any], kube: KubeClient, url: str, directory: Path) -> Environment:
-    """What an agent finds in this pod."""
+    """The environment of an agent in this pod."""
     metadata = pod["metadata"]
     request = {
         "apiVersion": "authentication.k8s.io/v1",

@@ -166,7 +166,7 @@ async def test_a_backup_is_restored_under_its_own_cluster(
         await stage.until_complete("going", within=WITHIN)
         phase, _, events = await ended(ledger, uids["going"])
         assert phase is Phase.SUCCEEDED
-        # Its second pod is the one that was made before the backup was restored.
+        # The second pod of the task was created before the backup was restored.
         assert all(event.attempt in (None, 1) for event in events)
     assert all(len(found) == 1 for found in stage.kubelet.uids.values()), stage.kubelet.uids
 

@@ -156,7 +156,7 @@ def pair_of(
 
 
 async def test_the_standby_leads_when_the_leader_is_killed(pair_of: Any, record_property: Any) -> None:
-    """What it prints is to be compared with the budget: p50 of 5 s with a Lease of 4 s."""
+    """The printed times compare with the budget: p50 of 5 s with a Lease of 4 s."""
     taken = []
     async with pair_of(LEASE) as pair:
         for number in range(FAILOVERS):
@@ -219,7 +219,7 @@ async def test_a_frozen_leader_writes_nothing_when_it_thaws(pair_of: Any) -> Non
         assert await pair.ledger.events(uid) == events
         assert await pair.holder() == other.identity
         await pair.check_history(uid, tasks=count + 1)
-        # It is a good follower again.
+        # The thawed replica follows again.
         await other.kill()
         again = await pair.apply("again", [{"name": "only", "agent": AGENT}])
         await pair.until_succeeded("again")
