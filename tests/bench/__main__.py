@@ -125,7 +125,7 @@ async def _measure(rig: Rig, run: Run, size: Any, result: Result) -> None:
         found = await ceiling.measure(rig, _CEILING, within=patience(_CEILING))
         before = _speed()
         await run(rig, size, result)
-        # Of two parts: before the first, and after the second.
+        # With two parts: before the first, and after the second.
         result.details["machine"] = {"before": before, **result.details.get("machine", {}), "after": _speed()}
         if "ceiling_pods_per_second" not in result.details:
             result.details["ceiling_pods_per_second"] = found.pods_per_second

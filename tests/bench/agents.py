@@ -43,7 +43,7 @@ async def start_held(
 
 
 async def session_of(ledger: Ledger, namespace: str, uid: str) -> AgentSession:
-    """What the gateway would find out about the pod. Raises TimeoutError."""
+    """The open attempt of the pod, as the gateway finds it. Raises TimeoutError."""
     return await until(lambda: ledger.attempt_for_pod(namespace, uid), within=_NOTED)
 
 
@@ -55,7 +55,7 @@ async def save_to_ledger(ledger: Ledger, session: AgentSession, data: bytes) -> 
 
 
 async def environment_of(rig: Rig, url: str, namespace: str, *, uid: str, pod: PodSeen) -> Environment:
-    """What the agent in that pod would find around it."""
+    """The environment of the agent in the pod."""
     request: dict[str, Any] = {
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenRequest",

@@ -1,4 +1,4 @@
-"""What single pieces of work cost on this machine, to be held against where the budgets were set.
+"""The cost of single pieces of work on this machine, compared with the machine of the budgets.
 
 A budget in milliseconds is met on one machine and missed on another with the same code. These are the
 smallest things that everything measured here is made of; their ratio to the reference is by how much this
@@ -27,7 +27,7 @@ _POD, _ROW, _MESSAGE = 3000, 1024, 512
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """One piece of work, and its p50 in milliseconds on the machine where the budgets were set."""
+    """A piece of work, and its p50 in milliseconds on the machine where the budgets were set."""
 
     name: str
     reference: float

@@ -36,7 +36,7 @@ class Failed(Exception):
 
 
 def program(name: str) -> str:
-    """One that the group brings."""
+    """The path of a program that the group `bench` installs."""
     return str(_VENV / "bin" / name)
 
 
@@ -47,7 +47,7 @@ async def install() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """What is measured, installed."""
+    """The measured product, installed."""
 
     #: Of the environment that its programs are in, seen from `root`.
     home: Path
@@ -126,7 +126,7 @@ async def _from_image() -> Product:
                     into,
                     within=_BUILT_WITHIN,
                 )
-            # What a container's runtime puts there, too.
+            # A container's runtime creates these files, too.
             (whole / "files" / "etc" / "hosts").touch()
             whole.rename(root)
     config = orjson.loads((root / "config.json").read_bytes())["config"]

@@ -19,7 +19,7 @@ from tests.bench.say import say
 from tests.bench.scenario import Scenario
 
 KIB = 1024
-#: As the peers save and load.
+#: Bytes of a checkpoint; the peers save and load the same sizes.
 SIZES = (1 * KIB, 32 * KIB, 256 * KIB)
 _P99 = {KIB: budgets.RESTORE_P99, 256 * KIB: budgets.LARGE_RESTORE_P99}
 
@@ -37,7 +37,7 @@ class Size:
 
 
 async def run(rig: Rig, size: Size, result: Result) -> None:
-    """Ours first; then the peers, with nothing of ours running."""
+    """Perdure first; then the peers, while no process of Perdure runs."""
     async with (
         rig.operator(),
         rig.gateway() as (_, url),

@@ -135,7 +135,7 @@ async def _part(
 async def _write(
     ledger: Ledger, sessions: list[AgentSession], seen: Seen, *, count: int, rate: float
 ) -> None:
-    """As many for each run, in turn, at that rate."""
+    """Commit the same number of events for each run, in turn, at the rate."""
 
     async def one(session: AgentSession) -> None:
         sequence = await save_to_ledger(ledger, session, _DATA)
@@ -172,7 +172,7 @@ async def _jetstream(rig: Rig, namespace: str, seen: Seen) -> AsyncIterator[None
 
 @asynccontextmanager
 async def _follower(rig: Rig, ledger: Ledger, namespace: str, name: str, seen: Seen) -> AsyncIterator[None]:
-    """What `perdure events --follow` and streams to browsers do, in this process."""
+    """Followers as in `perdure events --follow` and streams to browsers, in this process."""
     run = await ledger.find_run(namespace, name)
     assert run is not None
     events = await ledger.events(run.uid, limit=100_000)

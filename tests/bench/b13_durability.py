@@ -83,7 +83,7 @@ async def run(rig: Rig, size: Size, result: Result) -> None:
 async def _kill(
     rig: Rig, operator: Service, gateway: Service, writers: Writers, size: Size, *, total: int
 ) -> None:
-    """One after the other, while there is something left to write."""
+    """Kill one process after the other, while checkpoints are left to write."""
     victims = itertools.cycle(("operator", "gateway", "nats", "postgres"))
     for number, victim in zip(range(size.kills), victims, strict=False):
         await writers.until_total((number + 1) * total // (size.kills + 1))
@@ -151,7 +151,7 @@ async def _client(rig: Rig, namespace: str, received: list[str]) -> AsyncIterato
         )
         while True:
             messages: list[Msg] = []
-            # What is away comes back; what was not acknowledged comes again.
+            # A process that is away returns; messages without acknowledgement are sent again.
             with contextlib.suppress(TimeoutError, nats.errors.Error, nats.js.errors.Error):
                 messages = await consumer.fetch(500, timeout=1)
             for message in messages:

@@ -30,7 +30,7 @@ class Size:
 
 
 class NothingCame(Exception):
-    """What was waited for did not happen; the text says what."""
+    """An expected change did not happen in time; the text names the change."""
 
 
 async def run(rig: Rig, size: Size, result: Result) -> None:

@@ -17,12 +17,12 @@ from tests.bench.scenario import Scenario
 class Size:
     #: Measured chains, after one to warm up. As many as p99 needs samples for.
     runs: int = 112
-    #: Of a chain.
+    #: Steps of a chain.
     steps: int = 10
 
 
 async def run(rig: Rig, size: Size, result: Result) -> None:
-    """One chain at a time."""
+    """Run one chain at a time."""
     gaps: list[float] = []
     first: list[float] = []
     totals: list[float] = []

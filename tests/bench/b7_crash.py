@@ -46,7 +46,7 @@ class _Recovery:
 
 
 async def run(rig: Rig, size: Size, result: Result) -> None:
-    """The same load for every few kills, which come at random moments of it."""
+    """Apply one load for every few kills, which come at random moments of the load."""
     found: list[_Recovery] = []
     chance = random.Random(7)
     async with (

@@ -20,10 +20,10 @@ from tests.support.waiting import until
 
 #: The Lease of which the budget speaks.
 LEASE = {"LEASE_DURATION": "4", "LEASE_RENEW_DEADLINE": "3", "LEASE_RETRY": "0.5"}
-#: What each pod takes, so that some end after the leader has gone.
+#: The duration of each pod, so that some end after the leader was killed.
 _POD = "0.5s"
 _WITHIN = 120.0
-#: What a leader says in its log when it finds that another leads.
+#: The log line of a deposed leader.
 _DEPOSED = "no longer leading"
 
 
@@ -118,7 +118,7 @@ def first_action(pods: Sequence[PodSeen], *, after: float) -> float | None:
 
 
 async def _holder(rig: Rig, replicas: Mapping[str, Service]) -> str:
-    """Who leads; '' if neither does."""
+    """The leader; '' if neither replica leads."""
     leases, _ = await rig.kube.list("Lease", namespace=SYSTEM)
     holder = next((str(lease["spec"].get("holderIdentity") or "") for lease in leases), "")
     return holder if holder in replicas else ""

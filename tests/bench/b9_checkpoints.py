@@ -23,7 +23,7 @@ from tests.bench.scenario import Scenario
 KIB = 1024
 SIZES = (1 * KIB, 32 * KIB, 256 * KIB)
 WRITERS = (1, 16, 64)
-#: Of p50, p99 and rate.
+#: Budgets of p50, p99 and rate.
 _Bounds = tuple[Budget | None, Budget | None, Budget | None]
 _NONE: _Bounds = (None, None, None)
 _BUDGETS: dict[tuple[str, int, int], _Bounds] = {
@@ -36,7 +36,7 @@ _BUDGETS: dict[tuple[str, int, int], _Bounds] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    #: Of each size and number of writers.
+    #: Checkpoints of each size and number of writers.
     checkpoints: int = 2000
 
 
@@ -52,7 +52,7 @@ async def run(rig: Rig, size: Size, result: Result) -> None:
         Ledger(rig.ledger_url) as ledger,
         AsyncExitStack() as stack,
     ):
-        # One task in each run: tasks of one run share a row, which they would wait for.
+        # One task in each run: tasks of one run share a row, whose lock they would wait for.
         async with Chains(rig.api, namespace) as seen:
             pods = await start_held(rig, namespace, seen, runs=count, tasks=1)
         sessions = []

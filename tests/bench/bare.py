@@ -52,7 +52,7 @@ async def once(rig: Rig, *, chains: int, steps: int) -> float:
 
 
 async def _order(rig: Rig, namespace: str, *, steps: int) -> dict[str, Any]:
-    """What it is to do: the objects and statuses that the operator made, and messages of the same size."""
+    """The order for the program: objects and statuses as the operator writes them, messages of equal size."""
     (task,) = (await rig.api.get(_TASKS))["items"]
     metadata = task["metadata"]
     run = await rig.api.get(_RUN.format(metadata["namespace"], metadata["labels"][LABEL_WORKFLOW]))

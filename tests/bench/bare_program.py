@@ -1,4 +1,4 @@
-"""What a step asks of others, asked with the libraries alone: a program that decides and remembers nothing.
+"""A program that makes the requests of a step with the libraries alone: no decisions, no state.
 
 The operator's CPU is held against it: requests, watches, rows and messages of the same size, through the same
 libraries and as often as the operator was counted to need them, without what makes them worth anything. It
@@ -33,7 +33,7 @@ _RUNS = "/apis/perdure.dev/v1alpha1/namespaces/{}/workflows"
 _PODS = "/api/v1/namespaces/{}/pods"
 _BRIEF = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json"
 _JSON, _MERGE = "application/json", "application/merge-patch+json"
-#: Of what this program created: no test reads the object.
+#: The prefix of a watch event about a creation, which this program does not parse.
 _MADE = b'{"type":"ADDED",'
 #: Seconds from one read of the outbox to the next, and to the deletion of its rows.
 _ROUND, _FORGET = 0.012, 0.1

@@ -1,4 +1,4 @@
-"""What the design asks for, and how a measured value compares with it. Shown, never checked.
+"""The budgets of the design, and the comparison of a measured value. Printed, never asserted.
 
 The must and stretch values are those of the design's budget table; where it says nothing, those of the
 benchmark's definition. A verdict means something only for a run of the defined size on a quiet machine.
@@ -21,7 +21,7 @@ class Budget:
     stretch: float | None = None
     #: Whether more is better.
     most: bool = False
-    #: What the bounds speak of, if that is not plain from the figure.
+    #: The subject of the bounds, if the figure does not say it.
     note: str = ""
 
     def verdict(self, value: float) -> Verdict:

@@ -23,7 +23,7 @@ CONNECTIONS = 32
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """What was measured just now: a busy machine has another one a minute later."""
+    """The ceiling measured just now: a busy machine has another one a minute later."""
 
     pods_per_second: float
     #: Seconds from each pod's creation to its end.
@@ -48,7 +48,7 @@ async def measure(rig: Rig, pods: int, *, within: float) -> Ceiling:
 
 
 def pod(namespace: str, number: int) -> dict[str, Any]:
-    """One as the operator makes it; without an owner, as there is none."""
+    """A pod as the operator creates it; without an owner, as there is none."""
     labels = {LABEL_MANAGED_BY: MANAGED_BY, LABEL_WORKFLOW: "calibration", LABEL_STEP: f"s{number}"}
     made = build_pod(
         task_name=f"calibration-{number}",

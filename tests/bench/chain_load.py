@@ -17,11 +17,11 @@ from tests.bench.service import Service
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """Of B2 and B5."""
+    """The sizes of B2 and B5."""
 
     #: Applied at once.
     chains: int = 200
-    #: Of a chain.
+    #: Steps of a chain.
     steps: int = 10
     #: Measured repetitions, each after one of a tenth of the size to warm up.
     repeat: int = 5
@@ -29,7 +29,7 @@ class Size:
 
 @dataclass(slots=True)
 class Load:
-    """One repetition."""
+    """A repetition of the load."""
 
     figures: dict[str, float]
     #: Seconds between pods of a chain.
@@ -48,7 +48,7 @@ class Loads:
     faults: list[str] = field(default_factory=list)
 
     def each(self, key: str) -> list[float]:
-        """One figure of every repetition."""
+        """A figure of every repetition."""
         return [run.figures[key] for run in self.runs]
 
 

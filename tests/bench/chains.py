@@ -1,4 +1,4 @@
-"""What the watcher saw of chains: how long each hop took, and whether all came out right."""
+"""Chains as the watcher observed them: the time of each hop, and the faults."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _TERMINAL = frozenset({"Succeeded", "Failed", "Cancelled"})
 
 @dataclass(slots=True)
 class PodSeen:
-    """One pod. Times are monotonic seconds."""
+    """A pod. Times are monotonic seconds."""
 
     name: str
     workflow: str
     step: str
     created: float
     attempt: int = 1
-    #: Of its item, in a step with `forEach`; -1 in others.
+    #: The index of its item, in a step with `forEach`; -1 in others.
     index: int = NO_INDEX
     running: float | None = None
     ended: float | None = None
@@ -41,7 +41,7 @@ class PodSeen:
 
 @dataclass(slots=True)
 class RunSeen:
-    """One Workflow."""
+    """A Workflow."""
 
     created: float
     phase: str = ""
@@ -124,7 +124,7 @@ class Chains:
         return [gap for pods in by_run.values() for gap in _gaps(pods)]
 
     def gaps_of(self, workflow: str) -> list[float]:
-        """The same of one chain."""
+        """The gaps of one chain."""
         return _gaps(self.of(workflow))
 
     def due(self, pod: PodSeen) -> float:
@@ -139,7 +139,7 @@ class Chains:
         return max(run.ended for run in self.runs.values() if run.ended is not None)
 
     def faults(self, names: Sequence[str], *, steps: int) -> list[str]:
-        """What did not come out right, of chains that must succeed with one pod for every step."""
+        """The faults of chains that must succeed with one pod for every step."""
         faults = []
         made = Counter((pod.workflow, pod.step) for pod in self.pods.values())
         different = Counter(workflow for workflow, _ in made)

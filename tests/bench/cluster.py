@@ -64,7 +64,7 @@ class Api:
             return orjson.loads(await response.read())
 
     async def send(self, method: str, path: str, body: bytes, *, kind: str = "application/json") -> None:
-        """One request; raises aiohttp.ClientResponseError if it is refused."""
+        """Send a request; raises aiohttp.ClientResponseError if it is refused."""
         assert self._session is not None
         async with self._session.request(method, path, data=body, headers={"Content-Type": kind}) as response:
             await response.read()

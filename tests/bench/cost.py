@@ -1,4 +1,4 @@
-"""What a piece of work cost everybody: CPU by component, requests, writes to etcd."""
+"""The cost of a piece of work: CPU by component, requests, writes to etcd."""
 
 from __future__ import annotations
 

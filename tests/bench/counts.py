@@ -36,13 +36,13 @@ class Counts:
 
     #: By verb, and resource with its subresource.
     requests: Counter[Request]
-    #: Those that changed something in etcd.
+    #: Requests that changed something in etcd.
     writes: Counter[Request]
     #: By flow.
     flows: Counter[str]
 
     def since(self, before: Counts) -> Counts:
-        """What came after `before`."""
+        """The requests since `before`."""
         return Counts(self.requests - before.requests, self.writes - before.writes, self.flows - before.flows)
 
     def of_operator(self) -> dict[str, int]:

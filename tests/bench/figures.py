@@ -1,4 +1,4 @@
-"""What a scenario found out: figures for the table, details for the JSON, faults for the exit code."""
+"""The result of a scenario: figures for the table, details for the JSON, faults for the exit code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.bench.budgets import Budget
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One line of the table."""
+    """A line of the table."""
 
     name: str
     value: float
@@ -31,20 +31,20 @@ class Figure:
 
 @dataclass(slots=True, kw_only=True)
 class Result:
-    """What came out of one scenario."""
+    """The result of one scenario."""
 
     scenario: str
     title: str
-    #: What it was run with.
+    #: The sizes of the scenario.
     parameters: dict[str, Any]
     #: Whether it was as large as its definition wants.
     full: bool = True
     figures: list[Figure] = field(default_factory=list)
-    #: What a reader of the figures has to know.
+    #: Notes for readers of the figures.
     notes: list[str] = field(default_factory=list)
     #: Everything else worth keeping; plain JSON.
     details: dict[str, Any] = field(default_factory=dict)
-    #: What went wrong, one sentence each. Any makes the exit code 1.
+    #: Faults, one sentence each. A fault makes the exit code 1.
     faults: list[str] = field(default_factory=list)
 
     def add(

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.bench.svg import Panel, draw
 
-#: What is drawn, by the key of a point: title, and the unit in it.
+#: Title of each chart, with the unit, by the key of a point.
 MEASURES = {
     "steps_per_second": "throughput, steps/s",
     "cpu_ms_per_step": "operator CPU, ms per step",

@@ -21,7 +21,7 @@ from tests.bench.scenario import Scenario
 
 _CONCURRENT = (10, 100, 1000, 5000)
 _FINISHED = (1000, 10_000, 100_000)
-#: What may not grow at all, give or take noise, and what may grow with the number.
+#: Bounds of the exponent: of figures that may not grow, give or take noise, and that may grow linearly.
 _FLAT = Budget(must=0.1, note="0: the same however many")
 _LINEAR = Budget(must=1, note="1: in proportion")
 _STEADY = Budget(must=-0.1, most=True, note="0: the same however many")
@@ -72,7 +72,7 @@ async def finished_runs(rig: Rig, size: Size, result: Result) -> None:
 
 
 def upto(points: Sequence[int], most: int) -> list[int]:
-    """Those up to `most`, and `most` itself."""
+    """The points up to `most`, and `most` itself."""
     return [*(point for point in points if point < most), most] if most else []
 
 
@@ -81,7 +81,7 @@ async def _point(rig: Rig, result: Result, size: Size, runs: int, *, label: str)
     loads = []
     await rest(rig, label)
     async with rig.namespace("waiting", keep=True) as namespace, Chains(rig.api, namespace) as waiting:
-        # What people wait for after a crash: that something goes on.
+        # The first action after a crash, for which users wait.
         await apply_all(rig.kube, namespace, [chain("waiting", steps=1)])
         begun = time.monotonic()
         async with rig.operator() as operator:

@@ -41,7 +41,7 @@ _BEFORE_SHARD = (b'":"', b"\x12\x02")
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """One finished run, as it lies in etcd: keys and values."""
+    """A finished run as stored in etcd: keys and values."""
 
     uid: str
     #: By step: uid and name of the task, uid and name of its pod.

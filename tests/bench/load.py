@@ -29,7 +29,7 @@ def chain(name: str, *, steps: int) -> dict[str, Any]:
 
 
 def slow_chain(name: str, *, steps: int, how: str) -> dict[str, Any]:
-    """The same with pods that do what `how` says to the simulated nodes: `hang`, `0.5s`, `fail-once`."""
+    """The chain with pods that do what `how` says to the simulated nodes: `hang`, `0.5s`, `fail-once`."""
     made = chain(name, steps=steps)
     made["spec"]["defaults"]["agent"]["podTemplate"] = simulation.template(how)
     return made

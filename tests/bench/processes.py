@@ -21,7 +21,7 @@ def cpu_ms(pid: int) -> float:
 
 
 def tree_cpu_ms(pid: int) -> float:
-    """The same with all its living descendants."""
+    """CPU time of a process with all its living descendants, in ms."""
     return cpu_ms(pid) + sum(map(tree_cpu_ms, children(pid)))
 
 
@@ -73,5 +73,5 @@ class CpuMeter:
 
     def _read(self) -> dict[str, float]:
         used = {name: sum(map(tree_cpu_ms, pids)) for name, pids in self._pids().items()}
-        # Of ourselves alone: everything else here is our child.
+        # Of this process alone: all others here are its children.
         return {**used, "bench": time.process_time() * 1000}

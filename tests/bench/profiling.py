@@ -59,7 +59,7 @@ async def _sampled(pid: int, path: Path) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        # It writes what it has.
+        # On SIGINT the profiler writes its samples.
         profiler.send_signal(signal.SIGINT)
         await profiler.wait()
 

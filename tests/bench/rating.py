@@ -14,12 +14,12 @@ ALLOWED = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """One rate, held for some seconds."""
+    """A period in which one rate is held."""
 
-    #: What came and what ended, a second.
+    #: Runs that arrived and runs that ended, per second.
     rate: float
     ended: float
-    #: What had come and not ended when it was over.
+    #: Runs that had arrived and not ended at the end of the period.
     waiting: int
 
 

@@ -32,7 +32,7 @@ def write(path: Path, results: Sequence[Result], facts: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What `write` wrote."""
+    """Read a file that `write` wrote."""
     found: dict[str, Any] = orjson.loads(path.read_bytes())
     return found
 

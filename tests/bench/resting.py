@@ -11,7 +11,7 @@ _WITHIN = 60.0
 
 
 async def rest(rig: Rig, label: str) -> None:
-    """What follows a load, statuses above all, is no part of the next one. Without rest it goes on."""
+    """Wait for rest, a minute at most: late work of one load, such as statuses, is no part of the next."""
     try:
         await until(rig.at_rest, within=_WITHIN)
     except TimeoutError:

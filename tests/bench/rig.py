@@ -34,7 +34,7 @@ NODES = 10
 
 
 class Rig:
-    """What the scenarios are given."""
+    """The rig: the arguments of every scenario."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Rig:
         as_in_a_pod: bool,
     ) -> None:
         self.directory = directory
-        #: What is measured: our code, its Python, its libraries.
+        #: The measured product: its code, Python and libraries.
         self.product = product
         self.cluster = cluster
         self.kube = kube
@@ -108,7 +108,7 @@ class Rig:
         return command, {**self.product.environment, **self._way_to_api(account)}
 
     async def postgres_version(self) -> str:
-        """As the server reports it."""
+        """The version that the server reports."""
         connection = await asyncpg.connect(self.ledger_url)
         try:
             found: str = await connection.fetchval("show server_version")
@@ -117,7 +117,7 @@ class Rig:
         return found
 
     def pid_of(self, component: str) -> int:
-        """Of one of the control plane's programs."""
+        """The pid of a program of the control plane."""
         pid = self.cluster.supervisor.components()[component]["pid"]
         assert pid, f"{component} does not run"
         return pid

@@ -12,12 +12,12 @@ _BEGUN = time.monotonic()
 
 
 def say(text: str) -> None:
-    """One line, with the time since the start."""
+    """Print a line, with the time since the start."""
     print(f"  [{duration(time.monotonic() - _BEGUN):>8}] {text}", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
-    """As people say it: `40 s`, `12 min`, `1.5 h`."""
+    """A duration for people: `40 s`, `12 min`, `1.5 h`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

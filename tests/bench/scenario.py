@@ -1,4 +1,4 @@
-"""What a benchmark consists of, and how a command line says which are to run and how large.
+"""The parts of a benchmark, and the command line that selects benchmarks and their sizes.
 
 Each has sizes of its own, with the defined ones as defaults and small ones that only show that it runs.
 """
@@ -18,19 +18,19 @@ Run = Callable[[Rig, Any, Result], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """One benchmark."""
+    """A benchmark."""
 
     name: str
     title: str
     #: A frozen dataclass of whole numbers: the sizes that the definition asks for.
     full: Any
-    #: The same, small enough to see within a minute that it runs.
+    #: A size small enough to see within a minute that the benchmark runs.
     small: Any
     #: Given the rig, sizes, and the result to fill.
     run: Run
     #: Roughly how many seconds it takes on two idle cores.
     seconds: Callable[[Any], float]
-    #: What is measured after that, on a rig of its own.
+    #: A second part, measured on a rig of its own.
     then: Run | None = None
 
 

@@ -79,7 +79,7 @@ def can_play_pod() -> bool:
 
 
 def as_in_a_pod(product: Product, *, account: Path | None) -> list[str]:
-    """What is to stand before a command of the product's, so that it finds what it would in a pod.
+    """The prefix of a product's command that gives the process the environment of a pod.
 
     `account`: a folder with token and ca.crt, put where a pod has them. Nothing, if there is nothing to find.
     """
@@ -93,7 +93,7 @@ def as_in_a_pod(product: Product, *, account: Path | None) -> list[str]:
 
 
 class Service:
-    """One of our processes. Over restarts it keeps its identity and port, as a container in a pod does."""
+    """A process of the product. Restarts keep its identity and port, like a container in a pod."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class Service:
 
     @property
     def pids(self) -> list[int]:
-        """Its pid, if it runs."""
+        """The pid, if the process runs."""
         return [] if self._process is None else [self._process.pid]
 
     async def start(self) -> float:
@@ -191,7 +191,7 @@ class Service:
         self._process = None
 
     def text(self) -> str:
-        """Its log."""
+        """The text of the process's log."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def tail(self) -> str:

@@ -1,4 +1,4 @@
-"""What a sampled profile says: how much of a process' time which part of it and which function had."""
+"""The shares of packages and functions in a sampled profile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies in JetStream of a namespace, read from its beginning, and how it compares with the ledger."""
+"""The events of a namespace in JetStream, read from the beginning and compared with the ledger."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.bench.say import reporting
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What is wrong with the stream, and how much is right."""
+    """The faults of the stream, and the number of correct events."""
 
     #: Ids of the ledger that never came.
     missing: frozenset[str]

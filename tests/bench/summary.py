@@ -10,7 +10,7 @@ from tests.bench.table import number
 
 
 class Line(NamedTuple):
-    """One budget of the design, and the figure that answers to it."""
+    """A budget of the design, and the figure that answers to it."""
 
     what: str
     scenario: str

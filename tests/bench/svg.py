@@ -14,7 +14,7 @@ _INK, _LINE, _GRID = "#333", "#1f6feb", "#ddd"
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One chart: values over counts, the counts on a logarithmic axis, the values from zero."""
+    """A chart: values over counts, the counts on a logarithmic axis, the values from zero."""
 
     title: str
     x_label: str

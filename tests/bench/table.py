@@ -15,7 +15,7 @@ _STYLES = {"met": "green", "stretch": "bold green", "missed": "red", "": ""}
 
 
 def show(result: Result, console: Console) -> None:
-    """One scenario's table, and what went wrong in it."""
+    """The table of a scenario, and its faults."""
     parameters = ", ".join(f"{name} {value}" for name, value in result.parameters.items())
     if not result.full:
         parameters += "; smaller than defined: the verdicts prove nothing"
@@ -57,7 +57,7 @@ def show_facts(facts: dict[str, Any], console: Console) -> None:
 
 
 def number(value: float) -> str:
-    """As many digits as mean something."""
+    """A number with its significant digits only."""
     if math.isfinite(value) and value == int(value):
         return str(int(value))
     return f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"

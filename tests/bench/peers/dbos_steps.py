@@ -18,7 +18,7 @@ from dbos import DBOS  # type: ignore[import-not-found]
 
 KIB = 1024
 SIZES = (1 * KIB, 32 * KIB, 256 * KIB)
-#: Of one workflow.
+#: Steps of one workflow.
 _STEPS = 10
 _AT_ONCE = 16
 
@@ -65,7 +65,7 @@ def _alone(size: int, steps: int) -> list[float]:
 
 
 if __name__ == "__main__":
-    # What it says of itself goes to standard output.
+    # DBOS logs to standard output.
     with contextlib.redirect_stdout(sys.stderr):
         found = main(sys.argv[1], int(sys.argv[2]))
     print(json.dumps(found))

@@ -19,7 +19,7 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver  # type: ignore
 
 KIB = 1024
 SIZES = (1 * KIB, 32 * KIB, 256 * KIB)
-#: Of one thread.
+#: Steps of one thread.
 _STEPS = 10
 
 
