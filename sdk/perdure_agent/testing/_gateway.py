@@ -110,6 +110,7 @@ class Gateway:
         ended.
         """
         pod = self._start_pod()
+        failed: Exception | None = None
         try:
             async with AsyncExitStack() as stack:
                 # Set for the opening alone: the body is the test's code and keeps the test's context.
@@ -118,11 +119,17 @@ class Gateway:
                     agent = await stack.enter_async_context(_agent.connect(options=options))
                 finally:
                     _runtime.current.reset(outer)
-                yield agent
+                try:
+                    yield agent
+                except Exception as raised:
+                    failed = raised
+                    raise
         except BaseException as error:
             self._end(pod, exit_code_of(error))
-            if pod.killed and not isinstance(error, Killed):
-                raise Killed("the pod was killed") from error
+            # A kill at a heartbeat, or inside a task group of the agent's, arrives in an exception group. So
+            # does the kill that meets the report of a failed assertion, which must not be hidden.
+            if isinstance(error, BaseExceptionGroup) and error.subgroup(Killed) is not None:
+                raise failed or Killed("the pod was killed") from error
             raise
         # The body's own exit code is unknown; a result in the termination message alone counts nevertheless.
         self._end(pod, 0 if pod.termination_message else None)

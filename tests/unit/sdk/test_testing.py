@@ -120,6 +120,20 @@ async def test_a_killed_pod_sends_nothing_any_more() -> None:
             )
 
 
+async def test_a_kill_does_not_hide_a_failed_assertion() -> None:
+    async with testing.Gateway() as gateway:
+        gateway.script(testing.Kill(), on="progress")
+        with pytest.raises(AssertionError, match="of the test's own"):
+            async with gateway.connect() as agent:
+                await failing_after(agent)
+
+
+async def failing_after(agent: Agent) -> None:
+    with suppress(testing.Killed):
+        await agent.progress(1)
+    raise AssertionError("of the test's own")
+
+
 async def idle(gateway: testing.Gateway, seconds: float) -> None:
     """Let the time pass, and wait for ever."""
     await gateway.clock.advance(seconds)
