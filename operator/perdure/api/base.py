@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Annotated, Any, Final
 
 import orjson
@@ -35,6 +36,7 @@ Json = JsonValue
 JsonObject = dict[str, Any]
 
 
+@lru_cache(maxsize=1024)
 def parse_duration(text: str) -> float:
     """Seconds in a duration written like `1h30m`, `10s` or `250ms`.
 

@@ -28,6 +28,7 @@ from perdure.cli.checks import check_files
 from perdure.cli.graph import print_graph
 from perdure.domain.admission.accept import admit
 from perdure.domain.admission.templates import NO_TEMPLATES
+from perdure.domain.snapshot import RunSnapshot
 
 MODELS = spec_models(WITH_ECHO)
 RESOURCES = resources_with(MODELS)
@@ -123,6 +124,14 @@ def test_fields_that_the_kind_takes_are_in_its_snapshot_and_no_others(kind: Step
     defaults = {name: VALUES[name] for name in VALUES if name in field_names(Defaults)}
     (made,) = accepted(step(kind), defaults=defaults)["steps"]
     assert {name for name in defaults if name in made} == {name for name in defaults if kind.takes(name)}
+
+
+def test_the_snapshot_is_what_its_model_says(kind: StepSpec) -> None:
+    taken = {name: value for name, value in VALUES.items() if kind.takes(name) and name != "repeat"}
+    made = accepted(step(kind, **taken, when="${true}"), timeout="1h", **{"finally": [step(kind, name="z")]})
+    read = RunSnapshot.model_validate(made)
+    assert read.model_dump(by_alias=True, exclude_unset=True) == made
+    assert read.model_extra == {} and read.steps[0].blocks.keys() == {kind.field}
 
 
 def test_a_field_that_the_kind_excludes_is_reported_with_its_remedy(kind: StepSpec) -> None:

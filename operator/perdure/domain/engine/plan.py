@@ -1,7 +1,4 @@
-"""A run's snapshot, compiled: steps in order, dependencies both ways, expressions ready to evaluate.
-
-What a snapshot leaves out has its default here, so that one made by an earlier version still loads.
-"""
+"""A run's snapshot, compiled: steps in order, dependencies both ways, expressions ready to evaluate."""
 
 from __future__ import annotations
 
@@ -11,9 +8,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from perdure.api.base import parse_duration
-from perdure.domain.engine.retry import DEFAULT_BACKOFF, DISRUPTION_LIMIT, Backoff
+from perdure.domain.engine.retry import DEFAULT_BACKOFF, Backoff
 from perdure.domain.expressions.templating import compile_value
 from perdure.domain.graph import topological_order
+from perdure.domain.snapshot import DisruptionsSnapshot, RetrySnapshot, RunSnapshot, StepSnapshot
 
 if TYPE_CHECKING:
     # The rules of a kind refer to plans.
@@ -21,8 +19,6 @@ if TYPE_CHECKING:
 
 FailurePolicy = Literal["FinishRunning", "CancelRunning", "RunAll"]
 PodRetention = Literal["Always", "OnFailure", "Never"]
-
-DEFAULT_CACHE_TTL = "168h"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,22 +124,22 @@ def compile_plan(snapshot: Mapping[str, Any], kinds: Iterable[StepRules]) -> Pla
 
     `kinds` is the registry of step kinds: a step is of the kind whose field it has.
     """
+    read = RunSnapshot.model_validate(snapshot)
     by_field = {kind.field: kind for kind in kinds}
-    main = {step["name"]: _step(step, by_field, is_finally=False) for step in snapshot["steps"]}
-    last = {step["name"]: _step(step, by_field, is_finally=True) for step in snapshot.get("finally") or ()}
-    retention = snapshot["retention"]
+    main = {step.name: _step(step, by_field, is_finally=False) for step in read.steps}
+    last = {step.name: _step(step, by_field, is_finally=True) for step in read.finally_}
     return Plan(
-        inputs=snapshot["inputs"],
-        parallelism=snapshot["parallelism"],
-        priority=snapshot.get("priority", 0),
-        timeout=_duration(snapshot.get("timeout")),
-        failure_policy=snapshot.get("failurePolicy", "FinishRunning"),
+        inputs=read.inputs,
+        parallelism=read.parallelism,
+        priority=read.priority,
+        timeout=_duration(read.timeout),
+        failure_policy=read.failure_policy,
         steps=main | last,
         order=_order(main),
         finally_order=_order(last),
-        outputs=compile_value(snapshot["outputs"]),
-        retention=timedelta(seconds=parse_duration(retention["ttlAfterFinished"])),
-        pod_retention=retention.get("pods", "Always"),
+        outputs=compile_value(read.outputs),
+        retention=_required_duration(read.retention.ttl_after_finished),
+        pod_retention=read.retention.pods,
     )
 
 
@@ -151,53 +147,48 @@ def _order(steps: Mapping[str, PlannedStep]) -> tuple[str, ...]:
     return topological_order({name: frozenset(step.depends_on) for name, step in steps.items()})
 
 
-def _step(step: Mapping[str, Any], kinds: Mapping[str, StepRules], *, is_finally: bool) -> PlannedStep:
-    repeat, cache = step.get("repeat"), step.get("cache")
-    kind = next((kinds[field] for field in step if field in kinds), None)
+def _step(step: StepSnapshot, kinds: Mapping[str, StepRules], *, is_finally: bool) -> PlannedStep:
+    kind = next((kinds[field] for field in step.blocks if field in kinds), None)
     if kind is None:
-        raise LookupError(f"step {step['name']!r} of a snapshot has none of the fields {', '.join(kinds)}")
+        raise LookupError(f"step {step.name!r} of a snapshot has none of the fields {', '.join(kinds)}")
     return PlannedStep(
-        name=step["name"],
+        name=step.name,
         kind=kind,
-        block=kind.compile(step[kind.field] or {}),
+        block=kind.compile(step.blocks[kind.field] or {}),
         is_finally=is_finally,
-        depends_on=tuple(step["dependsOn"]),
-        sees=tuple(step.get("sees", step["dependsOn"])),
-        when=compile_value(step.get("when")),
-        is_for_each="forEach" in step,
-        for_each=compile_value(step.get("forEach")),
+        depends_on=tuple(step.depends_on),
+        sees=tuple(step.depends_on if step.sees is None else step.sees),
+        when=compile_value(step.when),
+        is_for_each=step.is_for_each,
+        for_each=compile_value(step.for_each),
         repeat=None
-        if repeat is None
-        else PlannedRepeat(until=compile_value(repeat["until"]), max_iterations=repeat["maxIterations"]),
-        input=compile_value(step.get("input", {})),
-        retry=_retry(step.get("retry") or {}),
-        disruption_limit=(step.get("disruptions") or {}).get("limit", DISRUPTION_LIMIT),
-        timeout=_duration(step.get("timeout")),
-        pending_timeout=_duration(step.get("pendingTimeout")),
-        idle_timeout=_duration(step.get("idleTimeout")),
-        continue_on_failure=bool(step.get("continueOnFailure")),
-        parallelism=step.get("parallelism"),
-        max_failures=step.get("maxFailures"),
+        if step.repeat is None
+        else PlannedRepeat(until=compile_value(step.repeat.until), max_iterations=step.repeat.max_iterations),
+        input=compile_value(step.input),
+        retry=_retry(step.retry or RetrySnapshot()),
+        disruption_limit=(step.disruptions or DisruptionsSnapshot()).limit,
+        timeout=_duration(step.timeout),
+        pending_timeout=_duration(step.pending_timeout),
+        idle_timeout=_duration(step.idle_timeout),
+        continue_on_failure=step.continue_on_failure,
+        parallelism=step.parallelism,
+        max_failures=step.max_failures,
         cache=None
-        if cache is None
-        else PlannedCache(
-            key=compile_value(cache["key"]), ttl=_required_duration(cache.get("ttl", DEFAULT_CACHE_TTL))
-        ),
+        if step.cache is None
+        else PlannedCache(key=compile_value(step.cache.key), ttl=_required_duration(step.cache.ttl)),
     )
 
 
-def _retry(block: Mapping[str, Any]) -> PlannedRetry:
-    given, default = block.get("backoff") or {}, DEFAULT_BACKOFF
-    initial, longest = _duration(given.get("initial")), _duration(given.get("max"))
+def _retry(retry: RetrySnapshot) -> PlannedRetry:
     return PlannedRetry(
-        limit=block.get("limit", 0),
+        limit=retry.limit,
         backoff=Backoff(
-            initial=default.initial if initial is None else initial.total_seconds(),
-            factor=given.get("factor", default.factor),
-            longest=default.longest if longest is None else longest.total_seconds(),
-            jitter=given.get("jitter", default.jitter),
+            initial=parse_duration(retry.backoff.initial),
+            factor=retry.backoff.factor,
+            longest=parse_duration(retry.backoff.max),
+            jitter=retry.backoff.jitter,
         ),
-        on=compile_value(block.get("on")),
+        on=compile_value(retry.on),
     )
 
 
