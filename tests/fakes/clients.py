@@ -47,6 +47,14 @@ class KubeClient:
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
         return await self._api.call(lambda: self._api.get(kind, namespace, name))
 
+    async def find(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+        try:
+            return await self.get(kind, namespace, name)
+        except ApiError as error:
+            if error.not_found:
+                return None
+            raise
+
     async def list(
         self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
     ) -> tuple[list[dict[str, Any]], str]:

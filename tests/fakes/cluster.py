@@ -55,7 +55,7 @@ class Cluster(KubeClient):
 
     def set_status(self, kind: str, namespace: str, name: str, uid: str, status: Object) -> None:
         """Write a status, if the object is still there."""
-        found = self.find(kind, name, namespace)
+        found = self.stored(kind, name, namespace)
         if found is not None and found["metadata"]["uid"] == uid:
             spec = found.get("spec") or {}
             if kind == "Pod" and self.grace and _runs(status):
@@ -67,7 +67,7 @@ class Cluster(KubeClient):
         """Take an object out at once, and after a while what it owns."""
         self.api.remove(kind, namespace, name)
 
-    def find(self, kind: str, name: str, namespace: str = NAMESPACE) -> Object | None:
+    def stored(self, kind: str, name: str, namespace: str = NAMESPACE) -> Object | None:
         return self.api.objects.get((kind, namespace, name))
 
     def all(self, kind: str) -> list[Object]:
@@ -85,7 +85,7 @@ class Cluster(KubeClient):
     async def _run_job(self, job: Object) -> None:
         await asyncio.sleep(self.api.faults.between(0.01, 1.0))
         metadata = job["metadata"]
-        there = self.find("Job", metadata["name"], metadata["namespace"])
+        there = self.stored("Job", metadata["name"], metadata["namespace"])
         if self.jobs_get_pods and there is not None and there["metadata"]["uid"] == metadata["uid"]:
             self.add_pod_of(job)
 
@@ -98,7 +98,7 @@ class Cluster(KubeClient):
         await asyncio.sleep(self.api.faults.between(0.01, 1.0))
         owner = job_of(pod)
         assert owner is not None
-        job = self.find("Job", owner["name"], pod["metadata"]["namespace"])
+        job = self.stored("Job", owner["name"], pod["metadata"]["namespace"])
         if job is not None and "status" not in job:
             succeeded = (pod.get("status") or {}).get("phase") == "Succeeded"
             ended = {"type": "Complete" if succeeded else "Failed", "status": "True"}
@@ -111,7 +111,7 @@ class Cluster(KubeClient):
     async def _leave(self, pod: Object) -> None:
         await asyncio.sleep(self.grace)
         metadata = pod["metadata"]
-        there = self.find("Pod", metadata["name"], metadata["namespace"])
+        there = self.stored("Pod", metadata["name"], metadata["namespace"])
         if there is None or there["metadata"]["uid"] != metadata["uid"]:
             return
         if _runs(there.get("status") or {}):

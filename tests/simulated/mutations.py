@@ -26,8 +26,10 @@ from perdure.control.runs.actuator import Actuator
 from perdure.control.runs.cleanup import Cleanup
 from perdure.control.runs.observer import Observer
 from perdure.control.runs.reconciler import Reconciler
-from perdure.domain.engine import attempts, outcome, run_control
+from perdure.domain.engine import attempts, outcome
+from perdure.domain.engine.attempt_step import AttemptStep
 from perdure.domain.engine.changeset import ChangeSet
+from perdure.domain.engine.timer_step import TimerStep
 from perdure.domain.engine.view import RunView
 from perdure.domain.records import (
     Commit,
@@ -224,10 +226,21 @@ def _go_on_when_deposed() -> AbstractContextManager[Any]:
 
 
 def _reset_timers_on_pause() -> AbstractContextManager[Any]:
-    resume = run_control._resume_task
-    return patch.object(
-        run_control, "_resume_task", lambda changes, task, lost: resume(changes, task, timedelta(0))
-    )
+    @contextlib.contextmanager
+    def reset() -> Iterator[None]:
+        with contextlib.ExitStack() as patches:
+            for family in (AttemptStep, TimerStep):
+                patches.enter_context(patch.object(family, "resume", _losing_nothing(family.resume)))
+            yield
+
+    return reset()
+
+
+def _losing_nothing(resume: Callable[..., None]) -> Callable[..., None]:
+    def mutated(self: Any, changes: Any, step: Any, task: Any, lost: timedelta) -> None:
+        resume(self, changes, step, task, timedelta(0))
+
+    return mutated
 
 
 def _start_while_paused() -> AbstractContextManager[Any]:

@@ -88,6 +88,10 @@ class KubePort(Protocol):
 
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]: ...
 
+    async def find(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+        """As `get`; None if the API server itself says that there is no such object."""
+        ...
+
     async def list(
         self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
     ) -> tuple[list[dict[str, Any]], str]:

@@ -20,7 +20,6 @@ from perdure.api.status import timestamp
 from perdure.api.validation.parse import InvalidManifest, parse_workflowschedule
 from perdure.control.cluster_cache.run_key import SCHEDULE, RunKey
 from perdure.control.cluster_cache.store import Root, Store
-from perdure.control.lookup import find
 from perdure.control.ports import KubePort
 from perdure.control.status.status_writer import status_patch
 from perdure.domain.engine.outcome import shorten
@@ -208,7 +207,7 @@ class ScheduleReconciler:
         newest = None
         for run in runs:
             if run.succeeded and (run.uid in listed or (due is not None and run.name == due.name)):
-                there = await find(self._kube, WORKFLOW, namespace, run.name)
+                there = await self._kube.find(WORKFLOW, namespace, run.name)
                 if there is None:
                     continue
                 finished_at = (there.get("status") or {}).get("finishedAt")

@@ -132,6 +132,15 @@ class KubeClient:
         """One object. Raises ApiError; for a missing object with `not_found`."""
         return await self._object("get", "GET", kind, namespace, name)
 
+    async def find(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+        """One object; None if the API server says that there is none. Raises ApiError if it does not say."""
+        try:
+            return await self.get(kind, namespace, name)
+        except ApiError as error:
+            if error.not_found:
+                return None
+            raise
+
     async def list(
         self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
     ) -> tuple[list[dict[str, Any]], str]:

@@ -175,7 +175,7 @@ class Stage(Live):
 
     def set_pod(self, name: str, state: dict[str, Any], phase: str = "Running") -> None:
         """The kubelet says how the agent's container is."""
-        found = self.cluster.find("Pod", name, NAMESPACE)
+        found = self.cluster.stored("Pod", name, NAMESPACE)
         assert found is not None
         status = {"phase": phase, "containerStatuses": [{"name": "agent", "state": state}]}
         self.cluster.set_status("Pod", NAMESPACE, name, found["metadata"]["uid"], status)

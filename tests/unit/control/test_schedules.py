@@ -75,7 +75,7 @@ class Stage:
         return await self.scheduler.reconcile(KEY)
 
     def finish(self, name: str, phase: str = "Succeeded") -> None:
-        obj = self.cluster.find("Workflow", name)
+        obj = self.cluster.stored("Workflow", name)
         assert obj is not None
         status = {"phase": phase, "finishedAt": now().strftime("%Y-%m-%dT%H:%M:%SZ")}
         self.cluster.set_status("Workflow", NAMESPACE, name, obj["metadata"]["uid"], status)
@@ -86,7 +86,7 @@ class Stage:
 
     @property
     def status(self) -> dict[str, Any]:
-        found = self.cluster.find(KIND, "often")
+        found = self.cluster.stored(KIND, "often")
         assert found is not None
         status: dict[str, Any] = found.get("status") or {}
         return status
@@ -114,7 +114,7 @@ def test_a_run_is_made_at_its_time_and_shown() -> None:
         assert "lastScheduleTime" not in at.status
         await at.look(61)
         assert at.runs == [named(1)]
-        made = at.cluster.find("Workflow", named(1))
+        made = at.cluster.stored("Workflow", named(1))
         assert made is not None
         assert made["spec"] == SPEC
         assert made["metadata"]["labels"] == {
@@ -219,7 +219,7 @@ def test_a_namesake_of_somebody_else_is_reported_and_left_alone() -> None:
         assert at.condition("Stalled") == ("True", "NameConflict")
         assert named(1) in at.status["message"]
         assert at.status["nextScheduleTime"] == "2026-01-01T00:01:00Z", "it is still to be made"
-        assert at.cluster.find("Workflow", named(1))["metadata"]["uid"] == foreign["metadata"]["uid"]  # type: ignore[index]
+        assert at.cluster.stored("Workflow", named(1))["metadata"]["uid"] == foreign["metadata"]["uid"]  # type: ignore[index]
         at.cluster.remove("Workflow", NAMESPACE, named(1))
         await at.look()
         assert at.condition("Ready") == ("True", "Scheduled")
@@ -303,15 +303,15 @@ def test_replace_cancels_what_is_live_and_no_namesake_of_it() -> None:
         await at.look(61)
         await at.look(121)
         assert at.runs == [named(1), named(2)]
-        assert at.cluster.find("Workflow", named(1))["spec"]["desiredState"] == "Cancelled"  # type: ignore[index]
-        assert "desiredState" not in at.cluster.find("Workflow", named(2))["spec"]  # type: ignore[index]
+        assert at.cluster.stored("Workflow", named(1))["spec"]["desiredState"] == "Cancelled"  # type: ignore[index]
+        assert "desiredState" not in at.cluster.stored("Workflow", named(2))["spec"]  # type: ignore[index]
         # The second is deleted, and another made under its name, before this is heard.
         at.cluster.watch(None)
         at.cluster.remove("Workflow", NAMESPACE, named(2))
         at.cluster.add("Workflow", NAMESPACE, {"metadata": {"name": named(2)}, "spec": {}})
         at.cluster.remove("Workflow", NAMESPACE, named(1))
         await at.look(181)
-        assert at.cluster.find("Workflow", named(2))["spec"] == {}  # type: ignore[index]
+        assert at.cluster.stored("Workflow", named(2))["spec"] == {}  # type: ignore[index]
         assert named(3) in at.runs
 
     run(play())

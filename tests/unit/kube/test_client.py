@@ -356,3 +356,12 @@ async def test_the_wait_for_a_free_connection_is_not_a_connect_timeout(server: S
 async def test_a_client_outside_its_context_raises() -> None:
     with pytest.raises(RuntimeError, match="context"):
         await client_of("http://127.0.0.1:1").raw_get("/version")
+
+
+async def test_a_missing_object_is_found_to_be_none_and_any_other_error_is_raised(
+    server: Server, kube: KubeClient
+) -> None:
+    server.answers = [(404, status(404, "NotFound")), (403, status(403, "Forbidden"))]
+    assert await kube.find("Pod", "team", "a") is None
+    with pytest.raises(ApiError):
+        await kube.find("Pod", "team", "a")

@@ -27,6 +27,9 @@ class FencedKube:
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
         return await self._kube.get(kind, namespace, name)
 
+    async def find(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+        return await self._kube.find(kind, namespace, name)
+
     async def list(
         self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
     ) -> tuple[list[dict[str, Any]], str]:

@@ -17,7 +17,6 @@ import structlog
 from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.cluster_cache.store import Root, Store
 from perdure.control.live_run import Agenda, LiveRun
-from perdure.control.lookup import find
 from perdure.control.ports import KubePort, LedgerPort
 from perdure.control.queue.slots import Slots
 from perdure.control.runs.actuator import HELD_UP_RETRY, Actuator
@@ -434,7 +433,7 @@ class Reconciler:
 
     async def _is_there(self, live: LiveRun) -> bool:
         """Whether the run's object exists: the API server itself has to say that it was deleted."""
-        there = await find(self._kube, live.key.kind, live.key.namespace, live.key.name)
+        there = await self._kube.find(live.key.kind, live.key.namespace, live.key.name)
         if there is None:
             return False
         self._store.apply(live.key.kind, there)

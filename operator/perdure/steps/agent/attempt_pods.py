@@ -13,7 +13,6 @@ from typing import Any
 
 from perdure.control.cluster_cache.store import POD, Store
 from perdure.control.live_run import CreatedJob, LiveRun
-from perdure.control.lookup import find
 from perdure.control.ports import KubePort
 from perdure.control.runs.deletion import JOB
 from perdure.domain.engine.pod_facts import PodFacts
@@ -85,7 +84,7 @@ class AttemptPods:
         expected = made is not None or attempt.stopping is not None
         if not (ask or (pod is None and (seen or expected))):
             return Found(pod=pod)
-        job = await find(self._kube, JOB, live.key.namespace, attempt.pod_name)
+        job = await self._kube.find(JOB, live.key.namespace, attempt.pod_name)
         if job is None or not self._is_ours(live, attempt, job):
             live.objects.jobs.pop(attempt.key, None)
             return Found(gone=expected)
@@ -110,7 +109,7 @@ class AttemptPods:
 
     async def _get_pod(self, live: LiveRun, attempt: AttemptRecord) -> None:
         before = self.known(live, attempt)
-        there = await find(self._kube, POD, live.key.namespace, attempt.pod_name)
+        there = await self._kube.find(POD, live.key.namespace, attempt.pod_name)
         if there is None:
             self._forget(live, before)
         else:

@@ -11,7 +11,6 @@ from perdure.api.step import MAX_WORKFLOW_DEPTH
 from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.cluster_cache.store import DEPTH_ANNOTATION
 from perdure.control.live_run import LiveRun
-from perdure.control.lookup import find
 from perdure.control.runs.creation import InvalidObject, create_owned, labels_of_task, owner_reference
 from perdure.control.runs.deletion import Deletion
 from perdure.control.runs.executor import ExecutorContext, Findings
@@ -99,7 +98,7 @@ class WorkflowExecutor:
         root = self._store.roots.get(RunKey(WORKFLOW, live.key.namespace, attempt.pod_name))
         if root is not None and root.uid == attempt.pod_uid:
             return True
-        there = await find(self._kube, WORKFLOW, live.key.namespace, attempt.pod_name)
+        there = await self._kube.find(WORKFLOW, live.key.namespace, attempt.pod_name)
         return there is not None and there["metadata"]["uid"] == attempt.pod_uid
 
     def leftover(self, live: LiveRun, task: TaskRecord) -> Deletion | None:

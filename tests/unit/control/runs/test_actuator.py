@@ -95,7 +95,7 @@ def test_the_next_attempt_is_told_of_the_last_failure() -> None:
 
 
 def _environment(stage: Stage) -> dict[str, str]:
-    pod = stage.cluster.find("Pod", stage.attempt().pod_name, NAMESPACE)
+    pod = stage.cluster.stored("Pod", stage.attempt().pod_name, NAMESPACE)
     assert pod is not None
     return {each["name"]: each["value"] for each in pod["spec"]["containers"][0]["env"]}
 
