@@ -13,17 +13,38 @@ from typing import Final
 from hack.docs.enums import meanings
 
 from perdure.api.codegen.generated import command, replace_block
-from perdure.domain.phases import TRANSITIONS, Phase, Reason
+from perdure.domain.phases import RUN, STEP, TASK, Phase, Reason, Transitions, Trigger, successors
 
 FILE: Final = Path("docs/semantics.md")
 
+TABLES: Final = {"run": RUN, "step": STEP, "task": TASK}
 
-def transitions() -> str:
-    """The phases, what they mean, and what may follow."""
-    lines = ["| phase | meaning | may become |", "|---|---|---|"]
+
+def phases() -> str:
+    """The phases, what they mean, and what a run, a step and a task in each may become."""
+    columns = " | ".join(f"a {name} may become" for name in TABLES)
+    lines = [f"| phase | meaning | {columns} |", "|---|---|" + "---|" * len(TABLES)]
     for _, value, comment in meanings(Phase):
-        after = [phase.value for phase in Phase if phase in TRANSITIONS[Phase(value)]]
-        lines.append(f"| {value} | {comment} | {', '.join(after) or 'nothing: it is final'} |")
+        cells = " | ".join(_successors(table, Phase(value)) for table in TABLES.values())
+        lines.append(f"| {value} | {comment} | {cells} |")
+    return "\n".join(lines)
+
+
+def _successors(table: Transitions, phase: Phase) -> str:
+    if phase is not Phase.PENDING and phase not in table.values():
+        return "–"
+    after = [other.value for other in Phase if other in successors(table, phase)]
+    return ", ".join(after) or "nothing: it is final"
+
+
+def triggers() -> str:
+    """The triggers, and a diagram of each table."""
+    lines = ["| trigger | means |", "|---|---|"]
+    lines += [f"| {value} | {comment} |" for _, value, comment in meanings(Trigger)]
+    for name, table in TABLES.items():
+        lines += ["", f"A {name}:", "", "```mermaid", "stateDiagram-v2", "  [*] --> Pending"]
+        lines += [f"  {before} --> {after}: {trigger}" for (before, trigger), after in table.items()]
+        lines.append("```")
     return "\n".join(lines)
 
 
@@ -41,7 +62,9 @@ def reasons() -> str:
 
 def updated(page: str) -> str:
     """The page with its tables as they must be. Raises ValueError if it lacks their markers."""
-    return replace_block(replace_block(page, "phases", transitions()), "reasons", reasons())
+    for name, content in (("phases", phases()), ("triggers", triggers()), ("reasons", reasons())):
+        page = replace_block(page, name, content)
+    return page
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,10 @@ the table, so that neither can disagree with the code.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
 
 
 class Phase(StrEnum):
@@ -120,30 +123,93 @@ class Reason(StrEnum):
     SUPERSEDED = "Superseded"
 
 
-#: Every step that a run, a step or a task may take from one phase to another.
-TRANSITIONS: dict[Phase, frozenset[Phase]] = {
-    Phase.PENDING: frozenset(
-        {Phase.RUNNING, Phase.PAUSED, Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, Phase.SKIPPED}
-    ),
-    # Running goes back to Pending while a task waits for its next attempt.
-    Phase.RUNNING: frozenset({Phase.PENDING, Phase.PAUSED, Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED}),
-    # A run ends while it is paused if what was still running ended and nothing is left to start. A task that
-    # had not started when the pause came may never do so.
-    Phase.PAUSED: frozenset(
-        {Phase.PENDING, Phase.RUNNING, Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, Phase.SKIPPED}
-    ),
-    Phase.SUCCEEDED: frozenset(),
-    Phase.FAILED: frozenset(),
-    Phase.CANCELLED: frozenset(),
-    Phase.SKIPPED: frozenset(),
+class Trigger(StrEnum):
+    """What takes a run, a step or a task from one phase to another."""
+
+    #: A part begins: the first step of a run, the first task of a step, an attempt of a task, or a wait.
+    START = "start"
+    #: Nothing runs until the next attempt of a task may start, or, after a pause, until a first start.
+    WAIT = "wait"
+    #: `desiredState: Paused` takes effect.
+    PAUSE = "pause"
+    #: `desiredState: Running` takes effect: a run or a wait goes on where it was.
+    RESUME = "resume"
+    #: The end, with a result.
+    SUCCEED = "succeed"
+    #: The end, without a result.
+    FAIL = "fail"
+    #: A stop on request, with the run, by a limit of time, or because the object was deleted.
+    CANCEL = "cancel"
+    #: The decision that the step or task never starts.
+    SKIP = "skip"
+
+
+#: The trigger of each end.
+END_TRIGGERS: Final[Mapping[Phase, Trigger]] = MappingProxyType(
+    {
+        Phase.SUCCEEDED: Trigger.SUCCEED,
+        Phase.FAILED: Trigger.FAIL,
+        Phase.CANCELLED: Trigger.CANCEL,
+        Phase.SKIPPED: Trigger.SKIP,
+    }
+)
+
+_ENDS: Final = {
+    Trigger.SUCCEED: Phase.SUCCEEDED,
+    Trigger.FAIL: Phase.FAILED,
+    Trigger.CANCEL: Phase.CANCELLED,
 }
+_NEVER_STARTED: Final = {**_ENDS, Trigger.SKIP: Phase.SKIPPED}
+
+Transitions = Mapping[tuple[Phase, Trigger], Phase]
+
+
+def _table(rows: Mapping[Phase, Mapping[Trigger, Phase]]) -> Transitions:
+    return MappingProxyType(
+        {(before, trigger): after for before, triggers in rows.items() for trigger, after in triggers.items()}
+    )
+
+
+#: The transitions of a run. A run whose steps are all skipped, or end in the decision that starts them, ends
+#: without having been Running; a paused run ends if what still ran has ended and nothing is left to start.
+RUN: Final = _table(
+    {
+        Phase.PENDING: {Trigger.START: Phase.RUNNING, Trigger.PAUSE: Phase.PAUSED, **_ENDS},
+        Phase.RUNNING: {Trigger.PAUSE: Phase.PAUSED, **_ENDS},
+        Phase.PAUSED: {Trigger.WAIT: Phase.PENDING, Trigger.RESUME: Phase.RUNNING, **_ENDS},
+    }
+)
+
+#: The transitions of a step, which is never Paused: a pause holds its tasks.
+STEP: Final = _table(
+    {
+        Phase.PENDING: {Trigger.START: Phase.RUNNING, **_NEVER_STARTED},
+        Phase.RUNNING: _ENDS,
+    }
+)
+
+#: The transitions of a task, which is Pending again while it waits for its next attempt.
+TASK: Final = _table(
+    {
+        Phase.PENDING: {Trigger.START: Phase.RUNNING, Trigger.PAUSE: Phase.PAUSED, **_NEVER_STARTED},
+        Phase.RUNNING: {Trigger.WAIT: Phase.PENDING, Trigger.PAUSE: Phase.PAUSED, **_ENDS},
+        Phase.PAUSED: {Trigger.WAIT: Phase.PENDING, Trigger.RESUME: Phase.RUNNING, **_NEVER_STARTED},
+    }
+)
 
 
 class IllegalTransition(Exception):
-    """A phase change that the table does not have."""
+    """A phase change that the table lacks: an error of the program."""
 
 
-def check_transition(before: Phase, after: Phase) -> None:
-    """Raise IllegalTransition unless `before` may become `after`. Staying is always allowed."""
-    if before is not after and after not in TRANSITIONS[before]:
-        raise IllegalTransition(f"{before} -> {after}")
+def check_transition(table: Transitions, before: Phase, trigger: Trigger | None, after: Phase) -> None:
+    """Raise IllegalTransition unless `trigger` takes `before` to `after`. A phase may always stay."""
+    if before is after:
+        return
+    if trigger is None or table.get((before, trigger)) is not after:
+        raise IllegalTransition(f"{before} -> {after} by {trigger or 'no trigger'}")
+
+
+def successors(table: Transitions, before: Phase) -> frozenset[Phase]:
+    """The phases that may follow `before`, whatever the trigger."""
+    return frozenset(after for (phase, _), after in table.items() if phase is before)

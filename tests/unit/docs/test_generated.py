@@ -13,7 +13,7 @@ from hack.docs import reference as reference_page
 from perdure.api.codegen import generated
 from perdure.api.codegen.reference import reference
 from perdure.domain.events import EventType
-from perdure.domain.phases import TRANSITIONS, Phase, Reason
+from perdure.domain.phases import Phase, Reason, Trigger, successors
 from perdure.steps.schema import RESOURCES
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -75,12 +75,23 @@ def test_no_row_of_the_reference_lacks_its_meaning() -> None:
 
 
 def test_every_phase_and_its_transitions_are_in_the_table() -> None:
-    lines = semantics.transitions().splitlines()[2:]
+    lines = semantics.phases().splitlines()[2:]
     assert len(lines) == len(Phase)
     for line in lines:
-        name, _, after = (cell.strip() for cell in line.strip("|").split("|"))
-        wanted = {phase.value for phase in TRANSITIONS[Phase(name)]}
-        assert set(after.split(", ")) == (wanted or {"nothing: it is final"})
+        name, _, *columns = (cell.strip() for cell in line.strip("|").split("|"))
+        for table, after in zip(semantics.TABLES.values(), columns, strict=True):
+            wanted = {phase.value for phase in successors(table, Phase(name))}
+            assert after == "–" or set(after.split(", ")) == (wanted or {"nothing: it is final"})
+            assert (after == "–") == (Phase(name) is not Phase.PENDING and name not in table.values())
+
+
+def test_every_transition_is_in_a_diagram_and_every_trigger_has_its_meaning() -> None:
+    text = semantics.triggers()
+    assert text.count("stateDiagram-v2") == 3
+    for table, diagram in zip(semantics.TABLES.values(), text.split("```mermaid")[1:], strict=True):
+        drawn = [line.strip() for line in diagram.partition("```")[0].splitlines() if ": " in line]
+        assert drawn == [f"{before} --> {after}: {trigger}" for (before, trigger), after in table.items()]
+    assert [value for _, value, _ in enums.meanings(Trigger)] == [trigger.value for trigger in Trigger]
 
 
 def test_every_reason_is_in_one_table() -> None:

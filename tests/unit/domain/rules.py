@@ -16,7 +16,7 @@ from perdure.domain.engine.observed import Observed
 from perdure.domain.engine.plan import PlannedStep
 from perdure.domain.engine.steps import MAX_NEW_TASKS
 from perdure.domain.engine.timer_step import TimerStep
-from perdure.domain.phases import TRANSITIONS, Phase, Reason
+from perdure.domain.phases import RUN, STEP, TASK, Phase, Reason, Transitions, successors
 from perdure.domain.records import (
     AGENT_TASK,
     AttemptRecord,
@@ -104,20 +104,20 @@ def _of_main(before: Run, tasks: list[TaskRecord]) -> bool:
     return any(not before.view.plan.steps[task.key.step].is_finally for task in tasks)
 
 
-def _moves(before: Phase, after: Phase) -> bool:
-    return before is after or after in TRANSITIONS[before]
+def _moves(table: Transitions, before: Phase, after: Phase) -> bool:
+    return before is after or after in successors(table, before)
 
 
 def _check_phases(before: Run, commit: Commit) -> None:
-    """Every move is in the table, and what has ended is never written again."""
+    """Every change of phase is in its table, and a record that has ended is never written again."""
     assert commit.run.version == before.run.version
     assert not before.run.phase.terminal
-    assert _moves(before.run.phase, commit.run.phase)
-    for record, old in [
-        *((step, before.steps.get(step.name)) for step in commit.steps),
-        *((task, before.tasks.get(task.key)) for task in commit.tasks),
+    assert _moves(RUN, before.run.phase, commit.run.phase)
+    for table, record, old in [
+        *((STEP, step, before.steps.get(step.name)) for step in commit.steps),
+        *((TASK, task, before.tasks.get(task.key)) for task in commit.tasks),
     ]:
-        assert _moves(Phase.PENDING if old is None else old.phase, record.phase)
+        assert _moves(table, Phase.PENDING if old is None else old.phase, record.phase)
         assert old is None or not old.phase.terminal, f"{old} has ended"
         assert (record.finished_at is not None) == record.phase.terminal
         assert record.phase is not Phase.FAILED or record.reason is not None

@@ -17,7 +17,7 @@ from perdure.domain.engine.retry_decision import allow_start
 from perdure.domain.engine.step_kind import ClusterView
 from perdure.domain.engine.task_end import close_attempt
 from perdure.domain.expressions.templating import compile_value
-from perdure.domain.phases import Phase, Reason
+from perdure.domain.phases import Phase, Reason, Trigger
 from perdure.domain.records import AttemptRecord, TaskRecord
 
 
@@ -64,7 +64,7 @@ class AttemptStep:
         """Ask a running attempt to leave; without one, or before its object is recorded, hold the task."""
         attempt = changes.open_attempt(task.key)
         if attempt is None:
-            changes.put_task(replace(task, phase=Phase.PAUSED, reason=Reason.PAUSED))
+            changes.put_task(replace(task, phase=Phase.PAUSED, reason=Reason.PAUSED), Trigger.PAUSE)
         elif attempt.pod_uid is None:
             # The gateway has not admitted its pod, if there is one: nothing could have been saved.
             close_attempt(changes, attempt, Phase.CANCELLED, Reason.PAUSED, "not started before a pause")
@@ -79,7 +79,8 @@ class AttemptStep:
             allow_start(changes, task)
         else:
             at = task.retry_at + lost
-            changes.put_task(replace(task, phase=Phase.PENDING, reason=Reason.BACKOFF, retry_at=at))
+            task = replace(task, phase=Phase.PENDING, reason=Reason.BACKOFF, retry_at=at)
+            changes.put_task(task, Trigger.WAIT)
 
     def waiting(
         self, task: TaskRecord, attempt: AttemptRecord | None, cluster: ClusterView

@@ -14,7 +14,7 @@ from perdure.domain.engine.retry_decision import after_disruption, after_failure
 from perdure.domain.engine.task_end import close_attempt, succeed_task
 from perdure.domain.events import EventType
 from perdure.domain.names import pod_name
-from perdure.domain.phases import Phase, Reason
+from perdure.domain.phases import Phase, Reason, Trigger
 from perdure.domain.records import AttemptRecord, TaskRecord
 
 #: What a task says that waits for a slot.
@@ -56,7 +56,7 @@ def note_start(
         task, phase=Phase.RUNNING, reason=None, message="", started_at=task.started_at or changes.now
     )
     changes.put_attempt(attempt)
-    changes.put_task(task)
+    changes.put_task(task, Trigger.START)
     changes.event(EventType.TASK_STARTED, task=task, pod=attempt.pod_name)
     return task, attempt
 
@@ -135,16 +135,15 @@ def start_attempt(changes: ChangeSet, step: PlannedStep, task: TaskRecord) -> No
             changes.wants += 1
             if task.reason is not Reason.LIMIT:
                 reason, message = Reason.LIMIT, LIMITED
-                changes.put_task(
-                    replace(task, phase=Phase.PENDING, reason=reason, message=message, retry_at=None)
-                )
+                task = replace(task, phase=Phase.PENDING, reason=reason, message=message, retry_at=None)
+                changes.put_task(task, Trigger.WAIT)
             return
         changes.slots -= 1
     number = task.attempt + 1
     task = replace(
         task, phase=Phase.PENDING, reason=Reason.STARTING, message="", attempt=number, retry_at=None
     )
-    changes.put_task(task)
+    changes.put_task(task, Trigger.WAIT)
     changes.put_attempt(
         AttemptRecord(
             key=task.key,

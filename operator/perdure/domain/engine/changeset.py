@@ -13,7 +13,7 @@ from perdure.domain.engine.observed import Observed
 from perdure.domain.engine.plan import Plan, PlannedStep
 from perdure.domain.engine.view import Evaluated, RunView, fails_run, has_settled, may_start
 from perdure.domain.events import EventType
-from perdure.domain.phases import Phase, check_transition
+from perdure.domain.phases import RUN, STEP, TASK, Phase, Trigger, check_transition
 from perdure.domain.records import (
     WORKFLOW,
     AttemptRecord,
@@ -105,19 +105,19 @@ class ChangeSet:
         """
         return self.view.evaluated if has_settled(self.view, step) else self._evaluated
 
-    def put_run(self, run: RunRecord) -> None:
-        check_transition(self.run.phase, run.phase)
+    def put_run(self, run: RunRecord, trigger: Trigger | None = None) -> None:
+        check_transition(RUN, self.run.phase, trigger, run.phase)
         self.run = run
 
-    def put_step(self, step: StepRecord) -> None:
+    def put_step(self, step: StepRecord, trigger: Trigger | None = None) -> None:
         before = self.step(step.name)
-        check_transition(Phase.PENDING if before is None else before.phase, step.phase)
+        check_transition(STEP, Phase.PENDING if before is None else before.phase, trigger, step.phase)
         self._steps[step.name] = step
         self._note_failure(step.name)
 
-    def put_task(self, task: TaskRecord) -> None:
+    def put_task(self, task: TaskRecord, trigger: Trigger | None = None) -> None:
         before = self.task(task.key)
-        check_transition(Phase.PENDING if before is None else before.phase, task.phase)
+        check_transition(TASK, Phase.PENDING if before is None else before.phase, trigger, task.phase)
         counts = self._counts.get(task.key.step)
         if counts is None:
             counts = self._counts[task.key.step] = Counter(self.view.counts.get(task.key.step, Counter()))
@@ -272,5 +272,5 @@ class ChangeSet:
             consumed=tuple(self._consumed),
         )
 
-    def replace_run(self, **changes: Any) -> None:
-        self.put_run(replace(self.run, **changes))
+    def replace_run(self, trigger: Trigger | None = None, **changes: Any) -> None:
+        self.put_run(replace(self.run, **changes), trigger)

@@ -12,7 +12,7 @@ from perdure.domain.engine.scope import evaluate_condition
 from perdure.domain.engine.task_scope import TaskScope
 from perdure.domain.engine.tasks import create_task
 from perdure.domain.expressions.cel import ExpressionError
-from perdure.domain.phases import Phase, Reason
+from perdure.domain.phases import Phase, Reason, Trigger
 from perdure.domain.records import NO_INDEX, StepRecord, TaskKey
 
 
@@ -106,7 +106,7 @@ def note_start(changes: ChangeSet, step: PlannedStep) -> None:
 
 def start_step(changes: ChangeSet, record: StepRecord) -> StepRecord:
     record = replace(record, phase=Phase.RUNNING, reason=None, message="", started_at=changes.now)
-    changes.put_step(record)
+    changes.put_step(record, Trigger.START)
     return record
 
 

@@ -17,7 +17,7 @@ from perdure.domain.engine.task_end import end_task
 from perdure.domain.engine.task_scope import TaskScope
 from perdure.domain.events import EventType
 from perdure.domain.expressions.cel import ExpressionError
-from perdure.domain.phases import Phase, Reason
+from perdure.domain.phases import Phase, Reason, Trigger
 from perdure.domain.records import TaskRecord
 
 
@@ -26,8 +26,11 @@ def allow_start(changes: ChangeSet, task: TaskRecord) -> None:
 
     Whether something is depends on all that was observed, so no attempt is opened before that is known.
     """
-    phase, reason = (Phase.PAUSED, Reason.PAUSED) if changes.paused else (Phase.PENDING, Reason.STARTING)
-    changes.put_task(replace(task, phase=phase, reason=reason, message="", retry_at=None))
+    held = replace(task, phase=Phase.PAUSED, reason=Reason.PAUSED, message="", retry_at=None)
+    if changes.paused:
+        changes.put_task(held, Trigger.PAUSE)
+    else:
+        changes.put_task(replace(held, phase=Phase.PENDING, reason=Reason.STARTING), Trigger.WAIT)
 
 
 def after_disruption(changes: ChangeSet, step: PlannedStep, task: TaskRecord, outcome: Outcome) -> None:
@@ -97,5 +100,8 @@ def _facts(outcome: Outcome) -> dict[str, object]:
 def _delay(changes: ChangeSet, task: TaskRecord, delay: timedelta, message: str) -> None:
     # While a run is paused no time passes: the whole delay is left when it is resumed.
     start = changes.run.paused_at if changes.paused and changes.run.paused_at is not None else changes.now
-    phase, reason = (Phase.PAUSED, Reason.PAUSED) if changes.paused else (Phase.PENDING, Reason.BACKOFF)
-    changes.put_task(replace(task, phase=phase, reason=reason, message=message, retry_at=start + delay))
+    held = replace(task, phase=Phase.PAUSED, reason=Reason.PAUSED, message=message, retry_at=start + delay)
+    if changes.paused:
+        changes.put_task(held, Trigger.PAUSE)
+    else:
+        changes.put_task(replace(held, phase=Phase.PENDING, reason=Reason.BACKOFF), Trigger.WAIT)

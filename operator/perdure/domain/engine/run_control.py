@@ -11,7 +11,7 @@ from perdure.domain.engine.concurrency import is_cut, starts_nothing
 from perdure.domain.engine.steps import STOPPED, complete
 from perdure.domain.engine.task_end import end_task, stop_task
 from perdure.domain.events import EventType
-from perdure.domain.phases import Phase, Reason
+from perdure.domain.phases import Phase, Reason, Trigger
 from perdure.domain.records import RunRecord
 
 
@@ -105,7 +105,9 @@ def _ended(changes: ChangeSet, names: Iterable[str]) -> bool:
 
 
 def _pause(changes: ChangeSet) -> None:
-    changes.replace_run(phase=Phase.PAUSED, paused_at=changes.now, reason=Reason.PAUSED, message="")
+    changes.replace_run(
+        Trigger.PAUSE, phase=Phase.PAUSED, paused_at=changes.now, reason=Reason.PAUSED, message=""
+    )
     changes.event(EventType.WORKFLOW_PAUSED)
     for task in changes.live_tasks():
         step = changes.plan.steps[task.key.step]
@@ -120,8 +122,10 @@ def _end_pause(changes: ChangeSet) -> timedelta:
     run = changes.run
     assert run.paused_at is not None
     lost = changes.now - run.paused_at
+    started = run.started_at is not None
     changes.replace_run(
-        phase=Phase.PENDING if run.started_at is None else Phase.RUNNING,
+        Trigger.RESUME if started else Trigger.WAIT,
+        phase=Phase.RUNNING if started else Phase.PENDING,
         paused_at=None,
         deadline_at=None if run.deadline_at is None else run.deadline_at + lost,
         reason=None,

@@ -11,7 +11,7 @@ from perdure.domain.engine.scope import scope, step_values
 from perdure.domain.events import TASK_ENDED, WORKFLOW_ENDED
 from perdure.domain.expressions.cel import ExpressionError
 from perdure.domain.expressions.templating import render
-from perdure.domain.phases import Phase, Reason
+from perdure.domain.phases import END_TRIGGERS, Phase, Reason
 from perdure.domain.records import AGENT_TASK, StepRecord, TaskKey, TaskRecord
 
 
@@ -62,6 +62,7 @@ def _failed(changes: ChangeSet, names: Iterable[str]) -> list[StepRecord]:
 def end_run(changes: ChangeSet, phase: Phase, reason: Reason | None, message: str) -> None:
     """End the run in a terminal phase, from which its retention counts."""
     changes.replace_run(
+        END_TRIGGERS[phase],
         phase=phase,
         reason=reason,
         message=message,

@@ -16,7 +16,7 @@ from perdure.domain.engine.task_scope import items_of, names_of_step
 from perdure.domain.engine.view import task_keys
 from perdure.domain.events import EventType
 from perdure.domain.expressions.cel import ExpressionError
-from perdure.domain.phases import Phase, Reason
+from perdure.domain.phases import END_TRIGGERS, Phase, Reason, Trigger
 from perdure.domain.records import StepRecord, TaskKey
 
 #: Tasks made by one decision. A larger fan-out takes several passes: each is short, so that what happens
@@ -71,7 +71,7 @@ def end_step(
         message=message,
         finished_at=changes.now,
     )
-    changes.put_step(record)
+    changes.put_step(record, END_TRIGGERS[phase])
     if phase is Phase.SKIPPED and not changes.counts(step.name).total():
         changes.event(EventType.TASK_SKIPPED, step=step.name, reason=reason, message=message)
     return record
@@ -125,6 +125,7 @@ def _is_met(changes: ChangeSet, name: str) -> bool:
 def _start_run(changes: ChangeSet) -> None:
     timeout = changes.plan.timeout
     changes.replace_run(
+        Trigger.START,
         phase=Phase.RUNNING,
         started_at=changes.now,
         deadline_at=None if timeout is None else changes.now + timeout,

@@ -8,7 +8,7 @@ from typing import Any
 from perdure.domain.engine.changeset import ChangeSet
 from perdure.domain.engine.plan import PlannedStep
 from perdure.domain.events import TASK_ENDED
-from perdure.domain.phases import Phase, Reason
+from perdure.domain.phases import END_TRIGGERS, Phase, Reason
 from perdure.domain.records import AttemptRecord, TaskRecord
 
 
@@ -38,7 +38,7 @@ def end_task(
 ) -> None:
     """End a task. Its attempt, if it has one, is closed already."""
     task = replace(task, phase=phase, reason=reason, message=message, retry_at=None, finished_at=changes.now)
-    changes.put_task(task)
+    changes.put_task(task, END_TRIGGERS[phase])
     changes.event(
         TASK_ENDED[phase],
         task=task,

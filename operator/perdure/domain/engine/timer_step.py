@@ -17,7 +17,7 @@ from perdure.domain.engine.task_end import end_task
 from perdure.domain.engine.task_scope import TaskScope
 from perdure.domain.events import EventType
 from perdure.domain.expressions.templating import compile_value
-from perdure.domain.phases import Phase, Reason
+from perdure.domain.phases import Phase, Reason, Trigger
 from perdure.domain.records import AttemptRecord, Signal, TaskRecord
 
 
@@ -62,7 +62,7 @@ class TimerStep:
         """Start the wait. A wait that is over at once reports its end only, not that it started."""
         until = task.retry_at
         task = replace(task, phase=Phase.RUNNING, reason=Reason.WAITING, started_at=changes.now)
-        changes.put_task(task)
+        changes.put_task(task, Trigger.START)
         if until is not None and until <= changes.now:
             self.due(changes, step, task)
         else:
@@ -87,11 +87,12 @@ class TimerStep:
         return None
 
     def pause(self, changes: ChangeSet, step: PlannedStep, task: TaskRecord) -> None:
-        changes.put_task(replace(task, phase=Phase.PAUSED, reason=Reason.PAUSED))
+        changes.put_task(replace(task, phase=Phase.PAUSED, reason=Reason.PAUSED), Trigger.PAUSE)
 
     def resume(self, changes: ChangeSet, step: PlannedStep, task: TaskRecord, lost: timedelta) -> None:
         until = None if task.retry_at is None else self.remaining(step, task.retry_at, lost)
-        changes.put_task(replace(task, phase=Phase.RUNNING, reason=Reason.WAITING, retry_at=until))
+        task = replace(task, phase=Phase.RUNNING, reason=Reason.WAITING, retry_at=until)
+        changes.put_task(task, Trigger.RESUME)
 
     def waiting(
         self, task: TaskRecord, attempt: AttemptRecord | None, cluster: ClusterView
