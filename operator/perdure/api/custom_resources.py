@@ -46,7 +46,7 @@ class CustomResource:
     #: Characters of a name, which is then a DNS label, because subjects and pods carry the name; None if the
     #: rules of Kubernetes are enough.
     max_name: int | None
-    #: Fields of a spec in which only `desiredState` can be changed, that aside. Empty if all can.
+    #: The other fields of a spec in which only `desiredState` can be changed; empty if all can.
     fixed: tuple[str, ...] = ()
 
     @property
@@ -91,7 +91,7 @@ AGENT_TASK: Final = CustomResource(
         Column("Phase", ".status.phase", "string", "Where the task stands"),
         Column("Attempt", ".status.attempt", "integer", "Number of the newest attempt"),
         Column("Reason", ".status.reason", "string", "Why it is in this phase"),
-        # A union takes the first of its keys that is there: the label, or else the number.
+        # A JSONPath union gives the first of its keys that exists: the label, or else the number.
         Column("Checkpoint", ".status.checkpoint['label','sequence']", "string", "The newest checkpoint"),
         _AGE,
         Column("Pod", ".status.podName", "string", "The newest attempt's pod", wide=True),
@@ -135,7 +135,7 @@ WORKFLOW_SCHEDULE: Final = CustomResource(
         Column("Schedule", ".spec.schedule", "string", "When it makes a run"),
         Column("Suspended", ".spec.suspend", "boolean", "Whether it makes none for now"),
         Column("Last", ".status.lastScheduleTime", "date", "Time since it last made a run"),
-        # A date would be shown as the time since then, which is none.
+        # kubectl shows a date as the time since then, and this time is in the future.
         Column("Next", ".status.nextScheduleTime", "string", "When it makes the next run"),
         _AGE,
         Column("Active", ".status.active[*].name", "string", "A run that is live", wide=True),

@@ -1,4 +1,4 @@
-"""What the operator writes into `status`, as a model, so that the schema and the projection agree.
+"""The statuses that the operator writes, as models, so that the schema and the status writer agree.
 
 In the CRD these fields carry types and descriptions only, and unknown ones are kept: an older schema must
 never refuse or prune what a newer operator writes. The bounds of a status are held where it is made.

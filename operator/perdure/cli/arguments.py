@@ -1,4 +1,4 @@
-"""What people may write on the command line, and what is meant by it."""
+"""The arguments of the command line, and their meaning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 
 
 def program_name(path: str) -> str:
-    """What to call us in usage texts: as a kubectl plugin we are run by `kubectl perdure`."""
+    """The name of the program in usage texts: `kubectl perdure` if kubectl runs it as a plugin."""
     name = PurePath(path).name
     return "kubectl perdure" if name.startswith("kubectl-perdure") else "perdure"
 
@@ -39,7 +39,7 @@ def run_kind(text: str | None) -> RunKind | None:
 
 
 class Output(StrEnum):
-    """How events are printed."""
+    """The form in which events are printed."""
 
     TEXT = "text"
     #: One CloudEvent a line, as published.
@@ -47,7 +47,7 @@ class Output(StrEnum):
 
 
 class LintOutput(StrEnum):
-    """How `perdure lint` prints what it finds."""
+    """The form of the findings of `perdure lint`."""
 
     #: `FILE:LINE: KIND/NAME: FIELD: MESSAGE`, one a line.
     TEXT = "text"
@@ -58,7 +58,7 @@ class LintOutput(StrEnum):
 
 
 class GraphFormat(StrEnum):
-    """How `perdure graph` draws."""
+    """The form of the drawing of `perdure graph`."""
 
     #: Steps by level, for a terminal.
     TEXT = "text"
@@ -67,7 +67,7 @@ class GraphFormat(StrEnum):
 
 
 class UnclearRun(ValueError):
-    """The command line does not say which run is meant."""
+    """A command line that does not say which run it means."""
 
 
 def run_name(name: str, namespace: str | None) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""`perdure events`: a run's history from the ledger, and what happens next."""
+"""`perdure events`: a run's history from the ledger, and its next events from the stream."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def print_events(
         if live
         else history(ledger, run.uid, after=after)
     )
-    # Closed here and now, not by the collector: it holds a subscription.
+    # The generator holds a subscription, so it is closed here and not left to the garbage collector.
     async with contextlib.aclosing(events):
         async for event in events:
             show(event)

@@ -1,4 +1,4 @@
-"""The files that a command line names: single ones, all manifests of a folder, or standard input."""
+"""The files of a command line: single files, all manifests of a folder, or standard input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Unreadable(Exception):
 
 
 def read_files(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Names and texts. Folders are gone through, hidden ones aside. Raises Unreadable."""
+    """The names and texts of the files. Folders are walked, except hidden ones. Raises Unreadable."""
     found: dict[str, str] = {}
     for name in names:
         if name == _STDIN:
@@ -46,5 +46,5 @@ def _decoded(content: bytes, name: str) -> str:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Unreadable(f"{name}: is not UTF-8 at byte {error.start}") from None
-    # JSON may be indented by tabs, YAML may not; in a string there is none.
+    # JSON may be indented by tabs, YAML may not; a JSON string contains none.
     return text.replace("\t", " ") if name.endswith(".json") else text

@@ -1,4 +1,4 @@
-"""What the command line prints: events as aligned lines, tables for people and for pipes.
+"""The output of the command line: events as aligned lines, tables for people and for pipes.
 
 `rich` is loaded only for a terminal: it takes longer to load than most commands take to run.
 """
@@ -29,12 +29,12 @@ _STYLES: Mapping[str, str] = {
     EventType.TASK_CANCELLED: "yellow",
     EventType.TASK_SKIPPED: "dim",
 }
-#: Names whose value is shown before the others: they say what the event is about.
+#: Names whose values come first, because they say what the event is about.
 _FIRST_FACTS = ("reason", "message")
 
 
 class EventLines:
-    """Formats events one by one. Columns only ever widen, so that a live listing stays aligned."""
+    """Formats events one by one. Columns only widen, so that a live listing stays aligned."""
 
     def __init__(self) -> None:
         self._widths = [4, 24, 17, 4, 7]
@@ -123,7 +123,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_error(message: str, *, remedy: str = "") -> None:
-    """What went wrong, and what to do about it, to standard error."""
+    """An error with its remedy, to standard error."""
     sys.stderr.write(f"error: {message}\n")
     if remedy:
         sys.stderr.write(f"{remedy}\n")
@@ -131,6 +131,6 @@ def print_error(message: str, *, remedy: str = "") -> None:
 
 
 def print_notice(message: str) -> None:
-    """Something worth knowing that is no part of the output, to standard error."""
+    """A note that is not part of the output, to standard error."""
     sys.stderr.write(f"# {message}\n")
     sys.stderr.flush()

@@ -19,7 +19,7 @@ from perdure.api.validation.repair import stand_in_name
 #: The lists of steps. They share one name space.
 STEP_LISTS: Final = ("steps", "finally")
 #: The fields that a Workflow may have besides its `templateRef`.
-_BESIDE_TEMPLATE: Final = frozenset(
+_WITH_TEMPLATE: Final = frozenset(
     {"templateRef", "inputs", "desiredState", "parallelism", "priority", "timeout", "retention"}
 )
 
@@ -48,7 +48,7 @@ def check_choice_of_steps(spec: Raw, found: Found) -> None:
     for field in spec.value:
         name = spec.repair.renamed.get((*spec.location, field), field)
         known = (*spec.location, field) not in spec.repair.dropped
-        if known and name not in _BESIDE_TEMPLATE and spec.at(name).given:
+        if known and name not in _WITH_TEMPLATE and spec.at(name).given:
             message = "does not go together with templateRef: it comes from the template; remove one of them"
             found((*spec.location, field), message)
 
