@@ -1,7 +1,7 @@
-"""Agents: what runs in the pods, and every way in which it can end.
+"""Agents: the programs in the pods, and every way in which one can end.
 
-An agent's work has parts. Each is done once and saved, and whoever comes after goes on with the next one. Its
-output follows from its place in the run alone, so that a run has the same outputs whatever befell it.
+The work of an agent has parts. Each part is done once and saved, and the next attempt resumes after it. The
+output follows from the agent's place in the run alone, so a run has the same outputs whatever happened to it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 DONE, FAILED, INTERRUPTED, SUPERSEDED = 0, 1, 75, 76
 #: Seconds between signs of life.
 HEARTBEAT: Final = 8.0
-#: How often a result is sent before it is left to the termination message.
+#: How often a report is sent before the agent leaves it to the termination message.
 REPORTS: Final = 6
 #: Longer than any world lasts.
 FOR_EVER: Final = 1e6
@@ -41,7 +41,7 @@ def parts_of(place: str) -> int:
 
 
 def output_of(step: str, index: str | None) -> dict[str, Any]:
-    """What a task gives, whoever worked at it."""
+    """The output of a task, whichever attempt returned it."""
     place = step if index is None else f"{step}/{index}"
     return {"at": place, "parts": parts_of(place)}
 
@@ -73,15 +73,15 @@ class Agent:
         self.process = Process(f"agent {pod['metadata']['name']}")
         self.truth = truth
         self._client = client
-        #: Told when a result is on its way.
+        #: Called when a report is sent.
         self.on_report: Callable[[], None] = lambda: None
         self._faults = faults
         self._work = behaviour.work
         self._exit_delay = behaviour.exit_delay
         self._finishes = behaviour.finishes
-        #: Knows no gateway: it starts afresh each time, and its end is told by its exit.
+        #: Uses no gateway: each attempt starts from scratch, and only its exit reports the end.
         self.plain = faults.chance(0.3) if behaviour.reports is None else not behaviour.reports
-        #: Has no ear for SIGTERM.
+        #: Ignores SIGTERM.
         self.deaf = faults.happens("agent deaf")
         #: Parts that are done; None until it is known where to go on.
         self._done: int | None = None
@@ -91,7 +91,7 @@ class Agent:
         self._task: asyncio.Task[tuple[int, str]] | None = None
 
     def start(self, ended: Callable[[int, str], None]) -> None:
-        """Begin to work; `ended` is told the exit code and the termination message."""
+        """Start to work; `ended` is called with the exit code and the termination message."""
 
         def note(task: asyncio.Task[tuple[int, str]]) -> None:
             if not task.cancelled():
@@ -133,7 +133,7 @@ class Agent:
         done = self._done = await self._patiently(self._client.restore)
         while done < self.output["parts"]:
             if self._faults.chance(0.25):
-                await self._save(None, "nobody goes on from this")
+                await self._save(None, "not recoverable")
             await self._part()
             code = self._failure()
             if code is not None:
@@ -166,7 +166,7 @@ class Agent:
         return FAILED, "hung"
 
     async def _interrupted(self) -> tuple[int, str]:
-        """SIGTERM came: save what there is, and ask for another attempt; or finish, if that is near."""
+        """Handle SIGTERM: save a checkpoint and ask for another attempt, or finish if the end is near."""
         if self.plain or self._done is None:
             return INTERRUPTED, ""
         try:
@@ -192,7 +192,7 @@ class Agent:
             except Unavailable:
                 await asyncio.sleep(self._faults.between(0.5, 3.0))
             else:
-                # It is said already, and some say nothing twice.
+                # The gateway has the result, and some agents do not repeat it in the message.
                 message = self._faults.choice(["", message])
                 break
         delay = self._exit_delay
@@ -204,9 +204,9 @@ class Agent:
         await self._send(part, text, self._order)
 
     async def _send(self, part: int | None, text: str, order: int) -> None:
-        # What is under way when SIGTERM comes is sent again, for nobody knows whether it arrived.
+        # A checkpoint that is in flight when SIGTERM arrives is sent again: whether it arrived is unknown.
         self._saving = part, text, order
-        # Overtaken: one that was given up came through after all.
+        # Overtaken: a request that had timed out arrived after all.
         with contextlib.suppress(Overtaken):
             await self._patiently(lambda: self._client.checkpoint(part, text, order=order))
         self._saving = None

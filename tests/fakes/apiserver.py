@@ -30,21 +30,21 @@ def unreachable(text: str) -> ApiError:
 
 
 class Watch:
-    """What one operator hears of the cluster: not everything, not in order, and not once."""
+    """The watches of one operator: they lose, reorder and repeat events."""
 
     def __init__(
         self,
         api: ApiServer,
         context: contextvars.Context,
-        hear: Callable[[str, Mapping[str, Any], bool], None],
+        handle: Callable[[str, Mapping[str, Any], bool], None],
         gap: Callable[[], None],
     ) -> None:
         self._api = api
         self._context = context
-        self._hear = hear
+        self._handle = handle
         self._gap = gap
         self.broken = False
-        #: What a cache that lags behind has not told yet.
+        #: Events that a lagging watch cache has not delivered yet.
         self._held: list[tuple[str, Object, bool]] = []
 
     def push(self, kind: str, obj: Object, deleted: bool) -> None:
@@ -59,31 +59,31 @@ class Watch:
         delay = faults.between(0.0005, 0.01)
         if faults.happens("event late"):
             delay = faults.between(0.5, 20.0)
-        loop.call_later(delay, self._hear, kind, obj, deleted, context=self._context)
+        loop.call_later(delay, self._handle, kind, obj, deleted, context=self._context)
         if faults.happens("event twice"):
             delay = faults.between(0.5, 20.0)
-            loop.call_later(delay, self._hear, kind, obj, deleted, context=self._context)
+            loop.call_later(delay, self._handle, kind, obj, deleted, context=self._context)
 
     def catch_up(self) -> None:
-        """The cache is up to date again."""
+        """Deliver what the lagging cache has held back."""
         held, self._held = self._held, []
         for kind, obj, deleted in held:
             self.push(kind, obj, deleted)
 
     def relist(self) -> None:
-        """Start anew with a list, which hides what was deleted meanwhile."""
+        """List instead of resuming: no event reports what was deleted meanwhile."""
         self.broken = False
         delay = self._api.faults.between(0.001, 0.1)
         asyncio.get_running_loop().call_later(delay, self._relist, context=self._context)
 
     def _relist(self) -> None:
         for (kind, _, _), obj in self._api.listed()[0].items():
-            self._hear(kind, obj, False)
+            self._handle(kind, obj, False)
         self._gap()
 
 
 class ApiServer(Server):
-    """The verbs, each carried out at one moment. Raises ApiError."""
+    """The API server: each verb is executed at one moment. Raises ApiError."""
 
     def __init__(self, faults: Faults) -> None:
         super().__init__("api", faults, unreachable)
@@ -98,11 +98,11 @@ class ApiServer(Server):
         #: Since when lists and watches are served from a cache that lags behind; None if they are not.
         self.lags_since: float | None = None
         self.quota_used_up = False
-        #: It has just started, and forbids what it has not read the roles for: everything of ours.
+        #: The server has just started and has not read the roles yet: it forbids everything.
         self.roles_unread = False
-        #: Told in words of every change, for people.
+        #: Called with a text for every change, for people.
         self.trace: Callable[[str], None] | None = None
-        #: Told of what comes, of pods that are to leave, of those that are gone, and of what loses its owner.
+        #: Called for created objects, pods that are to terminate, removed objects, and collected garbage.
         self.on_made: Callable[[str, Object], None] = lambda kind, obj: None
         self.on_terminating: Callable[[Object], None] = lambda obj: None
         self.on_removed: Callable[[Object], None] = lambda obj: None
@@ -127,7 +127,7 @@ class ApiServer(Server):
     def listing(
         self, kind: str, namespace: str | None, label_selector: str | None
     ) -> tuple[list[Object], str]:
-        # Only what was asked for the sake of one run is answered from the truth: such a list is a question.
+        # A list of one namespace serves one run, and is consistent; a list of all may be stale.
         objects, version = self.listed() if namespace is None else (self.objects, self._version)
         found = [
             obj
@@ -194,7 +194,7 @@ class ApiServer(Server):
     # --- what others do
 
     def change(self, obj: Object, kind: str, **fields: Any) -> bool:
-        """Write top-level fields of an object, if it is still there. Returns whether it was."""
+        """Write top-level fields of an object. Returns False if the object was deleted."""
         metadata = obj["metadata"]
         place = kind, metadata["namespace"], metadata["name"]
         there = self.objects.get(place)
@@ -212,7 +212,7 @@ class ApiServer(Server):
             self._put((kind, namespace, name), {**there, "metadata": metadata, "spec": spec})
 
     def remove(self, kind: str, namespace: str, name: str, *, uid: str | None = None) -> None:
-        """Take an object out at once, and after a while what it owns."""
+        """Remove an object at once, and after a while its dependents."""
         place = kind, namespace, name
         obj = self.objects.get(place)
         if obj is None or uid not in (None, obj["metadata"]["uid"]):
@@ -233,7 +233,7 @@ class ApiServer(Server):
         return [obj for place, obj in self.objects.items() if place[0] == kind]
 
     def listed(self) -> tuple[Mapping[Place, Object], int]:
-        """The objects as a list has them, and its version: as they are, or as a stale cache has them."""
+        """The objects of a list and its resourceVersion: current, or from a stale watch cache."""
         since = self.lags_since
         if since is None and self.faults.happens("list stale"):
             since = asyncio.get_running_loop().time() - self.faults.between(0.0, STALE)
@@ -250,7 +250,7 @@ class ApiServer(Server):
         return objects, version
 
     def lag(self) -> None:
-        """From now on lists and watches trace of the past."""
+        """From now on lists and watches are served from a stale cache."""
         if self.lags_since is None:
             self.lags_since = asyncio.get_running_loop().time()
 
@@ -306,7 +306,7 @@ def _summary(obj: Object) -> str:
 
 
 def _is_bound(pod: Object) -> bool:
-    """Whether a kubelet has a word in the end of a pod."""
+    """Whether the deletion of a pod waits for its kubelet."""
     return "nodeName" in (pod.get("spec") or {}) and (pod.get("status") or {}).get("phase") not in (
         "Succeeded",
         "Failed",
@@ -321,7 +321,7 @@ def _is_selected(obj: Object, selector: str | None) -> bool:
 
 
 def _apply(obj: Object, change: Mapping[str, Any]) -> None:
-    """One operation of a JSON patch, as far as statuses need it."""
+    """Apply one operation of a JSON patch, as far as statuses use it."""
     parts = [part for part in change["path"].split("/") if part]
     target = obj
     for part in parts[:-1]:

@@ -37,10 +37,10 @@ def brief_of(obj: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class KubeClient:
-    """Implements KubePort over a wire."""
+    """Implements KubePort over the network."""
 
     def __init__(self, api: ApiServer, sending: Callable[[str, str, str], None]) -> None:
-        """`sending` is told of each write before it is sent: verb, kind and name."""
+        """`sending` is called before each write is sent, with verb, kind and name."""
         self._api = api
         self._sending = sending
 
@@ -70,7 +70,7 @@ class KubeClient:
             items, version = await self.list(kind, namespace=namespace, label_selector=label_selector)
             yield Page(items, version, True)
             return
-        await self._sent(lambda: None)  # what happens between two pages is in none of them
+        await self._sent(lambda: None)  # changes between two pages are in neither
         yield Page(items[middle:], version, False)
 
     async def create(
@@ -99,7 +99,7 @@ class KubeClient:
     ) -> dict[str, Any]:
         assert isinstance(body, builtins.list), "statuses are written as JSON patches"
         self._sending("patch_status", kind, name)
-        # A status that comes late is wrong until the next one is written; nothing is ever read back from it.
+        # A status that arrives late would be wrong until the next write, which no guarantee forbids.
         patched = await self._sent(
             lambda: self._api.patch_status(kind, namespace, name, body), may_be_late=False
         )
@@ -128,7 +128,7 @@ class KubeClient:
 
 
 class LedgerClient:
-    """Implements LedgerPort over a wire."""
+    """Implements LedgerPort over the network."""
 
     def __init__(self, ledger: FakeLedger) -> None:
         self._ledger = ledger

@@ -1,8 +1,8 @@
-"""An event loop whose time passes only when nothing is left to do, and on which processes can be told apart.
+"""An event loop with virtual time, which passes only when no callback is ready, and with simulated processes.
 
-Minutes of backoff take milliseconds, and a run depends on its seed alone, so a failing one can be replayed.
-What is started in a `Process` can be frozen and killed as the kernel does it: at any await, without a single
-`finally` being run, and with its timers standing still.
+Minutes of backoff take milliseconds, and a run depends on its seed alone, so a failing run can be replayed.
+Tasks of a `Process` can be frozen and killed as the kernel does it: at any await, without running a single
+`finally`, and with their timers stopped.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ Result = TypeVar("Result")
 
 
 class Deadlock(Exception):
-    """Everything waits, and no timer is set that could end it."""
+    """All tasks wait, and no timer is set that could wake one."""
 
 
 class Process:
-    """A program with its memory: all that was started in it is frozen, goes on, and dies together."""
+    """A simulated process: everything started in it is frozen, resumed and killed together."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.running = True
-        #: What would have run while it did not.
+        #: Callbacks that became ready while the process was frozen.
         self.backlog: list[asyncio.Handle] = []
         self.context = contextvars.Context()
         self.context.run(_process.set, self)
@@ -46,7 +46,7 @@ class Process:
         return self._loop.create_task(work, context=self.context)
 
     def stop(self) -> None:
-        """SIGSTOP; and SIGKILL, if it never goes on."""
+        """SIGSTOP; and SIGKILL, if the process is never resumed."""
         self.running = False
 
     def resume(self) -> None:
@@ -61,14 +61,14 @@ _process: contextvars.ContextVar[Process] = contextvars.ContextVar("process")
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """Time starts at 0 and is never that of a clock on the wall. There is no input and no output."""
+    """The event loop. Time starts at 0; there is no I/O."""
 
     _ready: Any
 
     def __init__(self) -> None:
         super().__init__()
         self._seconds = 0.0
-        #: When, in which order they were set, and the timers.
+        #: Timers by the time at which they fire, then by the order in which they were set.
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._count = 0
         self._processes: list[Process] = []
@@ -77,7 +77,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._processes.append(process)
 
     def forget_processes(self) -> None:
-        """Let all that was frozen or killed run on, so that it can be cancelled."""
+        """Resume everything that was frozen or killed, so that it can be cancelled."""
         for process in self._processes:
             process.fuse = None
             process.resume()

@@ -108,7 +108,7 @@ class Faults:
         self.pace = profile.pace
 
     def happens(self, name: str) -> bool:
-        """Whether a fault or a trait is met now."""
+        """Draw whether a fault or trait occurs now."""
         odds = self._odds.get(name, 0.0)
         return odds > 0.0 and not self.quiesced and self.random.random() < odds
 
@@ -122,7 +122,7 @@ class Faults:
         return items[int(self.random.random() * len(items))]
 
     def next_sudden(self) -> str | None:
-        """What happens next; None if this seed knows no sudden faults."""
+        """The next sudden fault; None if the profile has none."""
         if not self.sudden:
             return None
         return self.random.choices(list(self.sudden), list(self.sudden.values()))[0]

@@ -1,4 +1,4 @@
-"""The gateway: the real way from a pod's uid to its attempt, and the ledger's fence behind it."""
+"""Gateway processes: the product's own session cache in front of the fences of the fake ledger."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ PATIENCE: Final = 12.0
 
 
 class Unavailable(Exception):
-    """No answer, or a 503: the agent is to try again."""
+    """No response, or a 503: the agent is to try again."""
 
 
 class _Sessions:
-    """What `Sessions` needs of a ledger."""
+    """The part of the ledger that `Sessions` uses."""
 
     def __init__(self, ledger: FakeLedger) -> None:
         self._ledger = ledger
@@ -41,7 +41,7 @@ class _Sessions:
 
 
 class Gateway:
-    """One gateway process. Killed, its successor takes its place."""
+    """One gateway; `restart` replaces a killed process."""
 
     def __init__(self, ledger: FakeLedger, faults: Faults) -> None:
         self._ledger = ledger
@@ -52,7 +52,7 @@ class Gateway:
         self.restart()
 
     def restart(self) -> None:
-        """A new process, which knows nothing of the sessions of the old one."""
+        """Start a process with an empty session cache."""
         self.process = Process("gateway")
         ledger = cast(AgentLedger, _Sessions(self._ledger))
         self._sessions = Sessions(ledger, cached=REMEMBERED)
@@ -80,7 +80,7 @@ class Gateway:
         self._open[number] = answer
         timer = loop.call_later(PATIENCE, _give_up, answer)
         if faults.happens("late"):
-            # Its sender gives it up while it is still on its way.
+            # The sender gives up while the request is in flight.
             loop.call_later(faults.between(0.05, 8.0), self._begin, handle, identity, None, context=OUTSIDE)
             await asyncio.sleep(faults.between(0.001, 1.0))
             raise Unavailable("no answer in time")
@@ -131,7 +131,7 @@ def _give_up(answer: asyncio.Future[tuple[Exception | None, Any]]) -> None:
 
 
 class Client:
-    """What an agent may do, as `/agent/v1` has it."""
+    """The calls of `/agent/v1` that agents make."""
 
     def __init__(self, gateways: list[Gateway], ledger: FakeLedger, faults: Faults, pod: Any) -> None:
         metadata = pod["metadata"]
@@ -145,7 +145,7 @@ class Client:
         return self._identity.pod_uid
 
     async def restore(self) -> int:
-        """How far the work was saved."""
+        """The last part of the work that was saved."""
 
         async def handle(sessions: Sessions) -> int:
             session = await sessions.for_reading(self._identity)

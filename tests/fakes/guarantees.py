@@ -1,8 +1,8 @@
 """The guarantees, checked at every single change of the ledger and of the cluster.
 
-What is checked against is a model of its own: it is filled by what was written, and knows besides, as no
-part of the real system does, what really became of every pod. It trusts neither the ledger's fences nor the
-operator's judgement, so that breaking either of them shows.
+The checks use a model of their own. It is filled by what was written, and it knows the true end of every pod,
+which no part of the product does. The model trusts neither the ledger's fences nor the operator's decisions,
+so breaking either of them shows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from perdure.domain.records import (
 )
 from tests.fakes.model import PodTruth, RunModel, summary
 
-#: Ends of attempts that are told by an exit code, by a report, or by the clock.
+#: Reasons of ends that follow from an exit code, or from the clock.
 _BY_EXIT: Final = {Reason.EXIT_CODE, Reason.OOM_KILLED, Reason.NO_RESULT}
 _BY_CLOCK: Final = {Reason.TIMEOUT, Reason.PENDING_TIMEOUT, Reason.IDLE_TIMEOUT}
 _FAILURES: Final = _BY_EXIT | _BY_CLOCK | {Reason.AGENT_FAILURE, Reason.CHILD_FAILED, Reason.NAME_CONFLICT}
@@ -33,7 +33,7 @@ _DISRUPTIONS: Final = {Reason.DISRUPTED, Reason.INTERRUPTED, Reason.SUPERSEDED}
 
 
 class Guarantees:
-    """Notes the first guarantee that is broken."""
+    """The checks. Records the first guarantee that is broken."""
 
     def __init__(self, clock: Callable[[], datetime], trace: Callable[[str], None] | None = None) -> None:
         self._clock = clock
@@ -51,7 +51,7 @@ class Guarantees:
         self.counts: Counter[str] = Counter()
 
     def note(self, text: str) -> None:
-        """Something happened that whoever looks for a cause wants to know of."""
+        """Trace an event, for people who search for a cause."""
         if self._trace is not None:
             self._trace(f"{self._clock().strftime('%H:%M:%S.%f')} {text}")
 
@@ -68,7 +68,7 @@ class Guarantees:
     # --- pods
 
     def pod_made(self, truth: PodTruth, run_uid: str) -> None:
-        """A pod came to be that somebody made for an attempt."""
+        """A pod was created for an attempt."""
         self.counts["pods"] += 1
         self.truths[truth.uid] = truth
         self._truths_of[truth.task, truth.attempt].append(truth)
@@ -91,7 +91,7 @@ class Guarantees:
         self.epoch = epoch
 
     def committed(self, commit: Commit, *, epoch: int) -> None:
-        """The ledger has taken a decision."""
+        """A decision was committed."""
         self.counts["commits"] += 1
         after, uid = commit.run, commit.run.uid
         if self._trace is not None:
@@ -135,7 +135,7 @@ class Guarantees:
     def _check_attempts(
         self, model: RunModel, commit: Commit, *, paused: bool
     ) -> dict[TaskKey, AttemptRecord]:
-        """Look at the attempts of a commit in their order; returns those that it closes."""
+        """Check the attempts of a commit in their order. Returns those that the commit closes."""
         closed: dict[TaskKey, AttemptRecord] = {}
         for attempt in commit.attempts:
             key, name = attempt.key, attempt.pod_name
@@ -233,7 +233,7 @@ class Guarantees:
         if since is None or limit is None:
             self.broken(f"{attempt.pod_name} ended for {attempt.reason}, and no clock of it ran")
         else:
-            # An agent's sign may be on its way to the operator while it decides.
+            # A heartbeat may be in flight to the operator while the operator decides.
             slack = timedelta(seconds=2 if attempt.reason is Reason.IDLE_TIMEOUT else 0)
             self.demand(
                 self._clock() - since >= limit - slack,
@@ -241,7 +241,7 @@ class Guarantees:
             )
 
     def _check_timers(self, model: RunModel, commit: Commit) -> None:
-        """A pause is over: every timer has as much left as it had."""
+        """A pause has ended: every timer has as much time left as at its start."""
         before, after = model.run, commit.run
         if before.paused_at is None or after.paused_at is not None:
             self.broken(f"{after.name}: paused since {before.paused_at}, then {after.paused_at}")
@@ -250,7 +250,7 @@ class Guarantees:
             return
         if not commit.events:
             return
-        # All that is decided at once bears the same time.
+        # Everything in one decision has the same time.
         moment = commit.events[0].time
         lost = moment - before.paused_at
         if before.deadline_at is not None:
@@ -303,10 +303,10 @@ class Guarantees:
     def pod_recorded(
         self, run_uid: str, key: TaskKey, number: int, pod_uid: str, *, owner: str | None
     ) -> None:
-        """The ledger lets a pod in, or a child. `owner` is the run that made it, as the cluster has it."""
+        """The ledger records the pod or child of an attempt; in the cluster it belongs to the run `owner`."""
         model = self.runs[run_uid]
-        self.note(f"pod {pod_uid} is let in as attempt {number} of {key}")
-        self.demand(owner == run_uid, f"pod {pod_uid} was let in for {model.run.name}, and is of {owner}")
+        self.note(f"pod {pod_uid} is recorded as attempt {number} of {key}")
+        self.demand(owner == run_uid, f"pod {pod_uid} was recorded for {model.run.name}, and is of {owner}")
         attempts = model.attempts[key]
         attempts[number - 1] = replace(attempts[number - 1], pod_uid=pod_uid)
 
@@ -334,7 +334,7 @@ class Guarantees:
         model.sequence = sequence
 
     def sequence_given(self, uid: str, sequence: int) -> None:
-        """The ledger counts so many events of a run."""
+        """The ledger says that a run has this many events."""
         model = self.runs[uid]
         self.demand(
             sequence == model.sequence,
@@ -357,7 +357,7 @@ class Guarantees:
     def agent_wrote(
         self, what: str, uid: str, key: TaskKey, number: int, pod_uid: str, *, at: datetime
     ) -> None:
-        """The ledger has taken something from the agent in a pod, which came to a gateway `at` a time."""
+        """The ledger has written something for the agent in a pod; a gateway received it `at` this time."""
         self.counts[what] += 1
         model = self.runs[uid]
         self.note(f"{what} of {key} attempt {number} by {pod_uid}")
@@ -374,7 +374,7 @@ class Guarantees:
         model.signs[key, number] = max(at, model.signs.get((key, number), at))
 
     def commits_fenced(self, uid: str) -> None:
-        """A leader does not know what became of its commit."""
+        """A leader that does not know the outcome of its commit has fenced it off."""
         model = self.runs[uid]
         model.run = replace(model.run, version=model.run.version + 1)
 
@@ -385,7 +385,7 @@ class Guarantees:
         model.run = replace(model.run, version=model.run.version + 1)
 
     def saved(self, uid: str, key: TaskKey, part: int) -> None:
-        """A checkpoint is durable, up to and with this part of the work."""
+        """A checkpoint that includes this part of the work is durable."""
         model = self.runs[uid]
         self.demand(
             part == model.saved[key] + 1,
@@ -394,7 +394,7 @@ class Guarantees:
         model.saved[key] = max(model.saved[key], part)
 
     def restored(self, uid: str, key: TaskKey, part: int) -> None:
-        """An attempt goes on after this part."""
+        """An attempt resumes after this part."""
         model = self.runs[uid]
         self.demand(
             part == model.saved[key],

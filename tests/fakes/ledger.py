@@ -1,7 +1,6 @@
-"""The ledger in memory: what each SQL statement does, done at one moment, with the same refusals.
+"""The ledger in memory: the effect of each SQL statement, at one moment, with the same refusals.
 
-Columns that others write than the one who decides are kept as the statements keep them, and so are the
-fences; see `perdure/ledger/queries.sql`.
+Commits leave columns alone that agents write, and all fences hold, as in `perdure/ledger/queries.sql`.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class Saved:
     sequence: int
     attempt: int
     order: int | None
-    #: How far the work was; None for one that nobody can go on from.
+    #: The last part of the work in it; None if no attempt can resume from it.
     part: int | None
     text: str
     label: str | None = None
@@ -86,10 +85,10 @@ class Rows:
 
 
 class FakeLedger(Server):
-    """Every method is one statement."""
+    """The server; every method is one statement."""
 
     def __init__(self, faults: Faults, guarantees: Guarantees, maker_of: Callable[[str], str | None]) -> None:
-        """`maker_of` tells the uid of the run that made an object, by the object's uid."""
+        """`maker_of` returns the uid of the run that created an object, by the object's uid."""
         super().__init__("ledger", faults, no_connection)
         self._guarantees = guarantees
         self._maker_of = maker_of
@@ -294,14 +293,14 @@ class FakeLedger(Server):
         return sequence
 
     def prune(self, rows: Rows, key: TaskKey) -> None:
-        """Keep the newest few checkpoints, and always the newest that a task can go on from."""
+        """Keep the newest few checkpoints, and always the newest that an attempt can resume from."""
         kept, newest = rows.checkpoints[key], self.newest(rows, key)
         rows.checkpoints[key] = [
             saved for saved in kept if saved.sequence > rows.numbers[key] - rows.kept or saved is newest
         ]
 
     def open_latest(self, session: AgentSession) -> int:
-        """How far the work was saved; 0 if nothing was."""
+        """The last part of the work that was saved; 0 if none was."""
         rows = self.rows.get(session.workflow_uid)
         if rows is None:
             return 0
@@ -320,7 +319,7 @@ class FakeLedger(Server):
         rows = self.rows.get(session.workflow_uid)
         place = session.key, session.attempt
         if rows is not None and place in rows.attempts and rows.attempts[place].report is not None:
-            return  # the answer to the first one was lost
+            return  # the response to the first request was lost
         rows, key = self._fenced(session)
         self._guarantees.agent_wrote("report", rows.run.uid, key, session.attempt, pod_uid, at=report.at)
         self._guarantees.reported(rows.run.uid, *place, report)
@@ -333,7 +332,7 @@ class FakeLedger(Server):
         if rows is None:
             raise UnknownRun(uid)
         if signal.id in rows.signals:
-            return False  # the answer to the first one was lost
+            return False  # the response to the first request was lost
         if rows.run.phase.terminal:
             raise RunEnded(uid)
         rows.signals[signal.id] = signal
@@ -362,7 +361,7 @@ class FakeLedger(Server):
         self.outbox = [row for row in self.outbox if row not in done]
 
     def wake(self, wake: Wake | None) -> None:
-        """Tell those who listen; lost connections lose what was said."""
+        """Notify the listeners; a lost connection loses notifications."""
         loop = asyncio.get_running_loop()
         for listener in self.listeners:
             if not (self.away or self.faults.happens("wake lost")):
@@ -370,14 +369,14 @@ class FakeLedger(Server):
 
     def come_back(self) -> None:
         super().come_back()
-        # Those who listen connect again, and know that they may have missed something.
+        # Listeners reconnect; None says that notifications may have been lost.
         for listener in self.listeners:
             asyncio.get_running_loop().call_later(0.1, listener, None, context=OUTSIDE)
 
     # --- underneath
 
     def newest(self, rows: Rows, key: TaskKey, label: str | None = None) -> Saved | None:
-        """The checkpoint that an attempt goes on from, of this label if there is one."""
+        """The checkpoint that an attempt resumes from, of this label if one is given."""
         fitting = (saved for saved in reversed(rows.checkpoints.get(key, ())) if saved.part is not None)
         return next((saved for saved in fitting if label in (None, saved.label)), None)
 

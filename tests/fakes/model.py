@@ -1,4 +1,4 @@
-"""A run as it was written, and what really became of its pods: what guarantees are checked against."""
+"""A run as it was written, and the true ends of its pods: what guarantees are checked against."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from perdure.steps import KINDS
 
 @dataclass(slots=True, eq=False)
 class PodTruth:
-    """What really became of one pod."""
+    """The true history of one pod, which no part of the product knows."""
 
     pod: str
     uid: str

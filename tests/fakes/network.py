@@ -1,8 +1,8 @@
 """Calls between processes.
 
-A call is a message to a server, carried out there at one moment, and an answer. What has been sent is carried
-out whatever becomes of the sender: a killed operator's last request still arrives, and a request that was
-given up may arrive later than the one sent after it.
+A call is a request, its execution by a server at one moment, and a response. A request that was sent is
+executed even if its sender is killed: the last request of a killed operator still arrives, and a request that
+has timed out may arrive after the one that was sent next.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from tests.fakes.faults import Faults
 
 Result = TypeVar("Result")
 
-#: Where everything runs that is no process of ours: it is never frozen.
+#: The context of everything that is no simulated process: it is never frozen.
 OUTSIDE: Final = contextvars.Context()
-#: Seconds after which a caller gives up waiting for an answer.
+#: Seconds after which a caller gives up.
 PATIENCE = 10.0
 
 
 class Server:
-    """What answers calls: it may be away, and then refuses connections, or hang, and then says nothing."""
+    """A server. While away it refuses connections; while hanging it never responds."""
 
     def __init__(self, name: str, faults: Faults, unreachable: Callable[[str], Exception]) -> None:
         self.name = name
@@ -33,7 +33,7 @@ class Server:
         self.away = False
         self.hangs = False
         self._unreachable = unreachable
-        #: What happens while it is away in order to be told when it is back.
+        #: Set while the server is up.
         self.back = asyncio.Event()
         self.back.set()
 
@@ -46,9 +46,9 @@ class Server:
         self.back.set()
 
     async def call(self, effect: Callable[[], Result], *, may_be_late: bool = True) -> Result:
-        """Have `effect` carried out here, and return what it gives or raises.
+        """Execute `effect` on the server, and return what it returns, or raise what it raises.
 
-        `may_be_late`: it may be carried out although its sender has been told that it failed.
+        `may_be_late`: the request may be executed after its sender has seen it fail.
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[tuple[Exception | None, Result | None]] = loop.create_future()
@@ -60,14 +60,14 @@ class Server:
             elif (faults.error_bursts[self.name] and faults.chance(0.5)) or faults.happens("refused"):
                 return await self._refuse(delay)
             elif may_be_late and faults.happens("late"):
-                # It is still on its way when its sender has long given it up.
+                # The request is still in flight when its sender has given up.
                 late = faults.between(0.05, 8.0)
                 loop.call_later(delay + late, self._carry_out, effect, None, False, context=OUTSIDE)
                 return await self._refuse(delay)
             elif faults.happens("answer lost"):
                 lost = True
             elif faults.happens("slow"):
-                # Less than a leader keeps to spare before its Lease may be another's.
+                # Shorter than the margin of a leader before its Lease can be taken.
                 delay = faults.between(0.1, 3.5)
         loop.call_later(delay, self._carry_out, effect, answer, lost, context=OUTSIDE)
         error, result = await answer

@@ -1,4 +1,4 @@
-"""Nodes with their kubelets, and the controllers that stand between an object and a running pod."""
+"""Nodes with their kubelets, and the controllers between an object and a running pod."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.fakes.jobs import job_of, pod_of_job
 from tests.fakes.model import PodTruth
 from tests.fakes.network import OUTSIDE
 
-#: Seconds between a node's silence and the eviction of its pods, and until its objects are taken away.
+#: Seconds from the loss of a node to the eviction of its pods, and from there to their forced deletion.
 SILENCE: Final = (5.0, 40.0)
 FORCED_DELETION: Final = (30.0, 120.0)
 KILLED: Final = 137
 
 
 class Node:
-    """A machine. Cut off, its pods run on and nobody hears of them; crashed, they do not run."""
+    """A machine. Pods of an unreachable node run on, unseen; pods of a crashed node do not run."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -42,7 +42,7 @@ class Pod:
         self.agent = agent
         self.truth = truth
         self.started = False
-        #: Nothing of it will ever run again, whether anybody has been told or not.
+        #: No code of the pod will ever run again, whether the cluster knows or not.
         self.dead = False
         self.ended: asyncio.Future[tuple[int, str, str]] = asyncio.get_running_loop().create_future()
 
@@ -63,7 +63,7 @@ class Pod:
             self.ended.set_result((code, "", reason))
 
     def crash(self, reason: str) -> None:
-        """The agent is killed by nobody who would count as outside."""
+        """Kill the agent from inside: the end counts as a failure of the agent, not as a disruption."""
         self.die()
         if not self.ended.done():
             self.truth.code = KILLED
@@ -75,7 +75,7 @@ class Pod:
             self.agent.process.resume()
 
     def die(self) -> None:
-        """End at once, with nobody there to see it."""
+        """End at once, without a kubelet that reports the end."""
         self.dead = True
         self.agent.process.stop()
 
@@ -88,7 +88,7 @@ class Pod:
 
 
 class Nodes:
-    """Scheduler, kubelets, the Job controller, and what takes lost nodes' pods away."""
+    """Scheduler, kubelets, Job controller, and the controller that deletes pods of lost nodes."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Nodes:
         api.on_collected = self._collected
 
     def start(self, work: Any) -> None:
-        """Run something beside, outside of all processes."""
+        """Run a coroutine in the background, outside of all processes."""
         task = asyncio.get_running_loop().create_task(work, context=OUTSIDE)
         self.tasks.add(task)
         task.add_done_callback(self._ended, context=OUTSIDE)
@@ -150,7 +150,7 @@ class Nodes:
             self.start(self._leave(pod))
 
     def _removed(self, obj: Object) -> None:
-        """An object was taken away without waiting for its kubelet."""
+        """An object was removed without waiting for its kubelet."""
         self._taken(obj)
         pod = self.pods.get(obj["metadata"]["uid"])
         if pod is not None:
@@ -160,7 +160,7 @@ class Nodes:
                 self.start(self._end_job(owner["name"], owner["uid"], obj))
 
     def _collected(self, obj: Object) -> None:
-        """An object goes with its owner; and a Job's pod goes with the Job, if a little later."""
+        """The garbage collector deletes an object, and later the pod of a Job."""
         self._taken(obj)
         for pod in self._api.all("Pod"):
             owners = pod["metadata"].get("ownerReferences") or ()
@@ -168,18 +168,18 @@ class Nodes:
                 self._taken(pod)
 
     def _taken(self, obj: Object) -> None:
-        """Nobody can see any more how the pod ended, even if it did so by itself."""
+        """The end of the pod can no longer be observed, even if the agent had ended by itself."""
         truth = self._guarantees.truths.get(obj["metadata"]["uid"])
         if truth is not None:
             truth.outside = True
 
     async def _leave(self, pod: Pod) -> None:
-        await self._heard(pod.node)
+        await self._connected(pod.node)
         await asyncio.sleep(self._faults.between(0.001, 0.5))
         await pod.leave(self._faults.choice([2.0, 30.0]) if self.grace is None else self.grace)
 
-    async def _heard(self, node: Node) -> None:
-        """Until node and API server can speak with each other."""
+    async def _connected(self, node: Node) -> None:
+        """Wait until node and API server can reach each other."""
         while self._api.away or not node.reachable.is_set():
             await self._api.back.wait()
             await node.reachable.wait()
@@ -200,7 +200,7 @@ class Nodes:
         self._api.quota_used_up = quota
 
     async def _end_job(self, name: str, uid: str, pod: Object) -> None:
-        """A Job ends with its pod, and makes no other."""
+        """A Job ends with its pod, and creates no other."""
         await asyncio.sleep(self._faults.between(0.01, 1.0))
         await self._api.back.wait()
         job = self._api.objects.get(("Job", pod["metadata"]["namespace"], name))
@@ -223,7 +223,7 @@ class Nodes:
         return pod
 
     def _reports(self, pod: Pod) -> None:
-        """A result is on its way: somebody may delete the pod just then."""
+        """A report is in flight: a user may delete the pod at this moment."""
         if not self._api.away and self._faults.happens("deleted while reporting"):
             self.delete(pod, force=True)
 
@@ -231,12 +231,12 @@ class Nodes:
         obj, metadata = pod.obj, pod.obj["metadata"]
         slow = self._faults.happens("slow start")
         await asyncio.sleep(self._faults.between(20.0, 100.0) if slow else self._faults.between(0.01, 1.0))
-        await self._heard(pod.node)
+        await self._connected(pod.node)
         if not self._api.change(obj, "Pod", spec={**obj["spec"], "nodeName": pod.node.name}):
             self.pods.pop(metadata["uid"], None)
             return
         await asyncio.sleep(self._faults.between(0.01, 0.5))
-        await self._heard(pod.node)
+        await self._connected(pod.node)
         if pod.ended.done() or "deletionTimestamp" in self._there(pod)["metadata"]:
             pod.kill()
         else:
@@ -247,7 +247,7 @@ class Nodes:
                 self.start(self._disrupt(pod))
         code, message, reason = await pod.ended
         await asyncio.sleep(self._faults.between(0.01, 0.5))
-        await self._heard(pod.node)
+        await self._connected(pod.node)
         exited: Object = {"exitCode": code, "reason": reason, "message": message}
         if pod.truth.started_at is not None:
             exited["startedAt"] = pod.truth.started_at.strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -255,7 +255,7 @@ class Nodes:
         self.pods.pop(metadata["uid"], None)
         if "deletionTimestamp" in self._there(pod)["metadata"]:
             await asyncio.sleep(self._faults.between(0.01, 0.5))
-            await self._heard(pod.node)
+            await self._connected(pod.node)
             self._api.remove("Pod", metadata["namespace"], metadata["name"], uid=metadata["uid"])
         elif job_of(obj) is not None:
             job = job_of(obj)
@@ -263,7 +263,7 @@ class Nodes:
             self.start(self._end_job(job["name"], job["uid"], self._there(pod)))
 
     def _there(self, pod: Pod) -> Object:
-        """The pod's object as it is; as it was, if it is no more."""
+        """The object of the pod; its last version if it was deleted."""
         metadata = pod.obj["metadata"]
         found = self._api.objects.get(("Pod", metadata["namespace"], metadata["name"]))
         same = found is not None and found["metadata"]["uid"] == metadata["uid"]
@@ -295,7 +295,7 @@ class Nodes:
         return [pod for pod in self.pods.values() if pod.started and not pod.ended.done()]
 
     def delete(self, pod: Pod, *, force: bool) -> None:
-        """Somebody deletes a pod; with force, without waiting for its kubelet."""
+        """A user deletes a pod; with force, without waiting for its kubelet."""
         metadata = pod.obj["metadata"]
         pod.truth.outside = True
         if force:
@@ -304,7 +304,7 @@ class Nodes:
             self._api.delete("Pod", metadata["namespace"], metadata["name"], metadata["uid"])
 
     def evict(self, pod: Pod) -> None:
-        """The node wants for memory: its kubelet kills the pod, whose object stays."""
+        """Eviction for lack of memory: the kubelet kills the pod, whose object stays."""
         if pod.ended.done():
             return
         pod.truth.outside = True
@@ -326,7 +326,7 @@ class Nodes:
                 self.evict(pod)
 
     def lose_node(self) -> None:
-        """A node falls silent. Its pods may run on; they are deleted after a while, and it may come back."""
+        """Make a node unreachable. Its pods may run on, and are deleted after a while; it may return."""
         nodes = [node for node in self._nodes if node.reachable.is_set()]
         if len(nodes) > 1:
             self.start(self._lose(self._faults.choice(nodes), crashed=self._faults.chance(0.5)))
@@ -363,7 +363,7 @@ class Nodes:
         return [pod for pod in self.pods.values() if pod.node is node]
 
     def heal(self) -> None:
-        """All nodes come back, and all agents go on that were only frozen."""
+        """Make all nodes reachable that have not crashed."""
         for node in self._nodes:
             if not node.crashed:
                 node.reachable.set()

@@ -1,4 +1,4 @@
-"""Operator processes: the real control loop over wires that fail, with and without a Lease."""
+"""Operator processes: the product's control loop over a faulty network, with and without a Lease."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEASE: Final = "perdure-operator"
 LEASE_OPTIONS: Final = LeaseOptions(
     namespace=NAMESPACE, name=LEASE, duration=16.0, renew_deadline=12.0, retry=4.0
 )
-#: Seconds between looks at the outbox.
+#: Seconds between polls of the outbox.
 RELAY_POLL: Final = 3.0
 
 
@@ -78,7 +78,7 @@ class Operator:
             elapsed=asyncio.get_running_loop().time,
             leave=self._leave,
         )
-        self.watch = Watch(api, self.process.context, self._hear, self.loop.handle_gap)
+        self.watch = Watch(api, self.process.context, self._handle, self.loop.handle_gap)
         self.task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -103,20 +103,20 @@ class Operator:
 
     @property
     def alive(self) -> bool:
-        """Whether there is still something to be killed."""
+        """Whether the control loop has not ended."""
         return self.task is not None and not self.task.done()
 
     def _leave(self) -> NoReturn:
         self.kill()
         raise asyncio.CancelledError
 
-    # --- what it hears
+    # --- what the watches report
 
-    def _hear(self, kind: str, obj: Mapping[str, Any], deleted: bool) -> None:
+    def _handle(self, kind: str, obj: Mapping[str, Any], deleted: bool) -> None:
         if kind not in ("Job", "Lease"):
             self.loop.handle_event(kind, obj, deleted)
 
-    # --- what is looked at
+    # --- what is checked
 
     def _sending(self, verb: str, kind: str, name: str) -> None:
         if not self._leases or kind == "Lease":

@@ -1,7 +1,7 @@
 """Guarantees broken on purpose: each of these must make the simulation fail, or it would prove nothing.
 
 A mutation is put in place of the code for as long as its context lasts. `python -m tests.simulated.mutations`
-tells how many seeds each needs.
+prints the first seed that finds each.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _act_before_the_commit() -> AbstractContextManager[Any]:
     take = Reconciler._decide_and_act
 
     class Hasty:
-        """Makes the pods of a decision, and then commits it."""
+        """A ledger that creates the pods of a decision before its commit."""
 
         def __init__(self, ledger: Any, actor_: Actuator, live: LiveRun) -> None:
             self._ledger, self._actor, self._live = ledger, actor_, live
@@ -163,7 +163,7 @@ def _take_silence_for_a_commit() -> AbstractContextManager[Any]:
 
 def _trust_the_cache() -> AbstractContextManager[Any]:
     async def mutated(self: AttemptPods, live: LiveRun, attempt: Any) -> None:
-        """Does not ask whether a pod that is not in the store is really no more."""
+        """Does not check whether a pod that the store lacks was really deleted."""
 
     return patch.multiple(AttemptPods, _get_pod=mutated, _list_pods=mutated)
 
@@ -172,7 +172,7 @@ def _overlook_reports() -> AbstractContextManager[Any]:
     reports = Observer._reports
 
     async def mutated(self: Observer, live: LiveRun, *args: Any, **kwargs: Any) -> Mapping[TaskKey, Any]:
-        """Takes note that there are reports, and not of what they say."""
+        """Reads the reports and ignores them."""
         await reports(self, live, *args, **kwargs)
         return {}
 
@@ -251,7 +251,7 @@ def _neither_wakes_nor_relists() -> AbstractContextManager[Any]:
     @contextlib.contextmanager
     def both() -> Iterator[None]:
         async def never(self: leader.Leader) -> None:
-            """Looks at nothing by itself."""
+            """Never relists."""
 
         with (
             patch.object(FakeLedger, "wake", lambda self, wake: None),
@@ -294,7 +294,7 @@ def _leave_pods_behind() -> AbstractContextManager[Any]:
     return patch.multiple(Cleanup, tidy=tidy, after_end=after_end)
 
 
-#: What is broken, and a seed that noticed it when this was last looked at: it is tried first.
+#: What is broken, and the first seed that finds it, which --quick tries first.
 MUTATIONS: Final[dict[Mutation, int]] = {
     _drop_the_agents_fence: 2,
     _drop_the_epoch: 2,

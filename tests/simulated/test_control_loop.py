@@ -1,4 +1,4 @@
-"""Runs in a world in which nothing goes wrong: what a person would see, on a virtual clock."""
+"""Runs in a world without faults: what a person would see, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _condition(status: dict[str, Any], type: str) -> str:
     return next(str(item["reason"]) for item in status["conditions"] if item["type"] == type)
 
 
-def test_chain_succeeds_and_shows_it() -> None:
+def test_a_chain_succeeds_and_its_status_says_so() -> None:
     async def scenario() -> dict[str, Any]:
         at = World(1)
         at.start_operator()
@@ -191,7 +191,7 @@ def test_a_deletion_in_a_gap_of_the_watch_is_found_soon_after_it() -> None:
     run(scenario())
 
 
-def test_namesake_of_a_deleted_workflow_is_a_new_run() -> None:
+def test_a_workflow_with_the_name_of_a_deleted_one_is_a_new_run() -> None:
     async def scenario() -> None:
         at = World(9)
         at.start_operator()
@@ -207,7 +207,7 @@ def test_namesake_of_a_deleted_workflow_is_a_new_run() -> None:
     run(scenario())
 
 
-def test_standalone_task_applied_again_waits_for_the_pod_of_its_namesake() -> None:
+def test_a_standalone_task_applied_again_waits_for_the_pod_of_the_deleted_one() -> None:
     async def scenario() -> None:
         at = World(14)
         at.start_operator()
@@ -222,7 +222,7 @@ def test_standalone_task_applied_again_waits_for_the_pod_of_its_namesake() -> No
     run(scenario())
 
 
-def test_a_successor_looks_first_at_runs_that_have_no_pod_at_work() -> None:
+def test_a_successor_reconciles_runs_without_a_running_pod_first() -> None:
     async def scenario() -> str:
         at = World(1)
 
@@ -239,23 +239,23 @@ def test_a_successor_looks_first_at_runs_that_have_no_pod_at_work() -> None:
         await eventually(lambda: running() == 3)
         await at.kill_operator()
         await eventually(lambda: len(at.pods()) == 2)
-        reconciler, looked_at = at.start_operator().loop.reconciler, []
+        reconciler, reconciled = at.start_operator().loop.reconciler, []
         reconcile = reconciler.reconcile
 
         async def noted(key: RunKey) -> float | None:
-            looked_at.append(key.name)
+            reconciled.append(key.name)
             return await reconcile(key)
 
         reconciler.reconcile = noted  # type: ignore[method-assign]
-        await eventually(lambda: len(looked_at) >= 3)
+        await eventually(lambda: len(reconciled) >= 3)
         await at.close()
-        return looked_at[0]
+        return reconciled[0]
 
     assert run(scenario()) == "waits"
 
 
-def test_a_leader_that_leads_again_goes_by_nothing_that_it_knew() -> None:
-    """It was cut off in the middle of telling a task's end, and its own last word on the run came first."""
+def test_a_leader_in_its_next_term_uses_no_state_of_the_last_one() -> None:
+    """Its last term ended between the status of an ended run and the status of that run's last task."""
 
     async def scenario() -> None:
         at = World(13)
@@ -292,8 +292,8 @@ def test_a_leader_that_leads_again_goes_by_nothing_that_it_knew() -> None:
     run(scenario())
 
 
-def test_signs_of_life_wait_for_company() -> None:
-    """An agent may save a hundred checkpoints a second: its run is looked at once in a while."""
+def test_checkpoints_of_one_agent_are_debounced() -> None:
+    """An agent may save a hundred checkpoints a second: its run is reconciled about once a second."""
 
     async def scenario() -> None:
         at = World(12)
@@ -302,22 +302,22 @@ def test_signs_of_life_wait_for_company() -> None:
         uid = at.apply("chain", CHAIN)
         await eventually(lambda: bool(at.pods()))
         await asyncio.sleep(5.0)
-        looked_at: list[float] = []
+        reconciled: list[float] = []
         reconcile = operator.loop.reconciler.reconcile
 
         async def noted(key: RunKey) -> float | None:
-            looked_at.append(asyncio.get_running_loop().time())
+            reconciled.append(asyncio.get_running_loop().time())
             return await reconcile(key)
 
         operator.loop.reconciler.reconcile = noted  # type: ignore[method-assign]
         for _ in range(500):
             at.ledger.wake(Wake(uid, reported=False))
             await asyncio.sleep(0.01)
-        assert 4 <= len(looked_at) <= 6
-        looked_at.clear()
+        assert 4 <= len(reconciled) <= 6
+        reconciled.clear()
         at.ledger.wake(Wake(uid, reported=True))
         await asyncio.sleep(0.1)
-        assert len(looked_at) == 1, "a report does not wait"
+        assert len(reconciled) == 1, "a report does not wait"
         await at.close()
 
     run(scenario())
@@ -336,8 +336,8 @@ def test_retention_removes_the_object_and_its_history() -> None:
     run(scenario())
 
 
-def test_who_waits_for_the_first_look_hears_that_it_cannot_be_taken() -> None:
-    """What fills the store otherwise, the watches, waits for it, and is all there is to say why."""
+def test_waiting_for_the_first_relist_ends_when_the_leader_cannot_start() -> None:
+    """The watches wait for the first relist, and would otherwise never start."""
 
     async def scenario() -> None:
         at = World(11)

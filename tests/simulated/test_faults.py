@@ -2,7 +2,7 @@
 repeated, disrupted pods, and an operator that is killed again and again. Every run still ends as if nothing
 had happened, and no attempt exists twice.
 
-A failing seed is printed; put it into `FAILED_ONCE` with the cause when it is mended.
+A failing seed is printed; put it into `FAILED_ONCE` with the cause when it is fixed.
 """
 
 from __future__ import annotations

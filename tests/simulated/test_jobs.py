@@ -1,4 +1,4 @@
-"""Attempts that are Jobs: one pod each, whatever is lost, and nobody retries beside us."""
+"""Attempts that are Jobs: one pod each, whatever is lost, and no retries by the Job controller."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHAIN: dict[str, Any] = {
         {"name": "second", "agent": AGENT, "input": "${steps.first.output}"},
     ],
 }
-#: Jobs beside pods, so that neither is taken for the other.
+#: Jobs next to pods, so that mistaking one for the other shows.
 FAN: dict[str, Any] = {
     "parallelism": 4,
     "defaults": {"retry": {"limit": 50, "backoff": {"max": "5s"}}, "disruptions": {"limit": 100}},

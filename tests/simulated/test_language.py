@@ -1,5 +1,7 @@
-"""The language under the whole control loop: what people change while runs are under way, and what binds many
-runs at once. First in a calm world, then with faults, an operator that is killed, and wishes that change."""
+"""The language under the whole control loop: changing desired states, and limits that bind many runs.
+
+First without faults, then with faults, an operator that is killed, and desired states that change.
+"""
 
 from __future__ import annotations
 
@@ -236,7 +238,7 @@ def test_limits_hold_over_many_runs_and_the_higher_priority_goes_first() -> None
         (ended,) = await _ended(at, high)
         done = sum(task.phase.terminal for uid in low for task in at.tasks(uid).values())
         assert ended.phase is Phase.SUCCEEDED
-        # Its turn comes with the first slot that becomes free; what runs beside it may end meanwhile.
+        # The run gets the first slot that becomes free; other tasks may end meanwhile.
         assert done < 12, "a backlog of low priority does not hold it up"
         await _ended(at, *low)
         await at.close()
@@ -291,7 +293,7 @@ FAILED_ONCE: dict[int, str] = {}
 
 
 @pytest.mark.parametrize("seed", [*FAILED_ONCE, *range(SEEDS)])
-def test_whatever_is_wished_and_goes_wrong_every_run_ends_by_the_rules(seed: int) -> None:
+def test_every_run_ends_by_the_rules_under_faults_and_changing_desired_states(seed: int) -> None:
     async def scenario() -> None:
         at = World(seed, ODDS, limit=3)
         at.start_operator()

@@ -1,4 +1,4 @@
-"""Requests whose sender has given them up, and which are carried out all the same."""
+"""Requests that are executed after their sender has given up."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def open_attempts(at: World) -> int:
 def commit_late(
     operator: Operator, chosen: Callable[[Commit], bool], *, seconds: float
 ) -> list[asyncio.Task[Any]]:
-    """Let the first chosen commit take effect long after its sender was told that it failed."""
+    """Let the first chosen commit take effect long after its sender has seen it fail."""
     commit = operator.ledger.commit
     late: list[asyncio.Task[Any]] = []
 
@@ -88,8 +88,8 @@ def test_a_commit_that_comes_late_exceeds_no_limit(which: Callable[[Commit], boo
     run(scenario())
 
 
-def test_a_pod_that_was_made_late_is_not_left_behind() -> None:
-    """Its attempt has ended, and so has its run: nobody is told, and a sweep finds it."""
+def test_a_pod_created_by_a_late_request_is_not_left_behind() -> None:
+    """Its attempt and its run have ended, so no pass expects the pod: a relist finds it."""
 
     async def scenario() -> None:
         at = World(4)
@@ -113,7 +113,7 @@ def test_a_pod_that_was_made_late_is_not_left_behind() -> None:
 
 
 def test_a_list_from_the_past_does_not_end_the_run_that_came_after() -> None:
-    """A new leader is shown a run that was deleted, where there has long been another of its name."""
+    """The first list of a new leader has a deleted run in place of the live run of the same name."""
 
     async def scenario() -> None:
         at = World(5)

@@ -29,7 +29,7 @@ async def begun(at: World) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """What `pg_dump` takes: one consistent look at everything."""
+    """What `pg_dump` takes: one consistent snapshot."""
 
     ledger: Any
     #: What the guarantees know was written, up to the same moment.
@@ -114,7 +114,7 @@ def test_a_ledger_older_than_its_cluster_begins_nothing_that_has_ended() -> None
         at.start_operator()
         (ended,) = await at.until_ended([uid])
         assert deleted(ended)
-        assert at.status("chain") == shown, "what was told of a run's end stays"
+        assert at.status("chain") == shown, "the status of the ended run stays"
         assert len(at.api.all("Pod")) == pods
         await at.close()
 
@@ -122,10 +122,10 @@ def test_a_ledger_older_than_its_cluster_begins_nothing_that_has_ended() -> None
 
 
 def test_a_ledger_older_than_its_cluster_goes_on_with_what_runs() -> None:
-    """The pod of an attempt that the ledger has forgotten is met as the one that it is about to make."""
+    """The create of an attempt that the restored ledger lacks meets the pod of that attempt."""
 
     async def scenario() -> None:
-        # What an agent said through the gateway would be lost with the ledger that it was said to.
+        # Reports through the gateway would be lost with the ledger that has them.
         at = World(4)
         at.behaviour.reports = False
         at.start_operator()

@@ -61,7 +61,7 @@ def counted_loads(at: World) -> list[str]:
 @pytest.mark.parametrize("executor", ["Pod", "Job"])
 @pytest.mark.parametrize("dies", ["before the pod ends", "before the event", "never"])
 @pytest.mark.parametrize(("outcome", "policy"), [(o, p) for o in ("Succeeded", "Failed") for p in POLICIES])
-def test_a_pod_that_ends_after_its_run_goes_by_the_policy(
+def test_a_pod_that_ends_after_its_run_follows_the_policy(
     outcome: str, policy: str, dies: str, executor: str
 ) -> None:
     async def scenario() -> None:
@@ -92,7 +92,7 @@ def test_a_pod_that_ends_after_its_run_goes_by_the_policy(
         left = len(at.api.all("Pod"))
         assert left == (policy == "Always" or (policy, outcome) == ("OnFailure", "Failed"))
         assert len(at.api.all("Job")) == (left if executor == "Job" else 0)
-        # Nobody asks the ledger again about a pod that stays.
+        # No pass loads the run again for a pod that stays.
         asked = len(loads)
         await asyncio.sleep(300)
         assert len(loads) == asked

@@ -42,14 +42,14 @@ class Watched:
         #: How often each run was created.
         self.made: Counter[str] = Counter()
         #: Runs that were live when another was created.
-        self.beside: dict[str, list[str]] = {}
+        self.live_at: dict[str, list[str]] = {}
         on_made = self.at.api.on_made
 
         def noted(kind: str, obj: dict[str, Any]) -> None:
             if kind == "Workflow":
                 name = obj["metadata"]["name"]
                 self.made[name] += 1
-                self.beside[name] = [other for other in self.live() if other != name]
+                self.live_at[name] = [other for other in self.live() if other != name]
             on_made(kind, obj)
 
         self.at.api.on_made = noted
@@ -180,7 +180,7 @@ def test_forbid_never_has_two_at_once(seed: int) -> None:
         await watched.until(60.0 * MINUTES + 30)
         await kills
         assert len(watched.made) > 2
-        assert not {run: beside for run, beside in watched.beside.items() if beside}
+        assert not {run: live for run, live in watched.live_at.items() if live}
         await watched.at.close()
 
     run(scenario())

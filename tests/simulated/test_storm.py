@@ -16,7 +16,7 @@ SEEDS = os.environ.get("SEEDS", "2000")
 #: Seeds that failed once, each with what was wrong.
 FAILED_ONCE = {
     7525: "a pod that ended when its run had ended, and its operator was killed, stayed for good",
-    1150: "an AgentTask that came to light when its task had ended was never told so",
+    1150: "an AgentTask that came to light when its task had ended was never given its final status",
     1555: "a pod that a late request made again outlived its run",
     8329: "an AgentTask was shown as Succeeded whose run had ended as Cancelled",
     17916: "a pod that came to be seen while a list from before it was on its way was forgotten for good",

@@ -1,6 +1,6 @@
-"""Everything that can go wrong with a run, at once and from one seed.
+"""The storm: seeded fault injection with every fault that a run can meet, several at the same time.
 
-`scenario.simulate(seed)` is one world, from its beginning to its end. Each part of the real system is a
-process, frozen and killed at any await; between them lie wires on which calls are lost, late or answered by
-nobody; people change their minds; and `guarantees` looks at every single change.
+`scenario.simulate(seed)` runs one world from its start to rest. Each part of the product is a process that
+can be frozen or killed at any await; calls between processes are lost or late; users pause, cancel and delete
+runs; and `tests/fakes/guarantees.py` checks every single change.
 """

@@ -18,7 +18,7 @@ REPORT_EVERY = 10.0
 
 
 def in_order(module: str) -> None:
-    """Begin anew with sets in the same order as in every other process, which the history depends on."""
+    """Start again with a fixed hash seed: the history depends on the order of sets."""
     if os.environ.get("PYTHONHASHSEED") != "0":
         os.environ["PYTHONHASHSEED"] = "0"
         os.execv(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]])
@@ -28,7 +28,7 @@ def in_order(module: str) -> None:
 
 
 def main() -> int:
-    """Exit code 1 if a guarantee was broken."""
+    """Run seeds. Returns 1 if a guarantee was broken."""
     parser = argparse.ArgumentParser(prog="make simulate")
     parser.add_argument("--seeds", type=int, default=1000, help="how many seeds to try")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
@@ -57,7 +57,7 @@ def _replay(seeds: Sequence[int], *, trace: bool) -> int:
 def _try(seeds: Sequence[int], *, jobs: int, keep_going: bool) -> int:
     counts: Counter[str] = Counter()
     failed = 0
-    began = told = time.monotonic()
+    began = reported = time.monotonic()
     for done, outcome in enumerate(_outcomes(seeds, jobs), 1):
         counts.update(outcome.counts)
         now = time.monotonic()
@@ -67,8 +67,8 @@ def _try(seeds: Sequence[int], *, jobs: int, keep_going: bool) -> int:
             print(f"replay it: make simulate SEED={outcome.seed}", flush=True)
             if not keep_going:
                 return 1
-        if now - told > REPORT_EVERY or done == len(seeds):
-            told = now
+        if now - reported > REPORT_EVERY or done == len(seeds):
+            reported = now
             rate = done / (now - began)
             print(f"{done} of {len(seeds)} seeds, {rate:.1f} a second, {failed} failed", flush=True)
     print("tried: " + ", ".join(f"{name} {number}" for name, number in sorted(counts.items())))

@@ -1,4 +1,4 @@
-"""What goes wrong every now and then, and what people do meanwhile."""
+"""Sudden faults, and what users do meanwhile."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.simulated.storm.world import StormWorld
 
 
 class Chaos:
-    """Plays the sudden faults of a seed's climate, one after the other, several at once."""
+    """Injects the sudden faults of a seed's profile; several may last at the same time."""
 
     def __init__(self, world: StormWorld) -> None:
         self._world = world
@@ -44,7 +44,7 @@ class Chaos:
         }
 
     async def run(self, seconds: float) -> None:
-        """Go on for so long."""
+        """Inject faults for so many seconds."""
         end = asyncio.get_running_loop().time() + seconds
         while True:
             pause = self._faults.random.expovariate(1 / self._faults.pace)
@@ -52,7 +52,7 @@ class Chaos:
             if asyncio.get_running_loop().time() >= end or self._world.guarantees.violation:
                 return
             if not self._world.unfinished() and self._faults.chance(0.3):
-                return  # there is little left to disturb
+                return  # all runs have ended
             name = self._faults.next_sudden()
             if name is not None:
                 self._world.guarantees.counts[name] += 1
@@ -65,7 +65,7 @@ class Chaos:
     # --- processes
 
     def _kill_operator(self) -> None:
-        """Between any two awaits of it; it is started again after a while."""
+        """Kill an operator between any two awaits; a new one starts after a while."""
         world = self._world
         operator = self._faults.choice(world.operators)
 
@@ -96,7 +96,7 @@ class Chaos:
             operator.process.resume()
 
     def _second_leader(self) -> None:
-        """Somebody starts another operator beside the one there is."""
+        """A user starts one more operator."""
         if len(self._world.operators) < 3:
             self._world.start_operator()
 
@@ -164,7 +164,7 @@ class Chaos:
         return self._faults.choice(pods) if pods else None
 
     async def _freeze_agent(self) -> None:
-        """SIGSTOP; the agent goes on long after it may have been given up."""
+        """SIGSTOP; the agent resumes long after its attempt may have been superseded."""
         pod = self._some_pod()
         if pod is None or pod.dead or not pod.agent.process.running:
             return
@@ -198,7 +198,7 @@ class Chaos:
         world.api.desire(run.workload.kind, run.name, "Paused")
         await asyncio.sleep(self._faults.between(0.1, 60.0))
         await world.api.back.wait()
-        # Some stay as they are, until somebody remembers them in the end.
+        # Some runs stay paused until the end of the faults.
         if self._faults.chance(0.7) and not self._faults.quiesced:
             world.api.desire(run.workload.kind, run.name, "Running")
 
@@ -210,7 +210,7 @@ class Chaos:
             self._world.api.desire(run.workload.kind, run.name, "Cancelled")
 
     async def _delete_run(self) -> None:
-        """Somebody deletes a run, and perhaps applies it again under its name."""
+        """A user deletes a run, and perhaps applies one of the same name."""
         world = self._world
         run = self._faults.choice(world.applied)
         await world.api.back.wait()

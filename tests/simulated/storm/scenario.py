@@ -1,4 +1,4 @@
-"""One seed from its beginning to its end."""
+"""One seed from its start until everything has come to rest."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from tests.simulated.storm.chaos import Chaos
 from tests.simulated.storm.workloads import WORKLOADS
 from tests.simulated.storm.world import StormWorld
 
-#: Virtual seconds in which every run must have ended once the world is calm, and nothing be left over.
+#: Virtual seconds after the faults within which every run must end, and nothing be left over.
 PATIENCE: Final = 1800.0
 #: Virtual seconds until the pods of a paused run have left, and for which it is watched.
 TO_PAUSE: Final = 400.0
 REST: Final = 60.0
-#: Virtual seconds between two looks at that.
-LOOK: Final = 2.5
+#: Virtual seconds between two checks of that.
+POLL: Final = 2.5
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of a seed."""
+    """The result of a seed."""
 
     seed: int
     #: The first guarantee that was broken; None if all held.
@@ -45,9 +45,9 @@ class Outcome:
 def simulate(seed: int, trace: Callable[[str], None] | None = None) -> Outcome:
     """Run a world. The same seed gives the same outcome, to the last event.
 
-    `trace` is told what happens, for people who look for a cause.
+    `trace` receives a line for every event, for people who search for a cause.
     """
-    # Jitter in the code that is tested.
+    # Jitter in the product.
     random.seed(seed)
     loop = VirtualLoop()
     outcome = Outcome(seed)
@@ -59,7 +59,7 @@ def simulate(seed: int, trace: Callable[[str], None] | None = None) -> Outcome:
     )
     asyncio.set_event_loop(loop)
     with warnings.catch_warnings():
-        # Of coroutines that were killed before their first instruction.
+        # Coroutines may be killed before their first instruction.
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         try:
             loop.run_until_complete(_live(seed, outcome, broken, trace))
@@ -95,7 +95,7 @@ async def _live(seed: int, outcome: Outcome, broken: list[str], trace: Callable[
 
 
 async def _come_to_rest(world: StormWorld, broken: list[str]) -> None:
-    """All pauses are kept, then all runs end, and nothing is left over."""
+    """Check that paused runs stay paused, then that all runs end and nothing is left over."""
     guarantees = world.guarantees
 
     async def until(done: Callable[[], bool], seconds: float) -> bool:
@@ -103,7 +103,7 @@ async def _come_to_rest(world: StormWorld, broken: list[str]) -> None:
         while not done():
             if guarantees.violation or broken or asyncio.get_running_loop().time() > deadline:
                 return False
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL)
         return True
 
     paused = world.paused()
@@ -111,7 +111,7 @@ async def _come_to_rest(world: StormWorld, broken: list[str]) -> None:
     guarantees.demand(resting, "a paused run does not come to rest")
     if paused:
         known = [guarantees.runs[run.uid] for run in paused if run.uid in guarantees.runs]
-        # What ended before the pause, and was not heard of, comes to light with the next sweep.
+        # The next relist finds what ended before the pause and whose event was lost.
         await asyncio.sleep(REST)
         made = [run.sequence for run in known]
         await asyncio.sleep(REST)
@@ -139,7 +139,7 @@ def _digest(world: StormWorld) -> str:
 
 
 class _Listener:
-    """Takes note of what the operator logs as a fault of its own."""
+    """Records what the operator logs as a defect of its own."""
 
     def __init__(self, broken: list[str]) -> None:
         self._broken = broken

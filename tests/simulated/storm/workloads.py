@@ -1,4 +1,4 @@
-"""The runs that are tried, and what each gives when nothing is in its way."""
+"""The workloads, each with its outputs in a world without faults."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATIENT: Final[Spec] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """A run to try."""
+    """A run to apply."""
 
     kind: str = "Workflow"
     spec: Spec

@@ -1,4 +1,4 @@
-"""The world of the storm: workloads, what becomes of them while everything fails, and the rest afterwards."""
+"""The world of the storm: the applied workloads, the end of all faults, and what must hold after it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.fakes.operators import Operator
 from tests.fakes.world import World
 from tests.simulated.storm.workloads import Workload
 
-#: Seconds until it is noticed that an operator has ended.
+#: Seconds until an operator that has ended is started again.
 KUBELET_LOOKS = 5.0
 
 
 @dataclass(slots=True, eq=False)
 class Applied:
-    """A run that somebody applied."""
+    """A run that was applied."""
 
     name: str
     uid: str
@@ -46,7 +46,7 @@ class StormWorld(World):
         self.behaviour.work = faults.choice([(0.05, 1.0), (0.05, 6.0), (2.0, 12.0)])
 
     def leader(self) -> Operator | None:
-        """One that works, or takes itself for the one that does."""
+        """An operator that leads, or believes that it does."""
         return next((operator for operator in self.operators if operator.loop.reconciling), None)
 
     async def restart(self, operator: Operator, seconds: float) -> None:
@@ -71,7 +71,7 @@ class StormWorld(World):
     # --- after the storm
 
     def quiesce(self) -> None:
-        """From now on nothing goes wrong any more, and what was away comes back."""
+        """End all faults, and bring back every server and process."""
         faults = self.faults
         faults.quiesced = True
         faults.error_bursts = dict.fromkeys(faults.error_bursts, 0)
@@ -89,7 +89,7 @@ class StormWorld(World):
         self._see_to_operators()
 
     def _see_to_operators(self) -> None:
-        """One operator works, whichever; those that were frozen go on."""
+        """Make sure that one operator leads; resume the frozen ones."""
         for operator in list(self.operators):
             operator.process.fuse = None
             if operator.watch in self.api.watches:
@@ -99,7 +99,7 @@ class StormWorld(World):
                 self.remove(operator)
         if self.leases and self.operators:
             return
-        # Without a Lease nobody takes over by himself: the newest is the leader, and may have been killed.
+        # Without a Lease no operator takes over: the newest is the leader, and may have been killed.
         for operator in list(self.operators):
             if not operator.alive:
                 self.remove(operator)
@@ -107,7 +107,7 @@ class StormWorld(World):
         self.nodes.start(self._keep_operator())
 
     async def _keep_operator(self) -> None:
-        """What a kubelet does: an operator that was deposed ends, and is started again.
+        """What a kubelet does: start an operator again when it has ended, deposed.
 
         That comes to pass even in peace: the last request of one that was killed may have been on its way.
         """
@@ -117,7 +117,7 @@ class StormWorld(World):
                 self.start_operator()
 
     def paused(self) -> list[Applied]:
-        """Runs of which somebody wants that they rest."""
+        """Runs whose desired state is Paused."""
         return [
             run
             for run in self.applied
@@ -125,18 +125,18 @@ class StormWorld(World):
         ]
 
     def rests(self, run: Applied) -> bool:
-        """Whether a run that is to be paused holds nothing in the cluster."""
+        """Whether a run that is to be paused has no live pod."""
         model = self.guarantees.runs.get(run.uid)
         still = model is not None and (model.run.phase is Phase.PAUSED or model.run.phase.terminal)
         return still and not self.pods(run.uid)
 
     def unfinished(self) -> list[str]:
-        """What is still to come to its end."""
+        """Names of runs that have not ended, or whose status does not say so."""
         found = [model.run.name for model in self.guarantees.runs.values() if not model.run.phase.terminal]
         return found + [run.name for run in self.applied if not self._status_written(run)]
 
     def strays(self) -> list[str]:
-        """Objects that nobody wants any more."""
+        """Objects that should have been deleted."""
         uids = {obj["metadata"]["uid"] for obj in self.api.objects.values()}
         orphans = [
             f"{kind} {name}"
@@ -150,7 +150,7 @@ class StormWorld(World):
         """Whether the retention of its run lets the pod of an ended attempt stay."""
         counts = self.guarantees.counts
         if counts["kill operator"] or counts["second leader"] or counts["freeze operator"]:
-            # A new operator does not look at runs that have ended: such pods go with their run.
+            # A new operator does not reconcile runs that have ended: such pods are deleted with their run.
             return True
         metadata = pod["metadata"]
         model = self.guarantees.runs.get(self.nodes.run_of.get(metadata["uid"], ""))
@@ -167,7 +167,7 @@ class StormWorld(World):
         return obj if obj is not None and obj["metadata"]["uid"] == run.uid else None
 
     def _status_written(self, run: Applied) -> bool:
-        """Whether the status of a run, and those of its tasks, say how it ended."""
+        """Whether the statuses of a run and of its tasks say how each ended."""
         obj = self._object(run)
         if obj is None:
             return True
@@ -175,7 +175,7 @@ class StormWorld(World):
         if model is None or (obj.get("status") or {}).get("phase") != model.run.phase:
             return False
         if not self.leases:
-            return True  # a deposed leader may write the status of a task once more, and nobody looks again
+            return True  # a deposed leader may overwrite the status of a task, and no later pass repairs it
         phases = {task.name: task.phase for task in model.tasks.values()}
         return all(
             (task.get("status") or {}).get("phase") == phases.get(task["metadata"]["name"])
@@ -185,7 +185,7 @@ class StormWorld(World):
         )
 
     def check_results(self) -> None:
-        """What came out of every run is what comes out of it when nothing goes wrong."""
+        """Check that every run has the outputs that it has in a world without faults."""
         for run in self.applied:
             model = self.guarantees.runs.get(run.uid)
             if model is None:
