@@ -1,8 +1,7 @@
 """Who may start attempts under limits that many runs share.
 
-A slot that becomes free is given away at once, to the run whose turn it is, and kept for it until that run
-has been looked at. Were runs only told that there is something to be had, the one looked at first would get
-it, whatever its priority.
+A free slot is reserved at once for the run whose turn it is, until that run is reconciled. If runs were only
+notified of free slots, the run that is reconciled first would take the slot, whatever its priority.
 
 Whose turn it is: the highest priority that its namespace's limit lets in; among equals the namespace that was
 served least recently, and in it the run that was served least recently; of those never served, the older run.
@@ -10,7 +9,7 @@ A newcomer comes after all that wait, and before the one that was served last, s
 cannot starve an old one. A slot that is handed back unused was no turn.
 
 How much a run wants is known only once it has been decided about. Until then it counts as wanting one slot,
-and what nobody else wants it may have as well (`SPARE`).
+and the run may have as well what no other run wants (`SPARE`).
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from typing import Any
 
 from perdure.domain.engine.lazy_heap import LazyHeap
 
-#: Slots that a pass may have if nobody else wants them, though the run is not known to want so many.
+#: Slots that a pass may have if no other run wants them, though the run is not known to want so many.
 SPARE = 8
 
 _Rank = tuple[Any, ...]
@@ -120,13 +119,13 @@ class Slots:
         self._priorities: LazyHeap[int, _Rank] = LazyHeap()
         #: The newest turn. Turns are even numbers, so that a newcomer finds a place between two.
         self._turn = 0
-        #: Runs for which something is kept, and of which the caller was not told yet.
+        #: Runs for which something is kept, and which were not returned to the caller yet.
         self._wakes: dict[str, None] = {}
 
     def hold(self, uid: str, namespace: str, open: int) -> None:
         """A run has this many open attempts now: after it was restored, or in a pass after a commit.
 
-        More than the limit allows are borne (it may have been lowered): then nothing starts meanwhile.
+        More than the limit allows are tolerated (it may have been lowered): then nothing starts meanwhile.
         """
         if not self.bounded:
             return
@@ -154,7 +153,7 @@ class Slots:
         self._rank(run)
         self._share_out()
         while run.reserved + run.offered < SPARE and self._has_room(run.namespace):
-            self._give(run)  # nobody else may have it, or it would be theirs by now
+            self._give(run)  # no other run may have the slot, or that run would have it by now
         run.reserved, run.offered = run.reserved + run.offered, 0
         self._wakes.pop(uid, None)
         return run.reserved
@@ -167,7 +166,7 @@ class Slots:
     def settle(self, uid: str, open: int, wants: int) -> list[str]:
         """A pass is over: the run has `open` attempts and would start `wants` more if it might.
 
-        Returns the runs to be looked at now, because slots are kept for them; this one may be among them.
+        Returns the runs to be reconciled now, because slots are kept for them; this one may be among them.
         """
         run = self._runs.get(uid)
         if run is not None:
@@ -186,7 +185,7 @@ class Slots:
         return self._shared_out()
 
     def forget(self, uid: str) -> list[str]:
-        """A run has ended, or is no more. Returns the runs to be looked at now, as `settle` does."""
+        """A run has ended or was deleted. Returns the runs to be reconciled now, as `settle` does."""
         run = self._runs.get(uid)
         if run is not None:
             self._set_open(run, 0)
@@ -206,7 +205,7 @@ class Slots:
         return woken
 
     def _share_out(self) -> None:
-        """Give away every slot that somebody wants and may have."""
+        """Reserve every free slot for a run that wants the slot and may have it."""
         while self._total is None or self._used < self._total:
             priority = self._priorities.first()
             namespace = None if priority is None else self._levels[priority].first()

@@ -1,7 +1,7 @@
-"""The work queue: keys that need a look, each handled by one worker at a time.
+"""The work queue: keys to be reconciled, each handled by one worker at a time.
 
-A key that is added while it waits is one entry; one that is added while a worker has it is looked at again
-afterwards. A key names what to look at and carries no event, so nothing is lost by joining two.
+A key that is added while it waits is one entry; one that is added while a worker has it is reconciled
+again afterwards. A key names what to reconcile and carries no event, so nothing is lost by joining two.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class WorkQueue:
         return len(self._ready) + len(self._due)
 
     def add(self, key: RunKey) -> None:
-        """Look at a key as soon as a worker is free."""
+        """Reconcile a key as soon as a worker is free."""
         self._due.pop(key, None)
         if key in self._active:
             self._again.add(key)
@@ -55,7 +55,7 @@ class WorkQueue:
             self._wake_worker()
 
     def add_after(self, key: RunKey, delay: float) -> None:
-        """Look at a key after `delay` seconds, unless it is to be looked at sooner anyway."""
+        """Reconcile a key after `delay` seconds, unless it is due sooner anyway."""
         due = asyncio.get_running_loop().time() + max(delay, 0.0)
         if key in self._waiting or (key in self._due and self._due[key] <= due):
             return
@@ -66,9 +66,9 @@ class WorkQueue:
             self._set_timer()
 
     def add_failed(self, key: RunKey) -> float:
-        """Look again after a failure: 0.1 s, doubled each time up to a minute. Returns the delay.
+        """Retry after a failure: 0.1 s, doubled each time up to a minute. Returns the delay.
 
-        A key that was looked at sooner, because of news, waits out the rest: many events are not many
+        A key that was reconciled sooner, because of an event, waits out the rest: many events are not many
         failures.
         """
         now = asyncio.get_running_loop().time()

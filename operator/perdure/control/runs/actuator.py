@@ -106,7 +106,7 @@ def _refuse(live: LiveRun, attempt: AttemptRecord, reason: Reason, message: str)
 
 
 def _note_refusal(live: LiveRun, attempt: AttemptRecord, error: ApiError, noun: str) -> None:
-    """Tell apart what never heals, what heals in its own time, and what is to be tried again now."""
+    """Distinguish what never heals, what heals in its own time, and what is to be tried again now."""
     key = attempt.key
     refused = f"the API server refuses the {noun}: {error.message}"
     if "being terminated" in error.message:

@@ -38,7 +38,7 @@ LINGER = timedelta(seconds=30)
 #: How long to wait after a deletion was refused.
 RETRY = timedelta(seconds=5)
 
-#: What is deleted first; failed tasks are looked into the longest.
+#: What is deleted first; failed tasks are investigated the longest.
 _RANK = {Phase.SUCCEEDED: 0, Phase.SKIPPED: 0, Phase.CANCELLED: 1, Phase.FAILED: 2}
 
 _log = structlog.get_logger(__name__)
@@ -89,7 +89,7 @@ class Cleanup:
         self._executors = executors
         #: Ended tasks that have no object, by run, when they were last counted.
         self._bare: dict[str, int] = {}
-        #: Runs that have ended, and all of whose pods were looked at since.
+        #: Runs that have ended, and all of whose pods were checked since.
         self._over: set[str] = set()
         #: Runs of which a deletion was refused, and when to try again.
         self._refused: dict[str, datetime] = {}
@@ -101,7 +101,7 @@ class Cleanup:
     async def tidy(self, live: LiveRun, now: datetime) -> float | None:
         """Delete what is due of a run. Returns the seconds until there is more to do, None for nothing.
 
-        What the API server refuses is tried again later, and stops nobody.
+        What the API server refuses is tried again later, and stops no other run.
         """
         pods, next_due = self._pods_to_delete(live, now)
         if live.view.run.phase.terminal and pods:
@@ -112,9 +112,9 @@ class Cleanup:
             return (again - now).total_seconds()
         now_due = pods[:AT_ONCE]
         tasks = self._tasks_to_delete(live)[: AT_ONCE - len(now_due)]
-        doomed = now_due + [doomed for _, doomed in tasks]
-        deleted = await self._delete(live.key, doomed)
-        if len(deleted) < len(doomed):
+        deletions = now_due + [deletion for _, deletion in tasks]
+        deleted = await self._delete(live.key, deletions)
+        if len(deleted) < len(deletions):
             self._refused[live.uid] = now + RETRY
             return RETRY.total_seconds()
         self._refused.pop(live.uid, None)
@@ -130,21 +130,21 @@ class Cleanup:
     def behind(self, live: LiveRun) -> bool:
         """True while a run that has ended has more objects than it may keep.
 
-        Its final status waits for that: once it is written, nobody looks at the run again.
+        The final status waits for that: once it is written, the run is not reconciled again.
         """
         return live.view.run.phase.terminal and live.uid not in self._refused and self._count_excess(live) > 0
 
     async def after_end(self, key: RunKey, now: datetime) -> float | None:
         """Delete pods that outlive their finished run, and let go of what is known of it.
 
-        Returns the seconds after which to look again, None once there is nothing left to do. Raises ApiError.
+        Returns the seconds until the next check, None once there is nothing left to do. Raises ApiError.
         """
         pods = self._store.of(key).pods
         alive = {name: pod for name, pod in pods.items() if not pod.ended and pod.deletion is None}
         leaving = self._leaving.get(key, {})
-        for doomed in [doomed for name, doomed in leaving.items() if name not in alive]:
-            await self._kube.delete(doomed.kind, key.namespace, doomed.name, uid=doomed.uid)
-            del leaving[doomed.name]
+        for deletion in [deletion for name, deletion in leaving.items() if name not in alive]:
+            await self._kube.delete(deletion.kind, key.namespace, deletion.name, uid=deletion.uid)
+            del leaving[deletion.name]
         if not alive:
             self.forget(key)
             self._store.release(key)
@@ -153,8 +153,8 @@ class Cleanup:
         if left > 0:
             return left
         for _, pod in sorted(alive.items()):
-            doomed = deletion_of_pod(pod)
-            await self._kube.delete(doomed.kind, key.namespace, doomed.name, uid=doomed.uid)
+            deletion = deletion_of_pod(pod)
+            await self._kube.delete(deletion.kind, key.namespace, deletion.name, uid=deletion.uid)
         return None
 
     @property
@@ -175,12 +175,12 @@ class Cleanup:
     # --- pods
 
     def _pods_to_delete(self, live: LiveRun, now: datetime) -> tuple[list[Deletion], datetime | None]:
-        """Pods that are due, and when the next one is. What needs no more looking at leaves `lingering`."""
+        """Pods that are due, and when the next one is. Others that stay leave `cleanup_candidates`."""
         objects = self._store.of(live.key)
         pods = objects.pods
         ended = live.view.run.phase.terminal
         if ended:
-            # Nobody observes it any more, so the news is for us.
+            # The observer takes no changes of an ended run any more, so they are left for the cleanup.
             changed, objects.changed = objects.changed, set()
             live.objects.cleanup_candidates |= changed if live.uid in self._over else pods.keys()
             self._over.add(live.uid)
@@ -193,16 +193,16 @@ class Cleanup:
             if pod is None or attempt is None or at is None:
                 live.objects.cleanup_candidates.discard(name)
                 continue
-            doomed = deletion_of_pod(pod)
+            deletion = deletion_of_pod(pod)
             if at <= now:
-                found.append(doomed)
+                found.append(deletion)
                 continue
             next_due = at if next_due is None else min(next_due, at)
             if ended and goes_when_ended(live.view.plan.pod_retention, attempt, pod.attempt):
                 # It leaves by itself, but the store forgets ended pods of finished runs.
-                self._leaving.setdefault(live.key, {})[name] = doomed
+                self._leaving.setdefault(live.key, {})[name] = deletion
         if ended:
-            self._store.decide_pods(live.key, but={doomed.name for doomed in found})
+            self._store.decide_pods(live.key, but={deletion.name for deletion in found})
         return found, next_due
 
     # --- tasks
@@ -216,7 +216,7 @@ class Cleanup:
         excess = len(there) - MAX_ENDED_TASKS
         if excess <= 0:
             return []
-        free = {key: doomed for key, doomed in there.items() if self._is_idle(live, key, doomed)}
+        free = {key: deletion for key, deletion in there.items() if self._is_idle(live, key, deletion)}
         chosen = excess_tasks((live.view.tasks[key] for key in free), excess=excess)
         return [(task.key, free[task.key]) for task in chosen]
 
@@ -226,7 +226,7 @@ class Cleanup:
         there = self._ended_objects(live)
         if len(there) <= MAX_ENDED_TASKS:
             return 0
-        idle = sum(self._is_idle(live, key, doomed) for key, doomed in there.items())
+        idle = sum(self._is_idle(live, key, deletion) for key, deletion in there.items())
         return min(idle, len(there) - MAX_ENDED_TASKS)
 
     def _may_have_excess(self, live: LiveRun) -> bool:
@@ -248,9 +248,9 @@ class Cleanup:
                 there[key] = leftover
         return there
 
-    def _is_idle(self, live: LiveRun, key: TaskKey, doomed: Deletion) -> bool:
+    def _is_idle(self, live: LiveRun, key: TaskKey, deletion: Deletion) -> bool:
         """True if nothing of an ended task runs: its pods go with its object."""
-        return self._executors.of_attempt(live, key).is_idle(live, key, doomed)
+        return self._executors.of_attempt(live, key).is_idle(live, key, deletion)
 
     def _forget_task(self, live: LiveRun, key: TaskKey, task: Deletion) -> None:
         self._store.remove(task.kind, live.key.namespace, task.name, uid=task.uid)
@@ -268,14 +268,16 @@ class Cleanup:
 
         async def work() -> None:
             while waiting:
-                doomed = waiting.pop()
+                deletion = waiting.pop()
                 try:
-                    await self._kube.delete(doomed.kind, key.namespace, doomed.name, uid=doomed.uid)
+                    await self._kube.delete(deletion.kind, key.namespace, deletion.name, uid=deletion.uid)
                 except ApiError as error:
-                    _log.warning("not deleted", run=key, kind=doomed.kind, name=doomed.name, error=str(error))
+                    _log.warning(
+                        "not deleted", run=key, kind=deletion.kind, name=deletion.name, error=str(error)
+                    )
                     waiting.clear()
                 else:
-                    deleted.append(doomed)
+                    deleted.append(deletion)
 
         if len(objects) == 1:
             await work()

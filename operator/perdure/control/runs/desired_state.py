@@ -1,7 +1,7 @@
 """What parents mean for the Workflows that they made: pause and cancel flow down.
 
-A child is not told: what is wanted of it is worked out anew whenever it is looked at, from the objects above
-it as they are. So nothing has to be undone when a parent goes on, and nothing is lost in a crash.
+Nothing is sent to a child: its desired state is computed at every pass from the objects above it as they are.
+So nothing has to be undone when a parent goes on, and nothing is lost in a crash.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from perdure.control.live_run import LiveRun
 from perdure.domain.records import WORKFLOW, DesiredState
 
 _STRENGTH: dict[DesiredState, int] = {"Running": 0, "Paused": 1, "Cancelled": 2}
-#: Generations looked at; objects that name each other as owners must not keep us here.
+#: Generations followed; objects that name each other as owners must not keep us here.
 _GENERATIONS = 32
 
 

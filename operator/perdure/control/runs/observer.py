@@ -1,10 +1,10 @@
-"""Looking before deciding: what changed in the cluster, and what agents wrote, since the last pass.
+"""The observation before a decision: what changed in the cluster, and what agents wrote, since the last pass.
 
 A watch event may be late, repeated or lost, so nothing final is concluded from the store alone: a pod that
-is missing there is asked for, and one whose time is over is looked at again. The ledger is asked for reports
-when it says that there are some. One that was written a moment before the end of its pod was seen, and of
-which nobody has told yet, has raised the run's version: the end cannot be committed without it. The end of a
-child Workflow is taken from the ledger, never from its status.
+is missing there is asked for, and a pod whose time is over is read again. The ledger is asked for reports
+when a wake says that there are some. A report that was written a moment before the end of its pod was seen,
+and whose wake has not arrived, has raised the run's version: the end cannot be committed without the report.
+The end of a child Workflow is taken from the ledger, never from its status.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from perdure.domain.engine.observed import Observed
 from perdure.domain.engine.pod_facts import PodFacts
 from perdure.domain.records import AttemptRecord, Report, TaskKey, VersionConflict
 
-#: What is over this much later is looked at as if it were over: a look costs less than a second pass.
+#: An attempt whose time is over this much later is observed now: that costs less than a second pass.
 SOON = timedelta(seconds=1)
 
 Signs = dict[TaskKey, tuple[int, datetime]]
@@ -36,7 +36,7 @@ class Observer:
         self._executors = executors
 
     async def observe(self, live: LiveRun, now: datetime) -> Observed:
-        """What is new about a run. Raises ApiError, LedgerError; then everything is looked at next time."""
+        """What is new about a run. Raises ApiError, LedgerError; then everything is observed next time."""
         objects = self._store.of(live.key)
         changed, objects.changed = objects.changed, set()
         live.objects.cleanup_candidates |= objects.pods.keys() if live.agenda.full_pass else changed
@@ -120,7 +120,7 @@ def _since(live: LiveRun, overdue: set[TaskKey]) -> datetime | None:
     """How far back to ask for signs of life.
 
     Writes are not committed in the order of their times, and the clocks of two gateways differ: a sign may be
-    older than the newest we know and news to us. Nobody is taken for silent because of that.
+    older than the newest we know and still unknown. No agent is taken for silent because of that.
     """
     if live.updates.vitals_since is None or not (silent := overdue & live.view.idle):
         return live.updates.vitals_since

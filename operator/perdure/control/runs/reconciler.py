@@ -1,8 +1,8 @@
 """One pass over one run: observe, decide, commit, act, project.
 
 Commit comes before act, so that a crash between them leaves a decision to be carried out, never an action
-without one. A pass that fails anywhere is repeated, looking at everything; after a write whose outcome is
-unknown the run is read anew from the ledger.
+without one. A pass that fails anywhere is repeated as a full pass; after a write whose outcome is unknown
+the run is read again from the ledger.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ from perdure.domain.records import (
 from perdure.kube.errors import ApiError
 
 #: Seconds until the API server is asked whether what was made for an attempt that is to leave is gone.
-STOPPED_LOOK = 0.1
+STOPPED_RECHECK = 0.1
 #: Seconds until the API server is asked again for the object of a live run that could not be read.
-UNREADABLE_LOOK = 30.0
-#: Seconds between looks at a run that waits for a template; its arrival is noticed at once.
-TEMPLATE_LOOK = 5.0
+UNREADABLE_RECHECK = 30.0
+#: Seconds between passes over a run that waits for a template; its creation is noticed at once.
+TEMPLATE_RECHECK = 5.0
 
 _log = structlog.get_logger(__name__)
 
@@ -80,7 +80,7 @@ class Reconciler:
         slots: Slots,
         wake: Callable[[RunKey], None],
     ) -> None:
-        """`wake` has a run looked at soon, because of what happened to another."""
+        """`wake` has a run reconciled soon, because of what happened to another."""
         self._store = store
         self._kube = kube
         self._ledger = ledger
@@ -131,7 +131,7 @@ class Reconciler:
         return list(self._live_of)
 
     def note_wake(self, wake: Wake | None) -> list[RunKey]:
-        """Agents wrote about a run (about any, if None). Returns the runs to look at."""
+        """Agents wrote about a run (about any, if None). Returns the runs to reconcile."""
         if wake is None:
             woken = list(self.live.values())
         else:
@@ -156,7 +156,7 @@ class Reconciler:
         return list(self._live_of)
 
     async def reconcile(self, key: RunKey) -> float | None:
-        """Take a run as far as it goes. Returns the seconds after which to look again, None for never.
+        """Take a run as far as it goes. Returns the seconds until the next pass, None for never.
 
         Raises ApiError and LedgerError for the caller to repeat it later.
         """
@@ -167,10 +167,10 @@ class Reconciler:
         if live is not None and (root is None or root.uid != live.uid):
             if not live.view.run.phase.terminal:
                 if await self._is_there(live):
-                    # What was heard of last is a namesake that went before it, or nothing yet.
+                    # The store has an earlier object of the same name, or nothing yet.
                     if self._knows(live):
                         return 0.0
-                    return UNREADABLE_LOOK if self._store.is_unreadable(key, live.uid) else STOPPED_LOOK
+                    return UNREADABLE_RECHECK if self._store.is_unreadable(key, live.uid) else STOPPED_RECHECK
                 await self._end_deleted(live)
             self._drop(live)
             live = None
@@ -234,7 +234,7 @@ class Reconciler:
         delays = [] if requeue_at is None else [(requeue_at - self._clock()).total_seconds()]
         for key in sorted(live.objects.stopping):
             if await self._actor.stop(live, key):
-                delays.append(STOPPED_LOOK)
+                delays.append(STOPPED_RECHECK)
         if live.agenda.retry_blocked_at is not None:
             delays.append((live.agenda.retry_blocked_at - self._clock()).total_seconds())
         tidy_again = await self._tidier.tidy(live, self._clock())
@@ -345,7 +345,7 @@ class Reconciler:
             if now - since < self._template_timeout:
                 self.projector.mark(root.key)
                 left = (since + self._template_timeout - now).total_seconds()
-                return None, min(TEMPLATE_LOOK, left)
+                return None, min(TEMPLATE_RECHECK, left)
             return await self._refuse(root, Reason.TEMPLATE_NOT_FOUND, accepted.message), None
         self._waiting.pop(root.key, None)
         live = LiveRun(
@@ -412,9 +412,9 @@ class Reconciler:
     async def _decide_pods(self, root: Root) -> None:
         """Delete ended pods of a finished run that its retention does not keep. Raises ApiError, LedgerError.
 
-        What a pod's retention is, and how its attempt ended, is known while the run is live. The final status
-        does not wait for pods: whoever knew may have stopped before a pod ended, or a pod may come to be seen
-        only then. So the ledger is asked, once for each such pod.
+        A pod's retention, and how its attempt ended, are known while the run is live. The final status does
+        not wait for pods: the operator that knew may have stopped before a pod ended, or a pod may be
+        observed only then. So the ledger is asked, once for each such pod.
         """
         state = await self._ledger.load(root.uid)
         if state is None or not state.run.phase.terminal or not state.run.spec:
@@ -476,7 +476,7 @@ class Reconciler:
             return [write_of_unavailable(root, now)]
         over = live is not None and live.view.run.phase.terminal
         if live is not None and over and (not live.published.backfilled or self._tidier.behind(live)):
-            return []  # once its end is written nobody looks at the run again
+            return []  # once its end is written the run is not reconciled again
         if live is not None:
             return writes_of_live(live, root, self._store, now, patience=patience)
         if key in self._waiting:

@@ -1,7 +1,7 @@
-"""Objects of tasks that came to light when there was nothing to tell them, or not at all.
+"""AgentTasks whose final status was never written: seen too late, or not at all.
 
 A leader may have begun with a list from the past, and the run may end before the next sweep. Once its last
-status is written nobody looks at the run again: so the API server itself is asked first.
+status is written the run is not reconciled again: so the API server itself is asked first.
 """
 
 from __future__ import annotations

@@ -189,8 +189,8 @@ def _add_vitals(status: dict[str, Any], live: LiveRun, key: TaskKey) -> None:
 def _progress(live: LiveRun) -> str:
     """Ended tasks of all that are known to be done.
 
-    A step that was not looked at yet counts as one, and so do a loop, of which nobody knows how often it will
-    go round, and a step that turned out to have no task: what was counted does not vanish.
+    A step that was not evaluated yet counts as one, and so do a loop, whose number of iterations is not
+    known, and a step that turned out to have no task: what was counted does not vanish.
     """
     ended = total = 0
     for name, step in live.view.plan.steps.items():

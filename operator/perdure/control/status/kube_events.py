@@ -1,4 +1,4 @@
-"""Kubernetes Events about runs: the few changes that somebody who types `kubectl describe` looks for."""
+"""Kubernetes Events about runs: the few changes that people look up with `kubectl describe`."""
 
 from __future__ import annotations
 

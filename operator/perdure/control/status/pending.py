@@ -25,7 +25,7 @@ _LEDGER_AWAY = "the ledger (Postgres) cannot be reached; nothing new starts, run
 
 
 def ignore() -> None:
-    """What to do about a write of which nobody needs to know."""
+    """The callback of a write that changes nothing here."""
 
 
 def writes_of_live(
@@ -38,8 +38,8 @@ def writes_of_live(
     """
     writes: list[StatusWrite] = []
     if live.key.kind == WORKFLOW:
-        # Marks are taken off before the writes, not after: what changes meanwhile is marked anew.
-        while len(writes) < MAX_TASKS and (turn := _take_unshown(live, now - patience)):
+        # Marks are taken off before the writes, not after: what changes meanwhile is marked again.
+        while len(writes) < MAX_TASKS and (turn := _take_dirty(live, now - patience)):
             found = (_task_write(live, task_key, store, now, since) for task_key, since in turn)
             writes += [write for write in found if write is not None]
         if live.published.dirty and live.view.run.phase.terminal:
@@ -63,12 +63,12 @@ def more_is_due_in(live: LiveRun, now: datetime, *, patience: timedelta) -> floa
 
 
 def _is_due(live: LiveRun, key: TaskKey, before: datetime) -> bool:
-    """Whether an unshown task is to be shown now: it has ended, or has changed `before` a time."""
+    """Whether a dirty task is to be written now: it has ended, or has changed `before` a time."""
     task = live.view.tasks.get(key)
     return live.published.dirty[key] <= before or task is None or task.phase.terminal
 
 
-def _take_unshown(live: LiveRun, before: datetime) -> list[tuple[TaskKey, datetime]]:
+def _take_dirty(live: LiveRun, before: datetime) -> list[tuple[TaskKey, datetime]]:
     """The tasks whose turn it is to be shown: not more than are written soon, beginning after the last."""
     due = {key for key in live.published.dirty if _is_due(live, key, before)}
     last = live.published.last_turn

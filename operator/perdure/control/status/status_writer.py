@@ -2,8 +2,8 @@
 
 What is waiting to be written is a name, never a payload: changes that come while it waits are part of the
 patch, and an old status can never overwrite a newer one. A run's own status comes before those of its tasks,
-however many they are, since it is what people look at; only its last one comes after them all, because after
-that nobody looks at the run again.
+however many they are, since people read that one; only its last one comes after them all, because after
+that the run is not reconciled again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PATCHES_OF_RUN = 8
 PATCHES = 16
 #: Seconds after which a run's own status is written again before more of its tasks' are.
 SLICE = 1.0
-#: Seconds that a change waits for company at most.
+#: Seconds by which a write is delayed at most, so that further changes join it.
 LONGEST_INTERVAL = 10.0
 #: The share that the newest patch has in what a patch is taken to last.
 _NEWEST = 1 / 16
@@ -222,7 +222,7 @@ class StatusWriter:
                 )
                 write.missed()
                 return False
-            # It is no more: there is nobody left to tell.
+            # The object was deleted: there is no status left to write.
         write.written()
         return True
 
@@ -246,7 +246,7 @@ def status_patch(uid: str, before: Mapping[str, Any], after: Mapping[str, Any]) 
     """The JSON patch (RFC 6902) that makes status `after` of `before`; [] if they are equal.
 
     A merge patch could not write a null that is part of an output. The test of the uid makes the API server
-    refuse the patch for a namesake that was made in the meantime.
+    refuse the patch for an object of the same name that was created in the meantime.
     """
     if not before:
         changes = [{"op": "add", "path": "/status", "value": dict(after)}] if after else []

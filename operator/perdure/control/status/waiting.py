@@ -1,6 +1,6 @@
 """Why a task, a step or a run does not go on: one reason of a closed set, and its explanation for people.
 
-Pure. Of what a run waits for is found without looking at all of its tasks, since it is asked every second.
+Pure. What a run waits for is found without visiting all of its tasks, since that is asked every second.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def step_waiting(live: LiveRun, step: PlannedStep, record: StepRecord | None, si
     """Why a step that has not ended does not go on; None if it does."""
     view = live.view
     if record is None:
-        return _waiting_to_be_looked_at(live, step)
+        return _waiting_for_dependencies(live, step)
     if view.run.phase is Phase.PAUSED:
         counts: Mapping[Phase, int] = view.counts.get(step.name) or {}
         leaving = _active(counts) - counts.get(Phase.PAUSED, 0)
@@ -85,7 +85,7 @@ def _number(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _waiting_to_be_looked_at(live: LiveRun, step: PlannedStep) -> Waiting:
+def _waiting_for_dependencies(live: LiveRun, step: PlannedStep) -> Waiting:
     view = live.view
     # Finally steps wait for all main ones, whatever they name.
     needed = step.depends_on + view.plan.order if step.is_finally else step.depends_on

@@ -53,7 +53,7 @@ class ChangeSet:
         #: Tasks that wait for a slot; and how many more each step has that would wait if they were made.
         self.wants = 0
         self.unmade: dict[str, int] = {}
-        #: Tasks that wait to be told whether there is a cached result, by their cache keys; and how many of
+        #: Tasks for which the cache was asked and has not answered, by their cache keys; and how many of
         #: each step do.
         self.questions: dict[TaskKey, str] = {}
         self._asked: Counter[str] = Counter()
@@ -101,7 +101,7 @@ class ChangeSet:
 
         That is the view only if it cannot change any more: ends that this decision brings about may never be
         committed, and the next decision may see others. A finally step sees how the run goes, which is
-        settled once the first look at the step is committed.
+        settled once the evaluation of the step is committed.
         """
         return self.view.evaluated if has_settled(self.view, step) else self._evaluated
 

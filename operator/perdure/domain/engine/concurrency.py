@@ -28,7 +28,7 @@ def is_cut(changes: ChangeSet, step: PlannedStep, record: StepRecord) -> bool:
 
 
 def room(changes: ChangeSet, step: PlannedStep) -> tuple[int, str]:
-    """How many more tasks of a step its own and the run's parallelism let in, and the tighter one's name."""
+    """How many more tasks of a step its own and the run's parallelism admit, and the tighter one's name."""
     number, limit = sys.maxsize, ""
     if step.parallelism is not None:
         live = sum(count for phase, count in changes.counts(step.name).items() if not phase.terminal)

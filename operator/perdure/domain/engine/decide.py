@@ -30,7 +30,7 @@ from perdure.domain.records import Commit, TaskKey
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """Changes to commit, and when to look again if nothing happens before."""
+    """Changes to commit, and when to decide again if nothing happens before."""
 
     commit: Commit | None
     requeue_at: datetime | None = None
@@ -54,7 +54,7 @@ def decide(view: RunView, observed: Observed, now: datetime) -> Decision:
         _delete(changes)
         return Decision(commit=changes.commit())
     apply_cancel(changes)
-    # What was seen happened before a pause that is heeded now, and while a pause lasted that ends now.
+    # What was seen happened before a pause that is applied now, and while a pause lasted that ends now.
     _observe(changes)
     apply_deadline(changes)
     apply_pause(changes)
@@ -105,7 +105,7 @@ def _advance(changes: ChangeSet) -> bool:
     failing = changes.failing
     more = advance(changes, changes.plan.order)
     if changes.failing and not failing and changes.plan.failure_policy != "RunAll":
-        # A step failed for its own expression: those that were looked at before it did not know. What they
+        # A step failed for its own expression: those that were evaluated before it did not know. What they
         # asked for and wanted is asked for again, if it is still wanted.
         stop_rest(changes)
         advance(changes, changes.plan.order)
@@ -117,7 +117,7 @@ def _advance(changes: ChangeSet) -> bool:
 
 
 def _delete(changes: ChangeSet) -> None:
-    """Stop everything, because the object was deleted: its pods go with it. What had started is told of."""
+    """Stop everything, because the object was deleted and its pods with it. Starts are still recorded."""
     message = f"the {changes.run.kind} was deleted"
     for task in changes.live_tasks():
         attempt = changes.open_attempt(task.key)

@@ -35,13 +35,13 @@ class ChildRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """What was seen of a run's open attempts. A task that is not mentioned has nothing new."""
+    """What was observed of a run's open attempts. A task that is not mentioned has nothing new."""
 
-    #: When the look began, None for now. No attempt's time is over after it: since then it may have started,
-    #: ended or given a sign of life.
+    #: When the observation began, None for now. No attempt's time is over after that: since then it may have
+    #: started, ended or given a sign of life.
     observed_at: datetime | None = None
     pods: Mapping[TaskKey, PodFacts] = field(default_factory=dict)
-    #: Tasks whose pod was made, and of which the API server itself says that it is no more.
+    #: Tasks whose object was created, and of which the API server itself says that it was deleted.
     gone: frozenset[TaskKey] = frozenset()
     #: Reports in the ledger, with the number of the attempt that made them.
     reports: Mapping[TaskKey, tuple[int, Report]] = field(default_factory=dict)

@@ -65,7 +65,7 @@ class Outcome:
 
 
 def outcome_of_report(report: Report) -> Outcome:
-    """What an agent said of itself. It wins over what its pod looks like."""
+    """What an agent said of itself. It wins over the state of its pod."""
     if report.outcome == "Succeeded":
         return Outcome(kind=EndKind.SUCCEEDED, output=report.output, exit_code=0)
     return Outcome(
@@ -115,7 +115,7 @@ def _outcome_of_pod(pod: PodFacts, now: datetime) -> Outcome | None:
 
 
 def outcome_of_gone(child: str | None = None) -> Outcome:
-    """The end of an attempt whose pod, or child Workflow, is no more, with nothing reported."""
+    """The end of an attempt whose pod, or child Workflow, was deleted, with nothing reported."""
     if child is not None:
         return _child_failed(f"child workflow {child} was deleted")
     return _disrupted("the pod was deleted from outside")

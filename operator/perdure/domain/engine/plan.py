@@ -56,7 +56,7 @@ class PlannedStep:
     #: The block of its kind in camelCase, compiled by the kind.
     block: Mapping[str, Any]
     is_finally: bool
-    #: Steps that must have ended before this one is looked at.
+    #: Steps that must have ended before this one is evaluated.
     depends_on: tuple[str, ...]
     #: Steps that its expressions see.
     sees: tuple[str, ...]

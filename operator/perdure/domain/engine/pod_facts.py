@@ -1,4 +1,4 @@
-"""A pod as decisions see it: the few facts that tell how an attempt is doing.
+"""A pod as decisions see it: the few facts by which an attempt is judged.
 
 The store keeps these instead of whole pods, which are five kilobytes each and mostly say nothing new.
 """
@@ -50,7 +50,7 @@ class PodFacts:
     owner_uid: str
     attempt: int
     phase: str
-    #: The moment at which a deleted pod's grace ends; None if nobody deleted it.
+    #: The moment at which a deleted pod's grace ends; None if it was not deleted.
     deletion: datetime | None = None
     #: Why it was ended from outside, if it was.
     disruption: str | None = None

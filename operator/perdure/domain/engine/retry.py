@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from perdure.domain.records import TaskKey
 
-#: Disruptions of one task that are borne before it fails, unless the step says otherwise.
+#: Disruptions of one task that are tolerated before it fails, unless the step says otherwise.
 DISRUPTION_LIMIT = 10
 
 

@@ -69,7 +69,7 @@ def after_failure(changes: ChangeSet, step: PlannedStep, task: TaskRecord, outco
         task=task,
         retry=task.retries,
         limit=step.retry.limit,
-        # Nobody knows how long a pause lasts.
+        # How long the pause lasts is not known.
         retryAt=None if changes.paused else (changes.now + delay).isoformat(),
         **_facts(outcome),
     )

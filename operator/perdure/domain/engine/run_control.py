@@ -23,7 +23,7 @@ def is_cancelled(run: RunRecord) -> bool:
 def apply_cancel(changes: ChangeSet) -> None:
     """Cancel the run if that is wanted. One that is paused is so no longer: its finally steps are to run.
 
-    Once one of those was looked at they are not stopped, and what they see of the run does not change under
+    Once one of those was evaluated they are not stopped, and what they see of the run does not change under
     them: `stop` stays as it is, and the run remembers how it is to end by its reason.
     """
     if changes.observed.desired != "Cancelled" or is_cancelled(changes.run):

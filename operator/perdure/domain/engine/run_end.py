@@ -73,6 +73,6 @@ def end_run(changes: ChangeSet, phase: Phase, reason: Reason | None, message: st
     changes.event(WORKFLOW_ENDED[phase], reason=reason, message=message or None)
     alone = TaskKey(changes.plan.order[0]) if changes.run.kind == AGENT_TASK and changes.plan.order else None
     if alone is not None and changes.task(alone) is None:
-        # It never came to have a task that could tell of its end.
+        # No task was created, whose event would report the end.
         task = TaskRecord(key=alone, name=changes.run.name, phase=phase)
         changes.event(TASK_ENDED[phase], task=task, reason=reason, message=message or None)

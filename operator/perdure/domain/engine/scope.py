@@ -116,7 +116,7 @@ def _step_value(records: Records, name: str) -> dict[str, Any]:
     tasks = [records.task(key) for key in task_keys(step, record)]
     value["attempts"] = sum(task.attempt for task in tasks if task is not None)
     if step.is_for_each:
-        # A step that never started has none: whoever takes them for granted is to be told.
+        # A step that never started has none: an expression that takes them for granted fails.
         if record.phase.terminal and record.started_at is not None:
             value["outputs"] = [task.output if task is not None else None for task in tasks]
         return value

@@ -1,4 +1,4 @@
-"""How steps go: looked at when their dependencies have ended, filled with tasks, and ended."""
+"""How steps go: evaluated when their dependencies have ended, filled with tasks, and ended."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FAILED_BEFORE = "the run failed before this step could start"
 
 
 def advance(changes: ChangeSet, names: Iterable[str]) -> bool:
-    """Look at these steps as far as they are not terminal. True if there is more to start at once."""
+    """Evaluate these steps as far as they are not terminal. True if there is more to start at once."""
     budget = MAX_NEW_TASKS
     for name in names:
         step = changes.plan.steps[name]
@@ -77,7 +77,7 @@ def end_step(
     return record
 
 
-# --- looking at a step
+# --- evaluating a step
 
 
 def _evaluate_step(changes: ChangeSet, step: PlannedStep) -> StepRecord | None:
@@ -115,7 +115,7 @@ def _evaluate_step(changes: ChangeSet, step: PlannedStep) -> StepRecord | None:
 
 
 def _is_met(changes: ChangeSet, name: str) -> bool:
-    """True if a step has succeeded, or its failure is borne."""
+    """True if a step has succeeded, or its failure is tolerated."""
     record = changes.step(name)
     assert record is not None
     tolerated = record.phase is Phase.FAILED and changes.plan.steps[name].continue_on_failure

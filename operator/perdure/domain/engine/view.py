@@ -183,7 +183,7 @@ def has_settled(view: RunView, step: PlannedStep) -> bool:
 
 
 def fails_run(step: PlannedStep, record: StepRecord | None, counts: Counter[Phase] | None) -> bool:
-    """True if a main step has failed, or is bound to, and nothing says that the run bears it."""
+    """True if a main step has failed, or is bound to, and nothing says that the run tolerates it."""
     if step.is_finally or step.continue_on_failure:
         return False
     if record is not None and record.phase is Phase.FAILED:

@@ -22,7 +22,7 @@ from perdure.domain.phases import Reason
 from perdure.domain.records import AGENT_TASK, AttemptRecord
 from perdure.steps.agent.manifests import runs_as_job
 
-#: How long a Job may be without a pod before people are told where to look for the cause.
+#: How long a Job may be without a pod before its status says where to find the cause.
 PODLESS = timedelta(seconds=10)
 
 
@@ -31,12 +31,12 @@ class Found:
     """The pod of an attempt, as far as it is known."""
 
     pod: PodFacts | None = None
-    #: What was made for the attempt is no more; the API server itself has said so.
+    #: The attempt's object was deleted; the API server itself has said so.
     gone: bool = False
 
 
 class AttemptPods:
-    """Looks for pods. Never takes one for ours that is not owned by what we made."""
+    """Finds pods. A pod is ours only if an object that we created owns it."""
 
     def __init__(self, *, store: Store, kube: KubePort) -> None:
         self._store = store
@@ -125,9 +125,9 @@ class AttemptPods:
             self._store.apply(POD, pod)
 
     def _forget(self, live: LiveRun, known: PodFacts | None) -> None:
-        """Take out of the store what the API server says is no more.
+        """Remove from the store what the API server does not have any more.
 
-        Only what was known before it was asked: its watch may tell of a new pod before the answer comes.
+        Only what was known before it was asked: its watch may report a new pod before the answer comes.
         """
         if known is not None:
             self._store.remove(POD, live.key.namespace, known.pod_name, uid=known.uid)

@@ -49,8 +49,8 @@ class AgentExecutor:
         pod = self._pods.known(live, attempt)
         if pod is not None:
             if not pod.ended and pod.deletion is None:
-                doomed = deletion_of_pod(pod)
-                await self._kube.delete(doomed.kind, live.key.namespace, doomed.name, uid=doomed.uid)
+                deletion = deletion_of_pod(pod)
+                await self._kube.delete(deletion.kind, live.key.namespace, deletion.name, uid=deletion.uid)
             return False
         made = made_job(live, attempt)
         if made is not None:

@@ -92,7 +92,7 @@ def attempt_manifest(
         audience=audience,
     )
     if live.view.plan.pod_retention != "Always":
-        # Whoever finds the pod after the end of its run has only the pod to know this from.
+        # After the end of the run, the pod is the only place from which its retention is known.
         pod["metadata"]["annotations"][ANNOTATION_RETENTION] = live.view.plan.pod_retention
     return build_job(pod) if runs_as_job(live, task.key) else pod
 
