@@ -161,7 +161,7 @@ class ControlLoop:
             queue=self._queue,
             is_reconciling=self._leader.is_reconciling,
             note_template=self.reconciler.note_template,
-            shown_in=self.reconciler.projector.shown_in,
+            shown_in=self.reconciler.status_writer.shown_in,
         )
 
     # --- what the watches report

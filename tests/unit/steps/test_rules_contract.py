@@ -15,6 +15,9 @@ from tests.support.echo import WITH_ECHO
 from tests.unit.domain.builders import view_of_plan
 from tests.unit.domain.runs import Run
 
+from perdure.control.cluster_cache.run_key import RunKey
+from perdure.control.live_run import LiveRun
+from perdure.control.status.compute import workflow_status
 from perdure.domain.engine.decide import decide
 from perdure.domain.engine.observed import Observed
 from perdure.domain.phases import Phase, Reason
@@ -233,6 +236,20 @@ def test_a_decision_is_the_same_after_a_restart(kind: Any, driver: Driver) -> No
         observed = run.standing(Observed())
         later = run.moment(seconds)
         assert decide(run.reloaded(), observed, later) == decide(run.view, observed, later)
+
+
+def test_a_status_shows_a_step_that_runs_and_why_it_waits(kind: Any, driver: Driver) -> None:
+    run = run_of(kind)
+    driver.begin(run, A)
+    live = LiveRun(key=RunKey("Workflow", "team", "audit"), view=run.view, generation=1)
+    status = workflow_status(live, {}, {}, run.now)
+    (step,) = status["steps"]
+    assert (step["name"], step["phase"], step["tasks"]) == ("a", "Running", {"total": 1, "running": 1})
+    # A step whose tasks count against parallelism does something; any other waits, and so does its run.
+    assert ("reason" in step) == (not kind.counts.parallelism)
+    assert step.get("reason", "Waiting") == "Waiting"
+    driver.succeed(run, A)
+    assert workflow_status(live, {}, status, run.now)["phase"] == "Succeeded"
 
 
 # --- signals

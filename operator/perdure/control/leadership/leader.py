@@ -88,7 +88,7 @@ class Leader:
         """Work until cancelled, or until another leader has taken the epoch."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._reconciler.projector.run())
+                group.create_task(self._reconciler.status_writer.run())
                 await self._begin()
                 self._reconciling = True
                 for _ in range(self._workers):
@@ -191,7 +191,7 @@ class Leader:
             except ApiError as error:
                 _log.warning("relist failed", error=str(error))
                 continue
-            for key in self._reconciler.look_at_all():
+            for key in self._reconciler.request_full_pass():
                 self._queue.add(key)
             for key in self._unfinished():
                 self._queue.add(key)

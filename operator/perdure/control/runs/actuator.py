@@ -23,7 +23,7 @@ from perdure.kube.errors import ApiError
 #: Creations of one run that are under way at once.
 CONCURRENCY = 16
 #: Time until a creation that was forbidden is tried again.
-HELD_UP_RETRY = timedelta(seconds=5)
+BLOCKED_RETRY = timedelta(seconds=5)
 
 
 class Actuator:
@@ -79,7 +79,7 @@ class Actuator:
 
     async def _ensure_one(self, live: LiveRun, key: TaskKey, epoch: int) -> None:
         attempt, task = live.view.attempts[key], live.view.tasks[key]
-        held_up = live.objects.blocked.pop(key, None)
+        blocked = live.objects.blocked.pop(key, None)
         executor = self._executors.of_attempt(live, key)
         was_pending = executor.is_pending(live, attempt)
         try:
@@ -97,8 +97,8 @@ class Actuator:
                 await self._ledger.record_pod(live.uid, attempt, pod_uid=uid, epoch=epoch)
                 live.view.note_pod(key, uid)
                 live.objects.jobs.pop(key, None)
-            elif held_up is not None and was_pending:
-                live.objects.blocked[key] = held_up
+            elif blocked is not None and was_pending:
+                live.objects.blocked[key] = blocked
 
 
 def _refuse(live: LiveRun, attempt: AttemptRecord, reason: Reason, message: str) -> None:

@@ -42,7 +42,7 @@ class Observer:
         live.objects.cleanup_candidates |= objects.pods.keys() if live.agenda.full_pass else changed
         overdue = _overdue(live, now)
         findings = Findings()
-        attempts = self._to_look_at(live, changed, overdue)
+        attempts = self._to_observe(live, changed, overdue)
         for executor, own in self._executors.grouped(live, attempts):
             await executor.find(live, own, now, overdue=overdue, findings=findings)
         live.agenda.full_pass = False
@@ -57,7 +57,7 @@ class Observer:
             refusals=refusals,
             children=findings.children,
             signs=_signs(live),
-            held_up=dict(live.objects.blocked),
+            blocked=dict(live.objects.blocked),
         )
 
     def seen(self, live: LiveRun) -> dict[TaskKey, PodFacts]:
@@ -66,7 +66,7 @@ class Observer:
         names = ((key, live.view.attempts[key].pod_name) for key in live.view.open)
         return {key: pods[name] for key, name in names if name in pods}
 
-    def _to_look_at(self, live: LiveRun, changed: set[str], overdue: set[TaskKey]) -> list[AttemptRecord]:
+    def _to_observe(self, live: LiveRun, changed: set[str], overdue: set[TaskKey]) -> list[AttemptRecord]:
         """Open attempts of which something may be new, by task."""
         keys = live.view.open
         if not live.agenda.full_pass:

@@ -19,7 +19,7 @@ from perdure.control.cluster_cache.store import Root, Store
 from perdure.control.live_run import Agenda, LiveRun
 from perdure.control.ports import KubePort, LedgerPort
 from perdure.control.queue.slots import Slots
-from perdure.control.runs.actuator import HELD_UP_RETRY, Actuator
+from perdure.control.runs.actuator import BLOCKED_RETRY, Actuator
 from perdure.control.runs.admission import Waits, accept, refusal
 from perdure.control.runs.cleanup import Cleanup
 from perdure.control.runs.desired_state import desired_state
@@ -87,11 +87,11 @@ class Reconciler:
         self._observer = Observer(store=store, ledger=ledger, executors=executors)
         self._executors = executors
         self._actor = Actuator(ledger=ledger, executors=executors)
-        self._tidier = Cleanup(store=store, kube=kube, executors=executors)
+        self._cleanup = Cleanup(store=store, kube=kube, executors=executors)
         self._announcer = announcer
         self._clock = clock
         self._template_timeout = timedelta(seconds=template_timeout)
-        self.projector = StatusWriter(kube=kube, source=self, interval=status_interval, clock=clock)
+        self.status_writer = StatusWriter(kube=kube, source=self, interval=status_interval, clock=clock)
         self._slots = slots
         self._wake = wake
         self.epoch = 0
@@ -104,7 +104,7 @@ class Reconciler:
 
     def forget(self) -> None:
         """Know of no run any more, and write about none: another leader may have taken them forward."""
-        self.projector.close()
+        self.status_writer.close()
         self.live.clear()
         self._live_of.clear()
         self._waiting.clear()
@@ -114,7 +114,7 @@ class Reconciler:
     @property
     def leaving(self) -> list[RunKey]:
         """Runs that have ended, and of which something was still to be deleted."""
-        return self._tidier.leaving
+        return self._cleanup.leaving
 
     def restore(self, states: list[RunState]) -> list[RunKey]:
         """Take over the live runs of the ledger.
@@ -146,7 +146,7 @@ class Reconciler:
         """An AgentTemplate or WorkflowTemplate has come. Returns the runs that wait for one of that name."""
         return [key for key, (_, waits) in self._waiting.items() if (namespace, name) in waits.templates]
 
-    def look_at_all(self) -> list[RunKey]:
+    def request_full_pass(self) -> list[RunKey]:
         """After a gap in what was seen: everything may have changed. Returns all live runs."""
         for live in self.live.values():
             live.agenda.request_full_pass()
@@ -176,7 +176,7 @@ class Reconciler:
             live = None
         if root is None:
             self._waiting.pop(key, None)
-            self._tidier.forget(key)
+            self._cleanup.forget(key)
             return None
         if root.finished:
             if live is not None:
@@ -187,7 +187,7 @@ class Reconciler:
                 self._drop(live)
             if self._store.has_undecided_pods(key):
                 await self._decide_pods(root)
-            return await self._tidier.after_end(key, self._clock())
+            return await self._cleanup.after_end(key, self._clock())
         if live is None:
             live, delay = await self._open(root)
             if live is None:
@@ -205,20 +205,20 @@ class Reconciler:
             raise
         self.unavailable.discard(key)
         shown = live.published.written_status.get((key.kind, key.name), {}).get("phase")
-        self.projector.mark(key, urgent=shown != live.view.run.phase.value)
+        self.status_writer.mark(key, urgent=shown != live.view.run.phase.value)
         return delay
 
     def note_unavailable(self, key: RunKey) -> None:
         """The ledger is away: say so in the run's status."""
         if key not in self.unavailable and key in self._store.roots:
             self.unavailable.add(key)
-            self.projector.mark(key)
+            self.status_writer.mark(key)
 
     # --- the pass
 
     async def _advance(self, live: LiveRun, root: Root) -> float | None:
         if live.view.run.phase.terminal:
-            return await self._tidier.tidy(live, self._clock())
+            return await self._cleanup.tidy(live, self._clock())
         try:
             requeue_at, wants = await self._decide_and_act(live, root)
         except LedgerUnavailable:
@@ -237,7 +237,7 @@ class Reconciler:
                 delays.append(STOPPED_RECHECK)
         if live.agenda.retry_blocked_at is not None:
             delays.append((live.agenda.retry_blocked_at - self._clock()).total_seconds())
-        tidy_again = await self._tidier.tidy(live, self._clock())
+        tidy_again = await self._cleanup.tidy(live, self._clock())
         if tidy_again is not None:
             delays.append(tidy_again)
         return max(0.0, min(delays)) if delays else None
@@ -269,7 +269,7 @@ class Reconciler:
                 acting.update(view.live & live.objects.blocked.keys())
             await self._actor.ensure(live, sorted(acting), epoch=self.epoch)
             acting.clear()
-            live.agenda.retry_blocked_at = now + HELD_UP_RETRY if live.objects.blocked else None
+            live.agenda.retry_blocked_at = now + BLOCKED_RETRY if live.objects.blocked else None
             if live.objects.refusals:
                 # The API server's refusal of a pod is an observation like any other.
                 observed = await self._observer.observe(live, now)
@@ -343,7 +343,7 @@ class Reconciler:
             since, _ = self._waiting.setdefault(root.key, (now, accepted))
             self._waiting[root.key] = (since, accepted)
             if now - since < self._template_timeout:
-                self.projector.mark(root.key)
+                self.status_writer.mark(root.key)
                 left = (since + self._template_timeout - now).total_seconds()
                 return None, min(TEMPLATE_RECHECK, left)
             return await self._refuse(root, Reason.TEMPLATE_NOT_FOUND, accepted.message), None
@@ -423,8 +423,8 @@ class Reconciler:
         view = RunView(compile_plan(state.run.spec, self._executors.kinds), state)
         live = LiveRun(key=root.key, view=view, generation=state.run.generation)
         live.objects.index(state.attempts.values())
-        await self._tidier.tidy(live, self._clock())
-        self._tidier.forget(root.key, live.uid)
+        await self._cleanup.tidy(live, self._clock())
+        self._cleanup.forget(root.key, live.uid)
 
     def _remember_root(self, live: LiveRun, root: Root) -> None:
         live.owner = root.owner
@@ -460,11 +460,11 @@ class Reconciler:
         self.live.pop(live.uid, None)
         if self._live_of.get(live.key) is live:
             del self._live_of[live.key]
-        self._tidier.forget(live.key, live.uid)
+        self._cleanup.forget(live.key, live.uid)
         self._wake_all(self._slots.forget(live.uid))
-        self.projector.forget(live.key)
+        self.status_writer.forget(live.key)
 
-    # --- statuses (see projector.StatusSource)
+    # --- statuses (see status_writer.StatusSource)
 
     def statuses(self, key: RunKey, now: datetime, *, patience: timedelta) -> list[StatusWrite]:
         """What is to be written about a run: its own status, and those of its tasks that changed."""
@@ -475,7 +475,7 @@ class Reconciler:
         if key in self.unavailable and (live is None or live.agenda.stale):
             return [write_of_unavailable(root, now)]
         over = live is not None and live.view.run.phase.terminal
-        if live is not None and over and (not live.published.backfilled or self._tidier.behind(live)):
+        if live is not None and over and (not live.published.backfilled or self._cleanup.behind(live)):
             return []  # once its end is written the run is not reconciled again
         if live is not None:
             return writes_of_live(live, root, self._store, now, patience=patience)
@@ -491,7 +491,7 @@ class Reconciler:
             shown = live.published.written_status.get((key.kind, key.name), {})
             if root is None or shown.get("phase") == live.view.run.phase.value:
                 self._drop(live)
-        if live is None or self._tidier.behind(live):
+        if live is None or self._cleanup.behind(live):
             return None
         return more_is_due_in(live, now, patience=patience)
 

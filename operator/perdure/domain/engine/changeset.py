@@ -177,7 +177,7 @@ class ChangeSet:
         """How many tasks of a step are not made, because this decision asks for cached results."""
         return self._asked[step]
 
-    def forget_wishes(self) -> None:
+    def discard_requests(self) -> None:
         """Ask for nothing, and want no slots."""
         self.questions.clear()
         self._asked.clear()

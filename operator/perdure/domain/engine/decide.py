@@ -109,7 +109,7 @@ def _advance(changes: ChangeSet) -> bool:
         # asked for and wanted is asked for again, if it is still wanted.
         stop_rest(changes)
         advance(changes, changes.plan.order)
-        changes.forget_wishes()
+        changes.discard_requests()
         more = True
     elif not more and main_ended(changes):
         more = advance(changes, changes.plan.finally_order)

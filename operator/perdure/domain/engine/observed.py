@@ -53,7 +53,7 @@ class Observed:
     #: Newest signs of life: the attempt's number, and when.
     signs: Mapping[TaskKey, tuple[int, datetime]] = field(default_factory=dict)
     #: Why the pods of open attempts do not exist yet, where the API server says so.
-    held_up: Mapping[TaskKey, tuple[Reason, str]] = field(default_factory=dict)
+    blocked: Mapping[TaskKey, tuple[Reason, str]] = field(default_factory=dict)
     #: Answers to a decision's questions for cached results; None where there is none.
     cached: Mapping[TaskKey, CachedResult | None] = field(default_factory=dict)
     #: What is wanted of the run, here or by the Workflow above.
@@ -75,7 +75,7 @@ class Observed:
             pods=terminating,
             signals=self.signals,
             signs=self.signs,
-            held_up=self.held_up,
+            blocked=self.blocked,
             desired=self.desired,
             slots=self.slots,
             deleted=self.deleted,

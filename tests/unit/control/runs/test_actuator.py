@@ -364,7 +364,7 @@ def test_a_quota_is_waited_for(step: dict[str, Any], kind: str) -> None:
         stage.cluster.refuse[kind] = ApiError(403, "Forbidden", "exceeded quota: few")
         await stage.ensure()
         assert stage.live.objects.blocked == {A: (Reason.QUOTA, "exceeded quota: few")}
-        assert (await stage.look()).held_up == stage.live.objects.blocked
+        assert (await stage.look()).blocked == stage.live.objects.blocked
         del stage.cluster.refuse[kind]
         await stage.ensure()
         assert stage.live.objects.blocked == {}

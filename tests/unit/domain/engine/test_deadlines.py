@@ -100,7 +100,7 @@ def test_a_pending_timeout_says_what_was_waited_for(facts: dict[str, Any], cause
 def test_a_pending_timeout_without_a_pod() -> None:
     """24: it runs from the moment at which the attempt was decided, pod or not."""
     run = begun(step("a", pendingTimeout="10s"))
-    held_up = Observed(held_up={A: (Reason.QUOTA, "exceeded quota: pods")})
+    held_up = Observed(blocked={A: (Reason.QUOTA, "exceeded quota: pods")})
     run.settle(held_up, now=at(10))
     assert run.tasks[A].message == "did not start within 10s: Quota: exceeded quota: pods"
     run = begun(step("a", pendingTimeout="10s"))

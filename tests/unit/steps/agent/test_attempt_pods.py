@@ -114,7 +114,7 @@ def test_a_job_that_gets_no_pod_says_where_to_look() -> None:
         stage.now = at(0) + PODLESS + timedelta(seconds=1)
         stage.live.agenda.full_pass = True
         observed = await stage.look()
-        reason, message = observed.held_up[A]
+        reason, message = observed.blocked[A]
         assert reason is Reason.STARTING
         assert f"kubectl describe job {stage.attempt().pod_name}" in message
         await stage.ensure()
