@@ -56,7 +56,7 @@ def crashing(target: Target, namespace: str, *, since: datetime) -> list[str]:
 
 
 def show(target: Target, *namespaces: str) -> None:
-    """Pods, what hinders those that are not ready, and the ends of their logs. Never fails."""
+    """Print the pods, the causes of pods that are not ready, and the ends of their logs. Never fails."""
     for namespace in namespaces:
         say(f"\n--- what is in namespace {namespace}")
         _try(target, "get", "pods", "-o", "wide", "-n", namespace)

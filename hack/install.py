@@ -43,7 +43,7 @@ def install(target: Target) -> None:
 
 
 def _images(target: Target) -> str:
-    """Build and load. Returns what the operator's image is known by, so that a new one is rolled out."""
+    """Build and load the images. Returns the id of the operator's image, so that a new one is rolled out."""
     if target.kind == "current":
         if "IMAGE_REPOSITORY" not in os.environ:
             raise Problem(
@@ -71,7 +71,7 @@ def _images(target: Target) -> str:
 
 
 def _load(target: Target, archives: list[Path]) -> None:
-    """Make the images known to the cluster's nodes; those that this cluster has already are left out."""
+    """Load the images into the cluster's nodes, except images that the cluster has already."""
     note = target.state / "images" / "loaded.json"
     cluster = target.get("namespace", "kube-system")["metadata"]["uid"]
     known = json.loads(note.read_text()) if note.exists() else {}
@@ -98,7 +98,7 @@ def _chart(target: Target, image_id: str) -> None:
     values = {
         "evaluation.enabled": "true",
         "image.tag": os.environ.get("IMAGE_TAG", "dev"),
-        # The tag stays the same: this is what changes with the image.
+        # The tag stays the same: the annotation changes with the image, and so rolls the pods.
         "operator.podAnnotations.perdure\\.dev/image": image_id,
         "gateway.podAnnotations.perdure\\.dev/image": image_id,
     }

@@ -102,7 +102,7 @@ class Target:
 
     @property
     def kubeconfig(self) -> Path | None:
-        """None: the one that kubectl finds by itself."""
+        """None for the kubeconfig that kubectl finds by itself."""
         return {
             "native": self.state / "kubeconfig",
             "kind": self.state / "kind.kubeconfig",
@@ -115,11 +115,11 @@ class Target:
         return {"KUBECONFIG": str(self.kubeconfig)} if self.kubeconfig else {}
 
     def program(self, name: str) -> str:
-        """Path of kubectl or helm. In our own cluster the one that belongs to it; elsewhere the machine's."""
+        """Path of kubectl or helm: the program of our own cluster, or else the machine's."""
         return (shutil.which(name) if self.kind != "native" else None) or _built(name)
 
     def kubectl_line(self, *arguments: str) -> list[str]:
-        """The command line, for those who run it themselves; with `environment`."""
+        """The command line of kubectl, for callers that run it with `environment`."""
         return [self.program("kubectl"), *arguments]
 
     def kubectl(self, *arguments: str, deadline: float = 60, stdin: str | None = None) -> str:
@@ -183,7 +183,7 @@ class Target:
         return self.state / f"kind-{self.kind_name}-made-here"
 
     def down(self) -> None:
-        """Take away what `up` made. Raises Problem."""
+        """Remove what `up` created. Raises Problem."""
         if self.kind == "native":
             say(self.cluster("down", deadline=300).strip())
         elif self.kind == "kind" and self._made_by_us.exists():

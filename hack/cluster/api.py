@@ -41,7 +41,7 @@ class Api:
         return json.loads(body) if status == 200 else None
 
     def create(self, path: str, body: dict[str, Any]) -> None:
-        """Creates it; one that exists already is as good."""
+        """Creates an object; an existing object of the name is accepted."""
         status, answer = self.request("POST", path, body, timeout=30)
         if status not in (200, 201, 409):
             raise ClusterError(

@@ -18,9 +18,9 @@ from .state_folder import locked
 def start(
     mode: Mode, state_dir: Path, *, attached: bool = True, port: int | None = None, nodes: int = 10
 ) -> Cluster:
-    """Boots a cluster, or returns the healthy one that the folder has already.
+    """Boots a cluster, or returns the healthy cluster that the folder has already.
 
-    An attached one ends with this process, in whatever way that ends.
+    An attached cluster ends with this process, in whatever way the process ends.
     """
     state_dir = state_dir.absolute()
     if mode == "full":
@@ -67,7 +67,7 @@ def start_light(state_dir: Path, **options: Any) -> Cluster:
 
 
 def start_kwok(state_dir: Path, **options: Any) -> Cluster:
-    """The light one with a scheduler and simulated nodes."""
+    """The light cluster with a scheduler and simulated nodes."""
     return start("kwok", state_dir, **options)
 
 

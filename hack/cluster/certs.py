@@ -119,7 +119,7 @@ def create(folder: Path, addresses: list[str]) -> Pki:
         )
 
     with ThreadPoolExecutor(4) as pool:
-        # RSA, because that is what nearly every cluster signs its tokens with.
+        # RSA, because nearly every cluster signs its tokens with RSA.
         accounts = pool.submit(_openssl, "genrsa", "-out", pki.file("accounts.key"), "2048")
         certificate("ca", "/CN=perdure-cluster", "authority")
         signer = ("-CA", pki.file("ca.crt"), "-CAkey", pki.file("ca.key"))

@@ -36,7 +36,7 @@ def create(name: str) -> None:
             raise ClusterError(
                 f"Cannot make a control group ({error}). Inside a container, that needs a privileged one."
             ) from error
-        # A new cpuset is empty, and no process can enter an empty one.
+        # A new cpuset is empty, and no process can enter an empty cpuset.
         for setting in ("cpuset.cpus", "cpuset.mems"):
             with suppress(OSError):
                 (folder / setting).write_text((hierarchy / setting).read_text())
@@ -51,7 +51,7 @@ def create(name: str) -> None:
 
 
 def sweep() -> list[str]:
-    """Removes those whose owner is dead; returns what stayed."""
+    """Removes the control groups of dead owners; returns what could not be removed."""
     if os.geteuid() != 0:
         return []  # only root made any
     stayed = []

@@ -82,7 +82,7 @@ class Cluster:
         return bool(self.facts.get("booted")) and not self.dead() and self.api().ready()
 
     def kill(self, component: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """Sends a signal; one that died stays away until it is restarted."""
+        """Sends a signal; a component that died stays away until `restart` or `repair`."""
         self.supervisor.kill(component, number)
         self.save()
 
@@ -95,7 +95,7 @@ class Cluster:
         self.save()
 
     def repair(self) -> list[str]:
-        """Starts what had died; returns what that was."""
+        """Starts the components that had died; returns their names."""
         # In the order of boot: some components exit while their peers do not answer.
         dead = self.dead()
         for component in dead:
@@ -114,7 +114,7 @@ class Cluster:
             self.wait(f"{component} to serve", component, check)
 
     def stop(self, *, keep_logs: bool = False) -> list[str]:
-        """Takes it down; returns what could not be removed (nothing, normally)."""
+        """Takes the cluster down; returns what could not be removed (nothing, normally)."""
         return stop(self.state_dir, keep_logs=keep_logs, cluster=self)
 
     def save(self) -> None:
@@ -141,7 +141,7 @@ class Cluster:
 
 
 def stop(state_dir: Path, *, keep_logs: bool = False, cluster: Cluster | None = None) -> list[str]:
-    """Takes down whatever the folder holds; returns what could not be removed."""
+    """Takes down the cluster of a folder; returns what could not be removed."""
     state_dir = state_dir.absolute()
     if not state_dir.exists():
         return []

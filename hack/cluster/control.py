@@ -23,7 +23,7 @@ SOCKET = "control.sock"
 
 
 class Supervisor:
-    """The client side; `supervisor.py` is the other one."""
+    """The client of the supervisor; `supervisor.py` is the server."""
 
     def __init__(
         self, state_dir: Path, process: Process, child: "subprocess.Popen[bytes] | None" = None
@@ -34,7 +34,7 @@ class Supervisor:
 
     @classmethod
     def spawn(cls, state_dir: Path, *, attached: bool, isolated: bool) -> "Supervisor":
-        """Starts one: `attached` ends it with this process, `isolated` gives it its own namespaces."""
+        """Starts a supervisor. `attached`: ends with this process; `isolated`: in namespaces of its own."""
         log = state_dir / "logs" / "supervisor.log"
         # -I -S: it needs nothing but the standard library, and starts in half the time.
         python = [sys.executable, "-I", "-S"]

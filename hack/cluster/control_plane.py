@@ -19,11 +19,11 @@ ISSUER = "https://kubernetes.default.svc.cluster.local"
 
 @dataclass(frozen=True)
 class Plane:
-    """Where one control plane listens and keeps its data."""
+    """The addresses and data folders of a control plane."""
 
     state_dir: Path
     pki: Pki
-    address: str  # what the API server is reached under from here
+    address: str  # the API server's address for clients on this machine
     port: int = 6443
     etcd_port: int = 2379
     etcd_peer_port: int = 2380

@@ -1,4 +1,4 @@
-"""Says whether a process that was written down earlier is still the same one.
+"""The identity of a process: whether a recorded process still lives.
 
 Why: pids are reused. A cluster must never be taken for alive, nor a stranger
 killed, because a number fits; a pid together with its start time is unique

@@ -1,4 +1,4 @@
-"""The KWOK mode: the light one, a scheduler, and nodes that only pretend.
+"""The KWOK mode: the light mode, a scheduler, and simulated nodes.
 
 Why: a real node starts a few pods a second. To load the operator with hundreds
 of them, something has to do the kubelet's part of the conversation with the API

@@ -30,7 +30,7 @@ class Wire:
 
 
 def connect(init: Process) -> Wire:
-    """Lays the wire to the namespace of `init`, and sets up what lies behind it."""
+    """Lays the wire to the namespace of `init`, and configures the network inside."""
     used = _run(["ip", "-4", "route", "show", "table", "all"])
     for number in range(1, 255):
         wire = Wire(f"{_PREFIX}{number}", f"10.88.{number}.1", f"10.88.{number}.2")
@@ -74,11 +74,11 @@ def index(interface: str) -> int | None:
 
 
 def disconnected(facts: Path) -> list[str]:
-    """Waits until the kernel has removed a dead cluster's wire; returns what stayed."""
+    """Waits until the kernel has removed a dead cluster's wire; returns leftovers."""
     try:
         interface, number = json.loads(facts.read_text())["interface"]
     except (OSError, ValueError, KeyError):
-        return []  # it never had one
+        return []  # the cluster never had a wire
     deadline = time.monotonic() + 5
     while index(interface) == number:
         if time.monotonic() > deadline:

@@ -31,7 +31,7 @@ _CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
 
 
 def ensure() -> None:
-    """Installs what is missing, or says what to install."""
+    """Installs missing packages, or raises with the list of them."""
     if os.geteuid() != 0:
         raise ClusterError(
             "A node needs root (namespaces, mounts, control groups): run this with sudo. "

@@ -79,7 +79,7 @@ def path(name: str) -> Path:
 
 
 def build(names: list[str]) -> None:
-    """Builds those that are missing; returns at once when there are none."""
+    """Builds the missing programs; returns at once when none is missing."""
     if not _missing(names):
         return
     folder = cache()
@@ -115,7 +115,7 @@ def _build(program: Program, folder: Path, count: str) -> None:
         process = subprocess.Popen(
             command,
             cwd=HERE / program.module,
-            # A workspace or flags of the caller would change what is built.
+            # A workspace or flags of the caller would change the binaries.
             env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"},
             stdin=subprocess.DEVNULL,
             stdout=output,

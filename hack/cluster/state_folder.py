@@ -43,7 +43,7 @@ def locked(state_dir: Path) -> Iterator[None]:
         folder = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The one who had the lock may have deleted the folder.
+            # The previous holder of the lock may have deleted the folder.
             if os.path.exists(state_dir) and os.path.samestat(os.fstat(folder), os.stat(state_dir)):
                 break
         except BlockingIOError:

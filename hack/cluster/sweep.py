@@ -14,7 +14,7 @@ from .state_folder import FACTS, facts, remove
 
 
 def clean(state_dir: Path, *, keep_logs: bool = False) -> list[str]:
-    """Sweeps the folder's cluster, which must be dead, and the control groups of all dead ones."""
+    """Sweeps the folder's cluster, which must be dead, and the control groups of all dead clusters."""
     if facts(state_dir) is not None:
         return [f"the cluster in {state_dir} still runs"]
     return network.disconnected(state_dir / FACTS) + cgroups.sweep() + remove(state_dir, keep_logs=keep_logs)

@@ -1,1 +1,1 @@
-"""`make demo`: a real workflow on a real cluster, an agent killed in the middle, and what became of it."""
+"""`make demo`: a real workflow on a real cluster, an agent killed in the middle, and its replacement."""

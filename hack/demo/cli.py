@@ -38,14 +38,14 @@ def main(arguments: list[str] | None = None) -> int:
             print(problem.remedy, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ninterrupted; `make demo` goes on, `make demo-down` takes everything away", file=sys.stderr)
+        print("\ninterrupted; `make demo` continues, `make demo-down` removes everything", file=sys.stderr)
         return 130
 
 
 def down(target: Target, namespace: str) -> None:
-    """Take everything away that the demo made. Raises Problem."""
+    """Remove everything that the demo created. Raises Problem."""
     if target.kind == "current":
-        # Somebody's own cluster: what is ours goes, what may hold other people's workflows stays.
+        # The user's own cluster: the demo's objects are removed; the CRDs stay, as they may hold other runs.
         target.kubectl(
             "delete", "-f", str(MANIFEST), "-n", namespace, "--ignore-not-found", "--timeout=60s", deadline=90
         )

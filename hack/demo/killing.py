@@ -13,7 +13,7 @@ CONTAINER = "agent"
 
 
 def kill(target: Target, namespace: str, pod: str) -> str:
-    """End the agent's process without warning. Returns what was done. Raises Problem if it did not work."""
+    """Kill the agent's process without warning. Returns the action as text. Raises Problem if that fails."""
     if target.kind == "native":
         text = target.cluster(
             "kill-container", "--namespace", namespace, "--pod", pod, "--container", CONTAINER, deadline=30

@@ -1,4 +1,4 @@
-"""A check of the prose: words that this project has replaced by those of its field.
+"""A check of the prose: words that this project has replaced by the words of its field.
 
 `dialect.txt` maps each word, or phrase of several words, to its remedies; codespell finds the words in
 files. Names of tests are checked too, each as a sentence. A summary says how many findings each folder has.

@@ -1,4 +1,4 @@
-"""Building images with buildah, without a daemon, or with an engine where one is asked for."""
+"""Building images with buildah, without a daemon, or with an engine on request."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def make_all(options: argparse.Namespace) -> list[Path]:
     state: Path = options.state_dir
     made: list[Path] = []
     with ThreadPoolExecutor(1) as thread:
-        # Wheels come over the network and root filesystems are made by the processor: one hides the other.
+        # Wheels take network time and root filesystems CPU time, so both are built at the same time.
         contexts: list[tuple[str, Future[dict[str, Path]]]] = []
         for tag, context in ((OPERATOR_TAG, ROOT), (EXAMPLE_TAG, ROOT / EXAMPLE_CONTEXT)):
             dockerfile = context / "Dockerfile"

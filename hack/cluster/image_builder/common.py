@@ -27,7 +27,7 @@ OPERATOR_TAG = "perdure/perdure:dev"
 EXAMPLE_TAG = "perdure/code-audit:dev"
 EXAMPLE_CONTEXT = Path("examples/code-audit")
 
-# Raise when what this file makes of a recipe or a context changes.
+# To be raised when the output of this program for the same recipe or context changes.
 FORMAT = 1
 # One fixed time in what this file packs: the same inputs then give the same digests, and a cluster unpacks
 # each layer once. (Not in first layers: Python believes its compiled files only while they are dated like

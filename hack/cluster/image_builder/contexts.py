@@ -1,4 +1,4 @@
-"""Build contexts: what an image build finds, wheels included, so that it needs no network."""
+"""Build contexts: all files of an image build, wheels included, so that the build needs no network."""
 
 from __future__ import annotations
 

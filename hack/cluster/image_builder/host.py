@@ -66,8 +66,8 @@ def pip() -> tuple[str, ...]:
 
 
 def download(target: Path, requirements: Sequence[str]) -> None:
-    """Wheels for the image's Python, whatever Python runs here."""
-    # Four at a time: pip waits for one answer of the index after the other.
+    """Wheels for the image's Python, for any Python that runs this program."""
+    # Four at a time: pip sends its requests to the index one after the other.
     batches = [batch for batch in (requirements[start::4] for start in range(4)) if batch]
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(len(batches) or 1) as threads:
         lists = [Path(scratch) / f"{number}.txt" for number in range(len(batches))]

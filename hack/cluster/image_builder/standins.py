@@ -59,7 +59,7 @@ def first_layer(name: str, refresh: bool) -> Path:
             replacing(path) as unfinished,
         ):
             options = [f"--dpkgopt={option}" for option in recipe.get("dpkg_options", ())]
-            # mmdebstrap runs no customize hook for what it only unpacks.
+            # mmdebstrap runs no customize hook for packages that it only unpacks.
             hook = "extract" if recipe["variant"] == "extract" else "customize"
             run(
                 [

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.integration.apiserver import ApiServer
 
-#: Seconds for one command; the longest of them starts from an empty cache on a busy machine.
+#: Seconds for one command; the longest command starts with an empty cache on a busy machine.
 _DEADLINE = 60.0
 
 
@@ -38,7 +38,7 @@ Kubectl = Callable[..., Awaitable[Said]]
 def kubectl(apiserver: ApiServer, namespace: str, tmp_path_factory: pytest.TempPathFactory) -> Kubectl:
     """`await kubectl("apply", objects=[…])` in the test's namespace; objects go in as `-f -`."""
     binary = apiserver.cluster.kubectl
-    # Kept for the whole run: the cache of what the server offers takes longest to fill.
+    # Kept for the whole run: the discovery cache takes longest to fill.
     home = tmp_path_factory.getbasetemp() / "kubectl"
     home.mkdir(exist_ok=True)
 

@@ -1,4 +1,4 @@
-"""The CustomResourceDefinitions on a real API server: what people see, and which words refuse what."""
+"""The CustomResourceDefinitions on a real API server: columns, and refusals with their messages."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def changed(*path: str | int, to: Any, **others: Any) -> dict[str, Any]:
         changed("parallelism", to=1),
         changed("finally", to=[step("z")]),
         changed("outputs", to={"a": 1}),
-        # Together with what may be changed.
+        # Together with a field that may be changed.
         changed("steps", 0, "input", to={"q": {"s": 1}}, desiredState="Paused"),
         changed("retention", to={"pods": "Never"}, desiredState="Paused"),
     ],
@@ -237,7 +237,7 @@ async def test_a_spec_cannot_be_changed_and_the_message_says_what_to_do(
     kubectl: Kubectl, other: dict[str, Any]
 ) -> None:
     for number, flags in enumerate(((), ("--server-side",))):
-        # An applier owns what it applied: each has an object of its own.
+        # A field manager owns the fields that it applied: each manager has an object of its own.
         base, next_one = copy.deepcopy(BASE), copy.deepcopy(other)
         base["metadata"]["name"] = next_one["metadata"]["name"] = f"audit-{number}"
         assert (await kubectl("apply", *flags, objects=[base])).code == 0

@@ -25,7 +25,7 @@ UNKNOWN = workflow(
 
 @pytest.fixture
 async def policies(kubectl: Kubectl, kube: KubeClient, namespace: str) -> AsyncIterator[list[str]]:
-    """The policies' names, once they act; in this namespace only: other tests apply what they refuse."""
+    """The names of the policies, in force in this namespace only: other tests apply faulty manifests."""
     items = list(yaml.safe_load_all(TEXT.read_text()))
     for item in items:
         item["metadata"]["name"] = f"{item['metadata']['name'].partition('.')[0]}.{namespace}"
@@ -117,7 +117,7 @@ async def test_the_policy_refuses_what_the_schemas_cannot(
         said = await kubectl("apply", "--server-side", objects=[wrong])
         assert text in said.error
 
-    # A person can still change labels of what exists.
+    # A user can still change labels of existing objects.
     relabelled = copy.deepcopy(GIANT)
     relabelled["metadata"]["labels"] = {"team": "a"}
     assert (await kubectl("apply", "--server-side", objects=[relabelled])).code == 0

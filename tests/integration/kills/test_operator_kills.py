@@ -41,7 +41,7 @@ class Act(NamedTuple):
     seconds: float
     #: Seconds that the machine took for a fixed piece of work, right after.
     pace: float
-    #: When the operator was started, by the wall clock, and what it had to say until then.
+    #: The start of the operator, by the wall clock, and its log until then.
     started: datetime
     log: str
 

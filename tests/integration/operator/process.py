@@ -1,4 +1,4 @@
-"""Our processes, which a test may kill, and a kubelet that does what the test says."""
+"""Operator and gateway as processes, which a test may kill, and a kubelet that a test scripts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from perdure.kube.errors import ApiError
 
 
 class PerdureProcess:
-    """`perdure ROLE`, its environment nothing but what a test says."""
+    """`perdure ROLE` as a process, whose environment has the variables of the test only."""
 
     def __init__(self, role: str, *, log: Path, environment: Mapping[str, str], health: str) -> None:
         """`health`: the URL without path that answers `/readyz`."""
@@ -88,7 +88,7 @@ class PerdureProcess:
 
 
 class OperatorProcess(PerdureProcess):
-    """The operator, seeing one namespace only, so that tests do not disturb each other."""
+    """An operator that watches one namespace only, so that tests do not disturb each other."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class OperatorProcess(PerdureProcess):
         identity: str = "operator",
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        """`settings`: by name, without prefix, over those that suit most tests."""
+        """`settings`: by name, without prefix; they override the settings that suit most tests."""
         self.identity = identity
         (port,) = free_ports(1)
         environment = {
@@ -154,7 +154,7 @@ class Kubelet:
         self._kube = kube
         self._namespace = namespace
         self.script = script
-        #: Uids of the pods that were seen, by name: two for one name is a pod that was made twice.
+        #: Uids of the observed pods, by name: two uids of one name are a pod that was created twice.
         self.uids: dict[str, set[str]] = {}
 
     async def run(self) -> None:

@@ -34,7 +34,7 @@ KEPT = 1000
 WRITERS = max(10, -(-COUNT // KEPT))
 #: Seconds without any acknowledgement after which something is wrong.
 STANDSTILL = 120.0
-#: Acknowledged ones between two kills, at least.
+#: Acknowledged checkpoints between two kills, at least.
 BETWEEN_KILLS = min(COUNT // 7, 600)
 OPTIONS = Options(retries=Retries(patience=600, first_delay=0.05, longest_delay=0.5))
 
@@ -172,7 +172,7 @@ async def test_no_acknowledged_checkpoint_is_lost(
 
 
 async def check_ledger(ledger_url: str, uid: str, writers: Writers) -> None:
-    """Each acknowledged one is there, under its number, with its content, and in order."""
+    """Each acknowledged checkpoint is in the ledger, under its number, with its content, and in order."""
     connection = await asyncpg.connect(ledger_url)
     try:
         rows = await connection.fetch(
@@ -188,6 +188,6 @@ async def check_ledger(ledger_url: str, uid: str, writers: Writers) -> None:
         assert newest == sequences[-1]
         for sequence, number in acknowledged:
             if sequence <= newest - KEPT:
-                continue  # one whose answer was lost was sent twice, and made an old one go
+                continue  # a checkpoint whose answer was lost was sent twice, and displaced an old one
             expected = (str(number), hashlib.sha256(content(index, number)).digest())
             assert kept.get((index, sequence)) == expected, f"writer {index}: checkpoint {sequence}"

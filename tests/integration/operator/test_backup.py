@@ -27,7 +27,7 @@ CHAIN = {
     "steps": [{"name": "first", "agent": AGENT}, {"name": "second", "agent": AGENT, "dependsOn": ["first"]}]
 }
 
-#: Takes the operator down and starts one on a ledger restored from a backup. Returns the ledger's URL.
+#: Stops the operator and starts another on a ledger restored from a backup. Returns the ledger's URL.
 Restart = Callable[[bytes], Awaitable[str]]
 
 
@@ -106,7 +106,7 @@ async def test_a_backup_is_restored_into_an_empty_cluster(
     dump = await postgres_server.dump(ledger_url)
     history = await stage.events(uids["over"])
 
-    # The cluster is lost with all that was in it; what is kept in Git is applied to its successor.
+    # The cluster is lost with all its objects; the manifests in Git are applied to its successor.
     await stage.operator.kill()
     for name in uids:
         await stage.kube.delete("Workflow", stage.namespace, name)
@@ -143,7 +143,7 @@ async def test_a_backup_is_restored_under_its_own_cluster(
     uids = {name: (await stage.apply(name, CHAIN))["metadata"]["uid"] for name in ("going", "over")}
     await until_running(stage, *uids)
     dump = await postgres_server.dump(ledger_url)
-    # After the backup one run ends, and one gets to its second step.
+    # After the backup one run ends, and another run starts its second step.
     stage.kubelet.script = lambda pod: (
         None
         if pod["metadata"]["labels"]["perdure.dev/step"] == "second" and _is_of(pod, "going")

@@ -34,7 +34,7 @@ WITHIN = 120.0
 
 @dataclass(slots=True)
 class Pair:
-    """Two operators before one cluster and one ledger."""
+    """Two operators of one cluster and one ledger."""
 
     kube: KubeClient
     namespace: str
@@ -59,7 +59,7 @@ class Pair:
         return holder in self.operators and '"working"' in self.operators[holder].log().replace("'", '"')
 
     async def roles(self) -> tuple[OperatorProcess, OperatorProcess]:
-        """The one that leads, and the other."""
+        """The leader and the standby."""
         leader = await until(self.holder, within=WITHIN)
         (other,) = self.operators.keys() - {leader}
         return self.operators[leader], self.operators[other]

@@ -1,4 +1,4 @@
-"""Schedules against a real API server. Times are in the past: what was missed is made up for at once."""
+"""Schedules against a real API server. Times are in the past: a missed run is created at once."""
 
 from __future__ import annotations
 
