@@ -1,4 +1,4 @@
-"""The ledger that simulations use says and keeps of checkpoints what the real one does."""
+"""The fake ledger of simulations answers as the real one does: for checkpoints and for signals."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from unittest.mock import create_autospec
 
 import pytest
 
-from perdure.domain.records import Superseded
+from perdure.domain.phases import Phase
+from perdure.domain.records import Commit, Superseded, TaskKey, VersionConflict
 from perdure.ledger import Ledger
-from perdure.ledger.types import Overtaken
+from perdure.ledger.types import Overtaken, SignalRefused
 from tests.fakes.faults import NONE, Faults
 from tests.fakes.guarantees import Guarantees
 from tests.fakes.ledger import FakeLedger, Rows
@@ -93,3 +94,56 @@ async def test_the_same_checkpoints_leave_the_same(ledger: Ledger, epoch: int, s
             opened = await ledger.open_latest(sessions[-1], label)
             current = fake.newest(rows, KEY, label)
             assert (opened and opened.info.sequence) == (current and current.sequence)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_the_same_signals_leave_the_same(ledger: Ledger, epoch: int, seed: int) -> None:
+    draw = random.Random(seed)
+    state = await samples.started(ledger, epoch)
+    uid = state.run.uid
+    fake = FakeLedger(Faults(seed, NONE), create_autospec(Guarantees, instance=True), lambda uid: None)
+    fake.epoch = epoch
+    fake.rows[uid] = Rows(state.run)
+    version = state.run.version
+
+    for moment in range(60):
+        if draw.random() < 0.6:
+            signal = samples.signal(str(draw.randrange(20)), moment, key=TaskKey("work", draw.randrange(2)))
+            where = draw.choice([uid, uid, uid, "a2c1d7d4-0000-4000-8000-000000000000"])
+            answers = await _both(
+                lambda where=where, signal=signal: fake.send_signal(where, signal),
+                lambda where=where, signal=signal: ledger.send_signal(where, signal),
+            )
+        else:
+            run = replace(state.run, version=max(1, version - draw.randrange(2)))
+            if moment > 50:
+                run = replace(run, phase=Phase.SUCCEEDED, finished_at=at(moment))
+            unread = [signal.id for signal in sum((await _inbox(ledger, uid)).values(), ())]
+            commit = Commit(run=run, consumed=tuple(draw.sample(unread, min(len(unread), 2))))
+            answers = await _both(
+                lambda commit=commit: fake.commit(commit, epoch=epoch),
+                lambda commit=commit: ledger.commit(commit, epoch=epoch),
+            )
+            if run.phase.terminal and not isinstance(answers[0], type):
+                state = replace(state, run=run)
+        assert answers[0] == answers[1], moment
+        updates = await ledger.updates(uid, since=None)
+        version = updates.version
+        assert fake.updates(uid, since=None) == updates, moment
+
+
+async def _inbox(ledger: Ledger, uid: str) -> Any:
+    return (await ledger.updates(uid, since=None)).signals
+
+
+async def _both(pretended: Any, real: Any) -> tuple[Any, Any]:
+    """What both ledgers answer: a result, or the type of an error."""
+    try:
+        first = pretended()
+    except (SignalRefused, VersionConflict) as error:
+        first = type(error)
+    try:
+        second = await real()
+    except (SignalRefused, VersionConflict) as error:
+        second = type(error)
+    return first, second
