@@ -1,4 +1,4 @@
-"""One pass over a schedule: what it does to the cluster, and what it says of it."""
+"""One pass over a schedule: what it does to the cluster, and what it writes to the status."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ KEY = RunKey(KIND, NAMESPACE, "often")
 SPEC = {"steps": [{"name": "only", "agent": {"image": "agent"}}]}
 
 
-class Stage:
-    """A schedule `often`, applied at the start of time, and its operator."""
+class ScheduleFixture:
+    """A schedule `often`, applied at the start of time, with its store and reconciler."""
 
     def __init__(self, **fields: Any) -> None:
         self.cluster = Cluster()
@@ -45,10 +45,10 @@ class Stage:
         setattr(self.cluster, verb, counted)
 
     def start(self) -> None:
-        """A new life of the operator."""
+        """Restart the operator."""
         self.store = Store()
         self.woken: list[RunKey] = []
-        self.scheduler = ScheduleReconciler(
+        self.reconciler = ScheduleReconciler(
             store=self.store,
             kube=self.cluster,
             clock=now,
@@ -59,20 +59,20 @@ class Stage:
             for obj in self.cluster.all(kind):
                 self.store.apply(kind, obj)
 
-        def hear(kind: str, obj: Mapping[str, Any], deleted: bool) -> None:
+        def handle(kind: str, obj: Mapping[str, Any], deleted: bool) -> None:
             metadata = obj["metadata"]
             if deleted:
                 self.store.remove(kind, metadata["namespace"], metadata["name"], uid=metadata["uid"])
             else:
                 self.store.apply(kind, obj)
 
-        self.cluster.watch(hear)
+        self.cluster.watch(handle)
 
-    async def look(self, seconds: float | None = None) -> float | None:
-        """One pass, at a time counted from the start of time, after everything has been heard."""
+    async def reconcile(self, seconds: float | None = None) -> float | None:
+        """One pass, so many seconds after the start of time, after all events have been received."""
         loop = asyncio.get_running_loop()
         await asyncio.sleep(0.1 if seconds is None else seconds - loop.time())
-        return await self.scheduler.reconcile(KEY)
+        return await self.reconciler.reconcile(KEY)
 
     def finish(self, name: str, phase: str = "Succeeded") -> None:
         obj = self.cluster.stored("Workflow", name)
@@ -101,18 +101,18 @@ def named(minute: int) -> str:
     return run_name("often", START + timedelta(minutes=minute))
 
 
-def test_a_run_is_made_at_its_time_and_shown() -> None:
+def test_a_run_is_created_at_its_time_and_listed_in_the_status() -> None:
     async def play() -> None:
         metadata = {"labels": {"team": "a", "perdure.dev/schedule": "x"}, "annotations": {"note": "b"}}
-        at = Stage(workflow={"metadata": metadata, "spec": SPEC})
-        delay = await at.look()
+        at = ScheduleFixture(workflow={"metadata": metadata, "spec": SPEC})
+        delay = await at.reconcile()
         assert delay is not None and 59 < delay < 60
         assert at.runs == []
         assert at.status["nextScheduleTime"] == "2026-01-01T00:01:00Z"
         assert at.condition("Ready") == ("True", "Scheduled")
         assert at.condition("Accepted")[0] == "True"
         assert "lastScheduleTime" not in at.status
-        await at.look(61)
+        await at.reconcile(61)
         assert at.runs == [named(1)]
         made = at.cluster.stored("Workflow", named(1))
         assert made is not None
@@ -136,23 +136,23 @@ def test_a_run_is_made_at_its_time_and_shown() -> None:
     run(play())
 
 
-def test_a_look_that_changes_nothing_writes_nothing() -> None:
+def test_a_pass_that_changes_nothing_writes_nothing() -> None:
     async def play() -> None:
-        at = Stage()
-        await at.look(61)
+        at = ScheduleFixture()
+        await at.reconcile(61)
         at.calls.clear()
-        await at.look()
+        await at.reconcile()
         at.start()
-        await at.look()
+        await at.reconcile()
         assert at.calls == []
 
     run(play())
 
 
-def test_the_clock_is_looked_at_from_time_to_time() -> None:
+def test_a_pass_follows_at_the_latest_after_the_longest_wait() -> None:
     async def play() -> None:
-        at = Stage(schedule="@yearly")
-        assert await at.look() == LONGEST_WAIT
+        at = ScheduleFixture(schedule="@yearly")
+        assert await at.reconcile() == LONGEST_WAIT
 
     run(play())
 
@@ -160,8 +160,8 @@ def test_the_clock_is_looked_at_from_time_to_time() -> None:
 @pytest.mark.parametrize("before", [True, False])
 def test_a_creation_that_failed_is_repeated_under_the_same_name(before: bool) -> None:
     async def play() -> None:
-        at = Stage()
-        await at.look()
+        at = ScheduleFixture()
+        await at.reconcile()
         create = at.cluster.create
 
         async def failing(*args: Any) -> dict[str, Any]:
@@ -171,21 +171,21 @@ def test_a_creation_that_failed_is_repeated_under_the_same_name(before: bool) ->
 
         at.cluster.create = failing  # type: ignore[method-assign]
         with pytest.raises(ApiError):
-            await at.look(61)
+            await at.reconcile(61)
         assert at.status["nextScheduleTime"] == "2026-01-01T00:01:00Z"
         at.cluster.create = create  # type: ignore[method-assign]
         at.start()
-        await at.look(100)
+        await at.reconcile(100)
         assert at.runs == [named(1)]
         assert at.status["lastScheduleTime"] == "2026-01-01T00:01:00Z"
 
     run(play())
 
 
-def test_a_run_that_nobody_has_heard_of_is_met_as_our_own() -> None:
+def test_a_run_of_an_interrupted_pass_is_adopted() -> None:
     async def play() -> None:
-        at = Stage()
-        await at.look()
+        at = ScheduleFixture()
+        await at.reconcile()
         at.cluster.watch(None)
         made = at.cluster.add(
             "Workflow",
@@ -201,19 +201,19 @@ def test_a_run_that_nobody_has_heard_of_is_met_as_our_own() -> None:
                 "spec": SPEC,
             },
         )  # fmt: skip
-        await at.look(61)
+        await at.reconcile(61)
         assert at.status["active"] == [{"name": named(1), "uid": made["metadata"]["uid"]}]
         assert at.condition("Ready") == ("True", "Scheduled")
 
     run(play())
 
 
-def test_a_namesake_of_somebody_else_is_reported_and_left_alone() -> None:
+def test_a_workflow_of_the_same_name_and_another_owner_is_reported_and_left_alone() -> None:
     async def play() -> None:
-        at = Stage(schedule="1 * * * *")
+        at = ScheduleFixture(schedule="1 * * * *")
         foreign = at.cluster.add("Workflow", NAMESPACE, {"metadata": {"name": named(1)}, "spec": {}})
-        await at.look()
-        delay = await at.look(61)
+        await at.reconcile()
+        delay = await at.reconcile(61)
         assert delay == REFUSED_RETRY
         assert at.condition("Ready") == ("False", "NameConflict")
         assert at.condition("Stalled") == ("True", "NameConflict")
@@ -221,7 +221,7 @@ def test_a_namesake_of_somebody_else_is_reported_and_left_alone() -> None:
         assert at.status["nextScheduleTime"] == "2026-01-01T00:01:00Z", "it is still to be made"
         assert at.cluster.stored("Workflow", named(1))["metadata"]["uid"] == foreign["metadata"]["uid"]  # type: ignore[index]
         at.cluster.remove("Workflow", NAMESPACE, named(1))
-        await at.look()
+        await at.reconcile()
         assert at.condition("Ready") == ("True", "Scheduled")
         assert at.status["active"][0]["name"] == named(1)
         assert "message" not in at.status
@@ -231,19 +231,19 @@ def test_a_namesake_of_somebody_else_is_reported_and_left_alone() -> None:
 
 def test_a_refused_run_is_reported_and_tried_again() -> None:
     async def play() -> None:
-        at = Stage(schedule="1 * * * *")
-        await at.look()
+        at = ScheduleFixture(schedule="1 * * * *")
+        await at.reconcile()
         create = at.cluster.create
 
         async def refusing(*args: Any) -> dict[str, Any]:
             raise ApiError(403, "Forbidden", "exceeded quota: few")
 
         at.cluster.create = refusing  # type: ignore[method-assign]
-        assert await at.look(61) == REFUSED_RETRY
+        assert await at.reconcile(61) == REFUSED_RETRY
         assert at.condition("Ready") == ("False", "Refused")
         assert "exceeded quota" in at.status["message"]
         at.cluster.create = create  # type: ignore[method-assign]
-        await at.look()
+        await at.reconcile()
         assert at.runs == [named(1)]
         assert at.condition("Ready") == ("True", "Scheduled")
 
@@ -260,10 +260,10 @@ def test_a_refused_run_is_reported_and_tried_again() -> None:
 )
 def test_a_schedule_that_cannot_run_says_why_and_starts_nothing(fields: dict[str, Any], says: str) -> None:
     async def play() -> None:
-        at = Stage()
-        await at.look(61)
+        at = ScheduleFixture()
+        await at.reconcile(61)
         edit(at.cluster.api, "often", **fields)
-        assert await at.look(121) is None
+        assert await at.reconcile(121) is None
         assert at.runs == [named(1)]
         for type, expected in (("Accepted", "False"), ("Ready", "False"), ("Stalled", "True")):
             assert at.condition(type) == (expected, "InvalidConfig")
@@ -274,9 +274,9 @@ def test_a_schedule_that_cannot_run_says_why_and_starts_nothing(fields: dict[str
         assert [one["name"] for one in at.status["active"]] == [named(1)]
         # Mended, it starts with the next time.
         edit(at.cluster.api, "often", schedule="* * * * *", timeZone="UTC", workflow={"spec": SPEC})
-        await at.look(185)
+        await at.reconcile(185)
         assert at.runs == [named(1)]
-        await at.look(241)
+        await at.reconcile(241)
         assert at.runs == [named(1), named(4)]
 
     run(play())
@@ -284,24 +284,24 @@ def test_a_schedule_that_cannot_run_says_why_and_starts_nothing(fields: dict[str
 
 def test_a_suspended_schedule_says_so() -> None:
     async def play() -> None:
-        at = Stage(suspend=True)
-        assert await at.look(61) is None
+        at = ScheduleFixture(suspend=True)
+        assert await at.reconcile(61) is None
         assert at.runs == []
         assert at.condition("Ready") == ("True", "Suspended")
         assert "nextScheduleTime" not in at.status
         edit(at.cluster.api, "often", suspend=False)
-        await at.look(125)
+        await at.reconcile(125)
         assert at.runs == [], "what came while it was suspended is left out"
         assert at.status["nextScheduleTime"] == "2026-01-01T00:03:00Z"
 
     run(play())
 
 
-def test_replace_cancels_what_is_live_and_no_namesake_of_it() -> None:
+def test_replace_cancels_the_live_run_and_no_new_one_of_its_name() -> None:
     async def play() -> None:
-        at = Stage(concurrencyPolicy="Replace")
-        await at.look(61)
-        await at.look(121)
+        at = ScheduleFixture(concurrencyPolicy="Replace")
+        await at.reconcile(61)
+        await at.reconcile(121)
         assert at.runs == [named(1), named(2)]
         assert at.cluster.stored("Workflow", named(1))["spec"]["desiredState"] == "Cancelled"  # type: ignore[index]
         assert "desiredState" not in at.cluster.stored("Workflow", named(2))["spec"]  # type: ignore[index]
@@ -310,7 +310,7 @@ def test_replace_cancels_what_is_live_and_no_namesake_of_it() -> None:
         at.cluster.remove("Workflow", NAMESPACE, named(2))
         at.cluster.add("Workflow", NAMESPACE, {"metadata": {"name": named(2)}, "spec": {}})
         at.cluster.remove("Workflow", NAMESPACE, named(1))
-        await at.look(181)
+        await at.reconcile(181)
         assert at.cluster.stored("Workflow", named(2))["spec"] == {}  # type: ignore[index]
         assert named(3) in at.runs
 
@@ -319,56 +319,56 @@ def test_replace_cancels_what_is_live_and_no_namesake_of_it() -> None:
 
 def test_forbid_leaves_a_run_out_and_says_so_until_the_next() -> None:
     async def play() -> None:
-        at = Stage(concurrencyPolicy="Forbid")
-        await at.look(61)
-        await at.look(121)
+        at = ScheduleFixture(concurrencyPolicy="Forbid")
+        await at.reconcile(61)
+        await at.reconcile(121)
         assert at.runs == [named(1)]
         assert "Forbid" in at.status["message"] and named(1) in at.status["message"]
         assert at.condition("Ready") == ("True", "Scheduled")
         assert at.status["lastScheduleTime"] == "2026-01-01T00:01:00Z"
         at.finish(named(1))
-        await at.look(150)
+        await at.reconcile(150)
         assert "Forbid" in at.status["message"]
-        await at.look(181)
+        await at.reconcile(181)
         assert at.runs == [named(1), named(3)]
         assert "message" not in at.status
 
     run(play())
 
 
-def test_what_was_made_is_known_before_it_is_heard_of() -> None:
+def test_a_created_run_is_known_before_its_event_arrives() -> None:
     async def play() -> None:
-        at = Stage(concurrencyPolicy="Forbid")
-        await at.look()
+        at = ScheduleFixture(concurrencyPolicy="Forbid")
+        await at.reconcile()
         at.cluster.watch(None)
-        await at.look(61)
-        assert at.woken == [RunKey("Workflow", NAMESPACE, named(1))], "its event would tell nothing new"
-        await at.look(121)
+        await at.reconcile(61)
+        assert at.woken == [RunKey("Workflow", NAMESPACE, named(1))], "its event will carry nothing new"
+        await at.reconcile(121)
         assert at.runs == [named(1)]
 
     run(play())
 
 
-def test_a_namesake_of_a_run_that_is_deleted_stays() -> None:
+def test_a_workflow_with_the_name_of_a_deleted_run_stays() -> None:
     async def play() -> None:
-        at = Stage(successfulHistoryLimit=0, schedule="1 * * * *")
-        await at.look(61)
+        at = ScheduleFixture(successfulHistoryLimit=0, schedule="1 * * * *")
+        await at.reconcile(61)
         at.finish(named(1))
         await asyncio.sleep(0.1)
         at.cluster.watch(None)
         at.cluster.remove("Workflow", NAMESPACE, named(1))
         at.cluster.add("Workflow", NAMESPACE, {"metadata": {"name": named(1)}, "spec": {}})
-        await at.look()
+        await at.reconcile()
         assert at.calls.count("delete") == 1
         assert at.runs == [named(1)]
 
     run(play())
 
 
-def test_a_run_that_was_over_before_it_was_noted_counts_as_a_success() -> None:
+def test_a_run_that_ended_before_the_status_listed_it_counts_as_a_success() -> None:
     async def play() -> None:
-        at = Stage()
-        await at.look()
+        at = ScheduleFixture()
+        await at.reconcile()
         patch_status = at.cluster.patch_status
 
         async def failing(*args: Any) -> dict[str, Any]:
@@ -376,11 +376,11 @@ def test_a_run_that_was_over_before_it_was_noted_counts_as_a_success() -> None:
 
         at.cluster.patch_status = failing  # type: ignore[method-assign]
         with pytest.raises(ApiError):
-            await at.look(61)
+            await at.reconcile(61)
         at.cluster.patch_status = patch_status  # type: ignore[method-assign]
         at.finish(named(1))
         at.start()
-        await at.look(70)
+        await at.reconcile(70)
         assert at.status["lastSuccessfulTime"] == "2026-01-01T00:01:01Z"
         assert at.status["lastScheduleTime"] == "2026-01-01T00:01:00Z"
         assert at.runs == [named(1)]
@@ -390,11 +390,11 @@ def test_a_run_that_was_over_before_it_was_noted_counts_as_a_success() -> None:
 
 def test_finished_runs_are_kept_as_long_as_history_allows() -> None:
     async def play() -> None:
-        at = Stage(successfulHistoryLimit=1, failedHistoryLimit=0)
+        at = ScheduleFixture(successfulHistoryLimit=1, failedHistoryLimit=0)
         for minute in range(1, 5):
-            await at.look(60 * minute + 1)
+            await at.reconcile(60 * minute + 1)
             at.finish(named(minute), "Failed" if minute == 3 else "Succeeded")
-            await at.look()
+            await at.reconcile()
         assert at.runs == [named(4)]
         assert at.status["lastSuccessfulTime"] == "2026-01-01T00:04:01Z"
         assert "active" not in at.status
@@ -402,15 +402,15 @@ def test_finished_runs_are_kept_as_long_as_history_allows() -> None:
     run(play())
 
 
-def test_a_run_that_is_over_and_deleted_is_not_made_again() -> None:
+def test_a_finished_and_deleted_run_is_not_created_again() -> None:
     async def play() -> None:
-        at = Stage(successfulHistoryLimit=0)
-        await at.look(61)
+        at = ScheduleFixture(successfulHistoryLimit=0)
+        await at.reconcile(61)
         at.finish(named(1))
-        await at.look()
+        await at.reconcile()
         assert at.runs == []
         at.start()
-        await at.look()
+        await at.reconcile()
         assert at.runs == []
         assert at.calls.count("create") == 1
 
@@ -419,12 +419,12 @@ def test_a_run_that_is_over_and_deleted_is_not_made_again() -> None:
 
 def test_a_success_between_two_lives_is_noticed() -> None:
     async def play() -> None:
-        at = Stage()
-        await at.look(61)
+        at = ScheduleFixture()
+        await at.reconcile(61)
         at.cluster.watch(None)
         at.finish(named(1))
         at.start()
-        await at.look(70)
+        await at.reconcile(70)
         assert at.status["lastSuccessfulTime"] == "2026-01-01T00:01:01Z"
 
     run(play())
@@ -432,15 +432,15 @@ def test_a_success_between_two_lives_is_noticed() -> None:
 
 def test_a_leader_that_was_deposed_does_not_turn_the_memory_back() -> None:
     async def play() -> None:
-        at = Stage(successfulHistoryLimit=0)
-        await at.look()
-        deposed, patch_status = at.scheduler, at.cluster.patch_status
+        at = ScheduleFixture(successfulHistoryLimit=0)
+        await at.reconcile()
+        deposed, patch_status = at.reconciler, at.cluster.patch_status
 
         async def slow(*args: Any) -> dict[str, Any]:
             # While it hangs, another leader goes on.
             at.cluster.patch_status = patch_status  # type: ignore[method-assign]
             at.start()
-            await at.look(121)
+            await at.reconcile(121)
             return await patch_status(*args)
 
         at.cluster.patch_status = slow  # type: ignore[method-assign]
@@ -454,25 +454,25 @@ def test_a_leader_that_was_deposed_does_not_turn_the_memory_back() -> None:
 
 def test_a_schedule_that_is_being_deleted_makes_nothing() -> None:
     async def play() -> None:
-        at = Stage()
-        await at.look()
+        at = ScheduleFixture()
+        await at.reconcile()
         obj = dict(at.store.schedules[KEY])
         obj["metadata"] = {**obj["metadata"], "deletionTimestamp": "2026-01-01T00:00:30Z"}
         at.store.schedules[KEY] = obj
-        assert await at.look(61) is None
+        assert await at.reconcile(61) is None
         assert at.runs == []
         del at.store.schedules[KEY]
-        assert await at.look() is None
+        assert await at.reconcile() is None
 
     run(play())
 
 
 def test_a_schedule_deleted_in_the_middle_of_a_pass_is_no_error() -> None:
     async def play() -> None:
-        at = Stage()
+        at = ScheduleFixture()
         await asyncio.sleep(1)
         at.cluster.watch(None)
         at.cluster.remove(KIND, NAMESPACE, "often")
-        assert await at.look(61) is not None
+        assert await at.reconcile(61) is not None
 
     run(play())

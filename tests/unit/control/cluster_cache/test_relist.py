@@ -58,7 +58,7 @@ def test_what_is_newer_than_the_list_stays() -> None:
 
 
 @pytest.mark.parametrize("version", [10, 12])
-def test_what_was_made_anew_while_the_list_was_on_its_way_stays(version: int) -> None:
+def test_an_object_created_again_during_the_list_stays(version: int) -> None:
     """The list tells that the first of its name is gone, and nothing of the second."""
     store = filled()
     lists = Lists(9, {WORKFLOW: [workflow(1)], AGENT_TASK: [task("audit-a", 2)]})
@@ -68,14 +68,14 @@ def test_what_was_made_anew_while_the_list_was_on_its_way_stays(version: int) ->
     assert store.apply(POD, pod("audit-a-1", 20, uid="uid-second", phase="Failed")) == AUDIT
 
 
-def test_it_tells_from_where_on_each_list_can_be_watched() -> None:
+def test_relist_returns_the_version_from_which_each_list_can_be_watched() -> None:
     assert look(filled(), Lists(9, {})) == {Selection(kind, None, SELECTORS.get(kind)): "9" for kind in KINDS}
     assert set(look(filled(), Lists(9, {}), ["a", "b"])) == {
         Selection(kind, namespace, SELECTORS.get(kind)) for kind in KINDS for namespace in ("a", "b")
     }
 
 
-def test_what_runs_made_is_read_at_once_after_the_runs() -> None:
+def test_objects_of_runs_are_listed_concurrently_after_the_runs() -> None:
     lists = Lists(9, {})
     look(filled(), lists)
     assert lists.told[:2] == ["Workflow asked", "Workflow read"]
@@ -90,7 +90,7 @@ def test_a_list_that_fails_leaves_no_other_under_way() -> None:
     assert "Pod read" in lists.told
 
 
-def test_an_object_that_cannot_be_read_is_left_out_and_the_others_are_taken_in() -> None:
+def test_an_object_that_cannot_be_read_is_left_out_and_the_others_are_stored() -> None:
     store = Store()
     odd: list[Any] = ["no object", {}, {"metadata": None}, {**pod("odd-1", 3), "status": ["no map"]}]
     look(store, Lists(9, {WORKFLOW: [workflow(1)], POD: [*odd, pod("audit-a-1", 4)]}))

@@ -39,7 +39,7 @@ def test_what_concerns_a_run_names_it() -> None:
     assert store.apply(AGENT_TEMPLATE, obj("t", 6, spec={"image": "i"})) is None
 
 
-def test_what_we_made_is_known_and_its_event_is_recognised_once() -> None:
+def test_an_own_create_is_known_and_its_event_is_recognised_once() -> None:
     store = Store()
     store.apply_created(POD, pod("audit-a-1", 3))
     assert store.of(AUDIT).pods["audit-a-1"].attempt == 1
@@ -49,7 +49,7 @@ def test_what_we_made_is_known_and_its_event_is_recognised_once() -> None:
     assert not store.is_own_create("3")
 
 
-def test_only_so_much_of_what_we_made_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_own_creates_are_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MADE", 2)
     store = Store()
     for version in (3, 4, 5):
@@ -77,7 +77,7 @@ def test_what_a_person_changed_is_a_reason_to_look() -> None:
 
 
 @pytest.mark.parametrize("kind", [WORKFLOW, AGENT_TASK, POD])
-def test_a_namesake_is_a_reason_to_look(kind: str) -> None:
+def test_a_new_object_of_the_same_name_enqueues_the_run(kind: str) -> None:
     store = filled()
     made = {WORKFLOW: workflow(9), AGENT_TASK: task("audit-a", 9), POD: pod("audit-a-1", 9)}[kind]
     made["metadata"]["uid"] = "new"
@@ -164,7 +164,7 @@ def test_a_second_pod_of_a_job_is_met_again_once_the_first_is_gone() -> None:
     assert store.of(AUDIT).pods["audit-a-1"].pod_name == "audit-a-1-y"
 
 
-def test_a_namesake_takes_the_place() -> None:
+def test_a_new_object_replaces_the_one_of_the_same_name() -> None:
     store = filled()
     store.of(AUDIT).changed.clear()
     assert store.apply(POD, pod("audit-a-1", 8, uid="new")) == AUDIT
@@ -175,7 +175,7 @@ def test_a_namesake_takes_the_place() -> None:
     assert "audit-a-1" in store.of(AUDIT).pods
 
 
-def test_a_namesake_of_a_run_takes_its_place() -> None:
+def test_a_new_run_replaces_the_one_of_the_same_name() -> None:
     store = filled()
     store.apply(WORKFLOW, workflow(9, uid="new", phase=None))
     assert store.roots[AUDIT].uid == "new"
@@ -220,7 +220,7 @@ def test_nothing_is_left_of_a_run_that_is_gone(order: list[str]) -> None:
     assert empty_of(store, AUDIT)
 
 
-def test_nothing_is_left_of_a_run_that_never_made_anything() -> None:
+def test_nothing_is_left_of_a_run_that_never_created_an_object() -> None:
     store = Store()
     store.apply(WORKFLOW, workflow(1))
     store.of(AUDIT)

@@ -322,7 +322,7 @@ def test_a_follower_writes_nothing() -> None:
     run(scenario)
 
 
-def test_a_follower_is_told_at_once_and_a_leader_is_not() -> None:
+def test_on_not_elected_is_called_for_a_follower_at_once_and_never_for_a_leader() -> None:
     async def scenario() -> None:
         leases = Leases()
         first, second, third = Replica("a", leases), Replica("b", leases), Replica("c", leases)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.unit.control.stage import NAMESPACE, A, Stage, played
+from tests.unit.control.loop_fixture import NAMESPACE, A, ControlLoopFixture, played
 from tests.unit.domain.builders import UID
 
 from perdure.api.step import MAX_WORKFLOW_DEPTH
@@ -32,7 +32,7 @@ async def soon() -> None:
 
 def test_an_attempt_gets_a_task_and_a_pod() -> None:
     async def scenario() -> None:
-        stage = Stage(POD)
+        stage = ControlLoopFixture(POD)
         await stage.ensure()
         task, pod = stage.only("AgentTask"), stage.only("Pod")
         assert pod["metadata"]["name"] == stage.attempt().pod_name
@@ -45,11 +45,11 @@ def test_an_attempt_gets_a_task_and_a_pod() -> None:
 
 def test_what_was_done_before_a_crash_is_found_again() -> None:
     async def scenario() -> None:
-        stage = Stage(POD)
-        stage.hears = False
+        stage = ControlLoopFixture(POD)
+        stage.receives_events = False
         await stage.ensure()
         uid = stage.only("Pod")["metadata"]["uid"]
-        stage.view.attempts[A] = replace(stage.attempt(), pod_uid=None)
+        stage.history.view.attempts[A] = replace(stage.attempt(), pod_uid=None)
         stage.ledger.recorded.clear()
         stage.restart(pods=False)
         await stage.ensure()
@@ -61,7 +61,7 @@ def test_what_was_done_before_a_crash_is_found_again() -> None:
 
 def test_a_task_says_how_hard_it_tries() -> None:
     async def scenario() -> None:
-        stage = Stage(
+        stage = ControlLoopFixture(
             {
                 **POD,
                 "retry": {"limit": 3},
@@ -81,12 +81,12 @@ def test_a_task_says_how_hard_it_tries() -> None:
 
 def test_the_next_attempt_is_told_of_the_last_failure() -> None:
     async def scenario() -> None:
-        stage = Stage({**POD, "retry": {"limit": 1}})
+        stage = ControlLoopFixture({**POD, "retry": {"limit": 1}})
         await stage.ensure()
         first = _environment(stage)
         assert "PERDURE_LAST_FAILURE" not in first
-        stage.exited(A, code=3)
-        stage.settle(now=stage.tasks[A].retry_at)
+        stage.history.exited(A, code=3)
+        stage.history.settle(now=stage.history.tasks[A].retry_at)
         await stage.ensure()
         text = _environment(stage)["PERDURE_LAST_FAILURE"]
         assert '"attempt":1' in text and '"reason":"ExitCode"' in text and '"exitCode":3' in text
@@ -94,7 +94,7 @@ def test_the_next_attempt_is_told_of_the_last_failure() -> None:
     played(scenario())
 
 
-def _environment(stage: Stage) -> dict[str, str]:
+def _environment(stage: ControlLoopFixture) -> dict[str, str]:
     pod = stage.cluster.stored("Pod", stage.attempt().pod_name, NAMESPACE)
     assert pod is not None
     return {each["name"]: each["value"] for each in pod["spec"]["containers"][0]["env"]}
@@ -102,10 +102,10 @@ def _environment(stage: Stage) -> dict[str, str]:
 
 def test_a_template_that_cannot_be_merged_fails_the_task_and_names_the_field() -> None:
     async def scenario() -> None:
-        stage = Stage(POD)
-        block = dict(stage.view.plan.steps["a"].block) | {"podTemplate": {"spec": {"volumes": [{}]}}}
-        steps = {"a": replace(stage.view.plan.steps["a"], block=block)}
-        stage.view.plan = replace(stage.view.plan, steps=steps)
+        stage = ControlLoopFixture(POD)
+        block = dict(stage.history.view.plan.steps["a"].block) | {"podTemplate": {"spec": {"volumes": [{}]}}}
+        steps = {"a": replace(stage.history.view.plan.steps["a"], block=block)}
+        stage.history.view.plan = replace(stage.history.view.plan, steps=steps)
         await stage.ensure()
         refusal = stage.live.objects.refusals[A]
         assert refusal.reason is Reason.INVALID_CONFIG
@@ -120,7 +120,7 @@ def test_a_template_that_cannot_be_merged_fails_the_task_and_names_the_field() -
 
 def test_the_pod_of_a_job_is_recorded_when_it_is_seen() -> None:
     async def scenario() -> None:
-        stage = Stage(JOB)
+        stage = ControlLoopFixture(JOB)
         await stage.ensure()
         job, task = stage.only("Job"), stage.only("AgentTask")
         assert job["metadata"]["name"] == stage.attempt().pod_name
@@ -141,7 +141,7 @@ def test_the_pod_of_a_job_is_recorded_when_it_is_seen() -> None:
 
 def test_a_job_that_was_made_before_a_crash_is_found_again() -> None:
     async def scenario() -> None:
-        stage = Stage(JOB)
+        stage = ControlLoopFixture(JOB)
         await stage.ensure()
         await soon()
         stage.restart()
@@ -154,7 +154,7 @@ def test_a_job_that_was_made_before_a_crash_is_found_again() -> None:
 
 def test_a_job_of_our_name_that_is_not_ours_is_a_conflict() -> None:
     async def scenario() -> None:
-        stage = Stage(JOB)
+        stage = ControlLoopFixture(JOB)
         body = {
             "metadata": {"name": stage.attempt().pod_name},
             "spec": {"template": {"metadata": {}, "spec": {}}},
@@ -170,11 +170,11 @@ def test_a_job_of_our_name_that_is_not_ours_is_a_conflict() -> None:
 
 def test_a_job_without_a_pod_goes_with_its_attempt() -> None:
     async def scenario() -> None:
-        stage = Stage(JOB)
+        stage = ControlLoopFixture(JOB)
         stage.cluster.jobs_get_pods = False
         await stage.ensure()
-        stage.settle(Observed(desired="Cancelled"))
-        assert stage.phase is Phase.CANCELLED
+        stage.history.settle(Observed(desired="Cancelled"))
+        assert stage.history.phase is Phase.CANCELLED
         await stage.ensure()
         assert stage.names("Job") == []
         assert stage.live.objects.jobs == {}
@@ -186,14 +186,14 @@ def test_a_job_whose_pod_was_seen_is_kept() -> None:
     """Its pod ended before it was recorded: logs are kept as long as the task."""
 
     async def scenario() -> None:
-        stage = Stage(JOB)
+        stage = ControlLoopFixture(JOB)
         await stage.ensure()
         await soon()
         ended = {"terminated": {"exitCode": 0, "startedAt": "2024-05-01T12:00:00Z"}}
         stage.set_pod(stage.only("Pod")["metadata"]["name"], ended, "Succeeded")
         await soon()
         await stage.step()
-        assert stage.phase is Phase.SUCCEEDED
+        assert stage.history.phase is Phase.SUCCEEDED
         assert len(stage.cluster.all("Job")) == len(stage.cluster.all("Pod")) == 1
 
     played(scenario())
@@ -205,11 +205,11 @@ def test_a_job_whose_pod_was_seen_is_kept() -> None:
 @pytest.mark.parametrize(("step", "kind"), [(POD, "Pod"), (JOB, "Job")])
 def test_a_stopping_attempt_loses_its_pod_and_gets_no_other(step: dict[str, Any], kind: str) -> None:
     async def scenario() -> None:
-        stage = Stage(step)
+        stage = ControlLoopFixture(step)
         await stage.ensure()
         await soon()
         await stage.step()
-        stage.settle(Observed(desired="Paused"))
+        stage.history.settle(Observed(desired="Paused"))
         assert stage.attempt().stopping is Reason.PAUSED
         assert await stage.actor.stop(stage.live, A) is False
         assert ("delete", kind) in stage.cluster.calls
@@ -218,27 +218,27 @@ def test_a_stopping_attempt_loses_its_pod_and_gets_no_other(step: dict[str, Any]
         calls = len(stage.cluster.calls)
         await stage.ensure()
         assert len(stage.cluster.calls) == calls
-        observed = await stage.look()
+        observed = await stage.observe()
         assert observed.gone == {A}, "nothing is left, and a decision is to know"
-        stage.decide(replace(observed, desired="Paused"))
-        assert (stage.tasks[A].phase, stage.tasks[A].disruptions) == (Phase.PAUSED, 0)
+        stage.history.decide(replace(observed, desired="Paused"))
+        assert (stage.history.tasks[A].phase, stage.history.tasks[A].disruptions) == (Phase.PAUSED, 0)
 
     played(scenario())
 
 
 def test_a_pod_is_asked_to_leave_once() -> None:
     async def scenario() -> None:
-        stage = Stage(POD)
+        stage = ControlLoopFixture(POD)
         stage.cluster.grace = 10.0
         await stage.ensure()
         stage.set_pod(stage.attempt().pod_name, {"running": {"startedAt": "2024-05-01T12:00:00Z"}})
         await asyncio.sleep(0.5)
-        stage.settle(Observed(desired="Paused"))
+        stage.history.settle(Observed(desired="Paused"))
         await stage.actor.stop(stage.live, A)
         await asyncio.sleep(0.5)
         await stage.actor.stop(stage.live, A)
         assert stage.cluster.calls.count(("delete", "Pod")) == 1
-        assert (await stage.look()).pods[A].deletion is not None
+        assert (await stage.observe()).pods[A].deletion is not None
 
     played(scenario())
 
@@ -248,15 +248,15 @@ def test_what_was_never_seen_is_looked_for_before_it_is_gone(step: dict[str, Any
     """A pod that was made in a crash and not recorded is not left behind."""
 
     async def scenario() -> None:
-        stage = Stage(step)
-        stage.hears = False
+        stage = ControlLoopFixture(step)
+        stage.receives_events = False
         await stage.ensure()
         await soon()
         stage.restart(pods=False)
         attempt = replace(stage.attempt(), pod_uid=None, stopping=Reason.PAUSED)
-        stage.view.attempts[A] = attempt
+        stage.history.view.attempts[A] = attempt
         assert await stage.actor.stop(stage.live, A) is True
-        assert not (await stage.look()).gone
+        assert not (await stage.observe()).gone
         assert await stage.actor.stop(stage.live, A) is False
         await soon()
         assert stage.names("Pod") == []
@@ -269,7 +269,7 @@ def test_what_was_never_seen_is_looked_for_before_it_is_gone(step: dict[str, Any
 
 def test_an_attempt_of_a_workflow_step_is_a_workflow() -> None:
     async def scenario() -> None:
-        stage = Stage(CHILD, inputs={"n": 1}, depth=2)
+        stage = ControlLoopFixture(CHILD, inputs={"n": 1}, depth=2)
         await stage.ensure()
         child = stage.only("Workflow")
         metadata = child["metadata"]
@@ -296,8 +296,8 @@ def test_an_attempt_of_a_workflow_step_is_a_workflow() -> None:
 
 def test_the_event_of_a_childs_coming_is_still_news() -> None:
     async def scenario() -> None:
-        stage = Stage(CHILD, inputs={"n": 1})
-        stage.hears = False
+        stage = ControlLoopFixture(CHILD, inputs={"n": 1})
+        stage.receives_events = False
         await stage.ensure()
         assert stage.store.apply("Workflow", stage.only("Workflow")) is not None
 
@@ -307,7 +307,7 @@ def test_the_event_of_a_childs_coming_is_still_news() -> None:
 def test_an_inline_child_keeps_what_it_says() -> None:
     async def scenario() -> None:
         spec = {"steps": [{"name": "x", "agent": {"image": "i"}, "input": "${inputs.n}"}], "parallelism": 2}
-        stage = Stage({"name": "a", "workflow": {"spec": spec, "inputs": {"n": 5}}})
+        stage = ControlLoopFixture({"name": "a", "workflow": {"spec": spec, "inputs": {"n": 5}}})
         await stage.ensure()
         assert stage.only("Workflow")["spec"] == {**spec, "inputs": {"n": 5}}
 
@@ -316,10 +316,10 @@ def test_an_inline_child_keeps_what_it_says() -> None:
 
 def test_children_of_children_have_an_end() -> None:
     async def scenario() -> None:
-        last = Stage(CHILD, inputs={"n": 1}, depth=MAX_WORKFLOW_DEPTH - 1)
+        last = ControlLoopFixture(CHILD, inputs={"n": 1}, depth=MAX_WORKFLOW_DEPTH - 1)
         await last.ensure()
         assert len(last.cluster.all("Workflow")) == 1
-        stage = Stage(CHILD, inputs={"n": 1}, depth=MAX_WORKFLOW_DEPTH)
+        stage = ControlLoopFixture(CHILD, inputs={"n": 1}, depth=MAX_WORKFLOW_DEPTH)
         await stage.ensure()
         assert stage.live.objects.refusals[A].reason is Reason.INVALID_CONFIG
         assert not stage.cluster.all("Workflow")
@@ -329,7 +329,7 @@ def test_children_of_children_have_an_end() -> None:
 
 def test_a_workflow_of_our_name_that_is_not_ours_is_a_conflict() -> None:
     async def scenario() -> None:
-        stage = Stage(CHILD, inputs={"n": 1})
+        stage = ControlLoopFixture(CHILD, inputs={"n": 1})
         stage.cluster.add("Workflow", NAMESPACE, {"metadata": {"name": stage.attempt().pod_name}})
         await stage.ensure()
         assert stage.live.objects.refusals[A].reason is Reason.NAME_CONFLICT
@@ -346,7 +346,7 @@ def test_a_workflow_of_our_name_that_is_not_ours_is_a_conflict() -> None:
 )
 def test_a_refusal_that_never_heals(step: dict[str, Any], kind: str, what: str) -> None:
     async def scenario() -> None:
-        stage = Stage(step, inputs={"n": 1})
+        stage = ControlLoopFixture(step, inputs={"n": 1})
         stage.cluster.refuse[kind] = ApiError(422, "Invalid", "spec.x: bad")
         await stage.ensure()
         refusal = stage.live.objects.refusals[A]
@@ -360,11 +360,11 @@ def test_a_refusal_that_never_heals(step: dict[str, Any], kind: str, what: str) 
 @pytest.mark.parametrize(("step", "kind"), [(POD, "Pod"), (JOB, "Job"), (CHILD, "Workflow")])
 def test_a_quota_is_waited_for(step: dict[str, Any], kind: str) -> None:
     async def scenario() -> None:
-        stage = Stage(step, inputs={"n": 1})
+        stage = ControlLoopFixture(step, inputs={"n": 1})
         stage.cluster.refuse[kind] = ApiError(403, "Forbidden", "exceeded quota: few")
         await stage.ensure()
         assert stage.live.objects.blocked == {A: (Reason.QUOTA, "exceeded quota: few")}
-        assert (await stage.look()).blocked == stage.live.objects.blocked
+        assert (await stage.observe()).blocked == stage.live.objects.blocked
         del stage.cluster.refuse[kind]
         await stage.ensure()
         assert stage.live.objects.blocked == {}
@@ -384,7 +384,7 @@ def test_a_quota_is_waited_for(step: dict[str, Any], kind: str) -> None:
 )
 def test_what_is_forbidden_is_waited_for_and_told(step: dict[str, Any], kind: str, message: str) -> None:
     async def scenario() -> None:
-        stage = Stage(step, inputs={"n": 1})
+        stage = ControlLoopFixture(step, inputs={"n": 1})
         stage.cluster.refuse[kind] = ApiError(403, "Forbidden", message)
         await stage.ensure()
         assert stage.live.objects.refusals == {}
@@ -400,7 +400,7 @@ def test_what_is_forbidden_is_waited_for_and_told(step: dict[str, Any], kind: st
 
 def test_an_agent_task_that_is_forbidden_is_waited_for() -> None:
     async def scenario() -> None:
-        stage = Stage(POD)
+        stage = ControlLoopFixture(POD)
         stage.cluster.refuse["AgentTask"] = ApiError(403, "Forbidden", "agenttasks is forbidden")
         await stage.ensure()
         assert (stage.live.objects.refusals, set(stage.live.objects.blocked)) == ({}, {A})
@@ -410,7 +410,7 @@ def test_an_agent_task_that_is_forbidden_is_waited_for() -> None:
 
 def test_what_may_heal_at_once_is_raised() -> None:
     async def scenario() -> None:
-        stage = Stage(POD)
+        stage = ControlLoopFixture(POD)
         stage.cluster.refuse["Pod"] = ApiError(503, "Unavailable", "later")
         with pytest.raises(ApiError):
             await stage.ensure()

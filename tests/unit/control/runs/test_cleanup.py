@@ -7,8 +7,8 @@ from typing import Any, Literal
 import pytest
 from tests.fakes.clock import run as on_virtual_time
 from tests.unit.control.lives import Live
+from tests.unit.control.loop_fixture import executors
 from tests.unit.control.objects import obj, owner, pod, task, workflow
-from tests.unit.control.stage import executors
 from tests.unit.domain.clock import START, at
 from tests.unit.domain.runs import FATAL, SUCCESS
 
@@ -48,7 +48,7 @@ class Deletions:
         return [name for _, name, _ in self.made]
 
 
-class Place:
+class CleanupFixture:
     """A run with its objects."""
 
     def __init__(self, *steps: dict[str, Any], **fields: Any) -> None:
@@ -136,7 +136,7 @@ def test_more_than_necessary_goes_only_of_what_succeeded() -> None:
 )
 def test_pods_that_ended_go_by_the_policy(policy: Policy, outcome: Report, goes: bool) -> None:
     """Ruling 27."""
-    place = Place({"name": "a"}, retention={"pods": policy})
+    place = CleanupFixture({"name": "a"}, retention={"pods": policy})
     name = place.add_pod(A)
     assert place.tidy() is None and not place.kube.made, "it runs"
     place.end_tasks(outcome, A)
@@ -149,7 +149,7 @@ def test_pods_that_ended_go_by_the_policy(policy: Policy, outcome: Report, goes:
 
 @pytest.mark.parametrize(("policy", "goes"), [("Always", False), ("OnFailure", False), ("Never", True)])
 def test_the_pod_of_an_earlier_attempt_did_not_succeed(policy: Policy, goes: bool) -> None:
-    place = Place({"name": "a", "retry": {"limit": 1}}, retention={"pods": policy})
+    place = CleanupFixture({"name": "a", "retry": {"limit": 1}}, retention={"pods": policy})
     place.run.exited(A, code=1)
     place.run.settle(now=at(60))
     assert place.run.tasks[A].attempt == 2
@@ -161,7 +161,7 @@ def test_the_pod_of_an_earlier_attempt_did_not_succeed(policy: Policy, goes: boo
 
 @pytest.mark.parametrize("outcome", [SUCCESS, FATAL])
 def test_an_agent_that_reported_has_time_to_leave(outcome: Report) -> None:
-    place = Place({"name": "a"})
+    place = CleanupFixture({"name": "a"})
     place.end_tasks(outcome, A)
     name = place.add_pod(A)
     assert place.tidy(now=at(10)) == LINGER.total_seconds() - 10
@@ -171,7 +171,7 @@ def test_an_agent_that_reported_has_time_to_leave(outcome: Report) -> None:
 
 
 def test_a_superseded_pod_goes_at_once_unless_it_goes_already() -> None:
-    place = Place({"name": "a"})
+    place = CleanupFixture({"name": "a"})
     place.run.gone(A)
     first = place.add_pod(A, attempt=1)
     place.add_pod(A)
@@ -185,7 +185,7 @@ def test_a_superseded_pod_goes_at_once_unless_it_goes_already() -> None:
 
 
 def test_a_jobs_pod_goes_with_its_job() -> None:
-    place = Place({"name": "a"}, retention={"pods": "Never"})
+    place = CleanupFixture({"name": "a"}, retention={"pods": "Never"})
     place.end_tasks(SUCCESS, A)
     name = f"{place.run.tasks[A].name}-1"
     made = pod(f"{name}-x7k2p", 50, phase="Succeeded")
@@ -199,7 +199,7 @@ def test_a_jobs_pod_goes_with_its_job() -> None:
 
 
 def test_a_pod_of_nobodys_task_is_left_alone() -> None:
-    place = Place({"name": "a"}, retention={"pods": "Never"})
+    place = CleanupFixture({"name": "a"}, retention={"pods": "Never"})
     place.store.apply(POD, pod("stranger-1", 50, phase="Succeeded"))
     place.live.objects.cleanup_candidates.add("stranger-1")
     assert place.tidy() is None
@@ -220,7 +220,7 @@ def test_due_by_table() -> None:
 
 def test_many_pods_go_in_several_passes() -> None:
     count = AT_ONCE + 5
-    place = Place({"name": "a", "forEach": list(range(count))}, retention={"pods": "Never"})
+    place = CleanupFixture({"name": "a", "forEach": list(range(count))}, retention={"pods": "Never"})
     keys = list(place.run.open)
     place.end_tasks(SUCCESS, *keys)
     names = [place.add_pod(key, "Succeeded") for key in keys]
@@ -233,8 +233,8 @@ def test_many_pods_go_in_several_passes() -> None:
 # --- how many tasks are kept
 
 
-def wide(count: int) -> Place:
-    place = Place({"name": "a", "forEach": list(range(count))}, {"name": "b"})
+def wide(count: int) -> CleanupFixture:
+    place = CleanupFixture({"name": "a", "forEach": list(range(count))}, {"name": "b"})
     place.add_tasks()
     return place
 
@@ -316,7 +316,7 @@ def test_after_a_restart_it_is_found_again() -> None:
 
 def test_objects_that_the_store_learns_of_late_count_too() -> None:
     """A full look may bring back what a watch had missed."""
-    place = Place({"name": "a", "forEach": list(range(40))}, {"name": "b"})
+    place = CleanupFixture({"name": "a", "forEach": list(range(40))}, {"name": "b"})
     place.end_tasks(SUCCESS, *(TaskKey("a", index) for index in range(40)))
     assert place.tidy() is None
     place.add_tasks()
@@ -326,7 +326,7 @@ def test_objects_that_the_store_learns_of_late_count_too() -> None:
 
 
 def test_tasks_without_objects_are_not_counted_over_and_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = Place({"name": "a", "forEach": list(range(40))}, {"name": "b"})
+    place = CleanupFixture({"name": "a", "forEach": list(range(40))}, {"name": "b"})
     place.end_tasks(SUCCESS, *(TaskKey("a", index) for index in range(40)))
     counted = 0
     count = Cleanup._ended_objects
@@ -343,7 +343,7 @@ def test_tasks_without_objects_are_not_counted_over_and_over(monkeypatch: pytest
 
 
 def test_child_workflows_count_as_well_once_they_have_finished() -> None:
-    place = Place(
+    place = CleanupFixture(
         {"name": "a", "forEach": list(range(15)), "workflow": {"templateRef": "t", "inputs": {}}},
         {"name": "b"},
     )
@@ -400,18 +400,18 @@ def test_a_deposed_leader_learns_that_it_is_one() -> None:
 # --- after the end
 
 
-def finish(place: Place, *, phase: str = "Succeeded") -> None:
+def finish(place: CleanupFixture, *, phase: str = "Succeeded") -> None:
     place.version += 1
     place.store.apply(WORKFLOW, workflow(place.version, uid=place.live.uid, phase=phase))
 
 
-def after_end(place: Place, seconds: float) -> float | None:
+def after_end(place: CleanupFixture, seconds: float) -> float | None:
     return on_virtual_time(place.tidier.after_end(RUN, START + timedelta(seconds=seconds)))
 
 
 @pytest.mark.parametrize(("policy", "goes"), [("Always", False), ("OnFailure", True), ("Never", True)])
 def test_a_pod_that_ends_after_its_run_goes_by_the_policy(policy: Policy, goes: bool) -> None:
-    place = Place({"name": "a"}, retention={"pods": policy})
+    place = CleanupFixture({"name": "a"}, retention={"pods": policy})
     place.end_tasks(SUCCESS, A)
     name = place.add_pod(A)
     assert place.tidy() == 30.0
@@ -427,7 +427,7 @@ def test_a_pod_that_ends_after_its_run_goes_by_the_policy(policy: Policy, goes: 
 
 
 def test_a_pod_that_fails_after_its_run_stays_on_failure() -> None:
-    place = Place({"name": "a"}, retention={"pods": "OnFailure"})
+    place = CleanupFixture({"name": "a"}, retention={"pods": "OnFailure"})
     place.end_tasks(FATAL, A)
     place.add_pod(A)
     assert place.tidy() == 30.0
@@ -471,7 +471,7 @@ def test_a_pod_that_still_runs_is_decided_upon_when_it_has_ended() -> None:
 
 
 def test_a_pod_that_does_not_end_after_its_run_is_deleted() -> None:
-    place = Place({"name": "a"})
+    place = CleanupFixture({"name": "a"})
     place.end_tasks(SUCCESS, A)
     name = place.add_pod(A)
     finish(place)
@@ -483,7 +483,7 @@ def test_a_pod_that_does_not_end_after_its_run_is_deleted() -> None:
 
 
 def test_nothing_is_left_of_what_is_known_of_a_finished_run() -> None:
-    place = Place({"name": "a"})
+    place = CleanupFixture({"name": "a"})
     place.add_tasks()
     place.end_tasks(SUCCESS, A)
     finish(place)
@@ -492,7 +492,7 @@ def test_nothing_is_left_of_what_is_known_of_a_finished_run() -> None:
 
 
 def test_a_standalone_tasks_pod() -> None:
-    place = Place(name="alone", retention={"pods": "Never"})
+    place = CleanupFixture(name="alone", retention={"pods": "Never"})
     key = TaskKey("")
     alone = RunKey(AGENT_TASK, "team", "alone")
     place.store.apply(AGENT_TASK, obj("alone", 5, uid=place.live.uid, spec={}))

@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 import pytest
 from tests.fakes.clock import run as on_virtual_time
 from tests.unit.control.lives import Live
+from tests.unit.control.loop_fixture import NAMESPACE, ControlLoopFixture, executors, played
 from tests.unit.control.objects import pod, workflow
-from tests.unit.control.stage import NAMESPACE, Stage, executors, played
 from tests.unit.domain.clock import at
 from tests.unit.domain.runs import SUCCESS
 
@@ -141,13 +141,13 @@ def test_a_pod_of_our_name_that_belongs_to_somebody_else_is_not_ours() -> None:
 # --- what time alone ends
 
 
-async def running(stage: Stage) -> None:
+async def running(stage: ControlLoopFixture) -> None:
     """The agent runs, and a decision knows."""
     await stage.ensure()
     stage.set_pod(stage.attempt().pod_name, RUNNING)
     await asyncio.sleep(A_WHILE)
     await stage.step()
-    assert stage.tasks[A].phase is Phase.RUNNING
+    assert stage.history.tasks[A].phase is Phase.RUNNING
     stage.cluster.calls.clear()
     stage.ledger.asked.clear()
 
@@ -156,77 +156,77 @@ def test_before_a_timeout_the_truth_is_asked_for() -> None:
     """The agent ended in time, and every event of that was lost."""
 
     async def scenario() -> None:
-        stage = Stage({"name": "a", "timeout": "60s"})
+        stage = ControlLoopFixture({"name": "a", "timeout": "60s"})
         await running(stage)
-        stage.hears = False
+        stage.receives_events = False
         ended = {"terminated": {"exitCode": 0, "startedAt": "2024-05-01T12:00:00Z", "message": "in time"}}
         stage.set_pod(stage.attempt().pod_name, ended, "Succeeded")
-        stage.now = at(30)
+        stage.history.now = at(30)
         await stage.step()
         assert (stage.cluster.calls, stage.ledger.asked) == ([], []), "there is time left"
-        stage.now = at(62)
+        stage.history.now = at(62)
         await stage.step()
         assert stage.cluster.calls == [("get", "Pod")]
         assert stage.ledger.asked == ["updates"]
-        assert (stage.phase, stage.tasks[A].output) == (Phase.SUCCEEDED, "in time")
+        assert (stage.history.phase, stage.history.tasks[A].output) == (Phase.SUCCEEDED, "in time")
 
     played(scenario())
 
 
 def test_a_report_that_nobody_told_of_comes_before_a_timeout() -> None:
     async def scenario() -> None:
-        stage = Stage({"name": "a", "timeout": "60s"})
+        stage = ControlLoopFixture({"name": "a", "timeout": "60s"})
         await running(stage)
         stage.ledger.reports = {A: (1, SUCCESS)}
-        stage.now = at(62)
+        stage.history.now = at(62)
         await stage.step()
-        assert stage.phase is Phase.SUCCEEDED
+        assert stage.history.phase is Phase.SUCCEEDED
 
     played(scenario())
 
 
 def test_a_start_that_nobody_told_of_comes_before_a_pending_timeout() -> None:
     async def scenario() -> None:
-        stage = Stage({"name": "a", "pendingTimeout": "60s"})
+        stage = ControlLoopFixture({"name": "a", "pendingTimeout": "60s"})
         await stage.ensure()
         await asyncio.sleep(A_WHILE)
-        stage.hears = False
+        stage.receives_events = False
         stage.set_pod(stage.attempt().pod_name, RUNNING)
-        stage.now = at(60)
+        stage.history.now = at(60)
         await stage.step()
-        assert stage.tasks[A].phase is Phase.RUNNING
+        assert stage.history.tasks[A].phase is Phase.RUNNING
 
     played(scenario())
 
 
 def test_time_that_is_over_ends_an_attempt() -> None:
     async def scenario() -> None:
-        stage = Stage({"name": "a", "timeout": "60s"})
+        stage = ControlLoopFixture({"name": "a", "timeout": "60s"})
         await running(stage)
-        stage.now = at(62)
+        stage.history.now = at(62)
         await stage.step()
-        assert (stage.tasks[A].phase, stage.tasks[A].reason) == (Phase.FAILED, Reason.TIMEOUT)
+        assert (stage.history.tasks[A].phase, stage.history.tasks[A].reason) == (Phase.FAILED, Reason.TIMEOUT)
 
     played(scenario())
 
 
 def test_signs_of_life_are_read_before_a_silence_is_believed() -> None:
     async def scenario() -> None:
-        stage = Stage({"name": "a", "idleTimeout": "60s"})
+        stage = ControlLoopFixture({"name": "a", "idleTimeout": "60s"})
         await running(stage)
         stage.ledger.vitals = (Vitals(key=A, attempt=1, changed_at=at(50)),)
-        stage.now = at(62)
+        stage.history.now = at(62)
         await stage.step()
         assert stage.ledger.asked == ["updates"]
-        assert stage.tasks[A].phase is Phase.RUNNING
-        assert (await stage.look()).signs == {A: (1, at(50))}
+        assert stage.history.tasks[A].phase is Phase.RUNNING
+        assert (await stage.observe()).signs == {A: (1, at(50))}
         stage.ledger.asked.clear()
-        stage.now = at(100)
+        stage.history.now = at(100)
         await stage.step()
         assert stage.ledger.asked == [], "what was read counts until its own time is over"
-        stage.now = at(111)
+        stage.history.now = at(111)
         await stage.step()
-        assert (stage.ledger.asked, stage.tasks[A].reason) == (["updates"], Reason.IDLE_TIMEOUT)
+        assert (stage.ledger.asked, stage.history.tasks[A].reason) == (["updates"], Reason.IDLE_TIMEOUT)
 
     played(scenario())
 
@@ -235,19 +235,19 @@ def test_a_sign_that_came_to_light_late_is_read_before_a_silence_is_believed() -
     """Its write was slow: by then a newer one of another agent had been read."""
 
     async def scenario() -> None:
-        stage = Stage({"name": "a", "idleTimeout": "60s"}, {"name": "b"})
+        stage = ControlLoopFixture({"name": "a", "idleTimeout": "60s"}, {"name": "b"})
         await running(stage)
         stage.ledger.vitals = (Vitals(key=TaskKey("b"), attempt=1, changed_at=at(30)),)
         stage.live.agenda.ask_ledger = True
         await stage.step()
         assert stage.live.updates.vitals_since == at(30)
         stage.ledger.vitals += (Vitals(key=A, attempt=1, changed_at=at(29)),)
-        stage.now = at(62)
+        stage.history.now = at(62)
         await stage.step()
-        assert stage.tasks[A].phase is Phase.RUNNING
-        stage.now = at(89)
+        assert stage.history.tasks[A].phase is Phase.RUNNING
+        stage.history.now = at(89)
         await stage.step()
-        assert stage.tasks[A].reason is Reason.IDLE_TIMEOUT
+        assert stage.history.tasks[A].reason is Reason.IDLE_TIMEOUT
 
     played(scenario())
 
@@ -259,17 +259,17 @@ def test_a_start_that_is_seen_after_its_time_is_over_is_looked_at_again_before_i
     """Nobody has asked for its signs of life: it was not known to run."""
 
     async def scenario() -> None:
-        stage = Stage({"name": "a", limit: "60s"})
+        stage = ControlLoopFixture({"name": "a", limit: "60s"})
         await stage.ensure()
         stage.set_pod(stage.attempt().pod_name, RUNNING)
         stage.ledger.vitals = (Vitals(key=A, attempt=1, changed_at=at(99)),)
-        stage.now = at(100)
+        stage.history.now = at(100)
         await asyncio.sleep(A_WHILE)
         decision = await stage.step()
-        assert stage.tasks[A].phase is Phase.RUNNING
-        assert decision.requeue_at is not None and decision.requeue_at <= stage.now
+        assert stage.history.tasks[A].phase is Phase.RUNNING
+        assert decision.requeue_at is not None and decision.requeue_at <= stage.history.now
         await stage.step()
-        assert stage.tasks[A].phase is (Phase.FAILED if limit == "timeout" else Phase.RUNNING)
+        assert stage.history.tasks[A].phase is (Phase.FAILED if limit == "timeout" else Phase.RUNNING)
 
     played(scenario())
 
@@ -278,26 +278,26 @@ def test_no_time_is_over_that_ran_out_while_others_were_asked() -> None:
     """The decision came long after the look: what the agent did meanwhile nobody knows."""
 
     async def scenario() -> None:
-        stage = Stage({"name": "a", "idleTimeout": "60s"})
+        stage = ControlLoopFixture({"name": "a", "idleTimeout": "60s"})
         await running(stage)
-        stage.now = at(58)
-        observed = await stage.look()
-        stage.now = at(70)
-        assert stage.decide(observed).requeue_at == at(60)
-        assert stage.tasks[A].phase is Phase.RUNNING
+        stage.history.now = at(58)
+        observed = await stage.observe()
+        stage.history.now = at(70)
+        assert stage.history.decide(observed).requeue_at == at(60)
+        assert stage.history.tasks[A].phase is Phase.RUNNING
         await stage.step()
-        assert stage.tasks[A].reason is Reason.IDLE_TIMEOUT
+        assert stage.history.tasks[A].reason is Reason.IDLE_TIMEOUT
 
     played(scenario())
 
 
 def test_no_time_is_over_in_a_pause() -> None:
     async def scenario() -> None:
-        stage = Stage({"name": "a", "timeout": "60s"})
+        stage = ControlLoopFixture({"name": "a", "timeout": "60s"})
         await running(stage)
-        stage.settle(Observed(desired="Paused"))
-        stage.now = at(1000)
-        await stage.look()
+        stage.history.settle(Observed(desired="Paused"))
+        stage.history.now = at(1000)
+        await stage.observe()
         assert (stage.cluster.calls, stage.ledger.asked) == ([], [])
 
     played(scenario())
@@ -306,71 +306,74 @@ def test_no_time_is_over_in_a_pause() -> None:
 # --- children
 
 
-def child_run(stage: Stage, **changes: Any) -> RunRecord:
+def child_run(stage: ControlLoopFixture, **changes: Any) -> RunRecord:
     """The child as the ledger has it."""
     uid = stage.attempt().pod_uid
     assert uid is not None
-    return replace(stage.run, uid=uid, name=stage.attempt().pod_name, **changes)
+    return replace(stage.history.run, uid=uid, name=stage.attempt().pod_name, **changes)
 
 
 def test_a_childs_end_is_read_from_the_ledger() -> None:
     async def scenario() -> None:
-        stage = Stage(CHILD)
+        stage = ControlLoopFixture(CHILD)
         await stage.ensure()
         await asyncio.sleep(A_WHILE)
-        assert (await stage.look()).children == {}, "the ledger does not know it yet, and it exists"
+        assert (await stage.observe()).children == {}, "the ledger does not know it yet, and it exists"
         stage.ledger.asked.clear()
-        await stage.look()
+        await stage.observe()
         assert stage.ledger.asked == [], "nothing has told of a change"
         run = child_run(stage, phase=Phase.SUCCEEDED, outputs={"n": 1}, started_at=at(1))
         stage.ledger.runs[run.uid] = run
         stage.live.agenda.ask_children = True
-        observed = await stage.look()
+        observed = await stage.observe()
         assert observed.children == {
             A: ChildRun(uid=run.uid, phase=Phase.SUCCEEDED, outputs={"n": 1}, started_at=at(1))
         }
-        stage.decide(observed)
-        assert (stage.phase, stage.tasks[A].output) == (Phase.SUCCEEDED, {"n": 1})
+        stage.history.decide(observed)
+        assert (stage.history.phase, stage.history.tasks[A].output) == (Phase.SUCCEEDED, {"n": 1})
 
     played(scenario())
 
 
 def test_a_child_that_has_vanished_before_anybody_accepted_it_is_gone() -> None:
     async def scenario() -> None:
-        stage = Stage(CHILD)
+        stage = ControlLoopFixture(CHILD)
         await stage.ensure()
         stage.remove(WORKFLOW, stage.attempt().pod_name)
         await asyncio.sleep(A_WHILE)
-        observed = await stage.look()
+        observed = await stage.observe()
         assert observed.gone == {A}
-        stage.decide(observed)
-        assert (stage.tasks[A].phase, stage.tasks[A].reason) == (Phase.FAILED, Reason.CHILD_FAILED)
+        stage.history.decide(observed)
+        assert (stage.history.tasks[A].phase, stage.history.tasks[A].reason) == (
+            Phase.FAILED,
+            Reason.CHILD_FAILED,
+        )
 
     played(scenario())
 
 
 def test_a_namesake_is_not_taken_for_the_child() -> None:
     async def scenario() -> None:
-        stage = Stage(CHILD)
+        stage = ControlLoopFixture(CHILD)
         await stage.ensure()
         name = stage.attempt().pod_name
         stage.remove(WORKFLOW, name)
         stage.cluster.add(WORKFLOW, NAMESPACE, workflow(name=name))
         await asyncio.sleep(A_WHILE)
-        assert (await stage.look()).gone == {A}
+        assert (await stage.observe()).gone == {A}
 
     played(scenario())
 
 
 def test_a_deleted_child_that_the_ledger_knows_ended_as_the_ledger_says() -> None:
     async def scenario() -> None:
-        stage = Stage(CHILD)
+        stage = ControlLoopFixture(CHILD)
         await stage.ensure()
         run = child_run(stage, phase=Phase.CANCELLED, reason=Reason.DELETED)
         stage.ledger.runs[run.uid] = run
         stage.remove(WORKFLOW, stage.attempt().pod_name)
         await asyncio.sleep(A_WHILE)
-        observed = await stage.look()
+        observed = await stage.observe()
         assert (observed.gone, observed.children[A].reason) == (frozenset(), Reason.DELETED)
 
     played(scenario())
@@ -378,15 +381,15 @@ def test_a_deleted_child_that_the_ledger_knows_ended_as_the_ledger_says() -> Non
 
 def test_a_childs_time_is_over_only_if_the_ledger_agrees() -> None:
     async def scenario() -> None:
-        stage = Stage({**CHILD, "timeout": "60s"})
+        stage = ControlLoopFixture({**CHILD, "timeout": "60s"})
         await stage.ensure()
         run = child_run(stage, phase=Phase.RUNNING, started_at=at(0))
         stage.ledger.runs[run.uid] = run
         await stage.step()
-        assert stage.tasks[A].phase is Phase.RUNNING
+        assert stage.history.tasks[A].phase is Phase.RUNNING
         stage.ledger.runs[run.uid] = replace(run, phase=Phase.SUCCEEDED, outputs={})
-        stage.now = at(60) + timedelta(seconds=1)
+        stage.history.now = at(60) + timedelta(seconds=1)
         await stage.step()
-        assert stage.phase is Phase.SUCCEEDED
+        assert stage.history.phase is Phase.SUCCEEDED
 
     played(scenario())

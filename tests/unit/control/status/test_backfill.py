@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.unit.control.stage import Stage, played
+from tests.unit.control.loop_fixture import ControlLoopFixture, played
 from tests.unit.domain.runs import SUCCESS
 
 from perdure.control.status.backfill import find_unreported
@@ -12,25 +12,25 @@ from perdure.domain.records import AGENT_TASK, TaskKey
 A = TaskKey("a")
 
 
-async def ended(stage: Stage) -> None:
+async def ended(stage: ControlLoopFixture) -> None:
     """The run's only task succeeds; its AgentTask is in the cluster."""
     await stage.ensure()
-    stage.reported(A, SUCCESS)
-    assert stage.phase is Phase.SUCCEEDED
+    stage.history.reported(A, SUCCESS)
+    assert stage.history.phase is Phase.SUCCEEDED
     stage.live.published.dirty.clear()
     stage.cluster.calls.clear()
 
 
-async def seek(stage: Stage) -> list[tuple[Any, ...]]:
+async def seek(stage: ControlLoopFixture) -> list[tuple[Any, ...]]:
     """Returns what was asked of the API server."""
-    await find_unreported(stage.live, store=stage.store, kube=stage.cluster, now=stage.now)
+    await find_unreported(stage.live, store=stage.store, kube=stage.cluster, now=stage.history.now)
     assert stage.live.published.backfilled
     return stage.cluster.calls
 
 
 def test_one_that_no_cache_has_shown_is_asked_for() -> None:
     async def scenario() -> None:
-        stage = Stage({"name": "a"})
+        stage = ControlLoopFixture({"name": "a"})
         await ended(stage)
         (name,) = stage.names(AGENT_TASK)
         stage.store.of(stage.live.key).tasks.clear()
@@ -44,7 +44,7 @@ def test_one_that_no_cache_has_shown_is_asked_for() -> None:
 
 def test_one_that_came_when_its_task_had_ended_is_told() -> None:
     async def scenario() -> None:
-        stage = Stage({"name": "a"})
+        stage = ControlLoopFixture({"name": "a"})
         await ended(stage)
         assert await seek(stage) == [], "it is there"
         assert set(stage.live.published.dirty) == {A}
@@ -54,7 +54,7 @@ def test_one_that_came_when_its_task_had_ended_is_told() -> None:
 
 def test_one_that_was_told_is_left_alone() -> None:
     async def scenario() -> None:
-        stage = Stage({"name": "a"})
+        stage = ControlLoopFixture({"name": "a"})
         await ended(stage)
         stage.live.published.final_status_written.add(A)
         stage.store.of(stage.live.key).tasks.clear()
@@ -66,10 +66,10 @@ def test_one_that_was_told_is_left_alone() -> None:
 
 def test_what_has_no_object_is_not_asked_for() -> None:
     async def scenario() -> None:
-        stage = Stage({"name": "a", "wait": {"duration": "1s"}})
-        stage.now = stage.moment(2)
+        stage = ControlLoopFixture({"name": "a", "wait": {"duration": "1s"}})
+        stage.history.now = stage.history.moment(2)
         await stage.step()
-        assert stage.phase is Phase.SUCCEEDED
+        assert stage.history.phase is Phase.SUCCEEDED
         stage.cluster.calls.clear()
         assert await seek(stage) == []
 

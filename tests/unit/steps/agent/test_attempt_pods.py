@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from tests.unit.control.stage import NAMESPACE, A, Stage, played
+from tests.unit.control.loop_fixture import NAMESPACE, A, Stage, played
 from tests.unit.domain.clock import at
 
 from perdure.domain.phases import Phase, Reason

@@ -1,4 +1,4 @@
-"""A live run with its store, an actor and an observer, before a cluster that keeps to the rules."""
+"""A live run with store, actuator and observer, on a cluster without faults."""
 
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +12,7 @@ from tests.unit.control.objects import obj
 from tests.unit.domain.builders import UID
 
 from perdure.control.cluster_cache.store import Store
+from perdure.control.live_run import LiveRun
 from perdure.control.runs.actuator import Actuator
 from perdure.control.runs.executor import ExecutorContext, Executors
 from perdure.control.runs.observer import Observer
@@ -42,7 +43,7 @@ def executors(*, store: Store, kube: Any, ledger: Any = None) -> Executors:
 
 
 class RecordingCluster(Cluster):
-    """Remembers which calls were made, and refuses what it is told to."""
+    """A cluster that records its calls, and refuses creates of the kinds in `refuse`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,8 +71,8 @@ class RecordingCluster(Cluster):
         await super().delete(kind, namespace, name, **options)
 
 
-class Pages:
-    """The ledger, as far as observing and acting need it."""
+class RecordingLedger:
+    """The ledger as far as observer and actuator use it; records what was recorded and queried."""
 
     def __init__(self, live: Live) -> None:
         self._live = live
@@ -80,7 +81,7 @@ class Pages:
         self.reports: dict[TaskKey, tuple[int, Report]] = {}
         self.vitals: tuple[Vitals, ...] = ()
         self.runs: dict[str, RunRecord] = {}
-        #: What was asked for.
+        #: Names of the queries.
         self.asked: list[str] = []
 
     async def record_pod(self, uid: str, attempt: AttemptRecord, *, pod_uid: str, epoch: int) -> None:
@@ -96,31 +97,37 @@ class Pages:
         return {uid: self.runs[uid] for uid in uids if uid in self.runs}
 
 
-class Stage(Live):
-    """A run, its cluster, and what acts between them. `hears` says whether watch events arrive."""
+class ControlLoopFixture:
+    """A run, its cluster, and the parts of the control loop between them."""
 
     def __init__(self, *steps: dict[str, Any], depth: int = 0, **fields: Any) -> None:
-        super().__init__(*steps, **fields)
+        #: The run as its decisions have made it.
+        self.history = Live(*steps, **fields)
         self.cluster = RecordingCluster()
-        self.ledger = Pages(self)
-        self.hears = True
-        self.cluster.watch(self._hear)
+        self.ledger = RecordingLedger(self.history)
+        #: Whether watch events arrive.
+        self.receives_events = True
+        self.cluster.watch(self._handle)
         self.cluster.api.other_owners.add(UID)
-        self.live.objects.index(self.attempts.values())
-        self._root = obj(self.run.name, 1, uid=UID, spec={})
+        self.live.objects.index(self.history.attempts.values())
+        self._root = obj(self.history.run.name, 1, uid=UID, spec={})
         self._root["metadata"]["annotations"] = {"perdure.dev/depth": str(depth)}
         self._start()
 
+    @property
+    def live(self) -> LiveRun:
+        return self.history.live
+
     def _start(self) -> None:
         self.store = Store()
-        self.store.apply(self.run.kind, self._root)
+        self.store.apply(self.history.run.kind, self._root)
         common: dict[str, Any] = {"store": self.store, "kube": self.cluster, "ledger": self.ledger}
         self.executors = executors(**common)
         self.actor = Actuator(ledger=common["ledger"], executors=self.executors)
         self.observer = Observer(store=self.store, ledger=common["ledger"], executors=self.executors)
 
-    def _hear(self, kind: str, seen: Mapping[str, Any], deleted: bool) -> None:
-        if not self.hears:
+    def _handle(self, kind: str, seen: Mapping[str, Any], deleted: bool) -> None:
+        if not self.receives_events:
             return
         metadata = seen["metadata"]
         if deleted:
@@ -131,18 +138,18 @@ class Stage(Live):
     # --- what the loop does
 
     async def ensure(self, *keys: TaskKey) -> None:
-        await self.actor.ensure(self.live, keys or sorted(self.view.live), epoch=1)
+        await self.actor.ensure(self.live, keys or sorted(self.history.view.live), epoch=1)
         for key, uid in self.ledger.recorded.items():
-            number = self.view.attempts[key].number
-            self.attempts[key, number] = replace(self.attempts[key, number], pod_uid=uid)
+            number = self.history.view.attempts[key].number
+            self.history.attempts[key, number] = replace(self.history.attempts[key, number], pod_uid=uid)
 
-    async def look(self) -> Observed:
-        return await self.observer.observe(self.live, self.now)
+    async def observe(self) -> Observed:
+        return await self.observer.observe(self.live, self.history.now)
 
     async def step(self) -> Decision:
         """One pass: observe, decide, act."""
-        observed = await self.look()
-        decision = self.decide(observed)
+        observed = await self.observe()
+        decision = self.history.decide(observed)
         if decision.commit is not None:
             self.live.objects.index(decision.commit.attempts)
         await self.ensure(*observed.pods, *(() if decision.commit is None else [A]))
@@ -158,13 +165,13 @@ class Stage(Live):
         return found
 
     def attempt(self, key: TaskKey = A) -> AttemptRecord:
-        return self.view.attempts[key]
+        return self.history.view.attempts[key]
 
     def restart(self, *, pods: bool = True) -> None:
-        """The operator starts anew: it has the ledger, and what a full look shows, but for pods perhaps."""
+        """Restart the operator: it loads the ledger and relists, without pods if `pods` is False."""
         live = self.live
-        self.live = type(live)(key=live.key, view=live.view, generation=live.generation)
-        self.live.objects.index(self.view.attempts.values())
+        self.history.live = type(live)(key=live.key, view=live.view, generation=live.generation)
+        self.live.objects.index(self.history.view.attempts.values())
         self._start()
         for kind in ("AgentTask", "Pod") if pods else ("AgentTask",):
             for seen in self.cluster.all(kind):
@@ -174,7 +181,7 @@ class Stage(Live):
         self.cluster.remove(kind, NAMESPACE, name)
 
     def set_pod(self, name: str, state: dict[str, Any], phase: str = "Running") -> None:
-        """The kubelet says how the agent's container is."""
+        """Write the status that the kubelet writes for the agent's container."""
         found = self.cluster.stored("Pod", name, NAMESPACE)
         assert found is not None
         status = {"phase": phase, "containerStatuses": [{"name": "agent", "state": state}]}
