@@ -16,7 +16,7 @@ from perdure.domain.records import TaskKey
 
 
 class Live(Run):
-    """A run, and what the loop knows of it beside the ledger."""
+    """A run, and what the control loop knows of it besides the ledger."""
 
     def __init__(self, *steps: dict[str, Any], settle: bool = True, **fields: Any) -> None:
         view = view_of_workflow(*steps, **fields) if steps else view_of_task(**fields)
@@ -47,7 +47,7 @@ class Live(Run):
         return decision
 
     def settle(self, observed: Observed | None = None, *, now: datetime | None = None) -> None:
-        """Decisions until there is no more to start at once; what is wanted stays so meanwhile."""
+        """Decide until a decision starts nothing more; the desired state stays the same."""
         observed = observed or Observed()
         decision = self.decide(observed, now=now)
         while decision.more:

@@ -29,7 +29,7 @@ def test_children_are_found_by_run() -> None:
     assert store.of(RunKey("Workflow", "other", "audit")).pods == {}
 
 
-def test_what_concerns_a_run_names_it() -> None:
+def test_an_event_names_its_run() -> None:
     store = Store()
     assert store.apply(WORKFLOW, workflow(1)) == AUDIT
     assert store.apply(AGENT_TASK, task("audit-a", 2)) == AUDIT
@@ -57,7 +57,7 @@ def test_the_oldest_own_creates_are_evicted(monkeypatch: pytest.MonkeyPatch) -> 
     assert [store.is_own_create(str(version)) for version in (3, 4, 5)] == [False, True, True]
 
 
-def test_the_echo_of_a_status_is_no_reason_to_look() -> None:
+def test_the_echo_of_a_status_write_enqueues_nothing() -> None:
     store = filled()
     assert store.apply(WORKFLOW, workflow(4, phase="Running")) is None
     assert store.roots[AUDIT].status == {"phase": "Running"}
@@ -66,7 +66,7 @@ def test_the_echo_of_a_status_is_no_reason_to_look() -> None:
     assert store.apply(POD, pod("audit-a-1", 6)) is None
 
 
-def test_what_a_person_changed_is_a_reason_to_look() -> None:
+def test_a_change_of_the_spec_enqueues_the_run() -> None:
     store = filled()
     changed = workflow(4, phase="Running")
     changed["metadata"]["generation"] = 2
@@ -84,7 +84,7 @@ def test_a_new_object_of_the_same_name_enqueues_the_run(kind: str) -> None:
     assert store.apply(kind, made) == AUDIT
 
 
-def test_a_runs_end_is_a_reason_to_look() -> None:
+def test_the_end_of_a_run_enqueues_it() -> None:
     """What was kept of it can go."""
     store = filled()
     assert store.apply(WORKFLOW, workflow(9, phase="Succeeded")) == AUDIT
@@ -106,7 +106,7 @@ def test_versions_are_numbers() -> None:
     assert store.of(AUDIT).pods["audit-a-1"].phase == "Failed"
 
 
-def test_a_newer_version_that_says_nothing_new_is_no_change() -> None:
+def test_a_newer_version_with_the_same_facts_is_no_change() -> None:
     store = filled()
     store.of(AUDIT).changed.clear()
     store.apply(POD, pod("audit-a-1", 7))
@@ -130,7 +130,7 @@ def test_a_removal_of_another_uid_is_ignored() -> None:
     assert store.remove(POD, "team", "never-seen", uid="x") is None
 
 
-def test_what_was_removed_does_not_come_back() -> None:
+def test_a_stale_event_does_not_resurrect_a_removed_object() -> None:
     """An answer of the API server may overtake the event of the deletion, or be overtaken by it."""
     store = filled()
     store.remove(POD, "team", "audit-a-1", uid="uid-audit-a-1")
@@ -154,7 +154,7 @@ def of_job(name: str, version: int) -> dict[str, Any]:
 
 
 def test_a_second_pod_of_a_job_is_met_again_once_the_first_is_gone() -> None:
-    """A full look brings it in the very version that was passed over before."""
+    """The next relist has the second pod in the same version that was ignored before."""
     store = filled()
     assert store.apply(POD, of_job("audit-a-1-x", 4)) == AUDIT
     assert store.apply(POD, of_job("audit-a-1-y", 5)) is None
@@ -170,7 +170,7 @@ def test_a_new_object_replaces_the_one_of_the_same_name() -> None:
     assert store.apply(POD, pod("audit-a-1", 8, uid="new")) == AUDIT
     assert store.of(AUDIT).pods["audit-a-1"].uid == "new"
     assert store.of(AUDIT).changed == {"audit-a-1"}
-    # The late news of the old one's end is not about it.
+    # A late event of the deleted object does not concern the new one.
     assert store.remove(POD, "team", "audit-a-1", uid="uid-audit-a-1") is None
     assert "audit-a-1" in store.of(AUDIT).pods
 
@@ -190,7 +190,7 @@ def test_of_a_finished_run_little_is_kept(phase: str) -> None:
     root = store.roots[AUDIT]
     assert root.finished
     assert (root.manifest, root.status) == (None, None)
-    # Neither pods that have ended nor tasks come back with the next full look.
+    # The next relist stores neither ended pods nor tasks of the run.
     store.apply(POD, pod("audit-a-1", 6, phase="Succeeded"))
     store.release(AUDIT)
     store.apply(POD, pod("audit-a-1", 7, phase="Succeeded"))
@@ -211,7 +211,7 @@ def test_a_live_run_keeps_its_manifest_and_status() -> None:
 
 
 @pytest.mark.parametrize("order", [["w", "t", "p"], ["p", "t", "w"], ["w", "p", "t"], ["t", "w", "p"]])
-def test_nothing_is_left_of_a_run_that_is_gone(order: list[str]) -> None:
+def test_nothing_is_left_of_a_deleted_run(order: list[str]) -> None:
     store = filled()
     places = {"w": (WORKFLOW, "audit"), "t": (AGENT_TASK, "audit-a"), "p": (POD, "audit-a-1")}
     for which in order:

@@ -109,7 +109,7 @@ class Replica:
             leave=leave,
             on_not_elected=self._note_following,
         )
-        #: How often it was told that it does not lead.
+        #: How often `on_not_elected` was called.
         self.followed = 0
         #: What this replica's clock is ahead by; only differences on one clock may count.
         self.skew = 0.0
