@@ -272,7 +272,7 @@ def test_a_schedule_that_cannot_run_says_why_and_starts_nothing(fields: dict[str
         assert "nextScheduleTime" not in at.status
         assert at.status["lastScheduleTime"] == "2026-01-01T00:01:00Z"
         assert [one["name"] for one in at.status["active"]] == [named(1)]
-        # Mended, it starts with the next time.
+        # Once repaired, the schedule continues with the next time.
         edit(at.cluster.api, "often", schedule="* * * * *", timeZone="UTC", workflow={"spec": SPEC})
         await at.reconcile(185)
         assert at.runs == [named(1)]
@@ -305,7 +305,7 @@ def test_replace_cancels_the_live_run_and_no_new_one_of_its_name() -> None:
         assert at.runs == [named(1), named(2)]
         assert at.cluster.stored("Workflow", named(1))["spec"]["desiredState"] == "Cancelled"  # type: ignore[index]
         assert "desiredState" not in at.cluster.stored("Workflow", named(2))["spec"]  # type: ignore[index]
-        # The second is deleted, and another made under its name, before this is heard.
+        # The second run is deleted and one of its name created; the events are not delivered.
         at.cluster.watch(None)
         at.cluster.remove("Workflow", NAMESPACE, named(2))
         at.cluster.add("Workflow", NAMESPACE, {"metadata": {"name": named(2)}, "spec": {}})

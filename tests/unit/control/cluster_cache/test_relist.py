@@ -59,7 +59,7 @@ def test_an_object_newer_than_the_list_stays() -> None:
 
 @pytest.mark.parametrize("version", [10, 12])
 def test_an_object_created_again_during_the_list_stays(version: int) -> None:
-    """The list tells that the first of its name is gone, and nothing of the second."""
+    """The list shows that the first object was deleted, and cannot have the second of its name."""
     store = filled()
     lists = Lists(9, {WORKFLOW: [workflow(1)], AGENT_TASK: [task("audit-a", 2)]})
     lists.meanwhile = lambda: store.apply(POD, pod("audit-a-1", version, uid="uid-second"))

@@ -185,7 +185,7 @@ def test_times_that_make_no_sense() -> None:
         )
 
 
-def test_one_of_two_leads_and_the_lease_tells_who() -> None:
+def test_one_of_two_leads_and_the_lease_names_it() -> None:
     async def scenario() -> None:
         leases = Leases()
         first, second = Replica("a", leases), Replica("b", leases)
