@@ -384,6 +384,11 @@ class Guarantees:
         model.reports[key, number] = report
         model.run = replace(model.run, version=model.run.version + 1)
 
+    def signal_sent(self, uid: str) -> None:
+        """A signal is in the inbox of a run, so no decision counts that was made without it."""
+        model = self.runs[uid]
+        model.run = replace(model.run, version=model.run.version + 1)
+
     def saved(self, uid: str, key: TaskKey, part: int) -> None:
         """A checkpoint that includes this part of the work is durable."""
         model = self.runs[uid]

@@ -337,6 +337,7 @@ class FakeLedger(Server):
             raise RunEnded(uid)
         rows.signals[signal.id] = signal
         rows.run = replace(rows.run, version=rows.run.version + 1)
+        self._guarantees.signal_sent(uid)
         self.wake(Wake(uid, reported=True))
         return True
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from perdure.domain.engine.plan import Plan, compile_plan
 from perdure.domain.records import AttemptRecord, Commit, Report, RunRecord, TaskKey, TaskRecord
-from perdure.steps import KINDS
+from tests.support.echo import WITH_ECHO
 
 
 @dataclass(slots=True, eq=False)
@@ -66,7 +66,7 @@ class RunModel:
     @staticmethod
     def of(run: RunRecord) -> RunModel:
         """The model of a new run."""
-        return RunModel(run, compile_plan(run.spec or _NOTHING, KINDS))
+        return RunModel(run, compile_plan(run.spec or _NOTHING, WITH_ECHO))
 
 
 def summary(commit: Commit) -> str:
