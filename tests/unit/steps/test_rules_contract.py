@@ -79,7 +79,7 @@ def kind(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def driver(kind: Any) -> Driver:
-    """A kind without a driver fails every test here: whoever adds a kind adds its line above."""
+    """A kind without a driver fails every test here: a new kind needs its line above."""
     return DRIVERS[kind.field]
 
 

@@ -96,7 +96,7 @@ class AttemptPods:
             return Found(gone=True)
         if pod is None and now - attempt.created_at > PODLESS:
             name = attempt.pod_name
-            text = f"Job {name} has no pod yet; kubectl describe job {name} tells why"
+            text = f"Job {name} has no pod yet; kubectl describe job {name} shows why"
             live.objects.blocked[attempt.key] = (Reason.STARTING, text)
         return Found(pod=pod)
 

@@ -105,7 +105,7 @@ def test_a_waiting_worker_is_woken() -> None:
     on_virtual_time(scenario())
 
 
-def test_delays() -> None:
+def test_keys_are_handed_out_after_their_delays() -> None:
     async def scenario() -> None:
         queue = WorkQueue()
         queue.add_after(A, 5)

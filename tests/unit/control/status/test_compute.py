@@ -162,7 +162,7 @@ def test_a_run_waits_only_if_all_of_its_tasks_do() -> None:
     assert status["message"] == "running: a, b"
 
 
-def test_parallelism() -> None:
+def test_a_step_that_waits_for_parallelism_says_so() -> None:
     live = Live(step("a", forEach=list(range(5))), step("b"), parallelism=2)
     steps = live.status()["steps"]
     assert steps[0]["reason"] == "Parallelism"

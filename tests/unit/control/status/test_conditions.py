@@ -100,7 +100,7 @@ def made(
         ),
     ],
 )
-def test_the_table(
+def test_conditions_follow_from_phase_and_reason(
     phase: Phase,
     reason: Reason | None,
     message: str,

@@ -63,7 +63,7 @@ def test_large_outputs_leave_room_for_the_steps(character: str) -> None:
 
 @pytest.mark.parametrize("character", CHARACTERS)
 @pytest.mark.parametrize("final", [True, False])
-def test_refusals(character: str, final: bool) -> None:
+def test_a_refused_status_keeps_to_its_limit(character: str, final: bool) -> None:
     status = refused_status(1, Reason.INVALID_CONFIG, character * 50_000, {}, START, final=final)
     assert len(compact(status)) <= LIMIT
 

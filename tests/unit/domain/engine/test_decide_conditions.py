@@ -178,7 +178,7 @@ def policy_run(policy: str) -> Run:
     return run
 
 
-def test_finish_running() -> None:
+def test_finish_running_starts_no_further_step_and_lets_running_tasks_end() -> None:
     """10: starts no further step; what runs goes on, and keeps its retries; what is queued never starts."""
     run = policy_run("FinishRunning")
     assert run.open == [B, TaskKey("d", 1)]
@@ -203,7 +203,7 @@ def test_finish_running() -> None:
     assert end_of(run) == ("Failed", "AgentFailure")
 
 
-def test_cancel_running() -> None:
+def test_cancel_running_stops_running_and_retrying_tasks_at_once() -> None:
     """10: stops what runs at once, and what waits for its retry too."""
     run = policy_run("CancelRunning")
     assert end_of(run) == ("Failed", "AgentFailure")
@@ -223,7 +223,7 @@ def test_cancel_running() -> None:
     assert run.steps["d"].message == "the run failed when 1 of 4 tasks had run"
 
 
-def test_run_all() -> None:
+def test_run_all_starts_every_step_that_can_run_and_fails_at_the_end() -> None:
     """10: goes on with all that can still run, and fails in the end."""
     run = policy_run("RunAll")
     assert run.open == [B, TaskKey("d", 1)]

@@ -47,7 +47,7 @@ def key(index: int) -> TaskKey:
         ("${['$' + '{inputs.l}']}", ["${inputs.l}"]),
     ],
 )
-def test_items(for_each: Any, items: list[Any]) -> None:
+def test_a_step_has_a_task_for_each_item_of_a_list_or_a_map(for_each: Any, items: list[Any]) -> None:
     run = started(for_each)
     made = [run.tasks[task_key].input for task_key in sorted(run.tasks)]
     assert made == [{"i": index, "v": item} for index, item in enumerate(items)]
@@ -159,7 +159,7 @@ def test_an_expression_that_fails_for_one_item_fails_the_step_there() -> None:
     assert [(event.data["index"], event.attempt) for event in failed] == [(1, None)]
 
 
-def test_too_many_items() -> None:
+def test_a_step_with_too_many_items_fails() -> None:
     twice = "${inputs.l.map(x, inputs.l).flatten()}"
     run = started(twice, inputs={"l": list(range(101))})
     assert (run.phase, run.run.reason) == (Phase.FAILED, Reason.TOO_MANY_ITEMS)

@@ -36,7 +36,7 @@ def run_of_task(choose: Choose) -> Run:
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, BATCH))
-def test_storms(first: int) -> None:
+def test_random_runs_keep_every_rule(first: int) -> None:
     for seed in range(first, min(first + BATCH, SEEDS)):
         try:
             World(run_of_graph(_by_seed(seed)), _by_seed(seed)).live(30)
@@ -57,7 +57,7 @@ def _by_seed(seed: int) -> Choose:
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data())
-def test_whatever_happens(data: st.DataObject) -> None:
+def test_any_sequence_of_events_keeps_every_rule(data: st.DataObject) -> None:
     def choose(options: Sequence[T]) -> T:
         return data.draw(st.sampled_from(options))
 

@@ -29,5 +29,5 @@ VARIABLES = {"VAR_A": "A", "VAR_B": "B", "VAR_C": "C", "VAR_REF": "$(VAR_A)", "V
         ("$(foo$$bar)", "$(foo$$bar)"),
     ],
 )
-def test_expansion(text: str, expanded: str) -> None:
+def test_variables_are_expanded_as_the_kubelet_does(text: str, expanded: str) -> None:
     assert expand(text, VARIABLES) == expanded

@@ -137,7 +137,9 @@ def test_what_may_still_go_on(raw: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_ends(raw: dict[str, Any], kind: EndKind, reason: Reason | None, code: int | None) -> None:
+def test_the_end_of_a_container_gives_the_kind_and_reason_of_the_outcome(
+    raw: dict[str, Any], kind: EndKind, reason: Reason | None, code: int | None
+) -> None:
     result = outcome(raw)
     assert result is not None
     assert (result.kind, result.reason, result.exit_code) == (kind, reason, code)

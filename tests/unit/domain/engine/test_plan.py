@@ -84,7 +84,7 @@ def test_the_run_as_a_whole() -> None:
         ({"factor": 1.5, "jitter": 1}, Backoff(factor=1.5, jitter=1)),
     ],
 )
-def test_backoff(given: dict[str, Any], backoff: Backoff) -> None:
+def test_a_backoff_is_compiled_with_its_defaults(given: dict[str, Any], backoff: Backoff) -> None:
     """22."""
     assert plan_of(retry={"limit": 1, "backoff": given}).retry.backoff == backoff
 
@@ -98,7 +98,7 @@ def test_any_timeout_makes_a_step_one_that_time_can_end(field: str) -> None:
     assert sorted(limit for limit in found if limit is not None) == [timedelta(seconds=90)]
 
 
-def test_kinds() -> None:
+def test_a_step_is_of_the_kind_whose_block_it_has() -> None:
     """5."""
     assert plan_of().kind.field == "agent"
     assert plan_of(wait={"duration": "1s"}).kind.field == "wait"

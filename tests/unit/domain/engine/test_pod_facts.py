@@ -8,7 +8,7 @@ from tests.unit.domain.pods import condition, ended, pod, waiting
 from perdure.domain.engine.pod_facts import ContainerExit, PodFacts, read_pod, read_time
 
 
-def test_identity() -> None:
+def test_a_pod_names_its_task_owner_and_attempt() -> None:
     facts = read_pod(pod())
     assert (facts.name, facts.uid) == ("audit-a-x7k2q-1", "pod-1")
     assert (facts.task, facts.owner_uid, facts.attempt) == ("audit-a-x7k2q", "task-1", 1)
@@ -25,7 +25,7 @@ def test_an_attempts_number(label: str, attempt: int) -> None:
     assert read_pod(pod(labels={"perdure.dev/attempt": label})).attempt == attempt
 
 
-def test_an_end() -> None:
+def test_a_terminated_container_gives_its_exit_and_start() -> None:
     facts = read_pod(pod(phase="Failed", state=ended(3, reason="Error", message="broken")))
     assert facts.exit == ContainerExit(code=3, reason="Error", message="broken")
     assert facts.started_at == datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
@@ -98,7 +98,7 @@ def test_only_a_controlling_job_gives_its_name(change: dict[str, object]) -> Non
     assert not read_pod(seen).of_job
 
 
-def test_a_start() -> None:
+def test_a_running_container_gives_its_start() -> None:
     assert read_pod(pod(state={"running": {"startedAt": "2024-05-01T12:00:01Z"}})).started_at == datetime(
         2024, 5, 1, 12, 0, 1, tzinfo=UTC
     )
@@ -128,6 +128,6 @@ def test_a_deletion_ends_with_its_grace() -> None:
         ("2024-05-01T14:00:00+02:00", datetime(2024, 5, 1, 14, tzinfo=timezone(timedelta(hours=2)))),
     ],
 )
-def test_times(text: str, time: datetime) -> None:
+def test_times_are_read_with_their_zone(text: str, time: datetime) -> None:
     assert read_time(text) == time
     assert read_time(text).tzinfo is not None

@@ -39,7 +39,9 @@ def test_delays_double_up_to_a_minute(number: int, seconds: int) -> None:
         (Backoff(initial=0, factor=100), 1000, 0),
     ],
 )
-def test_the_formula(policy: Backoff, number: int, seconds: float) -> None:
+def test_a_backoff_grows_by_its_factor_up_to_its_maximum(
+    policy: Backoff, number: int, seconds: float
+) -> None:
     """22: initial, times factor each time, up to max."""
     assert backoff("uid", KEY, number, policy) == timedelta(seconds=seconds)
 
@@ -65,7 +67,7 @@ def test_jitter_stays_within_its_part_of_the_delay(
     assert delay >= 0
 
 
-def test_jitter_spreads_evenly() -> None:
+def test_jitter_spreads_delays_evenly() -> None:
     delays = [backoff(str(uid), KEY, 7).total_seconds() for uid in range(2000)]
     assert len(set(delays)) > 1990
     assert min(delays) < 54.1

@@ -175,7 +175,7 @@ def test_a_pod_of_somebody_elses_job_is_not_ours() -> None:
     played(scenario())
 
 
-def test_time_that_is_over_for_a_job_without_a_pod() -> None:
+def test_time_that_is_over_ends_a_job_without_a_pod() -> None:
     async def scenario() -> None:
         stage = Stage({**JOB, "pendingTimeout": "60s"})
         stage.cluster.jobs_get_pods = False
