@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from tests.unit.control.loop_fixture import NAMESPACE, A, Stage, played
+from tests.unit.control.loop_fixture import NAMESPACE, A, ControlLoopFixture, played
 from tests.unit.domain.clock import at
 
 from perdure.domain.phases import Phase, Reason
@@ -18,9 +18,9 @@ ENDED = {"terminated": {"exitCode": 0, "startedAt": "2024-05-01T12:00:00Z", "mes
 A_WHILE = 3.0
 
 
-async def with_pod() -> tuple[Stage, dict[str, Any]]:
+async def with_pod() -> tuple[ControlLoopFixture, dict[str, Any]]:
     """A Job whose pod runs and is recorded."""
-    stage = Stage(JOB)
+    stage = ControlLoopFixture(JOB)
     await stage.ensure()
     await asyncio.sleep(A_WHILE)
     pod = stage.only("Pod")
@@ -28,7 +28,7 @@ async def with_pod() -> tuple[Stage, dict[str, Any]]:
     await asyncio.sleep(A_WHILE)
     await stage.step()
     assert stage.attempt().pod_uid == pod["metadata"]["uid"]
-    assert stage.tasks[A].phase is Phase.RUNNING
+    assert stage.history.tasks[A].phase is Phase.RUNNING
     stage.cluster.calls.clear()
     return stage, pod
 
@@ -39,7 +39,7 @@ def test_a_job_ends_as_its_pod_does() -> None:
         stage.set_pod(pod["metadata"]["name"], ENDED, "Succeeded")
         await asyncio.sleep(A_WHILE)
         await stage.step()
-        assert (stage.phase, stage.tasks[A].output) == (Phase.SUCCEEDED, "done")
+        assert (stage.history.phase, stage.history.tasks[A].output) == (Phase.SUCCEEDED, "done")
 
     played(scenario())
 
@@ -52,7 +52,7 @@ def test_a_deleted_job_is_a_disruption_and_the_next_attempt_has_its_own() -> Non
         await asyncio.sleep(A_WHILE)
         await stage.step()
         assert ("list", "Pod") in stage.cluster.calls, "gone only once the API server has said so"
-        task = stage.tasks[A]
+        task = stage.history.tasks[A]
         assert (task.attempt, task.disruptions, task.retries) == (2, 1, 0)
         assert stage.names("Job") == [stage.attempt().pod_name] != [first]
 
@@ -63,7 +63,7 @@ def test_a_pod_that_only_the_store_misses_is_not_gone() -> None:
     async def scenario() -> None:
         stage, pod = await with_pod()
         stage.restart(pods=False)
-        observed = await stage.look()
+        observed = await stage.observe()
         assert (observed.gone, observed.pods[A].uid) == (frozenset(), pod["metadata"]["uid"])
 
     played(scenario())
@@ -71,16 +71,16 @@ def test_a_pod_that_only_the_store_misses_is_not_gone() -> None:
 
 def test_a_job_deleted_before_its_pod_was_seen_is_gone() -> None:
     async def scenario() -> None:
-        stage = Stage(JOB)
+        stage = ControlLoopFixture(JOB)
         stage.cluster.jobs_get_pods = False
         await stage.ensure()
-        assert not (await stage.look()).gone
+        assert not (await stage.observe()).gone
         stage.remove("Job", stage.attempt().pod_name)
         await stage.ensure()
         assert not stage.names("Job"), "it is not made again in the same attempt"
         stage.live.agenda.full_pass = True
         await stage.step()
-        assert (stage.tasks[A].attempt, stage.tasks[A].disruptions) == (2, 1)
+        assert (stage.history.tasks[A].attempt, stage.history.tasks[A].disruptions) == (2, 1)
 
     played(scenario())
 
@@ -89,8 +89,8 @@ def test_a_job_whose_pod_came_and_went_unseen_is_gone() -> None:
     """The operator was away all the while; the Job has ended and will make no other."""
 
     async def scenario() -> None:
-        stage = Stage(JOB)
-        stage.hears = False
+        stage = ControlLoopFixture(JOB)
+        stage.receives_events = False
         await stage.ensure()
         await asyncio.sleep(A_WHILE)
         stage.remove("Pod", stage.only("Pod")["metadata"]["name"])
@@ -99,21 +99,21 @@ def test_a_job_whose_pod_came_and_went_unseen_is_gone() -> None:
         await stage.ensure()
         stage.live.agenda.full_pass = True
         await stage.step()
-        assert (stage.tasks[A].attempt, stage.tasks[A].disruptions) == (2, 1)
+        assert (stage.history.tasks[A].attempt, stage.history.tasks[A].disruptions) == (2, 1)
 
     played(scenario())
 
 
 def test_a_job_that_gets_no_pod_says_where_to_look() -> None:
     async def scenario() -> None:
-        stage = Stage(JOB)
+        stage = ControlLoopFixture(JOB)
         stage.cluster.jobs_get_pods = False
         await stage.ensure()
-        await stage.look()
+        await stage.observe()
         assert stage.live.objects.blocked == {}
-        stage.now = at(0) + PODLESS + timedelta(seconds=1)
+        stage.history.now = at(0) + PODLESS + timedelta(seconds=1)
         stage.live.agenda.full_pass = True
-        observed = await stage.look()
+        observed = await stage.observe()
         reason, message = observed.blocked[A]
         assert reason is Reason.STARTING
         assert f"kubectl describe job {stage.attempt().pod_name}" in message
@@ -136,12 +136,12 @@ def test_a_second_pod_of_a_job_is_not_adopted() -> None:
         stage.set_pod(second["metadata"]["name"], ENDED, "Succeeded")
         await asyncio.sleep(A_WHILE)
         await stage.step()
-        assert stage.tasks[A].phase is Phase.RUNNING
+        assert stage.history.tasks[A].phase is Phase.RUNNING
         assert stage.attempt().pod_uid == first["metadata"]["uid"]
         stage.remove("Pod", first["metadata"]["name"])
         await asyncio.sleep(A_WHILE)
         await stage.step()
-        assert (stage.tasks[A].attempt, stage.tasks[A].disruptions) == (2, 1)
+        assert (stage.history.tasks[A].attempt, stage.history.tasks[A].disruptions) == (2, 1)
 
     played(scenario())
 
@@ -153,21 +153,21 @@ def test_the_first_pods_end_is_seen_beside_a_second() -> None:
         stage.set_pod(first["metadata"]["name"], ENDED, "Succeeded")
         await asyncio.sleep(A_WHILE)
         await stage.step()
-        assert stage.phase is Phase.SUCCEEDED
+        assert stage.history.phase is Phase.SUCCEEDED
 
     played(scenario())
 
 
 def test_a_pod_of_somebody_elses_job_is_not_ours() -> None:
     async def scenario() -> None:
-        stage = Stage(JOB)
+        stage = ControlLoopFixture(JOB)
         await stage.ensure()
         await asyncio.sleep(A_WHILE)
         foreign = stage.only("Job")
         name = foreign["metadata"]["name"]
         stage.cluster.api.objects["Job", NAMESPACE, name]["metadata"]["ownerReferences"] = []
         stage.restart()
-        observed = await stage.look()
+        observed = await stage.observe()
         assert (observed.pods, observed.gone) == ({}, frozenset())
         await stage.ensure()
         assert stage.live.objects.refusals[A].reason is Reason.NAME_CONFLICT
@@ -177,14 +177,14 @@ def test_a_pod_of_somebody_elses_job_is_not_ours() -> None:
 
 def test_time_that_is_over_ends_a_job_without_a_pod() -> None:
     async def scenario() -> None:
-        stage = Stage({**JOB, "pendingTimeout": "60s"})
+        stage = ControlLoopFixture({**JOB, "pendingTimeout": "60s"})
         stage.cluster.jobs_get_pods = False
         await stage.ensure()
-        await stage.look()
-        stage.now = at(60)
+        await stage.observe()
+        stage.history.now = at(60)
         await stage.step()
-        assert stage.tasks[A].reason is Reason.PENDING_TIMEOUT
-        assert "kubectl describe job" in stage.tasks[A].message
+        assert stage.history.tasks[A].reason is Reason.PENDING_TIMEOUT
+        assert "kubectl describe job" in stage.history.tasks[A].message
         assert stage.names("Job") == [], "its pod must not come after all"
 
     played(scenario())
@@ -192,12 +192,12 @@ def test_time_that_is_over_ends_a_job_without_a_pod() -> None:
 
 def test_a_stopping_job_without_a_pod_is_gone_once_it_is() -> None:
     async def scenario() -> None:
-        stage = Stage(JOB)
+        stage = ControlLoopFixture(JOB)
         stage.cluster.jobs_get_pods = False
         await stage.ensure()
-        stage.view.attempts[A] = replace(stage.attempt(), stopping=Reason.PAUSED)
+        stage.history.view.attempts[A] = replace(stage.attempt(), stopping=Reason.PAUSED)
         assert await stage.actor.stop(stage.live, A) is True
         assert stage.names("Job") == []
-        assert (await stage.look()).gone == {A}
+        assert (await stage.observe()).gone == {A}
 
     played(scenario())
