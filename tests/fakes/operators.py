@@ -5,21 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn
 
 from perdure.control.loop import ControlLoop, LeaseOptions, LoopOptions
-from perdure.domain.admission.step_kind import StepAdmission
-from perdure.domain.records import (
-    LedgerUnavailable,
-)
+from perdure.control.runs.executor import ActingKind
+from perdure.domain.records import LedgerUnavailable
 from perdure.kube.recorder import EventRecorder
 from tests.fakes.apiserver import NAMESPACE, ApiServer, Watch
 from tests.fakes.clients import KubeClient, LedgerClient
 from tests.fakes.clock import Process, now
 from tests.fakes.guarantees import Guarantees
 from tests.fakes.ledger import FakeLedger
-
-Result = TypeVar("Result")
 
 LEASE: Final = "perdure-operator"
 #: Durations longer than the defaults: fewer requests, and the same algorithm.
@@ -57,7 +53,7 @@ class Operator:
         guarantees: Guarantees,
         leases: bool,
         limit: int | None,
-        kinds: tuple[StepAdmission, ...],
+        kinds: tuple[ActingKind, ...],
     ) -> None:
         self.name = name
         self.process = Process(name)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from perdure.api import API_VERSION
-from perdure.domain.admission.step_kind import StepAdmission
+from perdure.control.runs.executor import ActingKind
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import AttemptRecord, RunRecord, StepRecord, TaskKey, TaskRecord
 from perdure.steps import KINDS
@@ -35,7 +35,7 @@ class World:
         profile: Profile | None = NONE,
         *,
         limit: int | None = None,
-        kinds: tuple[StepAdmission, ...] = KINDS,
+        kinds: tuple[ActingKind, ...] = KINDS,
         trace: Callable[[str], None] | None = None,
     ) -> None:
         """Without a profile the seed draws one. `limit`: attempts of agents that may be open at once.
