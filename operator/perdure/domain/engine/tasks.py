@@ -33,14 +33,16 @@ def create_task(changes: ChangeSet, step: PlannedStep, index: int) -> bool:
     task = TaskRecord(key=key, name=name, phase=Phase.PENDING)
     try:
         scope = TaskScope(changes, step, index)
-        task = step.kind.prepare(changes, step, task, scope)
+        prepared = step.kind.prepare(changes, step, task, scope)
         if step.cache is not None:
-            task = replace(task, cache_key=_cache_key(step.cache.key, scope))
+            prepared = replace(prepared, cache_key=_cache_key(step.cache.key, scope))
     except ExpressionError as error:
         if changes.asked(step.name):
             return False
         end_task(changes, task, Phase.FAILED, Reason.EXPRESSION_ERROR, shorten(str(error)))
         return True
+    # Only now: a task that fails for one of its expressions is recorded without what the others gave.
+    task = prepared
     if task.cache_key is None:
         step.kind.start(changes, step, task)
         return True

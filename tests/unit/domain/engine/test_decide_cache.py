@@ -97,9 +97,10 @@ def test_equal_keys_and_only_those_are_equal() -> None:
 
 @pytest.mark.parametrize("key", ["${inputs.gone}", "v1-${inputs.gone}"])
 def test_a_key_that_fails_fails_the_task(key: str) -> None:
-    run = begun(step("a", cache={"key": key}))
+    run = begun(step("a", cache={"key": key}, input={"n": 1}))
     assert end_of(run) == ("Failed", "ExpressionError")
     assert run.tasks[A].message.startswith("cache.key: ${inputs.gone}")
+    assert (run.tasks[A].input, run.tasks[A].cache_key) == (None, None)
     assert run.asked == []
 
 
