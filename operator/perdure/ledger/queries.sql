@@ -549,7 +549,8 @@ select
 
 
 -- name: send_signal
--- $1 uid, $2 id, $3 step, $4 index, $5 name, $6 payload, $7 sender, $8 at, $9 how many may be unconsumed
+-- $1 uid, $2 id, $3 step, $4 index, $5 name, $6 payload, $7 sender, $8 at, $9 how many may be unconsumed before
+-- this one, $10 how many bytes their payloads may have
 -- The run's row is locked first, so the version that a signal raises its run to is the signal's own. Nothing is
 -- written if the run has ended, its inbox is full, or the id is known: `signal_is_known` finds out which.
 with run as materialized (
@@ -559,8 +560,10 @@ with run as materialized (
     select run.uid, $2, $3, $4, $5, $6, $7, $8, run.version + 1
     from run
     where run.phase in ('Pending', 'Running', 'Paused') and (
-        select count(*) from perdure.signal s where s.workflow_uid = $1::uuid and s.consumed_version is null
-    ) < $9::bigint
+        select count(*) < $9::bigint and coalesce(sum(octet_length(s.payload::text)), 0) <= $10::bigint
+        from perdure.signal s
+        where s.workflow_uid = $1::uuid and s.consumed_version is null
+    )
     on conflict (workflow_uid, id) do nothing
     returning 1
 ), bumped as (

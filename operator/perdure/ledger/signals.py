@@ -13,7 +13,9 @@ from perdure.ledger.parameters import dumps, text
 from perdure.ledger.queries import SQL
 from perdure.ledger.types import (
     SIGNAL_PAYLOAD,
+    SIGNAL_TEXT,
     SIGNALS_UNREAD,
+    SIGNALS_UNREAD_BYTES,
     InboxFull,
     RunEnded,
     SignalTooLarge,
@@ -42,19 +44,26 @@ class SignalSide(Side):
             )
         if not _is_uuid(uid):
             raise UnknownRun(f"{uid!r} is not the uid of a run")
-        id = text(signal.id)
+        id, step, name, sender = map(text, (signal.id, signal.key.step, signal.name, signal.sender))
+        for field, value in (("id", id), ("step", step), ("name", name), ("sender", sender)):
+            if len(value.encode()) > SIGNAL_TEXT:
+                raise SignalTooLarge(
+                    f"the {field} of the signal has {len(value.encode())} bytes, at most {SIGNAL_TEXT} are"
+                    " kept: give a shorter one"
+                )
         row = await self.writer.submit(
             SQL["send_signal"],
             (
                 uid,
                 id,
-                signal.key.step,
+                step,
                 signal.key.index,
-                text(signal.name),
+                name,
                 payload,
-                text(signal.sender),
+                sender,
                 signal.at,
                 SIGNALS_UNREAD,
+                SIGNALS_UNREAD_BYTES - len(payload),
             ),
             order=(shard_of(uid), uid),
             size=len(payload),
@@ -67,7 +76,10 @@ class SignalSide(Side):
         if known["known"]:
             return False
         if row["phase"] in _LIVE:
-            raise InboxFull(f"{SIGNALS_UNREAD} signals of run {uid} wait to be consumed: send it again later")
+            raise InboxFull(
+                f"run {uid} has not consumed {SIGNALS_UNREAD} signals, or {SIGNALS_UNREAD_BYTES} bytes of"
+                " them: send it again later"
+            )
         raise RunEnded(f"run {uid} has ended: {row['phase']}")
 
 

@@ -14,10 +14,15 @@ from perdure.domain.records import LedgerError, RunKind, TaskKey
 
 #: Checkpoints that a task keeps, unless its run sets `retention.checkpointsPerTask`.
 CHECKPOINTS_PER_TASK: Final = 10
-#: Bytes of a signal's payload, as compact UTF-8 JSON: a decision holds all signals of a run in memory.
+#: Bytes of a signal's payload, as compact UTF-8 JSON.
 SIGNAL_PAYLOAD: Final = 64 * 1024
-#: Signals of one run that no decision has consumed.
+#: Bytes of a signal's id, name, sender and step, each. An index over longer ids could refuse them.
+SIGNAL_TEXT: Final = 512
+#: Signals of one run that no decision has consumed, and the bytes of their payloads. The operator reads all
+#: of them in one pass, on the event loop that serves every run. Gateways that send at once may exceed either
+#: limit by one signal each.
 SIGNALS_UNREAD: Final = 1000
+SIGNALS_UNREAD_BYTES: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,8 +134,8 @@ class RunEnded(SignalRefused):
 
 
 class SignalTooLarge(SignalRefused):
-    """The payload is longer than SIGNAL_PAYLOAD."""
+    """The payload is longer than SIGNAL_PAYLOAD, or another text of the signal than SIGNAL_TEXT."""
 
 
 class InboxFull(SignalRefused):
-    """SIGNALS_UNREAD signals of the run wait to be consumed: send the signal again later."""
+    """SIGNALS_UNREAD signals, or SIGNALS_UNREAD_BYTES, wait to be consumed: send the signal again later."""

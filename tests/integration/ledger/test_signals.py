@@ -15,7 +15,9 @@ from perdure.ledger import Ledger, rows
 from perdure.ledger.queries import SQL
 from perdure.ledger.types import (
     SIGNAL_PAYLOAD,
+    SIGNAL_TEXT,
     SIGNALS_UNREAD,
+    SIGNALS_UNREAD_BYTES,
     InboxFull,
     RunEnded,
     SignalRefused,
@@ -127,7 +129,7 @@ async def test_a_decision_that_waited_for_a_signal_is_refused(ledger: Ledger, ep
         transaction = gateway.transaction()
         await transaction.start()
         row = await gateway.fetchrow(
-            SQL["send_signal"], state.run.uid, "one", "work", -1, "answer", b"1", "ada", at(1), 9
+            SQL["send_signal"], state.run.uid, "one", "work", -1, "answer", b"1", "ada", at(1), 9, 9
         )
         assert row["sent"]
         late = asyncio.create_task(ledger.commit(Commit(run=state.run), epoch=epoch))
@@ -151,7 +153,7 @@ async def test_a_signal_that_waited_for_the_end_of_its_run(
         transaction = operator.transaction()
         await transaction.start()
         if repeated:
-            first = state.run.uid, "one", "work", -1, "answer", b"1", "ada", at(1), 9
+            first = state.run.uid, "one", "work", -1, "answer", b"1", "ada", at(1), 9, 9
             assert (await operator.fetchrow(SQL["send_signal"], *first))["sent"]
             ended = replace(ended, version=ended.version + 1)
         await operator.fetchrow(SQL["commit"], *rows.commit_arguments(Commit(run=ended), epoch))
@@ -258,6 +260,37 @@ async def test_the_limit_of_an_inbox(ledger: Ledger, epoch: int) -> None:
     assert await ledger.send_signal(uid, signal("more"))
 
 
+async def test_the_limit_of_an_inbox_in_bytes(ledger: Ledger, epoch: int) -> None:
+    """An operator reads all unread signals in one pass: 1,000 of the largest would hold up every run."""
+    state = await samples.started(ledger, epoch)
+    uid, largest = state.run.uid, "x" * (SIGNAL_PAYLOAD - 2)
+    fit = SIGNALS_UNREAD_BYTES // SIGNAL_PAYLOAD
+    for number in range(fit):
+        assert await ledger.send_signal(uid, signal(str(number), largest))
+    with pytest.raises(InboxFull, match=f"{SIGNALS_UNREAD_BYTES} bytes"):
+        await ledger.send_signal(uid, signal("more", 1))
+    assert not await ledger.send_signal(uid, signal("0", largest))
+    await consume(ledger, state, "0", epoch=epoch, version=1 + fit)
+    assert await ledger.send_signal(uid, signal("more", 1))
+
+
+@pytest.mark.parametrize("field", ["id", "step", "name", "sender"])
+async def test_the_limit_of_a_text(ledger: Ledger, epoch: int, field: str) -> None:
+    state = await samples.started(ledger, epoch)
+
+    def with_text(value: str) -> Signal:
+        if field == "step":
+            return signal("one", key=TaskKey(value))
+        return replace(signal("one"), **{field: value})
+
+    # Postgres would refuse an id of this length in an index, and the zero byte.
+    with pytest.raises(SignalTooLarge, match=f"the {field} of the signal has {SIGNAL_TEXT + 1} bytes"):
+        await ledger.send_signal(state.run.uid, with_text("x" * (SIGNAL_TEXT + 1)))
+    assert await ledger.send_signal(state.run.uid, with_text("ä" * (SIGNAL_TEXT // 2 - 2) + "\0"))
+    ((found,),) = (await inbox(ledger, state)).values()
+    assert "\ufffd" in str(found)
+
+
 async def test_signals_go_with_their_run(ledger: Ledger, epoch: int) -> None:
     state = await samples.started(ledger, epoch)
     await ledger.send_signal(state.run.uid, signal("one"))
@@ -284,7 +317,7 @@ async def test_unread_signals_are_found_by_their_index(ledger: Ledger, epoch: in
         await connection.execute("set local enable_seqscan = off")
         plans = {
             "updates": (state.run.uid, None),
-            "send_signal": (state.run.uid, "one", "", -1, "", b"1", "", at(1), 9),
+            "send_signal": (state.run.uid, "one", "", -1, "", b"1", "", at(1), 9, 9),
         }
         for name, arguments in plans.items():
             found = await connection.fetch("explain " + SQL[name], *arguments)
