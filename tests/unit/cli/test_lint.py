@@ -256,6 +256,22 @@ def test_faults_of_a_template_are_reported_once_however_many_use_it() -> None:
     assert [line.partition(": ")[0] for line in found] == ["2.yaml:5", "2.yaml:6"]
 
 
+def test_the_parameters_of_a_template_may_be_faulty_where_a_step_uses_it() -> None:
+    """The validator of JSON Schema raises for a type that it does not know."""
+    faulty = TEMPLATE.replace("required: [name]", "type: {a: b}")
+    parent = """\
+apiVersion: perdure.dev/v1alpha1
+kind: Workflow
+metadata: {name: parent}
+spec:
+  steps:
+  - {name: a, workflow: {templateRef: greet, inputs: {name: x}}}
+"""
+    found = lines(parent, faulty)
+    assert {line.partition(": spec")[0] for line in found} == {"1.yaml:6: WorkflowTemplate/greet"}
+    assert any("spec.parameters.type" in line for line in found)
+
+
 def test_a_template_is_checked_though_no_step_uses_it() -> None:
     assert [line[:8] for line in lines(AGENTS.replace("${item}", "${nope}"))] == ["0.yaml:6"]
     faulty = TEMPLATE.replace("required: [name]", "requried: [name]").replace("inputs.name", "inptus.name")

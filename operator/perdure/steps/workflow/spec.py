@@ -18,7 +18,7 @@ from perdure.api.validation.parse import check_inline_workflow
 from perdure.domain.admission.context import CheckedStep, StepContext
 from perdure.domain.admission.expression_check import check_value
 from perdure.domain.admission.graph_check import analyze_graph
-from perdure.domain.admission.parameters import check_literals
+from perdure.domain.admission.parameters import check_literals, check_parameters
 from perdure.domain.admission.step_kind import StepAdmission
 from perdure.domain.admission.templates import NO_TEMPLATES
 
@@ -116,5 +116,6 @@ def _check_template(block: ChildWorkflow, path: str, context: StepContext) -> No
     if block.template_ref is None or not context.admission.children:
         return
     template = context.admission.workflow_template(block.template_ref, f"{path}.templateRef")
-    if template is not None and template.parameters is not None:
+    # Values cannot be checked against a faulty schema, whose faults are reported with the template.
+    if template is not None and template.parameters is not None and not check_parameters(template.parameters):
         context.findings.extend(check_literals(template.parameters, block.inputs, f"{path}.inputs"))
