@@ -126,6 +126,22 @@ async def test_a_client_that_does_not_read_is_given_up() -> None:
     assert producer.closed
 
 
+@pytest.mark.parametrize(
+    ("accepted", "method"), [(0, "GET"), (1, "GET"), (2, "GET"), (0, "HEAD"), (1, "HEAD")]
+)
+async def test_a_client_that_does_not_read_the_start_or_the_end_is_given_up(
+    accepted: int, method: str
+) -> None:
+    """The server may hold back any message until the client has read what was sent before."""
+    connection, producer = Connection(patience=accepted), Producer(1, silent=False)
+    if not accepted:
+        connection.accepting.clear()
+    with pytest.raises(TimeoutError):
+        await connection.stream(plain(producer), Limits(body_time=0.01), method)
+    assert len(connection.sent) == accepted
+    assert producer.closed == (producer.taken == 1)
+
+
 async def test_a_client_that_leaves_closes_the_producer() -> None:
     connection, producer = Connection(), Producer(1)
     async with asyncio.TaskGroup() as group:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Final
 
 import orjson
 from starlette.responses import Response
@@ -17,6 +18,8 @@ from starlette.types import Receive, Scope, Send
 from perdure.gateway.http.limits import Limits
 
 Chunks = Callable[[], AsyncIterator[bytes]]
+
+_END: Final[dict[str, object]] = {"type": "http.response.body", "body": b""}
 
 
 class StreamedResponse(Response, ABC):
@@ -53,7 +56,7 @@ class Transfer(StreamedResponse):
             if scope["method"] != "HEAD":
                 async for chunk in self._chunks():
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+            await send(_END)
 
 
 class Stream(StreamedResponse):
@@ -83,10 +86,17 @@ class Stream(StreamedResponse):
     async def stream(
         self, scope: Scope, receive: Receive, send: Send, *, limits: Limits, stop: asyncio.Event
     ) -> None:
-        """See StreamedResponse."""
-        await send(_start(self))
+        """See StreamedResponse. Every message has a deadline, from its size."""
+
+        async def send_in_time(message: dict[str, object], *, size: int = 0) -> None:
+            # The server holds a message back until the client has read the ones before: also the first, after
+            # an earlier response on the connection, and the last.
+            async with asyncio.timeout(limits.transfer_time(size)):
+                await send(message)
+
+        await send_in_time(_start(self))
         if scope["method"] == "HEAD":
-            await send({"type": "http.response.body", "body": b""})
+            await send_in_time(_END)
             return
         loop = asyncio.get_running_loop()
         end = loop.time() + limits.stream_time
@@ -117,12 +127,12 @@ class Stream(StreamedResponse):
                 else:
                     continue
                 if chunk:
-                    async with asyncio.timeout(limits.transfer_time(len(chunk))):
-                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    message = {"type": "http.response.body", "body": chunk, "more_body": True}
+                    await send_in_time(message, size=len(chunk))
                 # A producer that always has a chunk ready must not outlive the stop or the deadline.
                 if stopped.done() or loop.time() >= end:
                     break
-            await send({"type": "http.response.body", "body": b""})
+            await send_in_time(_END)
         finally:
             await _cancelled(gone, stopped, upcoming)
             if hasattr(producer, "aclose"):
