@@ -202,7 +202,9 @@ def _check_starts(before: Run, observed: Observed, commit: Commit, tasks: Tasks,
     ended = {name for name, step in steps.items() if step.phase.terminal}
     for name in [step.name for step in commit.steps if step.name not in before.steps]:
         if commit.run.stop is None and commit.run.reason is not Reason.DELETED:
-            assert ended >= set(plan.steps[name].depends_on), "a step is looked at when it may be"
+            assert ended >= set(plan.steps[name].depends_on), (
+                "a step is decided once its dependencies have ended"
+            )
     new = [key for key in tasks if key not in before.tasks]
     opened = [attempt for attempt in commit.attempts if (attempt.key, attempt.number) not in before.attempts]
     assert len(new) <= MAX_NEW_TASKS

@@ -34,7 +34,7 @@ from perdure.domain.records import (
     TaskRecord,
 )
 
-#: What a view keeps beside the records: all of it must follow from them.
+#: The indexes that a view keeps next to the records: each must follow from the records.
 INDEXES = (
     "run",
     "steps",
@@ -64,8 +64,8 @@ class Run:
         self.tasks: dict[TaskKey, TaskRecord] = {}
         self.attempts: dict[tuple[TaskKey, int], AttemptRecord] = {}
         self.events: list[PendingEvent] = []
-        # What every decision sees beside what is new: what is wanted, how many attempts may be open at once
-        # (None for any number), what lies in the cache by key, and the newest signs of life.
+        # The facts that every decision gets next to the changes: the desired state, the number of attempts
+        # that may be open at once (None for any number), cached results by key, the newest signs of life.
         self.desired: DesiredState = "Running"
         self.limit: int | None = None
         self.cache: dict[str, CachedResult] = {}
@@ -104,7 +104,7 @@ class Run:
         return decision
 
     def settle(self, observed: Observed | None = None, *, now: datetime | None = None) -> None:
-        """Decisions until there is no more to start at once, as the control loop makes them."""
+        """Decisions until nothing is left to start at once, as in the control loop."""
         decision = self.decide(observed, now=now)
         while decision.more or decision.questions or (decision.wants and self.free_slots()):
             if decision.questions:
@@ -131,7 +131,7 @@ class Run:
         return None if self.limit is None else max(0, self.limit - self.view.slots)
 
     def want(self, desired: DesiredState, *, now: datetime | None = None) -> None:
-        """Somebody changes `desiredState`."""
+        """A user changes `desiredState`."""
         self.desired = desired
         self.settle(now=now)
 
@@ -173,7 +173,7 @@ class Run:
     # --- what is observed
 
     def pod(self, key: TaskKey, *, attempt: int | None = None, **facts: Any) -> PodFacts:
-        """The pod of a task's newest attempt, running unless told otherwise."""
+        """The pod of a task's newest attempt; it runs unless `facts` say otherwise."""
         task = self.tasks[key]
         number = task.attempt if attempt is None else attempt
         return PodFacts(

@@ -1,7 +1,7 @@
-"""A run in a world where anything may be observed, and wished, at any time.
+"""A run in a world where anything may be observed, and requested, at any time.
 
-After every action the world checks what must be so of a run that has settled, beside what `runs.Run` checks
-of each decision.
+After every action the world checks the invariants of a run that has settled; `runs.Run` checks those of each
+decision.
 """
 
 from collections.abc import Callable
@@ -51,13 +51,15 @@ class World:
         """Decisions until nothing is new; then time alone changes something exactly when it is said to."""
         run = self.run
         run.settle(observed, now=run.moment(seconds))
-        # Of pods that are gone the observer asks each time anew.
+        # The observer reads pods that are gone, and the cache, again in each pass.
         still = run.standing(replace(observed or Observed(), gone=frozenset(), cached={}))
         decision = run.decide(still)
         assert decision.commit is None, "the same facts seen again say nothing new"
         due = decision.requeue_at
         if due is None:
-            assert decide(run.view, still, run.moment(10**8)).commit is None, "nobody would have looked"
+            assert decide(run.view, still, run.moment(10**8)).commit is None, (
+                "no pass would have come for this change"
+            )
             return
         if due - MILLISECOND > run.now:
             assert decide(run.view, still, due - MILLISECOND).commit is None
@@ -108,8 +110,8 @@ class World:
 
     def _report(self) -> Report:
         output = self.choose([{"n": 1}, "text", None])
-        told = Report(outcome="Succeeded", output=output, at=self.run.now)
-        return self.choose([told, told, FAILURE, FATAL])
+        success = Report(outcome="Succeeded", output=output, at=self.run.now)
+        return self.choose([success, success, FAILURE, FATAL])
 
     def _facts(self) -> dict[str, dict[str, Any]]:
         code, message = self.choose(CODES), self.choose(MESSAGES)
@@ -127,7 +129,7 @@ class World:
     # --- what may happen
 
     def signal(self) -> None:
-        """Somebody sends signals: early, late, again, or of a name that nobody waits for."""
+        """Signals from users: early, late, repeated, or of a name for which no step waits."""
         run, choose = self.run, self.choose
         steps = [name for name, step in run.view.plan.steps.items() if isinstance(step.kind, TimerStep)]
         keys = sorted({*(TaskKey(name) for name in steps), *(key for key in run.tasks if key.step in steps)})
@@ -138,9 +140,9 @@ class World:
     def observe(self) -> None:
         run, observed = self.run, self.observation()
         run.signs = dict(observed.signs)
-        heard = decide(run.view, run.standing(observed), run.now)
+        decision = decide(run.view, run.standing(observed), run.now)
         in_time = run.standing(_without_what_is_late(run, observed))
-        assert heard == decide(run.view, in_time, run.now), "what is said of an earlier attempt says nothing"
+        assert decision == decide(run.view, in_time, run.now), "facts of an earlier attempt change nothing"
         self.settle(observed)
 
     def observe_in_vain(self) -> None:
@@ -224,7 +226,7 @@ class World:
     # --- the end
 
     def end(self) -> None:
-        """A run whose agents all succeed, and that nobody holds, comes to its end."""
+        """A run whose agents all succeed, and that is not paused, comes to its end."""
         run = self.run
         run.limit = None
         if run.desired == "Paused":
@@ -253,8 +255,10 @@ def _without_what_is_late(run: Run, observed: Observed) -> Observed:
     return replace(
         observed,
         pods={key: pod for key, pod in observed.pods.items() if pod.attempt == newest[key]},
-        reports={key: told for key, told in observed.reports.items() if told[0] == newest[key]},
-        refusals={key: told for key, told in observed.refusals.items() if told.attempt == newest[key]},
+        reports={key: report for key, report in observed.reports.items() if report[0] == newest[key]},
+        refusals={
+            key: refusal for key, refusal in observed.refusals.items() if refusal.attempt == newest[key]
+        },
         signs={key: sign for key, sign in observed.signs.items() if sign[0] == newest[key]},
     )
 

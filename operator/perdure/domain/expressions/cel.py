@@ -48,7 +48,7 @@ class Expression:
     #: The keys of a plain path such as `steps.a.output[0]`, which needs no evaluator.
     path: tuple[str | int, ...] | None
     _program: Any
-    #: What the program calls beside the functions of the specification.
+    #: The functions that the program calls in addition to those of the specification.
     _functions: dict[str, Callable[..., Any]]
 
     def evaluate(self, values: Mapping[str, Any]) -> Any:

@@ -101,7 +101,7 @@ LIBRARY: dict[str, Callable[..., Any]] = {
     for name, call in STDLIB_FUNCTIONS.items()
     if name not in STANDARD_FUNCTIONS
 } | {"lists.range": _range}
-#: Those that `repeatable` puts in; nobody may write them.
+#: The functions that `repeatable` inserts into a program; an author's expression may not call them.
 ORDERING: dict[str, Callable[..., Any]] = {
     "perdureInOrder": _in_order,
     "perdurePieces": _pieces,

@@ -30,7 +30,7 @@ _OPENING, _CLOSING = "([{", ")]}"
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A piece of CEL text from `start` to `end`. Only as much is told apart as references need."""
+    """A piece of CEL text from `start` to `end`. The kinds are only those that references need."""
 
     kind: str
     text: str

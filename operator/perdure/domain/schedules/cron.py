@@ -21,7 +21,8 @@ from cronsim import CronSim
 from perdure.api.workflowschedule import cron_expression
 from perdure.api.workflowschedule import time_zone as zone_of
 
-#: How far to look back first for the newest time, and how much further each time there was none.
+#: The first window that is searched backwards for the newest time, and the factor by which the window grows
+#: each time it has none.
 _FIRST_WINDOW: Final = timedelta(hours=1)
 _WIDER: Final = 8
 
@@ -32,7 +33,7 @@ def next_times(schedule: str, time_zone: str, after: datetime) -> Iterator[datet
     Where it begins makes no difference to which times there are. Raises ValueError for what is no schedule or
     no time zone.
     """
-    # Python's own UTC, for which cronsim need not look at what clocks do.
+    # With Python's own UTC, cronsim skips its handling of daylight saving time.
     zone = UTC if time_zone == "UTC" else zone_of(time_zone)
     return _ascending(CronSim(cron_expression(schedule), after.astimezone(zone)), after)
 

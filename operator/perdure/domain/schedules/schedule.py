@@ -1,7 +1,7 @@
 """Which runs a WorkflowSchedule makes, cancels and deletes now.
 
-`decide_schedule` is pure, and what it goes by is in the schedule's status and in the runs that exist, so that
-a decision that was lost in a crash is made again:
+`decide_schedule` is pure, and its facts are the schedule's status and the runs that exist. A decision that
+was lost in a crash is therefore made again:
 
 - A time is *dealt with* once its run exists, or once it was left out on purpose. `nextScheduleTime` in the
   status is the first that is not. It moves on only after the run was made.
@@ -9,9 +9,9 @@ a decision that was lost in a crash is made again:
   says that its time is dealt with; from then on nothing makes it again.
 
 Of several times that were missed, only the newest is made up for, as CronJob does. A time that comes while
-the schedule is suspended, or while Forbid applies, is left out for good: nobody expects the run of a month
-ago at the moment a schedule is resumed. For the same reason an edited schedule counts from when the edit is
-first seen, unless something was already missed by then.
+the schedule is suspended, or while Forbid applies, is left out for good: a user who resumes a schedule does
+not expect the run of a month ago. For the same reason an edited schedule counts from when the edit is first
+seen, unless a time was already missed by then.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ScheduleFacts:
     name: str
     created_at: datetime
     generation: int
-    #: The generation that was last looked at; None if it never was.
+    #: The generation that was last reconciled; None if the schedule never was.
     observed_generation: int | None = None
     #: The newest time whose run was made.
     last_time: datetime | None = None
@@ -56,7 +56,7 @@ class ScheduledRun:
     created_at: datetime
     finished: bool
     succeeded: bool = False
-    #: It was told to stop.
+    #: The run's `desiredState` is Cancelled.
     cancelled: bool = False
 
 
@@ -103,7 +103,7 @@ def scheduled_time(schedule: str, run: str) -> datetime | None:
 def decide_schedule(
     spec: WorkflowScheduleSpec, facts: ScheduleFacts, runs: Sequence[ScheduledRun], now: datetime
 ) -> ScheduleDecision:
-    """What is due at `now`. Look again at `next_time`, or when a run changes."""
+    """The actions due at `now`. The caller reconciles again at `next_time`, or when a run changes."""
     following = next(next_times(spec.schedule, spec.time_zone, now), None)
     live = sorted((run for run in runs if not run.finished), key=lambda run: run.created_at, reverse=True)
     delete = _history(spec, facts, runs)

@@ -117,7 +117,7 @@ class Endpoint(Generic[IdentityT]):
             return problem
         _log.error("request failed", exc_info=error)
         return Problem(
-            HttpProblem.INTERNAL, "this is a defect of the gateway, whose log tells more; try again"
+            HttpProblem.INTERNAL, "this is a defect of the gateway, and its log has the cause; try again"
         )
 
     async def _send(self, response: Response, scope: Scope, receive: Receive, send: Send) -> None:

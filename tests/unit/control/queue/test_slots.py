@@ -6,7 +6,7 @@ import pytest
 
 from perdure.control.queue.slots import SPARE, Slots
 
-#: More than anybody gets.
+#: More attempts than any run is granted.
 MANY = 1000
 
 
@@ -16,7 +16,7 @@ def age(number: int) -> datetime:
 
 
 class Installation:
-    """Runs with work to do, looked at one after the other whenever they are woken."""
+    """Runs with queued tasks. Each is reconciled whenever it is woken, one after the other."""
 
     def __init__(self, total: int | None = None, per_namespace: int | None = None) -> None:
         self.slots = Slots(total, per_namespace)
@@ -34,8 +34,8 @@ class Installation:
         self.open[uid] = open
         self.slots.hold(uid, namespace, open)
 
-    def look(self, *uids: str) -> None:
-        """Pass over runs, and over those that are woken by it."""
+    def reconcile(self, *uids: str) -> None:
+        """One pass for each of these runs, and one for each run that a pass wakes."""
         queue = list(uids)
         while queue:
             queue += self.pass_over(queue.pop(0))
@@ -54,7 +54,7 @@ class Installation:
         """Attempts of a run end, one pass for each."""
         for _ in range(number):
             self.open[uid] -= 1
-            self.look(uid)
+            self.reconcile(uid)
 
 
 @pytest.mark.parametrize("none", [None, 0])
@@ -70,11 +70,11 @@ def test_without_limits_there_is_nothing_to_ask_for(none: int | None) -> None:
 def test_a_run_alone_has_all_there_is() -> None:
     at = Installation(total=20)
     at.add("a", MANY)
-    at.look("a")
+    at.reconcile("a")
     assert at.open["a"] == 20
 
 
-def test_a_decision_may_start_no_more_than_what_nobody_else_wants_at_first() -> None:
+def test_a_first_decision_is_granted_the_spare_slots_alone() -> None:
     slots = Slots(100, None)
     assert slots.grant("a", "team", 0, age(0)) == SPARE
     assert slots.grant("b", "team", 0, age(1)) == SPARE
@@ -84,7 +84,7 @@ def test_what_a_pass_does_not_use_is_free_again() -> None:
     slots = Slots(2, None)
     assert slots.grant("a", "team", 0, age(0)) == 2
     assert slots.grant("b", "team", 0, age(1)) == 0
-    assert slots.settle("a", 1, 0) == [], "b is being looked at"
+    assert slots.settle("a", 1, 0) == [], "b is being reconciled"
     assert slots.settle("b", 0, 1) == ["b"]
     assert slots.grant("b", "team", 0, age(1)) == 1
 
@@ -111,15 +111,15 @@ def test_what_was_open_before_counts(total: int | None, per_namespace: int | Non
     at = Installation(total=total, per_namespace=per_namespace)
     at.add("a", 0, open=3)
     at.add("b", MANY)
-    at.look("b")
+    at.reconcile("b")
     assert at.open["b"] == 1
 
 
-def test_more_open_than_allowed_is_borne() -> None:
+def test_more_open_attempts_than_the_limit_are_tolerated() -> None:
     at = Installation(total=2)
     at.add("a", 0, open=4)
     at.add("b", MANY)
-    at.look("b", "a")
+    at.reconcile("b", "a")
     at.end("a", 2)
     assert at.open["b"] == 0
     at.end("a")
@@ -129,17 +129,17 @@ def test_more_open_than_allowed_is_borne() -> None:
 def test_the_next_free_slot_is_the_highest_prioritys() -> None:
     at = Installation(total=3)
     at.add("backlog", MANY, priority=-5)
-    at.look("backlog")
+    at.reconcile("backlog")
     at.add("urgent", 2, priority=10)
-    at.look("urgent")
+    at.reconcile("urgent")
     at.end("backlog", 3)
     assert at.started == ["backlog"] * 3 + ["urgent"] * 2 + ["backlog"]
 
 
-def test_a_slot_freed_while_the_urgent_run_is_being_looked_at_is_its_own() -> None:
+def test_a_slot_freed_during_the_urgent_runs_pass_goes_to_the_urgent_run() -> None:
     at = Installation(total=1)
     at.add("backlog", MANY)
-    at.look("backlog")
+    at.reconcile("backlog")
     assert at.slots.grant("urgent", "team", 10, age(9)) == 0
     assert at.slots.settle("backlog", 0, MANY) == []
     assert at.slots.settle("urgent", 0, 1) == ["urgent"]
@@ -149,7 +149,7 @@ def test_a_namespace_at_its_limit_holds_up_no_other() -> None:
     at = Installation(total=10, per_namespace=2)
     at.add("urgent", MANY, namespace="full", priority=10)
     at.add("other", MANY, namespace="other")
-    at.look("urgent", "other")
+    at.reconcile("urgent", "other")
     assert at.open == {"urgent": 2, "other": 2}
     at.end("other")
     assert at.open == {"urgent": 2, "other": 2}
@@ -162,7 +162,7 @@ def test_equals_take_turns_by_namespace_and_then_by_run() -> None:
     at.add("holder", 0, namespace="else", open=1)
     for uid in ("a1", "a2", "b1"):
         at.add(uid, MANY, namespace=uid[0])
-        at.look(uid)
+        at.reconcile(uid)
     at.end("holder")
     for _ in range(7):
         at.end(at.started[-1])
@@ -174,7 +174,7 @@ def test_of_those_never_served_the_older_is_first() -> None:
     at.add("holder", 0, namespace="else", open=1)
     for uid in ("old", "new", "newest"):
         at.add(uid, MANY)
-    at.look("newest", "new", "old")
+    at.reconcile("newest", "new", "old")
     at.end("holder")
     for _ in range(3):
         at.end(at.started[-1])
@@ -184,10 +184,10 @@ def test_of_those_never_served_the_older_is_first() -> None:
 def test_a_stream_of_new_runs_does_not_starve_an_old_one() -> None:
     at = Installation(total=1)
     at.add("old", MANY)
-    at.look("old")
+    at.reconcile("old")
     for number in range(20):
         at.add(f"new-{number}", 1)
-        at.look(f"new-{number}")
+        at.reconcile(f"new-{number}")
         at.end(at.started[-1])
         at.end(at.started[-1])
     assert at.started[::2] == ["old"] * 21, "of any two turns one is its own"
@@ -198,7 +198,7 @@ def test_a_run_that_wants_one_at_a_time_does_not_starve_its_equals() -> None:
     at = Installation(total=1)
     at.add("chain", 1, namespace="a")
     at.add("backlog", MANY, namespace="b")
-    at.look("chain", "backlog")
+    at.reconcile("chain", "backlog")
     for _ in range(9):
         at.backlog["chain"] = 1
         at.end(at.started[-1])
@@ -211,11 +211,11 @@ def test_turns_that_were_handed_back_were_none() -> None:
     at.add("a", MANY, namespace="a")
     at.add("idle", 0, namespace="a")
     at.add("b", MANY, namespace="b")
-    at.look("a", "idle", "b")
+    at.reconcile("a", "idle", "b")
     at.slots.grant("holder", "else", 0, age(0))
     at.slots.grant("idle", "a", 0, age(2))
     assert at.slots.settle("holder", 0, 0) == ["a"]
-    at.look("a")
+    at.reconcile("a")
     assert at.slots.settle("idle", 0, 0) == []
     at.end("a")
     at.slots.grant("idle", "a", 0, age(2))
@@ -244,21 +244,21 @@ def test_the_newest_turn_counts_whichever_pass_ends_first() -> None:
     at.add("holder", 0, namespace="else", open=3)
     for uid in ("a1", "b1", "a2"):
         at.add(uid, MANY, namespace=uid[0])
-        at.look(uid)
+        at.reconcile(uid)
     assert at.slots.forget("holder") == ["a1", "b1", "a2"]
-    at.look("a2", "b1", "a1")
+    at.reconcile("a2", "b1", "a1")
     at.end("a1")
     assert at.started == ["a2", "b1", "a1", "b1"]
 
 
-def test_a_run_that_is_no_more_leaves_its_slots_to_others() -> None:
+def test_a_deleted_run_leaves_its_slots_to_others() -> None:
     at = Installation(total=3)
     at.add("a", MANY)
-    at.look("a")
+    at.reconcile("a")
     at.add("b", 2)
-    at.look("b")
+    at.reconcile("b")
     assert at.slots.forget("a") == ["b"]
-    at.look("b")
+    at.reconcile("b")
     assert at.open["b"] == 2
     assert at.slots.forget("never-seen") == []
 

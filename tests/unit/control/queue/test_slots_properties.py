@@ -185,7 +185,7 @@ def play(world: World, script: list[tuple[object, ...]]) -> None:
 
 @settings(max_examples=400)
 @given(limits, limits, st.lists(steps, max_size=60))
-def test_limits_hold_and_no_slot_is_idle_that_somebody_wants(
+def test_limits_hold_and_no_slot_is_idle_that_a_run_wants(
     total: int | None, per_namespace: int | None, script: list[tuple[object, ...]]
 ) -> None:
     world = World(total, per_namespace)
@@ -194,7 +194,7 @@ def test_limits_hold_and_no_slot_is_idle_that_somebody_wants(
     play(world, script)
     world.settle()
     assert world.may_start() == []
-    # Without anybody else to come, every run that can is served to its end: none was lost.
+    # No further run comes: every run that can start is served to its end, so no request was lost.
     for _ in range(1000):
         if not any(run.open for run in world.runs.values()):
             break
@@ -205,7 +205,7 @@ def test_limits_hold_and_no_slot_is_idle_that_somebody_wants(
 
 
 class Plain:
-    """The rules of turns, computed anew each time from the history of all turns."""
+    """A reference model of turns: it computes each answer from the whole history of turns."""
 
     def __init__(self, world: World) -> None:
         self.world = world

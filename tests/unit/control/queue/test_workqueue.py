@@ -129,12 +129,12 @@ def test_the_soonest_of_several_delays_counts(delays: tuple[float, ...]) -> None
     on_virtual_time(scenario())
 
 
-def test_a_look_now_takes_the_place_of_one_later() -> None:
+def test_an_immediate_requeue_replaces_a_delayed_one() -> None:
     async def scenario() -> None:
         queue = WorkQueue()
         queue.add_after(A, 5)
         queue.add(A)
-        queue.add_after(A, 7)  # it waits already: no need to look again later
+        queue.add_after(A, 7)  # the key is queued already: the delayed requeue is dropped
         assert await next_at(queue) == (A, 0)
         await nothing_comes(queue)
         # A new delay counts, though that of an old entry is still in the heap.
@@ -193,7 +193,7 @@ def test_failures_back_off_up_to_a_minute_and_a_success_forgets_them() -> None:
     on_virtual_time(scenario())
 
 
-def test_a_failure_after_news_does_not_count_twice() -> None:
+def test_a_failure_after_an_event_does_not_count_twice() -> None:
     """A run whose pods come and go while the ledger is away must not wait a minute once it is back."""
 
     async def scenario() -> None:
@@ -252,7 +252,7 @@ def test_a_closed_queue_has_forgotten_all_that_waits() -> None:
         queue.done(A)
         assert len(queue) == 0
         await nothing_comes(queue)
-        # It can be used anew, and what was in hand is free again.
+        # The queue can be used again, and the keys that workers had are free again.
         queue.add(A)
         queue.add_after(C, 1)
         start = now()

@@ -30,7 +30,7 @@ class World:
         self.works = works
         self.held: set[RunKey] = set()
         self.idle = 0
-        #: What came, with its time, and when a look at a key was last asked for.
+        #: The keys that workers got, each with its time, and when each key was last added.
         self.given: list[tuple[float, RunKey]] = []
         self.asked: dict[RunKey, int] = {}
         self.workers: list[asyncio.Task[None]] = []
@@ -56,7 +56,7 @@ class World:
         self.workers += [asyncio.create_task(self.work()) for _ in range(number)]
 
     async def sleep(self, seconds: float) -> None:
-        """Time passes only when nothing is left to do: then no key waits beside an idle worker."""
+        """Time passes only when nothing is left to do: no key is queued while a worker is idle."""
         # A little more, so that no delay ends at the very moment of the check.
         await asyncio.sleep(seconds and seconds + 0.01371)
         assert not (seconds and self.idle and len(self.queue))

@@ -79,7 +79,7 @@ def test_a_task_says_how_hard_it_tries() -> None:
     played(scenario())
 
 
-def test_the_next_attempt_is_told_of_the_last_failure() -> None:
+def test_the_next_attempts_environment_has_the_last_failure() -> None:
     async def scenario() -> None:
         stage = ControlLoopFixture({**POD, "retry": {"limit": 1}})
         await stage.ensure()
@@ -125,7 +125,7 @@ def test_the_pod_of_a_job_is_recorded_when_it_is_seen() -> None:
         job, task = stage.only("Job"), stage.only("AgentTask")
         assert job["metadata"]["name"] == stage.attempt().pod_name
         assert job["metadata"]["ownerReferences"][0]["uid"] == task["metadata"]["uid"]
-        assert stage.ledger.recorded == {}, "a Job's uid would let nobody in at the gateway"
+        assert stage.ledger.recorded == {}, "the gateway would admit no agent with a Job's uid"
         calls = len(stage.cluster.calls)
         await stage.ensure()
         assert len(stage.cluster.calls) == calls, "there is nothing to do but wait"
@@ -244,8 +244,8 @@ def test_a_pod_is_asked_to_leave_once() -> None:
 
 
 @pytest.mark.parametrize("step", [POD, JOB])
-def test_what_was_never_seen_is_looked_for_before_it_is_gone(step: dict[str, Any]) -> None:
-    """A pod that was made in a crash and not recorded is not left behind."""
+def test_a_pod_that_was_never_observed_is_read_before_it_counts_as_gone(step: dict[str, Any]) -> None:
+    """A pod that was created before a crash and not recorded is not orphaned."""
 
     async def scenario() -> None:
         stage = ControlLoopFixture(step)
@@ -294,7 +294,7 @@ def test_an_attempt_of_a_workflow_step_is_a_workflow() -> None:
     played(scenario())
 
 
-def test_the_event_of_a_childs_coming_is_still_news() -> None:
+def test_the_event_that_adds_a_child_still_counts_as_a_change() -> None:
     async def scenario() -> None:
         stage = ControlLoopFixture(CHILD, inputs={"n": 1})
         stage.receives_events = False
@@ -382,14 +382,16 @@ def test_a_quota_is_waited_for(step: dict[str, Any], kind: str) -> None:
         'User "operator" cannot create resource: RBAC: clusterrole "perdure-operator" not found',
     ],
 )
-def test_what_is_forbidden_is_waited_for_and_told(step: dict[str, Any], kind: str, message: str) -> None:
+def test_a_forbidden_object_is_retried_and_named_in_the_status(
+    step: dict[str, Any], kind: str, message: str
+) -> None:
     async def scenario() -> None:
         stage = ControlLoopFixture(step, inputs={"n": 1})
         stage.cluster.refuse[kind] = ApiError(403, "Forbidden", message)
         await stage.ensure()
         assert stage.live.objects.refusals == {}
-        reason, told = stage.live.objects.blocked[A]
-        assert (reason, message in told) == (Reason.STARTING, True)
+        reason, blocked = stage.live.objects.blocked[A]
+        assert (reason, message in blocked) == (Reason.STARTING, True)
         del stage.cluster.refuse[kind]
         await stage.ensure()
         assert stage.live.objects.blocked == {}

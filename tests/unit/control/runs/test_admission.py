@@ -209,7 +209,7 @@ def test_everything_is_said_at_once() -> None:
         "parallelism": 0,
         "steps": [
             {"name": "a", "agent": {"templateRef": "base"}, "wen": "${true}", "dependsOn": ["gone"]},
-            {"name": "b", "agent": {"templateRef": "late"}, "input": "${nobody}"},
+            {"name": "b", "agent": {"templateRef": "late"}, "input": "${unknown}"},
         ],
     }
     with pytest.raises(Refused) as raised:

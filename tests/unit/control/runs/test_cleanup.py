@@ -87,11 +87,11 @@ class CleanupFixture:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten kept tasks tell as much as a thousand."""
+    """A limit of ten kept tasks, which shows the same as one of a thousand."""
     monkeypatch.setattr(cleanup, "MAX_ENDED_TASKS", 10)
 
 
-# --- which task goes first
+# --- which task is deleted first
 
 
 def ended(index: int, phase: Phase, second: int) -> TaskRecord:
@@ -112,7 +112,7 @@ def test_the_oldest_that_succeeded_go_first_and_failed_ones_last() -> None:
     assert excess_tasks(tasks, excess=-3) == []
 
 
-def test_more_than_necessary_goes_only_of_what_succeeded() -> None:
+def test_only_succeeded_tasks_are_deleted_beyond_the_excess() -> None:
     tasks = [ended(index, Phase.FAILED if index % 2 else Phase.SUCCEEDED, index) for index in range(10)]
     assert [task.key.index for task in excess_tasks(tasks, excess=1)] == [0, 2, 4, 6, 8]
     assert [task.key.index for task in excess_tasks(tasks, excess=7)] == [0, 2, 4, 6, 8, 1, 3]
@@ -120,11 +120,11 @@ def test_more_than_necessary_goes_only_of_what_succeeded() -> None:
     assert len(excess_tasks(tasks, excess=3)) == BATCH + 3
 
 
-# --- when a pod goes
+# --- when a pod is deleted
 
 
 @pytest.mark.parametrize(
-    ("policy", "outcome", "goes"),
+    ("policy", "outcome", "deleted"),
     [
         ("Always", SUCCESS, False),
         ("Always", FATAL, False),
@@ -134,7 +134,9 @@ def test_more_than_necessary_goes_only_of_what_succeeded() -> None:
         ("Never", FATAL, True),
     ],
 )
-def test_pods_that_ended_go_by_the_policy(policy: Policy, outcome: Report, goes: bool) -> None:
+def test_the_policy_decides_which_ended_pods_are_deleted(
+    policy: Policy, outcome: Report, deleted: bool
+) -> None:
     """Ruling 27."""
     place = CleanupFixture({"name": "a"}, retention={"pods": policy})
     name = place.add_pod(A)
@@ -142,13 +144,13 @@ def test_pods_that_ended_go_by_the_policy(policy: Policy, outcome: Report, goes:
     place.end_tasks(outcome, A)
     place.add_pod(A, "Succeeded")
     assert place.tidy() is None
-    assert place.kube.made == ([(POD, name, f"uid-{name}")] if goes else [])
+    assert place.kube.made == ([(POD, name, f"uid-{name}")] if deleted else [])
     assert not place.live.objects.cleanup_candidates
-    assert place.tidy() is None and len(place.kube.made) == goes, "once"
+    assert place.tidy() is None and len(place.kube.made) == deleted, "once"
 
 
-@pytest.mark.parametrize(("policy", "goes"), [("Always", False), ("OnFailure", False), ("Never", True)])
-def test_the_pod_of_an_earlier_attempt_did_not_succeed(policy: Policy, goes: bool) -> None:
+@pytest.mark.parametrize(("policy", "deleted"), [("Always", False), ("OnFailure", False), ("Never", True)])
+def test_the_pod_of_an_earlier_attempt_did_not_succeed(policy: Policy, deleted: bool) -> None:
     place = CleanupFixture({"name": "a", "retry": {"limit": 1}}, retention={"pods": policy})
     place.run.exited(A, code=1)
     place.run.settle(now=at(60))
@@ -156,7 +158,7 @@ def test_the_pod_of_an_earlier_attempt_did_not_succeed(policy: Policy, goes: boo
     first = place.add_pod(A, "Failed", attempt=1)
     place.add_pod(A)
     place.tidy(now=at(60))
-    assert place.kube.names() == ([first] if goes else [])
+    assert place.kube.names() == ([first] if deleted else [])
 
 
 @pytest.mark.parametrize("outcome", [SUCCESS, FATAL])
@@ -170,7 +172,7 @@ def test_an_agent_that_reported_has_time_to_leave(outcome: Report) -> None:
     assert place.kube.names() == [name]
 
 
-def test_a_superseded_pod_goes_at_once_unless_it_goes_already() -> None:
+def test_a_superseded_pod_is_deleted_at_once_unless_its_deletion_has_begun() -> None:
     place = CleanupFixture({"name": "a"})
     place.run.gone(A)
     first = place.add_pod(A, attempt=1)
@@ -184,7 +186,7 @@ def test_a_superseded_pod_goes_at_once_unless_it_goes_already() -> None:
     assert place.tidy() is None and len(place.kube.made) == 1
 
 
-def test_a_jobs_pod_goes_with_its_job() -> None:
+def test_a_jobs_pod_is_deleted_with_its_job() -> None:
     place = CleanupFixture({"name": "a"}, retention={"pods": "Never"})
     place.end_tasks(SUCCESS, A)
     name = f"{place.run.tasks[A].name}-1"
@@ -214,7 +216,7 @@ def test_due_by_table() -> None:
     assert due("Never", None, facts, 1, START) is None, "unknown"
     closed = replace(attempt, closed_at=START, outcome=Phase.CANCELLED)
     assert due("Always", closed, facts, 1, at(5)) == START, "cancelled, and still running"
-    assert due("Always", closed, replace(facts, deletion=at(9)), 1, at(5)) is None, "it goes already"
+    assert due("Always", closed, replace(facts, deletion=at(9)), 1, at(5)) is None, "its deletion has begun"
     assert due("OnFailure", closed, replace(facts, phase="Failed"), 1, at(5)) is None
 
 
@@ -315,7 +317,7 @@ def test_after_a_restart_it_is_found_again() -> None:
 
 
 def test_objects_that_the_store_learns_of_late_count_too() -> None:
-    """A full look may bring back what a watch had missed."""
+    """A relist may add objects whose events the watch had missed."""
     place = CleanupFixture({"name": "a", "forEach": list(range(40))}, {"name": "b"})
     place.end_tasks(SUCCESS, *(TaskKey("a", index) for index in range(40)))
     assert place.tidy() is None
@@ -367,7 +369,7 @@ def test_child_workflows_count_as_well_once_they_have_finished() -> None:
 # --- what is refused
 
 
-def test_what_is_refused_is_tried_again_later_and_stops_nobody() -> None:
+def test_a_refused_deletion_is_retried_later_and_blocks_no_other() -> None:
     place = wide(20)
     place.end_tasks(SUCCESS, *(TaskKey("a", index) for index in range(20)))
     place.end_tasks(SUCCESS, TaskKey("b"))
@@ -409,8 +411,8 @@ def after_end(place: CleanupFixture, seconds: float) -> float | None:
     return on_virtual_time(place.tidier.after_end(RUN, START + timedelta(seconds=seconds)))
 
 
-@pytest.mark.parametrize(("policy", "goes"), [("Always", False), ("OnFailure", True), ("Never", True)])
-def test_a_pod_that_ends_after_its_run_goes_by_the_policy(policy: Policy, goes: bool) -> None:
+@pytest.mark.parametrize(("policy", "deleted"), [("Always", False), ("OnFailure", True), ("Never", True)])
+def test_the_policy_applies_to_a_pod_that_ends_after_its_run(policy: Policy, deleted: bool) -> None:
     place = CleanupFixture({"name": "a"}, retention={"pods": policy})
     place.end_tasks(SUCCESS, A)
     name = place.add_pod(A)
@@ -421,8 +423,8 @@ def test_a_pod_that_ends_after_its_run_goes_by_the_policy(policy: Policy, goes: 
     place.add_pod(A, "Succeeded")  # of which the store keeps nothing
     assert name not in place.store.of(RUN).pods
     assert after_end(place, 2) is None
-    assert place.kube.made == ([(POD, name, f"uid-{name}")] if goes else [])
-    assert after_end(place, 3) is None and len(place.kube.made) == goes
+    assert place.kube.made == ([(POD, name, f"uid-{name}")] if deleted else [])
+    assert after_end(place, 3) is None and len(place.kube.made) == deleted
     assert RUN not in place.store.children
 
 

@@ -1,4 +1,4 @@
-"""What is looked at in a pass, and again in the next."""
+"""The facts that a pass observes, and those that the next pass observes again."""
 
 import asyncio
 from dataclasses import replace
@@ -29,7 +29,7 @@ A_WHILE = 1.0
 
 
 class QuietLedger:
-    """What agents have written: nothing, unless told otherwise."""
+    """A ledger of which no agent has written anything, but for the given `updates`."""
 
     def __init__(self, live: Live, updates: RunUpdates | None = None) -> None:
         self._live = live
@@ -40,7 +40,7 @@ class QuietLedger:
 
 
 class NoServer:
-    """Nobody asks the API server for anything."""
+    """An API server to which any request fails the test."""
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AssertionError(f"asked to {name}")
@@ -51,7 +51,7 @@ def observer_of(store: Store, ledger: Any) -> Observer:
     return Observer(store=store, ledger=ledger, executors=acting)
 
 
-def looked(live: Live, observer: Observer) -> Decision:
+def reconciled(live: Live, observer: Observer) -> Decision:
     """One pass: observe and decide."""
     observed = on_virtual_time(observer.observe(live.live, live.now))
     return live.decide(observed)
@@ -67,25 +67,25 @@ def dying(live: Live, version: int, **status: Any) -> dict[str, Any]:
 
 
 def test_a_pod_whose_node_never_confirms_its_deletion_is_given_up_in_time() -> None:
-    """No event comes from a lost node: time alone must be enough, whatever else is looked at meanwhile."""
+    """No event comes from a lost node: time alone must be enough, whatever other passes come between."""
     live, store = Live({"name": "a"}), Store()
     observer = observer_of(store, QuietLedger(live))
     live.live.objects.index(live.attempts.values())
-    looked(live, observer)
+    reconciled(live, observer)
     store.apply(POD, dying(live, 1))
-    due = looked(live, observer).requeue_at
+    due = reconciled(live, observer).requeue_at
     assert due is not None and due >= at(30) + LOST_AFTER
     # A pass for another cause, in which nothing about this pod is new.
     live.now = at(10)
-    assert looked(live, observer).requeue_at == due
+    assert reconciled(live, observer).requeue_at == due
     live.now = due
-    looked(live, observer)
+    reconciled(live, observer)
     assert (live.tasks[A].disruptions, live.tasks[A].attempt) == (1, 2)
-    assert looked(live, observer).requeue_at is None, "the new attempt's pod is not being deleted"
+    assert reconciled(live, observer).requeue_at is None, "the new attempt's pod is not being deleted"
 
 
-def test_a_report_is_taken_in_without_reading_the_run_anew() -> None:
-    """A report raises the run's version. The news has all reports, so the decision is about that version."""
+def test_a_report_is_observed_without_reading_the_run_again() -> None:
+    """A report raises the run's version. The updates have all reports, so the decision is on that version."""
     live = Live({"name": "a"})
     seen = live.run.version
     updates = RunUpdates(version=seen + 1, reports={A: (1, SUCCESS)}, vitals=())
@@ -122,8 +122,8 @@ def test_a_ledger_that_is_behind_what_was_seen_is_not_believed() -> None:
         on_virtual_time(observer.observe(live.live, live.now))
 
 
-def test_a_pod_of_our_name_that_belongs_to_somebody_else_is_not_ours() -> None:
-    """The pod of a deleted namesake: its end is no end of ours."""
+def test_a_pod_of_the_attempts_name_with_another_owner_is_not_observed() -> None:
+    """The pod of a deleted AgentTask of the same name: the end of that pod ends no attempt of this one."""
     live = Live()
     name = live.view.attempts[TaskKey("")].pod_name
     store = Store()
@@ -173,7 +173,7 @@ def test_before_a_timeout_the_truth_is_asked_for() -> None:
     played(scenario())
 
 
-def test_a_report_that_nobody_told_of_comes_before_a_timeout() -> None:
+def test_a_report_without_a_notification_comes_before_a_timeout() -> None:
     async def scenario() -> None:
         stage = ControlLoopFixture({"name": "a", "timeout": "60s"})
         await running(stage)
@@ -185,7 +185,7 @@ def test_a_report_that_nobody_told_of_comes_before_a_timeout() -> None:
     played(scenario())
 
 
-def test_a_start_that_nobody_told_of_comes_before_a_pending_timeout() -> None:
+def test_a_start_without_a_watch_event_comes_before_a_pending_timeout() -> None:
     async def scenario() -> None:
         stage = ControlLoopFixture({"name": "a", "pendingTimeout": "60s"})
         await stage.ensure()
@@ -253,10 +253,10 @@ def test_a_sign_that_came_to_light_late_is_read_before_a_silence_is_believed() -
 
 
 @pytest.mark.parametrize("limit", ["timeout", "idleTimeout"])
-def test_a_start_that_is_seen_after_its_time_is_over_is_looked_at_again_before_it_counts(
+def test_a_start_that_is_observed_after_its_timeout_gets_a_second_pass_before_it_counts(
     limit: str,
 ) -> None:
-    """Nobody has asked for its signs of life: it was not known to run."""
+    """The ledger was not asked for the agent's signs of life: the agent was not known to run."""
 
     async def scenario() -> None:
         stage = ControlLoopFixture({"name": "a", limit: "60s"})
@@ -274,8 +274,8 @@ def test_a_start_that_is_seen_after_its_time_is_over_is_looked_at_again_before_i
     played(scenario())
 
 
-def test_no_time_is_over_that_ran_out_while_others_were_asked() -> None:
-    """The decision came long after the look: what the agent did meanwhile nobody knows."""
+def test_a_timeout_that_passed_during_the_observation_does_not_count_yet() -> None:
+    """The decision came long after the observation, which does not have what the agent did meanwhile."""
 
     async def scenario() -> None:
         stage = ControlLoopFixture({"name": "a", "idleTimeout": "60s"})
@@ -321,7 +321,7 @@ def test_a_childs_end_is_read_from_the_ledger() -> None:
         assert (await stage.observe()).children == {}, "the ledger does not know it yet, and it exists"
         stage.ledger.asked.clear()
         await stage.observe()
-        assert stage.ledger.asked == [], "nothing has told of a change"
+        assert stage.ledger.asked == [], "no notification has reported a change"
         run = child_run(stage, phase=Phase.SUCCEEDED, outputs={"n": 1}, started_at=at(1))
         stage.ledger.runs[run.uid] = run
         stage.live.agenda.ask_children = True
@@ -335,7 +335,7 @@ def test_a_childs_end_is_read_from_the_ledger() -> None:
     played(scenario())
 
 
-def test_a_child_that_has_vanished_before_anybody_accepted_it_is_gone() -> None:
+def test_a_child_that_was_deleted_before_its_admission_is_gone() -> None:
     async def scenario() -> None:
         stage = ControlLoopFixture(CHILD)
         await stage.ensure()
@@ -352,7 +352,7 @@ def test_a_child_that_has_vanished_before_anybody_accepted_it_is_gone() -> None:
     played(scenario())
 
 
-def test_a_namesake_is_not_taken_for_the_child() -> None:
+def test_a_later_workflow_of_the_same_name_is_not_taken_for_the_child() -> None:
     async def scenario() -> None:
         stage = ControlLoopFixture(CHILD)
         await stage.ensure()

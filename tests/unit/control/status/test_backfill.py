@@ -1,4 +1,4 @@
-"""AgentTasks that came to light late, or not at all, are told how their tasks ended."""
+"""The final status of AgentTasks that the cache received late, or not at all."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def test_one_that_no_cache_has_shown_is_asked_for() -> None:
     played(scenario())
 
 
-def test_one_that_came_when_its_task_had_ended_is_told() -> None:
+def test_an_agent_task_that_came_after_its_task_ended_gets_a_status() -> None:
     async def scenario() -> None:
         stage = ControlLoopFixture({"name": "a"})
         await ended(stage)
@@ -52,7 +52,7 @@ def test_one_that_came_when_its_task_had_ended_is_told() -> None:
     played(scenario())
 
 
-def test_one_that_was_told_is_left_alone() -> None:
+def test_an_agent_task_with_its_final_status_is_left_alone() -> None:
     async def scenario() -> None:
         stage = ControlLoopFixture({"name": "a"})
         await ended(stage)

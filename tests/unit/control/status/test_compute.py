@@ -184,14 +184,14 @@ def test_many_running_steps_are_named_in_part() -> None:
 
 
 @pytest.mark.parametrize(("ended", "progress"), [(0, "0/4"), (1, "1/4"), (3, "3/4")])
-def test_progress_counts_tasks_and_steps_not_looked_at_as_one(ended: int, progress: str) -> None:
+def test_progress_counts_each_task_and_a_step_without_tasks_as_one(ended: int, progress: str) -> None:
     live = Live(step("a", forEach=[1, 2, 3]), step("b", "a"))
     live.settle(Observed(reports={TaskKey("a", index): (1, SUCCESS) for index in range(ended)}))
     assert live.status()["progress"] == progress
 
 
 def test_progress_never_counts_less_than_before() -> None:
-    """A step without items was counted as one before it was looked at, and stays one that is done."""
+    """A step counts as one before its items are known, and a step with no items stays one that is done."""
     live = Live(step("a"), step("b", "a", forEach="${steps.a.output}"))
     assert live.status()["progress"] == "0/2"
     live.reported(A, Report(outcome="Succeeded", output=[], at=START))

@@ -1,4 +1,4 @@
-"""Which changes are told to those who type `kubectl describe`."""
+"""The changes that `kubectl describe` lists as Events."""
 
 from datetime import datetime
 from typing import Any
@@ -29,8 +29,8 @@ class Recorder:
         self.seen.append((type, reason, message))
 
 
-def told(live: Live) -> list[tuple[str, str, str]]:
-    """All that is announced of a run, from its first event on."""
+def announced(live: Live) -> list[tuple[str, str, str]]:
+    """The Events of a run, from its first on, each as (type, reason, message)."""
     recorder = Recorder()
     commit = Commit(run=live.run, events=tuple(live.events))
     KubeEvents(recorder).announce(live.live, commit, live.now)  # type: ignore[arg-type]
@@ -39,7 +39,7 @@ def told(live: Live) -> list[tuple[str, str, str]]:
 
 
 def reasons(live: Live) -> list[str]:
-    return [reason for _, reason, _ in told(live)]
+    return [reason for _, reason, _ in announced(live)]
 
 
 def test_a_run_that_succeeds() -> None:
@@ -54,13 +54,13 @@ def test_a_pause_and_a_cancel() -> None:
     live.settle(Observed())
     live.settle(Observed(desired="Cancelled"))
     assert reasons(live) == ["Started", "Paused", "Resumed", "Cancelled"]
-    assert told(live)[-1][0] == "Warning"
+    assert announced(live)[-1][0] == "Warning"
 
 
 def test_a_timeout_is_called_by_its_name() -> None:
     live = Live({"name": "a"}, timeout="1m")
     live.settle(now=at(61))
-    kind, reason, message = told(live)[-1]
+    kind, reason, message = announced(live)[-1]
     assert (kind, reason) == ("Warning", "Timeout")
     assert message.startswith("workflow.failed: Timeout: ")
 
@@ -69,7 +69,7 @@ def test_a_failure_says_what_and_why() -> None:
     live = Live({"name": "a"})
     live.reported(A, FATAL)
     task = ("Warning", "TaskFailed", f"task.failed: {live.tasks[A].name} attempt 1: AgentFailure: no hope")
-    assert told(live)[1] == task
+    assert announced(live)[1] == task
 
 
 def test_tasks_of_a_run_end_quietly_and_one_by_itself_does_not() -> None:

@@ -59,7 +59,7 @@ def test_where_a_task_stays_is_written() -> None:
     played(scenario())
 
 
-def test_one_whose_write_was_refused_does_not_wait_anew() -> None:
+def test_a_task_whose_write_was_refused_keeps_its_time() -> None:
     async def scenario() -> None:
         stage = ControlLoopFixture({"name": "a"})
         await stage.ensure()

@@ -161,7 +161,7 @@ def test_a_wait_says_until_when() -> None:
     assert reconciling["message"].endswith(": until 2024-05-01T12:01:30Z")
 
 
-def test_a_run_in_which_an_agent_runs_beside_a_wait_does_not_wait() -> None:
+def test_a_run_with_a_running_agent_and_a_wait_is_not_waiting() -> None:
     live = Live(step("a", wait={"duration": "90s"}), step("b"))
     live.started(B)
     status = live.status()

@@ -60,7 +60,7 @@ def test_only_what_changed_is_sent(before: dict[str, Any], after: dict[str, Any]
         assert {change["path"] for change in patch[1:]} == {f"/status/{name}" for name in changed}
 
 
-def test_a_namesake_is_not_written_to() -> None:
+def test_a_later_object_of_the_same_name_is_not_patched() -> None:
     patch = status_patch("old", {"phase": "Running"}, {"phase": "Failed"})
     with pytest.raises(AssertionError, match="the test of the patch failed"):
         apply(patch, {"metadata": {"uid": "new"}, "status": {}})

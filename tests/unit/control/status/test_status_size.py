@@ -41,7 +41,7 @@ def test_the_longest_messages_in_the_most_steps(number: int, character: str) -> 
     assert len(status["message"]) <= 1024
     assert all(len(step.get("message", "")) <= 120 for step in status["steps"])
     assert len(status["steps"]) <= 100
-    if character != "\x01":  # which nobody writes a thousand times
+    if character != "\x01":  # no real message has a thousand of them
         assert len(status["steps"]) >= min(number, 20)
     WorkflowStatus.model_validate(status)
 

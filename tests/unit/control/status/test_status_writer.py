@@ -49,26 +49,26 @@ class Server:
 
 
 class Source:
-    """A run with tasks of which some are unshown."""
+    """A run of which some tasks' statuses are not written yet (`dirty`)."""
 
     def __init__(self, tasks: int, *, phase: str = "Running") -> None:
-        self.unshown = {f"t{number:03d}" for number in range(tasks)}
+        self.dirty = {f"t{number:03d}" for number in range(tasks)}
         self.phase = phase
         self.changes = 0
         self.ended: list[float] = []
         self.limit = 10_000
 
     def statuses(self, key: RunKey, at: datetime, *, patience: timedelta) -> list[StatusWrite]:
-        chosen = sorted(self.unshown)[: self.limit]
-        self.unshown -= set(chosen)
+        chosen = sorted(self.dirty)[: self.limit]
+        self.dirty -= set(chosen)
         self.changes += 1
-        writes = [self._write(AGENT_TASK, name, partial(self.unshown.add, name)) for name in chosen]
+        writes = [self._write(AGENT_TASK, name, partial(self.dirty.add, name)) for name in chosen]
         return [*writes, self._write(WORKFLOW, "audit", lambda: None)]
 
     def written(self, key: RunKey, at: datetime, *, patience: timedelta) -> float | None:
-        if not self.unshown:
+        if not self.dirty:
             self.ended.append(asyncio.get_running_loop().time())
-        return 0.0 if self.unshown else None
+        return 0.0 if self.dirty else None
 
     def _write(self, kind: str, name: str, missed: Callable[[], None]) -> StatusWrite:
         return StatusWrite(
@@ -116,7 +116,7 @@ def test_while_a_run_goes_on_its_own_status_comes_first() -> None:
 
 
 def test_its_last_status_comes_after_those_of_all_its_tasks() -> None:
-    """After it nobody looks at the run any more."""
+    """After its last status the run is not reconciled again, so a task's status would never be written."""
     source, server = Source(400, phase="Succeeded"), Server()
     written(source, server)
     assert len(server.patched) == 401
@@ -134,7 +134,7 @@ def test_its_last_status_waits_for_a_task_that_is_refused() -> None:
 def test_thousands_of_tasks_do_not_keep_its_own_status_waiting() -> None:
     source, server = Source(1000), Server()
     written(source, server)
-    assert not source.unshown
+    assert not source.dirty
     own = [at for at, name in server.patched if name == "audit"]
     assert len(own) > 5
     gaps = [later - earlier for earlier, later in itertools.pairwise(own)]
@@ -194,10 +194,8 @@ def test_a_source_that_has_more_later_is_asked_then() -> None:
         (1000, 0.05, LONGEST_INTERVAL),
     ],
 )
-def test_many_runs_or_a_slow_server_make_each_wait_longer_for_company(
-    runs: int, seconds: float, interval: float
-) -> None:
-    """Each status tells of all that came to pass meanwhile, and about one patch is under way at a time."""
+def test_many_runs_or_a_slow_server_lengthen_the_batches(runs: int, seconds: float, interval: float) -> None:
+    """Each status has all changes since the last, and about one patch is under way at a time."""
 
     async def scenario() -> None:
         server, source = Server(), Source(0)
@@ -246,7 +244,7 @@ def test_what_is_refused_is_computed_and_written_again() -> None:
     server.refuse = fails("t002", status=500)
     written(source, server)
     assert set(server.names()) == {"audit", "t000", "t001", "t002", "t003", "t004"}
-    assert source.changes == 2 and not source.unshown
+    assert source.changes == 2 and not source.dirty
 
 
 def test_when_its_own_is_refused_nothing_is_lost() -> None:
@@ -256,7 +254,7 @@ def test_when_its_own_is_refused_nothing_is_lost() -> None:
     assert set(server.names()) == {"audit", "t000", "t001", "t002", "t003", "t004"}
 
 
-def test_an_object_that_is_no_more_needs_no_status() -> None:
+def test_a_deleted_object_needs_no_status() -> None:
     source, server = Source(2), Server()
     server.refuse = fails("t000", status=404)
     written(source, server)
@@ -271,9 +269,9 @@ def test_a_status_that_is_another_than_we_thought_is_written_whole() -> None:
     assert server.whole == ["t000"]
 
 
-def test_a_namesake_gets_no_status() -> None:
+def test_a_later_object_of_the_same_name_gets_no_status() -> None:
     source, server = Source(1), Server()
     server.uid = "another"
     server.refuse = fails("t000", status=422)
     written(source, server)
-    assert "t000" not in server.names() and not source.unshown
+    assert "t000" not in server.names() and not source.dirty

@@ -33,7 +33,7 @@ def test_an_exit_code_of_zero_with_its_message() -> None:
     assert (attempt.outcome, attempt.exit_code, attempt.closed_at) == (Phase.SUCCEEDED, 0, START)
 
 
-def test_a_report_wins_over_what_the_pod_looks_like() -> None:
+def test_a_report_wins_over_the_state_of_its_pod() -> None:
     """Guarantee 1, and 5: the agent's own word is the result, whatever became of its pod since."""
     run = started()
     broken = ContainerExit(code=137, reason="OOMKilled", message="")
@@ -70,7 +70,7 @@ def test_a_pod_that_never_started_is_no_start() -> None:
     assert run.tasks[A].disruptions == 1
 
 
-def test_a_start_is_told_once_and_its_time_kept() -> None:
+def test_a_start_has_one_event_and_its_time_is_kept() -> None:
     run = started(retries=1)
     run.now = at(5)
     run.started(A)
@@ -210,7 +210,7 @@ def test_an_agent_that_asks_to_be_run_again_is_disrupted(code: int, reason: Reas
     assert (run.attempts[A, 1].reason, run.attempts[A, 1].exit_code) == (reason, code)
 
 
-def test_a_pod_that_is_being_deleted_is_looked_at_again_when_its_grace_and_more_is_over() -> None:
+def test_a_run_is_requeued_for_when_a_deleted_pods_grace_period_is_long_over() -> None:
     run = started()
     run.started(A)
     dying = Observed(pods={A: run.pod(A, deletion=at(30), started_at=START)})

@@ -48,7 +48,9 @@ def test_a_hit_is_a_result_without_a_pod() -> None:
     task = run.tasks[A]
     assert (task.phase, task.reason, task.output) == (Phase.SUCCEEDED, Reason.CACHED, {"n": 7})
     assert task.message == "the result of task earlier-a-x7k2q of earlier"
-    assert (task.attempt, task.cache_until) == (0, None), "it was not made anew, so it lives no longer"
+    assert (task.attempt, task.cache_until) == (0, None), (
+        "the result was not computed again, so its time to live stays"
+    )
     assert (run.steps["a"].phase, reasons(run)["a"]) == (Phase.SUCCEEDED, "Cached")
     assert run.tasks[B].input == {"n": 7, "tries": 0}
     assert run.open == [B]

@@ -158,7 +158,7 @@ def test_without_continue_on_failure_a_recovery_branch_does_not_start() -> None:
 
 
 def policy_run(policy: str) -> Run:
-    """One step fails while others run, queue, wait for a retry, and were never looked at.
+    """One step fails while others run, queue, wait for a retry, or have no decision yet.
 
     `a` fails; `b` runs; `c` waits for its retry; `d` has run one of four items, one runs and two are queued;
     `later` waits for `b`, which will succeed, `never` for `a`.

@@ -229,7 +229,7 @@ def test_a_cancel_of_a_run_that_is_paused_in_its_finally_steps_lets_them_finish(
     assert run.tasks[G].disruptions == 0
 
 
-def test_a_cancel_before_any_of_them_was_looked_at_is_what_they_see() -> None:
+def test_final_steps_see_a_cancel_that_came_before_their_first_decision() -> None:
     """11: the phase as it will be."""
     run = begun(step("a"), finally_=(closing(),))
     run.want("Paused")
@@ -242,7 +242,7 @@ def test_a_cancel_before_any_of_them_was_looked_at_is_what_they_see() -> None:
 
 
 def test_items_stay_what_they_were_when_a_cancel_comes() -> None:
-    """An operator that starts anew in the middle finds the same items under the same numbers."""
+    """An operator that restarts in the middle finds the same items under the same numbers."""
     last = closing(
         forEach="${workflow.phase == 'Succeeded' ? ['x', 'y'] : []}", parallelism=1, input="${item}"
     )
@@ -289,7 +289,7 @@ def test_a_run_whose_main_steps_are_all_skipped_still_closes() -> None:
 
 
 def test_a_run_cancelled_before_it_started_still_closes() -> None:
-    """12: it is stopped, and says so to whoever waits for it."""
+    """12: the run is stopped, and its final steps report that to the clients that wait for it."""
     run = begun(step("a"), finally_=(closing(),), desired="Paused")
     run.want("Cancelled")
     assert run.phases() == {"a": "Cancelled", "f": "Running"}

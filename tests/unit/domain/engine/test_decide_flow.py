@@ -142,7 +142,7 @@ def test_a_step_that_waited_for_its_turn_starts_when_it_comes() -> None:
     assert (run.steps["b"].reason, run.steps["b"].message) == (None, "")
 
 
-# --- expressions at work
+# --- the values that expressions have
 
 
 def test_what_expressions_see() -> None:
@@ -243,7 +243,7 @@ def test_a_deleted_run_is_cancelled_whole() -> None:
     assert run.types()[-3:] == ["task.cancelled", "task.cancelled", "workflow.cancelled"]
 
 
-def test_a_deleted_run_tells_what_had_started_until_then() -> None:
+def test_a_deleted_run_has_the_events_of_the_starts_until_then() -> None:
     run = started(step("a"), step("b"))
     run.settle(Observed(deleted=True, pods={A: run.pod(A), B: run.pod(B, started_at=None)}))
     assert run.types()[-4:] == ["task.started", "task.cancelled", "task.cancelled", "workflow.cancelled"]
@@ -285,7 +285,7 @@ def test_a_standalone_task_is_its_own_run() -> None:
     assert all("step" not in event.data for event in run.events)
 
 
-def test_a_standalone_tasks_failure_is_told_without_naming_a_step() -> None:
+def test_a_standalone_tasks_failure_names_no_step() -> None:
     run = Run(view_of_task("alone"))
     run.settle()
     run.reported(TaskKey(""), FATAL)

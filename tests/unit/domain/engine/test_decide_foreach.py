@@ -43,7 +43,7 @@ def key(index: int) -> TaskKey:
         ({"b": "${inputs.l}", "a": 1}, [{"key": "a", "value": 1}, {"key": "b", "value": ["x", "y"]}]),
         ("${inputs.m}", [{"key": "a", "value": 1}, {"key": "b", "value": 2}]),
         ("${inputs.m.map(k, k)}", ["a", "b"]),
-        # An item that looks like an expression is only a text.
+        # An item with the syntax of an expression is only a text.
         ("${['$' + '{inputs.l}']}", ["${inputs.l}"]),
     ],
 )
@@ -277,11 +277,11 @@ def test_a_step_of_waits_obeys_its_own_parallelism_only() -> None:
     assert run.open == [TaskKey("b")]
 
 
-# --- failures that are borne
+# --- tolerated failures
 
 
 @pytest.mark.parametrize(
-    ("limit", "total", "borne"),
+    ("limit", "total", "tolerated"),
     [
         (0, 5, 0),
         (2, 5, 2),
@@ -296,13 +296,15 @@ def test_a_step_of_waits_obeys_its_own_parallelism_only() -> None:
         ("100%", 7, 7),
     ],
 )
-def test_failures_that_are_borne(limit: int | str, total: int, borne: int) -> None:
+def test_a_limit_of_failures_is_a_number_or_a_share_of_the_items(
+    limit: int | str, total: int, tolerated: int
+) -> None:
     plan = compile_plan(planned(step("a", forEach=[], maxFailures=limit)), KINDS)
-    assert plan.steps["a"].tolerated_failures(total) == borne
+    assert plan.steps["a"].tolerated_failures(total) == tolerated
 
 
 @pytest.mark.parametrize("limit", [1, "40%"])
-def test_as_many_failures_as_are_borne_are_a_success(limit: int | str) -> None:
+def test_as_many_failures_as_are_tolerated_are_a_success(limit: int | str) -> None:
     run = begun(step("a", forEach=["x", "y", "z"], maxFailures=limit))
     run.settle(Observed(reports={key(0): (1, SUCCESS), key(1): (1, failed()), key(2): (1, SUCCESS)}))
     assert end_of(run) == ("Succeeded", None)
@@ -323,7 +325,7 @@ def test_one_failure_more_stops_what_is_queued_and_fails_the_step(fields: dict[s
     assert end_of(run) == (("Succeeded", None) if tolerated else ("Failed", "MaxFailures"))
 
 
-def test_failures_that_are_borne_do_not_fail_the_run_meanwhile() -> None:
+def test_tolerated_failures_do_not_fail_the_run_meanwhile() -> None:
     run = begun(step("a", forEach=[1, 2], maxFailures="50%"), step("b"), step("c", "b"))
     run.reported(key(0), failed())
     run.reported(TaskKey("b"), SUCCESS)

@@ -73,8 +73,8 @@ def test_a_wait_that_is_over_takes_no_time(wait: dict[str, str]) -> None:
         ({"duration": "1000000h"}, "wait.duration: '1000000h' is not a duration"),
         ({"until": "${5}"}, "wait.until: 5 is not a time; give one like 2030-01-31T08:00:00Z"),
         ({"until": "tomorrow"}, "wait.until: 'tomorrow' is not a time"),
-        ({"until": "2030-01-31T08:00:00"}, "is not a time"),  # nobody knows in which zone
-        ({"until": "9999-12-31T23:59:59-12:00"}, "is not a time"),  # out of what a clock can show
+        ({"until": "2030-01-31T08:00:00"}, "is not a time"),  # a time without a zone is ambiguous
+        ({"until": "9999-12-31T23:59:59-12:00"}, "is not a time"),  # later than the last representable time
     ],
 )
 def test_a_wait_for_what_is_no_time_fails(wait: dict[str, str], message: str) -> None:
@@ -174,7 +174,7 @@ def test_a_child_that_failed_is_made_again_if_the_step_says_so() -> None:
     assert run.tasks[A].phase is Phase.SUCCEEDED
 
 
-def test_a_child_that_somebody_cancelled_is_not_made_again() -> None:
+def test_a_child_that_a_user_cancelled_is_not_created_again() -> None:
     run = parent(retry={"limit": 5})
     run.child_is(A, Phase.CANCELLED)
     assert (run.tasks[A].phase, run.tasks[A].retries) == (Phase.FAILED, 0)
@@ -185,13 +185,15 @@ def test_a_child_that_was_deleted_has_failed() -> None:
     name = run.attempts[A, 1].pod_name
     run.gone(A)
     assert run.tasks[A].message == f"child workflow {name} was deleted"
-    assert (run.tasks[A].retries, run.tasks[A].disruptions) == (1, 0), "nobody lost it but a person"
+    assert (run.tasks[A].retries, run.tasks[A].disruptions) == (1, 0), (
+        "the deletion of a user, and no disruption"
+    )
     run.settle(now=at(10))
     run.gone(A)
     assert end_of(run) == ("Failed", "ChildFailed")
 
 
-def test_what_is_said_of_another_child_is_not_heard() -> None:
+def test_an_observation_of_another_child_is_ignored() -> None:
     run = parent()
     run.note_pods(A)
     stranger = run.child(A, Phase.SUCCEEDED, uid="uid-of-another")

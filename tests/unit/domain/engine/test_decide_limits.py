@@ -57,7 +57,7 @@ def test_a_slot_that_becomes_free_goes_to_the_next() -> None:
 @pytest.mark.parametrize(
     ("parallelism", "own", "wants"), [(3, None, 3), (None, 2, 2), (4, 2, 2), (None, None, 7), (1, None, 1)]
 )
-def test_what_parallelism_would_not_let_in_is_not_wanted(
+def test_a_run_wants_no_more_slots_than_its_parallelism_admits(
     parallelism: int | None, own: int | None, wants: int
 ) -> None:
     run = begun(fan(7, **({} if own is None else {"parallelism": own})), parallelism=parallelism, limit=0)

@@ -53,7 +53,7 @@ def test_a_pause_asks_agents_to_leave_and_waits_for_them() -> None:
         {"exit": ContainerExit(code=143, reason="Error", message="")},
         {"exit": ContainerExit(code=137, reason="Error", message="")},
         {"exit": ContainerExit(code=1, reason="Error", message="")},
-        # Without a message, nobody knows whether it had finished (25).
+        # Without a message, an exit with 0 does not prove that the agent had finished (25).
         {"exit": ContainerExit(code=0, reason="Completed", message="")},
         {"exit": ContainerExit(code=143, reason="Error", message=""), "disruption": "Evicted"},
         {"phase": "Failed", "started_at": None},
@@ -97,7 +97,7 @@ def test_an_agents_own_report_of_a_failure_counts_in_a_pause() -> None:
     task = run.tasks[A]
     assert (task.phase, task.retries, task.reason) == (Phase.PAUSED, 1, Reason.PAUSED)
     assert run.events[-1].type == "task.retrying"
-    assert "retryAt" not in run.events[-1].data, "nobody knows when"
+    assert "retryAt" not in run.events[-1].data, "the time of the retry is not known in a pause"
     run.want("Running", now=at(500))
     delay = run.tasks[A].retry_at - at(500)
     assert timedelta(seconds=0.9) <= delay <= timedelta(seconds=1.1), "the whole delay is left"
@@ -109,7 +109,7 @@ def test_an_agents_own_report_of_a_failure_counts_in_a_pause() -> None:
 
 
 def test_what_was_seen_together_with_the_wish_had_happened_before_it() -> None:
-    """22, 23: a failure is one, and no answer to a request that nobody had made yet."""
+    """22, 23: the failure counts, and is no answer to a request to stop that was not made yet."""
     run = running(retry={"limit": 1})
     run.desired = "Paused"
     run.exited(A, code=1)
@@ -122,7 +122,7 @@ def test_what_was_seen_together_with_the_wish_had_happened_before_it() -> None:
 
 
 def test_pods_that_are_not_noted_have_nothing_to_save() -> None:
-    """Their agents were not let in yet."""
+    """The gateway had not admitted their agents yet."""
     run = begun(step("a"), step("b"))
     run.notes_pods = False
     run.gone(A)
@@ -143,7 +143,7 @@ def test_a_run_paused_before_it_started() -> None:
     assert run.run.started_at == at(60)
 
 
-def test_a_pause_holds_back_everything_that_is_not_looked_at_yet() -> None:
+def test_a_pause_holds_back_all_steps_without_a_decision() -> None:
     run = begun(
         step("a", forEach=[1, 2, 3], parallelism=1), step("b", "a"), finally_=(step("f"),), desired="Running"
     )
@@ -333,7 +333,7 @@ def test_a_resume_goes_on_where_the_run_was() -> None:
 
 
 def test_a_resume_while_an_agent_still_leaves_lets_it_leave() -> None:
-    """It was told to; then the next attempt goes on from its checkpoint."""
+    """The agent was asked to leave; then the next attempt goes on from the checkpoint."""
     run = running()
     run.want("Paused")
     run.want("Running")

@@ -1,8 +1,8 @@
 """Random graphs under random observations and wishes: the rules hold, and every run comes to its end.
 
 `runs.Run` checks each decision: made again, and made from the records as a restarted operator reads them, it
-is the same; and it keeps the rules of `rules.py`. Seeds go far into a run's life; hypothesis looks for small
-cases, and makes those that it finds smaller.
+is the same; and it keeps the rules of `rules.py`. Seeds go far into a run's life; hypothesis tries small
+cases, and shrinks those that fail.
 """
 
 import os

@@ -85,7 +85,7 @@ def test_until_counts_in_the_last_iteration_too() -> None:
 @pytest.mark.parametrize(("until", "message"), BAD_CONDITIONS)
 def test_an_until_that_is_no_condition_fails_the_step(until: str, message: str) -> None:
     run = begun(loop(until))
-    assert run.open == [key(0)], "it is not evaluated before there is something to look at"
+    assert run.open == [key(0)], "the condition is not evaluated before there is a result"
     run.reported(key(0), SUCCESS)
     assert end_of(run) == ("Failed", "ExpressionError")
     assert run.steps["a"].message == f"repeat.until: {message}"

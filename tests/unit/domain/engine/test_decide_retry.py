@@ -1,4 +1,4 @@
-"""When a failed attempt is followed by another (22, 26), and how many disruptions are borne (23)."""
+"""When a failed attempt is followed by another (22, 26), and how many disruptions are tolerated (23)."""
 
 from datetime import timedelta
 from typing import Any
@@ -78,7 +78,7 @@ def test_retry_on_decides(condition: str, again: bool) -> None:
         assert (task.phase, task.reason, task.retries) == (Phase.FAILED, Reason.EXIT_CODE, 0)
 
 
-def test_retry_on_sees_each_attempt_anew() -> None:
+def test_retry_on_is_evaluated_for_each_attempt() -> None:
     """26."""
     run = begun(step("a", retry={"limit": 5, "on": "${attempt.number + attempt.disruptions < 4}"}))
     run.gone(A)
@@ -133,7 +133,7 @@ def test_disruptions_are_not_asked_about() -> None:
     assert run.tasks[A].attempt == 2
 
 
-def test_the_next_attempt_is_told_why_the_last_one_failed() -> None:
+def test_a_task_keeps_the_last_failure_for_its_next_attempt() -> None:
     run = begun(step("a", retry={"limit": 2}))
     assert run.tasks[A].last_failure is None
     run.exited(A, code=7, message="disk full")

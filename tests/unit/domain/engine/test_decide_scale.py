@@ -1,4 +1,4 @@
-"""What a decision looks at in a run of many tasks: what is new, and not all there is."""
+"""The tasks that a decision reads in a run of many: those with changes, and not all."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -33,10 +33,10 @@ class Counted(dict[Any, Any]):
 
 
 class Opaque(set[Any]):
-    """A set that is not to be gone through."""
+    """A set that must not be iterated."""
 
     def __iter__(self) -> Iterator[Any]:
-        raise AssertionError("all tasks are looked at")
+        raise AssertionError("the decision reads all tasks")
 
 
 def commit(run: Run, observed: Observed | None = None) -> Decision:

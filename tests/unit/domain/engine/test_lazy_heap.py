@@ -1,4 +1,4 @@
-"""Times by task: the earliest, and those that have come, as if all were looked at."""
+"""The heap of times by task: the earliest, and those that are due, compared with a plain scan."""
 
 from datetime import datetime
 
@@ -27,7 +27,7 @@ def test_what_is_due_and_what_comes_first(
         else:
             expected[key] = moment
         assert moments.ranks == expected
-        for _ in range(2):  # looking changes nothing
+        for _ in range(2):  # reading changes nothing
             assert moments.first_rank() == min(expected.values(), default=None)  # type: ignore[type-var]
     for _ in range(2):
         due = moments.due(now)  # type: ignore[arg-type]

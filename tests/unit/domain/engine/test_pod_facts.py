@@ -67,7 +67,7 @@ def test_an_init_container_that_failed_is_an_end_of_the_agents_doing() -> None:
     assert read_pod(seen).exit == ContainerExit(code=5, reason="Error", message="")
 
 
-def test_the_pod_of_a_job_goes_by_the_jobs_name() -> None:
+def test_the_pod_of_a_job_is_found_by_the_jobs_name() -> None:
     seen = pod()
     seen["metadata"] |= {
         "name": "audit-a-x7k2q-1-b4d9f",

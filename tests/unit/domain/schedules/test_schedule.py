@@ -27,7 +27,7 @@ def at(text: str) -> datetime:
     return datetime.fromisoformat(f"2026-06-01 {text}").replace(tzinfo=UTC)
 
 
-#: Looked at before; its run of 11:00 was made, and that of 12:00 is the next.
+#: A schedule that was reconciled before: its run of 11:00 exists, and that of 12:00 is the next.
 USUAL = ScheduleFacts(
     name="nightly",
     created_at=at("00:30"),
@@ -68,7 +68,7 @@ def test_names_carry_the_minute() -> None:
 
 
 @pytest.mark.parametrize("name", ["nightly", "nightly-", "nightly-x", "other-29671920", "nightly--1"])
-def test_other_names_tell_no_time(name: str) -> None:
+def test_other_names_have_no_time(name: str) -> None:
     assert scheduled_time("nightly", name) is None
 
 
@@ -82,7 +82,7 @@ def test_other_names_tell_no_time(name: str) -> None:
         ("15:10", {}, "15:00"),
         # Its status was written before the clock was set back: nothing comes twice.
         ("11:30", {"last_time": at("12:00"), "next_time": at("13:00")}, None),
-        # Never looked at: from when it was made.
+        # Never reconciled: times count from the schedule's creation.
         ("12:10", {"observed_generation": None, "last_time": None, "next_time": None}, "12:00"),
         ("12:10", {"observed_generation": None, "last_time": None, "next_time": None,
                    "created_at": at("12:05")}, None),
@@ -257,7 +257,7 @@ class Life:
     #: Every run that was ever made, in order.
     history: list[str] = field(default_factory=list)
 
-    def look(self, writes: int) -> None:
+    def reconcile(self, writes: int) -> None:
         """One pass that dies after so many writes."""
         decision = decide_schedule(self.made, self.facts, list(self.runs.values()), self.now)
         steps: list[Any] = [lambda one=one: self.cancel(one) for one in decision.cancel]
@@ -284,7 +284,7 @@ class Life:
 
 
 events = st.one_of(
-    st.tuples(st.just("look"), st.integers(0, 5)),
+    st.tuples(st.just("reconcile"), st.integers(0, 5)),
     st.tuples(st.just("wait"), st.integers(0, 5400)),
     st.tuples(st.just("finish"), st.booleans()),
 )
@@ -296,7 +296,7 @@ events = st.one_of(
     st.integers(0, 2),
     st.sampled_from([None, "10m"]),
 )
-def test_no_time_has_two_runs_and_none_is_lost_while_somebody_looks(
+def test_no_time_has_two_runs_and_none_is_lost_while_passes_go_on(
     script: list[tuple[str, int]], policy: str, limit: int, deadline: str | None
 ) -> None:
     made = spec(
@@ -307,8 +307,8 @@ def test_no_time_has_two_runs_and_none_is_lost_while_somebody_looks(
     )
     life = Life(made)
     for what, number in script:
-        if what == "look":
-            life.look(number)
+        if what == "reconcile":
+            life.reconcile(number)
         elif what == "wait":
             life.now += timedelta(seconds=number)
         elif life.runs:
@@ -316,16 +316,16 @@ def test_no_time_has_two_runs_and_none_is_lost_while_somebody_looks(
             life.runs[name] = replace(life.runs[name], finished=True, succeeded=bool(number))
     assert len(life.history) == len(set(life.history)), "a time has had two runs"
     assert life.history == sorted(life.history)
-    # From now on somebody looks at every time, and every run ends: then every time has its run.
-    life.look(9)
+    # From now on there is a pass at every time, and every run ends: then every time has its run.
+    life.reconcile(9)
     hours = []
     for _ in range(5):
         for name in list(life.runs):
             life.runs[name] = replace(life.runs[name], finished=True, succeeded=True)
         life.now = life.facts.next_time or life.now
         hours.append(run_name("nightly", life.now))
-        life.look(9)
-        life.look(9)
+        life.reconcile(9)
+        life.reconcile(9)
         finished = [one for one in life.runs.values() if one.finished and one.succeeded]
         assert len(finished) <= limit
     assert life.history[-5:] == hours

@@ -104,7 +104,7 @@ def test_a_job_whose_pod_came_and_went_unseen_is_gone() -> None:
     played(scenario())
 
 
-def test_a_job_that_gets_no_pod_says_where_to_look() -> None:
+def test_a_job_that_gets_no_pod_names_the_command_that_explains_it() -> None:
     async def scenario() -> None:
         stage = ControlLoopFixture(JOB)
         stage.cluster.jobs_get_pods = False
@@ -146,7 +146,7 @@ def test_a_second_pod_of_a_job_is_not_adopted() -> None:
     played(scenario())
 
 
-def test_the_first_pods_end_is_seen_beside_a_second() -> None:
+def test_the_first_pods_end_is_observed_though_the_job_has_a_second() -> None:
     async def scenario() -> None:
         stage, first = await with_pod()
         stage.cluster.add_pod_of(stage.only("Job"))
@@ -158,7 +158,7 @@ def test_the_first_pods_end_is_seen_beside_a_second() -> None:
     played(scenario())
 
 
-def test_a_pod_of_somebody_elses_job_is_not_ours() -> None:
+def test_a_pod_of_another_controllers_job_is_not_observed() -> None:
     async def scenario() -> None:
         stage = ControlLoopFixture(JOB)
         await stage.ensure()
