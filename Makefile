@@ -33,10 +33,10 @@ check: venv ## Inner loop: ruff, mypy and the tests of the pure core, with secon
 	@$(PYTHON) hack/check.py $(TESTS)
 
 # The parts of `lint` run at the same time; each prints its output when it has ended.
-.PHONY: lint lint-style lint-types lint-layers lint-generated
-lint: venv ## Check style, types, import layers, and that generated files are fresh.
-	@$(MAKE) --no-print-directory --jobs 4 --output-sync=target --keep-going \
-	    lint-style lint-types lint-layers lint-generated
+.PHONY: lint lint-style lint-types lint-layers lint-generated lint-words
+lint: venv ## Check style, types, import layers, words of prose, and that generated files are fresh.
+	@$(MAKE) --no-print-directory --jobs 5 --output-sync=target --keep-going \
+	    lint-style lint-types lint-layers lint-generated lint-words
 
 lint-style:
 	.venv/bin/ruff check .
@@ -56,8 +56,7 @@ lint-generated:
 	$(PYTHON) -m hack.docs.events --check
 	$(PYTHON) hack/version.py
 
-.PHONY: lint-words
-lint-words: venv ## List words of prose that have a better word, with a count per folder; WORDS=folders for some.
+lint-words: venv ## Check prose for words that have a better word, with a count per folder; WORDS=folders for some.
 	$(PYTHON) hack/lint/words.py $(WORDS)
 
 .PHONY: format
