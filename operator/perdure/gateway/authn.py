@@ -15,6 +15,14 @@ class Authenticator(Protocol[IdentityT_co]):
     endpoint authenticates before the body is read.
     """
 
+    @property
+    def challenge(self) -> str:
+        """The `WWW-Authenticate` header of every response with status 401, which RFC 9110 requires."""
+        ...
+
     async def identify(self, headers: Mapping[bytes, bytes]) -> IdentityT_co:
-        """The caller. Header names are lower case, as in the ASGI scope. Raises Problem."""
+        """The caller. Header names are lower case, as in the ASGI scope.
+
+        Raises Problem, of a type of the family with status 401 if the credentials are missing or not valid.
+        """
         ...

@@ -33,6 +33,7 @@ class Person:
 
 
 class PeopleProblem(ProblemType):
+    UNKNOWN_PERSON = ("unknown-person", 401, "The person is not known")
     FORBIDDEN = ("forbidden", 403, "Not allowed")
 
 
@@ -47,10 +48,12 @@ class ForbiddenToday(Forbidden):
 class PeopleAuthenticator:
     """Authenticator by a header with the person's name."""
 
+    challenge: ClassVar[str] = 'Name realm="people"'
+
     async def identify(self, headers: Mapping[bytes, bytes]) -> Person:
         name = headers.get(b"x-person")
         if name is None:
-            raise Problem(HttpProblem.UNAUTHENTICATED, "X-Person: send your name")
+            raise Problem(PeopleProblem.UNKNOWN_PERSON, "X-Person: send your name")
         return Person(name.decode())
 
 
@@ -154,9 +157,23 @@ async def test_each_family_has_its_own_identities(server: Server) -> None:
     assert (greeted.status, greeted.json()) == (201, {"from": "anna", "said": "hello"})
     saved = await server.call("PUT", "/agent/v1/checkpoints", headers=POD, data=b"x")
     assert (saved.status, saved.json()) == (201, {"sequence": 1})
-    for path, headers in (("/people/v1/greetings", POD), ("/agent/v1/task", ANNA)):
-        refused = await server.call("GET", path, headers=headers)
-        assert (refused.status, refused.kind) == (401, "unauthenticated")
+
+
+async def test_each_family_refuses_unknown_callers_in_its_own_words(server: Server) -> None:
+    person = await server.call("GET", "/people/v1/greetings", headers=POD)
+    assert (person.status, person.kind, person.json()["title"], person.headers["Www-Authenticate"]) == (
+        401,
+        "unknown-person",
+        "The person is not known",
+        'Name realm="people"',
+    )
+    agent = await server.call("GET", "/agent/v1/task", headers=ANNA)
+    assert (agent.status, agent.kind, agent.json()["title"], agent.headers["Www-Authenticate"]) == (
+        401,
+        "unauthenticated",
+        "The token is missing or not valid",
+        'Bearer realm="perdure"',
+    )
 
 
 async def test_limits_and_problems_of_http_hold_in_every_family(server: Server) -> None:

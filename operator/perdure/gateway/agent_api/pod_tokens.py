@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from typing import ClassVar
 
 from perdure.gateway.agent_api.ports import Verifier
-from perdure.gateway.http.problems import HttpProblem, Problem
+from perdure.gateway.agent_api.problems import AgentProblem
+from perdure.gateway.http.problems import Problem
 from perdure.kube.tokens import AgentIdentity, InvalidToken, KeysUnavailable
 
 
@@ -18,6 +20,8 @@ class PodAuthenticator:
     exists.
     """
 
+    challenge: ClassVar[str] = 'Bearer realm="perdure"'
+
     def __init__(self, verifier: Verifier, *, clock: Callable[[], datetime]) -> None:
         self._verifier = verifier
         self._clock = clock
@@ -27,18 +31,18 @@ class PodAuthenticator:
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer" or not token.strip():
             raise Problem(
-                HttpProblem.UNAUTHENTICATED,
+                AgentProblem.UNAUTHENTICATED,
                 "Authorization: send `Bearer` and the token in the file that PERDURE_TOKEN_FILE names",
             )
         try:
             return await self._verifier.verify(token.strip().decode("latin-1"), now=self._clock())
         except InvalidToken as error:
             raise Problem(
-                HttpProblem.UNAUTHENTICATED,
+                AgentProblem.UNAUTHENTICATED,
                 f"Authorization: {error}; read the file that PERDURE_TOKEN_FILE names again at each use",
             ) from None
         except KeysUnavailable:
             raise Problem(
-                HttpProblem.KEYS_UNAVAILABLE,
+                AgentProblem.KEYS_UNAVAILABLE,
                 "Authorization: the cluster's keys cannot be fetched; send it again",
             ) from None

@@ -16,6 +16,10 @@ _log = structlog.get_logger(__name__)
 class AgentProblem(ProblemType):
     """Problems that only the agents' routes have."""
 
+    #: No token, or one that proves nothing.
+    UNAUTHENTICATED = ("unauthenticated", 401, "The token is missing or not valid")
+    #: The cluster's keys cannot be fetched, so tokens cannot be checked.
+    KEYS_UNAVAILABLE = ("keys-unavailable", 503, "Tokens cannot be checked now", True)
     #: The pod is not known, most often because it has only just been created.
     ATTEMPT_NOT_READY = ("attempt-not-ready", 503, "This pod is not known yet", True)
     #: The attempt is closed, or a newer one exists.

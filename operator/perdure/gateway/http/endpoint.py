@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, Generic, TypeVar
 
 import orjson
@@ -102,7 +103,10 @@ class Endpoint(Generic[IdentityT]):
             except ClientGone:
                 return
             except Exception as error:
-                response = self._problem(error).response()
+                problem = self._problem(error)
+                if problem.kind.status == HTTPStatus.UNAUTHORIZED:
+                    problem.headers["WWW-Authenticate"] = self._authenticator.challenge
+                response = problem.response()
                 if not await body.discard():
                     response.headers["Connection"] = "close"
             await self._send(response, scope, receive, send)

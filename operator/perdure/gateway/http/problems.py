@@ -31,12 +31,8 @@ class ProblemType(Enum):
 
 
 class HttpProblem(ProblemType):
-    """Problems that every family has."""
+    """Problems that every family has. Those of authentication belong to each family's authenticator."""
 
-    #: No token, or one that proves nothing.
-    UNAUTHENTICATED = ("unauthenticated", 401, "The token is missing or not valid")
-    #: The cluster's keys cannot be fetched, so tokens cannot be checked.
-    KEYS_UNAVAILABLE = ("keys-unavailable", 503, "Tokens cannot be checked now", True)
     #: The ledger cannot be reached.
     LEDGER_UNAVAILABLE = ("ledger-unavailable", 503, "The ledger is not available", True)
     #: Too many large bodies at once.
@@ -82,8 +78,6 @@ class Problem(Exception):
         headers = dict(self.headers)
         if self.kind.transient:
             headers["Retry-After"] = "1"
-        if self.kind is HttpProblem.UNAUTHENTICATED:
-            headers["WWW-Authenticate"] = 'Bearer realm="perdure"'
         document = {
             "type": TYPE_BASE + self.kind.slug,
             "title": self.kind.title,
