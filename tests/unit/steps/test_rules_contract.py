@@ -255,6 +255,12 @@ def test_a_status_shows_a_step_that_runs_and_why_it_waits(kind: Any, driver: Dri
 # --- signals
 
 
+def test_a_status_shows_the_step_that_waits_for_a_signal() -> None:
+    run = run_of(WITH_ECHO[-1])
+    live = LiveRun(key=RunKey("Workflow", "team", "audit"), view=run.view, generation=1)
+    assert workflow_status(live, {}, {}, run.now)["message"] == "a: for a signal"
+
+
 def test_a_signal_is_consumed_by_the_decision_that_it_ends_a_task_in() -> None:
     run = run_of(WITH_ECHO[-1])
     signal = run.send(A, "go", "yes")

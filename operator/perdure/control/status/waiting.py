@@ -13,7 +13,7 @@ from perdure.domain.engine.plan import PlannedStep
 from perdure.domain.engine.pod_waiting import Waiting
 from perdure.domain.engine.step_kind import ClusterView
 from perdure.domain.phases import Phase, Reason
-from perdure.domain.records import StepRecord, TaskKey, TaskRecord
+from perdure.domain.records import NO_INDEX, StepRecord, TaskKey, TaskRecord
 
 #: Names that a message lists.
 MAX_NAMES = 3
@@ -61,7 +61,14 @@ def run_waiting(live: LiveRun, sight: Sight) -> Waiting | None:
         return (Reason.LIMIT, LIMIT_MESSAGE) if sight.wants else None
     task = view.tasks[key]
     waiting = task_waiting(live, task, sight)
-    return None if waiting is None else (waiting[0], f"{task.name}: {waiting[1]}".removesuffix(": "))
+    return None if waiting is None else (waiting[0], f"{_shown(live, task)}: {waiting[1]}".removesuffix(": "))
+
+
+def _shown(live: LiveRun, task: TaskRecord) -> str:
+    """The name of a task's AgentTask or child; the step's name if its kind has no such object."""
+    if live.view.plan.steps[task.key.step].kind.counts.objects:
+        return task.name
+    return task.key.step if task.key.index == NO_INDEX else f"{task.key.step}[{task.key.index}]"
 
 
 def step_waiting(live: LiveRun, step: PlannedStep, record: StepRecord | None, sight: Sight) -> Waiting | None:

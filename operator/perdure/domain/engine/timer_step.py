@@ -97,7 +97,8 @@ class TimerStep:
     def waiting(
         self, task: TaskRecord, attempt: AttemptRecord | None, cluster: ClusterView
     ) -> Waiting | None:
-        return Reason.WAITING, "" if task.retry_at is None else f"until {timestamp(task.retry_at)}"
+        until = "for a signal" if task.retry_at is None else f"until {timestamp(task.retry_at)}"
+        return Reason.WAITING, until
 
     def activity(self, attempt: AttemptRecord | None, cluster: ClusterView) -> str:
         return ""

@@ -158,7 +158,8 @@ def test_a_wait_says_until_when() -> None:
     }
     reconciling = condition(status, "Reconciling")
     assert reconciling["reason"] == "Waiting"
-    assert reconciling["message"].endswith(": until 2024-05-01T12:01:30Z")
+    # A wait has no AgentTask whose name would help.
+    assert reconciling["message"] == "a: until 2024-05-01T12:01:30Z"
 
 
 def test_a_run_with_a_running_agent_and_a_wait_is_not_waiting() -> None:
