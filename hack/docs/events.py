@@ -7,7 +7,7 @@ event that the publishing code itself encodes.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -94,8 +94,22 @@ its meaning: ignore a type that you do not know.
 """
 
 
+def missing_lines(types: Set[str], data: Mapping[str, Sequence[str]], fields: Mapping[str, str]) -> list[str]:
+    """The lines that domain/events.py lacks or has in excess, each with its remedy."""
+    used = {name for names in data.values() for name in names}
+    here = "in operator/perdure/domain/events.py"
+    return [
+        *(f"event type {it}: add its line to DATA {here}" for it in sorted(types - data.keys())),
+        *(f"data {it}: add its meaning to FIELDS {here}" for it in sorted(used - fields.keys())),
+        *(f"data {it}: no event has it; remove it from FIELDS {here}" for it in sorted(fields.keys() - used)),
+    ]
+
+
 def page() -> str:
     """The whole page. Raises ValueError if a type, a field or an attribute lacks its meaning."""
+    faults = missing_lines(set(EventType), DATA, FIELDS)
+    if faults:
+        raise ValueError("; ".join(faults))
     if set(attributes(_EXAMPLE)) != set(_ATTRIBUTES):
         raise ValueError("the attributes of an envelope are not those that the page explains")
     failed = subject("NAMESPACE", "NAME", EventType.WORKFLOW_FAILED).replace("NAMESPACE.NAME", "*.*")
@@ -127,15 +141,16 @@ def page() -> str:
     ]
     lines += ["| field | meaning |", "|---|---|"]
     lines += [f"| `{name}` | {meaning} |" for name, meaning in FIELDS.items()]
-    unexplained = {name for fields in DATA.values() for name in fields} ^ FIELDS.keys()
-    if unexplained or DATA.keys() != set(EventType):
-        raise ValueError(f"perdure.domain.events: {sorted(unexplained)} or a type lacks its line")
     return "\n".join(lines) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    return command("hack.docs.events", FILE, lambda _: page(), arguments)
+    try:
+        return command("hack.docs.events", FILE, lambda _: page(), arguments)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

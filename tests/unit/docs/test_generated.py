@@ -19,6 +19,21 @@ from perdure.steps.schema import RESOURCES
 ROOT = Path(__file__).resolve().parents[3]
 
 
+def test_the_page_of_events_names_each_line_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert events.missing_lines({"a", "b"}, {"a": ("x",)}, {"y": "The y."}) == [
+        "event type b: add its line to DATA in operator/perdure/domain/events.py",
+        "data x: add its meaning to FIELDS in operator/perdure/domain/events.py",
+        "data y: no event has it; remove it from FIELDS in operator/perdure/domain/events.py",
+    ]
+    monkeypatch.setattr(
+        events, "FIELDS", {name: text for name, text in events.FIELDS.items() if name != "pod"}
+    )
+    assert events.main(["--check"]) == 1
+    assert "data pod: add its meaning to FIELDS" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("module", [reference_page, semantics, events, policy])
 def test_the_committed_file_is_fresh(module: ModuleType) -> None:
     assert module.main(["--check", "--output", str(ROOT / module.FILE)]) == 0

@@ -20,6 +20,16 @@ ENDS = {
     Phase.CANCELLED: "cancelled",
     Phase.SKIPPED: "skipped",
 }
+#: The types that follow from the records. Any other type belongs to a step kind, whose tests check it.
+FROM_RECORDS = {
+    f"{about}.{what}"
+    for about, words in (
+        ("workflow", "created started paused resumed succeeded failed cancelled"),
+        ("task", "scheduled started checkpointed progress retrying disrupted"),
+        ("task", "succeeded failed cancelled skipped"),
+    )
+    for what in words.split()
+}
 
 
 def check_events(before: Run, commit: Commit) -> None:
@@ -57,7 +67,9 @@ def check_events(before: Run, commit: Commit) -> None:
         expected.update(("workflow." + word, None, None) for word in _run_events(before, commit))
     elif commit.run.phase.terminal and not final and not before.tasks:
         expected[f"task.{ENDS[commit.run.phase]}", before.run.name, None] += 1
-    found = Counter((event.type, event.task, event.attempt) for event in commit.events)
+    own = [event for event in commit.events if event.type not in FROM_RECORDS]
+    assert {event.task for event in own} <= set(names.values()), "a kind's event is about a task"
+    found = Counter((event.type, event.task, event.attempt) for event in commit.events if event not in own)
     assert found == expected
     assert all(event.time == before.now for event in commit.events)
     for event in commit.events:

@@ -22,6 +22,7 @@ from tests.support.manifests import (
 )
 
 from perdure.api.base import Model
+from perdure.steps import KINDS
 
 AGENT = {"image": "busybox"}
 PATH = re.compile(r'^(apiVersion|kind|metadata\.name|spec)((\.[A-Za-z_][\w-]*)|(\[\d+\])|(\["[^"]*"\]))*$')
@@ -89,7 +90,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str, str]] = [
         "far off",
         one_step(zzz=1),
         "spec.steps[0].zzz",
-        "known are name, dependsOn, when, forEach, repeat, agent, wait, workflow, input",
+        f"known are name, dependsOn, when, forEach, repeat, {', '.join(kind.field for kind in KINDS)}, input",
     ),
     (
         "deep",
