@@ -3,7 +3,7 @@
 `decide` is pure. It takes the run, what was observed of its pods and agents, and the time, and gives the
 changes to commit. The same arguments give the same decision, so a decision can be replayed, and one that was
 lost in a crash is simply made again. What to do about it in the cluster is not part of a decision: it
-follows from what was committed (`control/actor.py`).
+follows from what was committed (`control/runs/actuator.py`).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def decide(view: RunView, observed: Observed, now: datetime) -> Decision:
         _delete(changes)
         return Decision(commit=changes.commit())
     apply_cancel(changes)
-    # What was seen happened before a pause that is applied now, and while a pause lasted that ends now.
+    # Observations precede a pause that starts in this decision, and fall into a pause that ends in it.
     _observe(changes)
     apply_deadline(changes)
     apply_pause(changes)
