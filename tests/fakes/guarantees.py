@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from perdure.domain.events import EventType
 from perdure.domain.phases import RUN, TASK, Phase, Reason, Transitions, successors
 from perdure.domain.records import (
     WORKFLOW,
@@ -287,17 +288,17 @@ class Guarantees:
         said = {(event.type, event.task, event.attempt) for event in commit.events}
         for task in commit.tasks:
             if task.phase.terminal:
-                event = f"task.{task.phase.value.lower()}", task.name, task.attempt or None
+                event = EventType(f"task.{task.phase.value.lower()}"), task.name, task.attempt or None
                 self.demand(event in said, f"{task.name} ended without an event")
         for attempt in commit.attempts:
             if attempt.closed_at is None and attempt.started_at is None and attempt.stopping is None:
                 names = {task.name for task in commit.tasks if task.key == attempt.key}
                 for name in names:
-                    event = "task.scheduled", name, attempt.number
+                    event = EventType.TASK_SCHEDULED, name, attempt.number
                     self.demand(event in said, f"{attempt.pod_name} was opened without an event")
         run = commit.run
         if run.kind == WORKFLOW and run.phase is not before.phase and run.phase.terminal:
-            end = f"workflow.{run.phase.value.lower()}", None, None
+            end = EventType(f"workflow.{run.phase.value.lower()}"), None, None
             self.demand(end in said, f"{run.name} ended without an event")
 
     def pod_recorded(

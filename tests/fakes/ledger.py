@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from perdure.domain.events import EventType
 from perdure.domain.names import shard_of
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import (
@@ -54,7 +55,7 @@ class Saved:
 class WrittenEvent(NamedTuple):
     """A row of `event`, as far as tests read it."""
 
-    type: str
+    type: EventType
     task: str | None
     time: datetime
 
@@ -154,7 +155,7 @@ class FakeLedger(Server):
         if (0 if rows is None else rows.run.version) != commit.run.version:
             raise VersionConflict(commit.run.uid)
 
-    def write_event(self, rows: Rows, type: str, task: str | None, at: datetime) -> None:
+    def write_event(self, rows: Rows, type: EventType, task: str | None, at: datetime) -> None:
         sequence = rows.run.last_sequence + 1
         rows.run = replace(rows.run, last_sequence=sequence)
         rows.events.append(WrittenEvent(type, task, at))
@@ -288,7 +289,7 @@ class FakeLedger(Server):
         if part is not None:
             vitals = replace(vitals, checkpoint_sequence=sequence, checkpoint_label=label, checkpoint_at=now)
         rows.vitals[key] = vitals
-        self.write_event(rows, "task.checkpointed", session.task_name, now)
+        self.write_event(rows, EventType.TASK_CHECKPOINTED, session.task_name, now)
         self.wake(Wake(rows.run.uid, reported=False))
         return sequence
 

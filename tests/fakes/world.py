@@ -10,6 +10,7 @@ from typing import Any
 
 from perdure.api import API_VERSION
 from perdure.control.runs.executor import ActingKind
+from perdure.domain.events import EventType
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import AttemptRecord, RunRecord, StepRecord, TaskKey, TaskRecord
 from perdure.steps import KINDS
@@ -205,9 +206,9 @@ class World:
             for key, task in self.tasks(uid).items():
                 self._check_task(uid, key, task)
             events = self.events(uid)
-            ended = Counter(event.task for event in events if event.type == "task.succeeded")
+            ended = Counter(event.task for event in events if event.type == EventType.TASK_SUCCEEDED)
             assert all(number == 1 for number in ended.values()), f"tasks succeeded twice: {ended}"
-            pauses = ("workflow.paused", "workflow.resumed")
+            pauses = (EventType.WORKFLOW_PAUSED, EventType.WORKFLOW_RESUMED)
             types = [event.type for event in events if event.type not in pauses]
             assert sum(kind.startswith("workflow.") for kind in types) in (0, 2, 3), types
         # An attempt gets a second pod only after its first was ended from outside: the operator may have died
