@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from tests.support.echo import WITH_ECHO
 from tests.unit.domain.builders import view_of_plan
+from tests.unit.domain.cases import reasons
 from tests.unit.domain.runs import Run
 
 from perdure.control.cluster_cache.run_key import RunKey
@@ -222,6 +223,15 @@ def test_a_step_is_repeated_until_its_condition_holds(kind: Any, driver: Driver)
 def test_only_what_counts_is_limited_by_the_runs_parallelism(kind: Any) -> None:
     run = run_of(kind, run={"parallelism": 1}, forEach=[1, 2])
     assert len(run.tasks) == (1 if kind.counts.parallelism else 2)
+
+
+def test_a_skipped_step_skips_the_steps_that_depend_on_it(kind: Any, driver: Driver) -> None:
+    block = {kind.field: driver.block}
+    run = Run(
+        view_of_plan({"name": "a", **block, "when": "${false}"}, {"name": "b", **block, "dependsOn": ["a"]})
+    )
+    run.settle()
+    assert reasons(run) == {"a": "ConditionFalse", "b": "DependencyNotMet"}
 
 
 def test_only_attempts_that_take_a_slot_wait_for_one(kind: Any) -> None:
