@@ -15,7 +15,7 @@ from perdure.control.live_run import LiveRun
 from perdure.control.status.conditions import MAX_MESSAGE, conditions, was_accepted
 from perdure.control.status.waiting import (
     MAX_NAMES,
-    Sight,
+    StatusInputs,
     run_waiting,
     step_waiting,
     task_waiting,
@@ -50,13 +50,13 @@ def workflow_status(
     `before` keeps the transition times of its conditions. `children` are the statuses of child Workflows by
     name, as far as they are known; `wants` is more than 0 if attempts wait for slots (`Decision.wants`).
     """
-    sight = Sight(pods, children or {}, wants)
+    inputs = StatusInputs(pods, children or {}, wants)
     view = live.view
     run = view.run
     counts = Counter[Phase]()
     for step_counts in view.counts.values():
         counts.update(step_counts)
-    waiting = run_waiting(live, sight)
+    waiting = run_waiting(live, inputs)
     message = (run.message if run.phase.terminal else "") or (waiting[1] if waiting else _activity(live))
     status: dict[str, Any] = {
         "observedGeneration": live.generation,
@@ -76,7 +76,7 @@ def workflow_status(
         status["finishedAt"] = timestamp(run.finished_at)
     if run.phase is Phase.SUCCEEDED and run.outputs:
         status["outputs"] = small(run.outputs)
-    steps = _steps(live, sight)
+    steps = _steps(live, inputs)
     status["steps"] = steps
     # Long messages in a hundred steps could pass the limit: the least interesting steps go first.
     while len(compact(status)) > MAX_STATUS_BYTES and status["steps"]:
@@ -88,10 +88,10 @@ def task_status(
     live: LiveRun, key: TaskKey, pod: PodFacts | None, before: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:
     """The status of an AgentTask, of a run or standing alone."""
-    sight = Sight({} if pod is None else {pod.name: pod})
+    inputs = StatusInputs({} if pod is None else {pod.name: pod})
     task = live.view.tasks[key]
     attempt = live.view.attempts.get(key)
-    waiting = task_waiting(live, task, sight)
+    waiting = task_waiting(live, task, inputs)
     reason, message = (task.reason, task.message) if waiting is None else waiting
     generation = live.generation if not key.step else 1
     status: dict[str, Any] = {
@@ -228,24 +228,26 @@ def _stopping(run: RunRecord) -> str:
     return "its timeout is over" if run.stop is Reason.TIMEOUT else ""
 
 
-def _steps(live: LiveRun, sight: Sight) -> list[dict[str, Any]]:
+def _steps(live: LiveRun, inputs: StatusInputs) -> list[dict[str, Any]]:
     """Steps in the spec's order, main ones first; beyond a hundred failed and active ones come first."""
     plan = live.view.plan
     pairs = [(step, live.view.steps.get(name)) for name, step in plan.steps.items() if name]
     if len(pairs) > MAX_STATUS_STEPS:
         pairs.sort(key=lambda pair: _ORDER.get(pair[1].phase, 3) if pair[1] is not None else 4)
-    return [_step(live, sight, step, record) for step, record in pairs[:MAX_STATUS_STEPS]]
+    return [_step(live, inputs, step, record) for step, record in pairs[:MAX_STATUS_STEPS]]
 
 
-def _step(live: LiveRun, sight: Sight, step: PlannedStep, record: StepRecord | None) -> dict[str, Any]:
+def _step(
+    live: LiveRun, inputs: StatusInputs, step: PlannedStep, record: StepRecord | None
+) -> dict[str, Any]:
     counts: Mapping[Phase, int] = live.view.counts.get(step.name) or {}
     phase = Phase.PENDING if record is None else record.phase
     reason, message = (None, "") if record is None else (record.reason, record.message)
     if not phase.terminal:
         phase = _shown_phase(live, record, counts)
-        reason, message = step_waiting(live, step, record, sight) or (None, "")
+        reason, message = step_waiting(live, step, record, inputs) or (None, "")
         if not message:
-            message = _step_activity(live, sight, step, record)
+            message = _step_activity(live, inputs, step, record)
     status: dict[str, Any] = {"name": step.name, "phase": phase.value}
     if reason is not None:
         status["reason"] = reason.value
@@ -265,7 +267,7 @@ def _shown_phase(live: LiveRun, record: StepRecord | None, counts: Mapping[Phase
     return record.phase
 
 
-def _step_activity(live: LiveRun, sight: Sight, step: PlannedStep, record: StepRecord | None) -> str:
+def _step_activity(live: LiveRun, inputs: StatusInputs, step: PlannedStep, record: StepRecord | None) -> str:
     """What a step does, where that can be said in a few words."""
     if record is None:
         return ""
@@ -273,7 +275,7 @@ def _step_activity(live: LiveRun, sight: Sight, step: PlannedStep, record: StepR
         return f"iteration {record.total} of at most {step.repeat.max_iterations}"
     if step.is_for_each:
         return ""
-    return step.kind.activity(live.view.attempts.get(TaskKey(step.name)), sight)
+    return step.kind.activity(live.view.attempts.get(TaskKey(step.name)), inputs)
 
 
 def _numbers(counts: Mapping[Phase, int], total: int) -> dict[str, int]:

@@ -21,14 +21,14 @@ LIMIT_MESSAGE = "the limit of tasks that may run at once in the namespace or in 
 
 
 @dataclass(frozen=True, slots=True)
-class Sight(ClusterView):
-    """What a status shows besides what was committed."""
+class StatusInputs(ClusterView):
+    """The observations that a status is computed from, besides the committed run."""
 
     #: More than 0 if the last decision would have started attempts, had the limits across runs allowed it.
     wants: int = 0
 
 
-def task_waiting(live: LiveRun, task: TaskRecord, sight: Sight) -> Waiting | None:
+def task_waiting(live: LiveRun, task: TaskRecord, inputs: StatusInputs) -> Waiting | None:
     """Why a task does not run; None if it does, or has ended."""
     if task.phase.terminal:
         return None
@@ -41,10 +41,10 @@ def task_waiting(live: LiveRun, task: TaskRecord, sight: Sight) -> Waiting | Non
         return Reason.PAUSED, task.message or "paused"
     if task.retry_at is None and task.phase is Phase.PENDING and task.key in live.objects.blocked:
         return live.objects.blocked[task.key]
-    return live.view.plan.steps[task.key.step].kind.waiting(task, attempt, sight)
+    return live.view.plan.steps[task.key.step].kind.waiting(task, attempt, inputs)
 
 
-def run_waiting(live: LiveRun, sight: Sight) -> Waiting | None:
+def run_waiting(live: LiveRun, inputs: StatusInputs) -> Waiting | None:
     """What the whole run waits for: a reason only if none of its tasks runs."""
     view = live.view
     if view.run.phase.terminal:
@@ -58,9 +58,9 @@ def run_waiting(live: LiveRun, sight: Sight) -> Waiting | None:
             return None
     key = min(view.live, default=None)
     if key is None:
-        return (Reason.LIMIT, LIMIT_MESSAGE) if sight.wants else None
+        return (Reason.LIMIT, LIMIT_MESSAGE) if inputs.wants else None
     task = view.tasks[key]
-    waiting = task_waiting(live, task, sight)
+    waiting = task_waiting(live, task, inputs)
     return None if waiting is None else (waiting[0], f"{_shown(live, task)}: {waiting[1]}".removesuffix(": "))
 
 
@@ -71,7 +71,9 @@ def _shown(live: LiveRun, task: TaskRecord) -> str:
     return task.key.step if task.key.index == NO_INDEX else f"{task.key.step}[{task.key.index}]"
 
 
-def step_waiting(live: LiveRun, step: PlannedStep, record: StepRecord | None, sight: Sight) -> Waiting | None:
+def step_waiting(
+    live: LiveRun, step: PlannedStep, record: StepRecord | None, inputs: StatusInputs
+) -> Waiting | None:
     """Why a step that has not ended does not go on; None if it does."""
     view = live.view
     if record is None:
@@ -83,9 +85,9 @@ def step_waiting(live: LiveRun, step: PlannedStep, record: StepRecord | None, si
     if record.phase is Phase.PENDING and record.reason is not None:
         return record.reason, record.message
     if step.is_for_each:
-        return _fan_waiting(live, step, record, sight)
+        return _fan_waiting(live, step, record, inputs)
     task = view.tasks.get(TaskKey(step.name, record.total - 1) if step.repeat else TaskKey(step.name))
-    return None if task is None else task_waiting(live, task, sight)
+    return None if task is None else task_waiting(live, task, inputs)
 
 
 def _number(number: int, noun: str) -> str:
@@ -114,7 +116,9 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:MAX_NAMES]) + (" and others" if len(names) > MAX_NAMES else "")
 
 
-def _fan_waiting(live: LiveRun, step: PlannedStep, record: StepRecord, sight: Sight) -> Waiting | None:
+def _fan_waiting(
+    live: LiveRun, step: PlannedStep, record: StepRecord, inputs: StatusInputs
+) -> Waiting | None:
     """What keeps most tasks of a step, or all of its live ones, from running."""
     view = live.view
     counts: Mapping[Phase, int] = view.counts.get(step.name) or {}
@@ -127,13 +131,13 @@ def _fan_waiting(live: LiveRun, step: PlannedStep, record: StepRecord, sight: Si
         if view.plan.parallelism is not None and _working(live) >= view.plan.parallelism:
             return Reason.PARALLELISM, f"{_tasks_wait(unmade)}: parallelism {view.plan.parallelism}"
     limited = sum(key.step == step.name and view.tasks[key].reason is Reason.LIMIT for key in view.ready) + (
-        unmade if sight.wants else 0
+        unmade if inputs.wants else 0
     )
     if limited:
         return Reason.LIMIT, f"{_tasks_wait(limited)}: {LIMIT_MESSAGE}"
     if active and not counts.get(Phase.RUNNING):
         key = min((key for key in view.live if key.step == step.name), default=None)
-        return None if key is None else task_waiting(live, view.tasks[key], sight)
+        return None if key is None else task_waiting(live, view.tasks[key], inputs)
     return None
 
 
