@@ -288,10 +288,10 @@ def _leave_pods_behind() -> AbstractContextManager[Any]:
     async def tidy(self: Cleanup, live: LiveRun, now: Any) -> None:
         """Deletes nothing while a run is live."""
 
-    async def after_end(self: Cleanup, key: Any, now: Any) -> None:
+    async def clean_finished(self: Cleanup, key: Any, now: Any) -> None:
         """Nor after it has ended."""
 
-    return patch.multiple(Cleanup, tidy=tidy, after_end=after_end)
+    return patch.multiple(Cleanup, tidy=tidy, clean_finished=clean_finished)
 
 
 #: What is broken, and the first seed that finds it, which --quick tries first.

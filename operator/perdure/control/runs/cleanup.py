@@ -94,9 +94,9 @@ class Cleanup:
         #: Runs of which a deletion was refused, and when to try again.
         self._refused: dict[str, datetime] = {}
         #: Pods that still ran when their run ended, and are not to outlive their own end.
-        self._leaving: dict[RunKey, dict[str, Deletion]] = {}
-        #: Finished runs whose pods are still leaving, and since when.
-        self._ended: dict[RunKey, datetime] = {}
+        self._pending: dict[RunKey, dict[str, Deletion]] = {}
+        #: Finished runs that still have running pods, and since when the run is finished.
+        self._finished_since: dict[RunKey, datetime] = {}
 
     async def tidy(self, live: LiveRun, now: datetime) -> float | None:
         """Delete what is due of a run. Returns the seconds until there is more to do, None for nothing.
@@ -106,7 +106,7 @@ class Cleanup:
         pods, next_due = self._pods_to_delete(live, now)
         if live.view.run.phase.terminal and pods:
             # It may be let go of before the last of them is deleted.
-            self._leaving.setdefault(live.key, {}).update({pod.name: pod for pod in pods})
+            self._pending.setdefault(live.key, {}).update({pod.name: pod for pod in pods})
         again = self._refused.get(live.uid)
         if again is not None and again > now:
             return (again - now).total_seconds()
@@ -120,7 +120,7 @@ class Cleanup:
         self._refused.pop(live.uid, None)
         live.objects.cleanup_candidates -= {pod.name for pod in now_due}
         for pod in now_due:
-            self._leaving.get(live.key, {}).pop(pod.name, None)
+            self._pending.get(live.key, {}).pop(pod.name, None)
         for key, task in tasks:
             self._forget_task(live, key, task)
         if len(pods) > len(now_due) or self._count_excess(live) > 0:
@@ -134,22 +134,22 @@ class Cleanup:
         """
         return live.view.run.phase.terminal and live.uid not in self._refused and self._count_excess(live) > 0
 
-    async def after_end(self, key: RunKey, now: datetime) -> float | None:
-        """Delete pods that outlive their finished run, and let go of what is known of it.
+    async def clean_finished(self, key: RunKey, now: datetime) -> float | None:
+        """Delete pods that outlive their finished run, and drop the run from the store after them.
 
         Returns the seconds until the next check, None once there is nothing left to do. Raises ApiError.
         """
         pods = self._store.of(key).pods
         alive = {name: pod for name, pod in pods.items() if not pod.ended and pod.deletion is None}
-        leaving = self._leaving.get(key, {})
-        for deletion in [deletion for name, deletion in leaving.items() if name not in alive]:
+        pending = self._pending.get(key, {})
+        for deletion in [deletion for name, deletion in pending.items() if name not in alive]:
             await self._kube.delete(deletion.kind, key.namespace, deletion.name, uid=deletion.uid)
-            del leaving[deletion.name]
+            del pending[deletion.name]
         if not alive:
             self.forget(key)
             self._store.release(key)
             return None
-        left = (self._ended.setdefault(key, now) + LINGER - now).total_seconds()
+        left = (self._finished_since.setdefault(key, now) + LINGER - now).total_seconds()
         if left > 0:
             return left
         for _, pod in sorted(alive.items()):
@@ -158,15 +158,15 @@ class Cleanup:
         return None
 
     @property
-    def leaving(self) -> list[RunKey]:
-        """Runs that have ended, and of whose pods some were to be deleted when they end."""
-        return list(self._leaving)
+    def pending_runs(self) -> list[RunKey]:
+        """Runs that have ended, and some of whose pods are still to be deleted once the pods end."""
+        return list(self._pending)
 
     def forget(self, key: RunKey, uid: str | None = None) -> None:
         """Nothing more will be asked about a run; if `uid` is given, only about the live one with it."""
         if uid is None:
-            self._leaving.pop(key, None)
-            self._ended.pop(key, None)
+            self._pending.pop(key, None)
+            self._finished_since.pop(key, None)
         else:
             self._bare.pop(uid, None)
             self._over.discard(uid)
@@ -200,7 +200,7 @@ class Cleanup:
             next_due = at if next_due is None else min(next_due, at)
             if ended and goes_when_ended(live.view.plan.pod_retention, attempt, pod.attempt):
                 # It leaves by itself, but the store forgets ended pods of finished runs.
-                self._leaving.setdefault(live.key, {})[name] = deletion
+                self._pending.setdefault(live.key, {})[name] = deletion
         if ended:
             self._store.decide_pods(live.key, but={deletion.name for deletion in found})
         return found, next_due

@@ -114,7 +114,7 @@ class Reconciler:
     @property
     def leaving(self) -> list[RunKey]:
         """Runs that have ended, and of which something was still to be deleted."""
-        return self._cleanup.leaving
+        return self._cleanup.pending_runs
 
     def restore(self, states: list[RunState]) -> list[RunKey]:
         """Take over the live runs of the ledger.
@@ -187,7 +187,7 @@ class Reconciler:
                 self._drop(live)
             if self._store.has_undecided_pods(key):
                 await self._decide_pods(root)
-            return await self._cleanup.after_end(key, self._clock())
+            return await self._cleanup.clean_finished(key, self._clock())
         if live is None:
             live, delay = await self._open(root)
             if live is None:

@@ -407,8 +407,8 @@ def finish(place: CleanupFixture, *, phase: str = "Succeeded") -> None:
     place.store.apply(WORKFLOW, workflow(place.version, uid=place.live.uid, phase=phase))
 
 
-def after_end(place: CleanupFixture, seconds: float) -> float | None:
-    return on_virtual_time(place.tidier.after_end(RUN, START + timedelta(seconds=seconds)))
+def clean_finished(place: CleanupFixture, seconds: float) -> float | None:
+    return on_virtual_time(place.tidier.clean_finished(RUN, START + timedelta(seconds=seconds)))
 
 
 @pytest.mark.parametrize(("policy", "deleted"), [("Always", False), ("OnFailure", True), ("Never", True)])
@@ -419,12 +419,12 @@ def test_the_policy_applies_to_a_pod_that_ends_after_its_run(policy: Policy, del
     assert place.tidy() == 30.0
     finish(place)
     place.tidier.forget(RUN, place.live.uid)  # the run is no longer in memory
-    assert after_end(place, 1) == 30.0
+    assert clean_finished(place, 1) == 30.0
     place.add_pod(A, "Succeeded")  # of which the store keeps nothing
     assert name not in place.store.of(RUN).pods
-    assert after_end(place, 2) is None
+    assert clean_finished(place, 2) is None
     assert place.kube.made == ([(POD, name, f"uid-{name}")] if deleted else [])
-    assert after_end(place, 3) is None and len(place.kube.made) == deleted
+    assert clean_finished(place, 3) is None and len(place.kube.made) == deleted
     assert RUN not in place.store.children
 
 
@@ -435,7 +435,7 @@ def test_a_pod_that_fails_after_its_run_stays_on_failure() -> None:
     assert place.tidy() == 30.0
     finish(place, phase="Failed")
     place.add_pod(A, "Failed")
-    assert after_end(place, 2) is None
+    assert clean_finished(place, 2) is None
     assert not place.kube.made
 
 
@@ -477,10 +477,10 @@ def test_a_pod_that_does_not_end_after_its_run_is_deleted() -> None:
     place.end_tasks(SUCCESS, A)
     name = place.add_pod(A)
     finish(place)
-    assert after_end(place, 0) == 30.0
-    assert after_end(place, 29) == 1.0
+    assert clean_finished(place, 0) == 30.0
+    assert clean_finished(place, 29) == 1.0
     assert not place.kube.made
-    assert after_end(place, 30) is None
+    assert clean_finished(place, 30) is None
     assert place.kube.names() == [name]
 
 
@@ -489,7 +489,7 @@ def test_nothing_is_left_of_what_is_known_of_a_finished_run() -> None:
     place.add_tasks()
     place.end_tasks(SUCCESS, A)
     finish(place)
-    assert after_end(place, 0) is None
+    assert clean_finished(place, 0) is None
     assert RUN not in place.store.children and not place.kube.made
 
 
