@@ -272,7 +272,7 @@ def test_a_leader_in_its_next_term_uses_no_state_of_the_last_one() -> None:
         operator.kube.patch_status = hangs  # type: ignore[method-assign]
         await at.until_ended([uid])
         await begun.wait()
-        operator.loop.reconciler.status_writer.mark(RunKey(WORKFLOW, NAMESPACE, "chain"))
+        operator.loop.status_writer.mark(RunKey(WORKFLOW, NAMESPACE, "chain"))
         assert operator.task is not None
         operator.task.cancel()
         await asyncio.gather(operator.task, return_exceptions=True)

@@ -15,6 +15,7 @@ import pytest
 
 from perdure.api import API_VERSION
 from perdure.control.cluster_cache.run_key import RunKey
+from perdure.control.runs.live_runs import LiveRuns
 from perdure.control.runs.reconciler import Reconciler
 from perdure.domain.expressions import cel
 from perdure.domain.names import LABEL_ATTEMPT, LABEL_MANAGED_BY, LABEL_TASK, MANAGED_BY
@@ -197,9 +198,9 @@ def test_an_object_that_cannot_be_read_is_passed_over(kind: str, fields: dict[st
 
 
 def test_a_run_that_cannot_be_restored_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    keep = Reconciler._keep
+    keep = LiveRuns.keep
 
-    def refuses(self: Reconciler, key: RunKey, *state: Any) -> Any:
+    def refuses(self: LiveRuns, key: RunKey, *state: Any) -> Any:
         if key.namespace == THEIRS:
             raise ValueError("a row of another version")
         return keep(self, key, *state)
@@ -210,7 +211,7 @@ def test_a_run_that_cannot_be_restored_is_left_out(monkeypatch: pytest.MonkeyPat
         uid = apply_theirs(at, "Workflow", {"steps": [{"name": "a", "wait": {"duration": "1h"}}]})
         await eventually(lambda: uid in at.ledger.rows)
         await at.kill_operator()
-        monkeypatch.setattr(Reconciler, "_keep", refuses)
+        monkeypatch.setattr(LiveRuns, "keep", refuses)
         await survives(at, meanwhile=lambda: not at.record(uid).phase.terminal)
 
     run(scenario())

@@ -32,7 +32,7 @@ class EventHandler:
         note_template: Callable[[str, str], list[RunKey]],
         shown_in: Callable[[RunKey], float],
     ) -> None:
-        """See `Leader.is_reconciling`, `Reconciler.note_template` and `StatusWriter.shown_in`."""
+        """See `Leader.is_reconciling`, `LiveRuns.note_template` and `StatusWriter.shown_in`."""
         self._store = store
         self._queue = queue
         self._is_reconciling = is_reconciling

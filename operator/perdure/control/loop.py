@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, NoReturn
 
 from perdure.api.spec_models import spec_models
@@ -22,10 +23,14 @@ from perdure.control.leadership.lease_elector import Elector, elapsed_seconds, l
 from perdure.control.ports import KubePort, LedgerPort
 from perdure.control.queue.slots import Slots
 from perdure.control.queue.workqueue import WorkQueue
+from perdure.control.runs.cleanup import Cleanup
 from perdure.control.runs.executor import ActingKind, ExecutorContext, Executors
+from perdure.control.runs.live_runs import LiveRuns
 from perdure.control.runs.reconciler import Reconciler
+from perdure.control.runs.status_source import RunStatusSource
 from perdure.control.schedules import ScheduleReconciler
 from perdure.control.status.kube_events import KubeEvents
+from perdure.control.status.status_writer import StatusWriter
 from perdure.kube.recorder import EventRecorder
 from perdure.kube.reflector import Selection
 
@@ -114,25 +119,41 @@ class ControlLoop:
                 on_not_elected=self.stop_waiting,
             )
             fenced = FencedKube(kube, self._elector.lease_held)
+        executors = Executors(
+            kinds,
+            ExecutorContext(
+                store=self._store,
+                kube=fenced,
+                ledger=ledger,
+                gateway_url=options.gateway_url,
+                audience=options.audience,
+            ),
+        )
+        slots = Slots(options.max_running_tasks, options.max_running_tasks_per_namespace)
+        cleanup = Cleanup(store=self._store, kube=fenced, executors=executors)
+        self.status_writer = StatusWriter(kube=fenced, interval=options.status_interval, clock=clock)
+        runs = LiveRuns(
+            store=self._store,
+            kinds=kinds,
+            slots=slots,
+            cleanup=cleanup,
+            status_writer=self.status_writer,
+            clock=clock,
+            wake=self._queue.add,
+        )
+        statuses = RunStatusSource(store=self._store, runs=runs, cleanup=cleanup)
         self.reconciler = Reconciler(
             store=self._store,
             kube=fenced,
             ledger=ledger,
-            executors=Executors(
-                kinds,
-                ExecutorContext(
-                    store=self._store,
-                    kube=fenced,
-                    ledger=ledger,
-                    gateway_url=options.gateway_url,
-                    audience=options.audience,
-                ),
-            ),
+            executors=executors,
             announcer=KubeEvents(recorder),
             clock=clock,
-            status_interval=options.status_interval,
             template_timeout=options.template_timeout,
-            slots=Slots(options.max_running_tasks, options.max_running_tasks_per_namespace),
+            slots=slots,
+            runs=runs,
+            cleanup=cleanup,
+            status_writer=self.status_writer,
             wake=self._queue.add,
         )
         self._leader = Leader(
@@ -140,7 +161,9 @@ class ControlLoop:
             queue=self._queue,
             kube=fenced,
             ledger=ledger,
+            runs=runs,
             reconciler=self.reconciler,
+            cleanup=cleanup,
             schedules=ScheduleReconciler(
                 store=self._store,
                 kube=fenced,
@@ -148,6 +171,7 @@ class ControlLoop:
                 wake=self._queue.add,
                 models=spec_models(kinds),
             ),
+            write_statuses=partial(self.status_writer.run, statuses),
             identity=options.identity,
             namespaces=options.namespaces,
             workers=options.workers,
@@ -160,8 +184,8 @@ class ControlLoop:
             store=self._store,
             queue=self._queue,
             is_reconciling=self._leader.is_reconciling,
-            note_template=self.reconciler.note_template,
-            shown_in=self.reconciler.status_writer.shown_in,
+            note_template=runs.note_template,
+            shown_in=self.status_writer.shown_in,
         )
 
     # --- what the watches report

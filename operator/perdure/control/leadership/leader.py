@@ -19,6 +19,8 @@ from perdure.control.cluster_cache.run_key import SCHEDULE, RunKey
 from perdure.control.cluster_cache.store import Store
 from perdure.control.ports import KubePort, LedgerPort
 from perdure.control.queue.workqueue import WorkQueue
+from perdure.control.runs.cleanup import Cleanup
+from perdure.control.runs.live_runs import LiveRuns
 from perdure.control.runs.reconciler import Reconciler
 from perdure.control.schedules import ScheduleReconciler
 from perdure.domain.records import Deposed, LedgerError, LedgerUnavailable, VersionConflict
@@ -48,8 +50,11 @@ class Leader:
         queue: WorkQueue,
         kube: KubePort,
         ledger: LedgerPort,
+        runs: LiveRuns,
         reconciler: Reconciler,
+        cleanup: Cleanup,
         schedules: ScheduleReconciler,
+        write_statuses: Callable[[], Awaitable[None]],
         identity: str,
         namespaces: Sequence[str],
         workers: int,
@@ -58,7 +63,9 @@ class Leader:
         while_leading: Callable[[], Awaitable[None]],
         on_cannot_start: Callable[[], None],
     ) -> None:
-        """`while_leading` runs next to the workers, from the first full relist until the end of leadership.
+        """`write_statuses` runs for as long as this process leads or tries to begin, and is cancelled then.
+
+        `while_leading` runs next to the workers, from the first full relist until the end of leadership.
 
         `on_cannot_start` is called after each failed attempt to start: ledger or API server do not answer.
         """
@@ -66,8 +73,11 @@ class Leader:
         self._queue = queue
         self._kube = kube
         self._ledger = ledger
+        self._runs = runs
         self._reconciler = reconciler
+        self._cleanup = cleanup
         self._schedules = schedules
+        self._write_statuses = write_statuses
         self._identity = identity
         self._namespaces = namespaces
         self._workers = workers
@@ -88,7 +98,7 @@ class Leader:
         """Work until cancelled, or until another leader has taken the epoch."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._reconciler.status_writer.run())
+                group.create_task(_awaited(self._write_statuses()))
                 await self._begin()
                 self._reconciling = True
                 for _ in range(self._workers):
@@ -104,7 +114,7 @@ class Leader:
             self._queue.close()
             # Passes were cancelled between commit and action. In-memory state that claims more than was done
             # would hide that from the next term, so all of it is dropped.
-            self._reconciler.forget()
+            self._runs.clear()
 
     async def _begin(self) -> None:
         """Fence older leaders, list the cluster, then load the live runs of the ledger."""
@@ -119,10 +129,10 @@ class Leader:
                 self._on_cannot_start()
                 if isinstance(error, LedgerUnavailable):
                     for key in self._unfinished():
-                        self._reconciler.note_unavailable(key)
+                        self._runs.note_unavailable(key)
                 await asyncio.sleep(START_RETRY)
         # Runs without a running pod come first: only they wait for a decision.
-        for key in sorted(self._reconciler.restore(states), key=self._store.has_running_pod):
+        for key in sorted(self._runs.restore(states), key=self._store.has_running_pod):
             self._queue.add(key)
         for key in self._unfinished():
             self._queue.add(key)
@@ -138,7 +148,7 @@ class Leader:
         return [
             *(key for key, root in self._store.roots.items() if not root.finished),
             *self._store.finished_with_pods(),
-            *self._reconciler.leaving,
+            *self._cleanup.pending_runs,
             *self._store.schedules,
         ]
 
@@ -159,7 +169,7 @@ class Leader:
                 if isinstance(error, Deposed):
                     raise
                 if isinstance(error, LedgerUnavailable):
-                    self._reconciler.note_unavailable(key)
+                    self._runs.note_unavailable(key)
                 delay = self._queue.add_failed(key)
                 _log.warning("pass failed", run=key, error=str(error), again_in=delay)
             except (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -176,7 +186,7 @@ class Leader:
         """Enqueue runs that agents have written to."""
         async with aclosing(self._ledger.wakes()) as wakes:
             async for wake in wakes:
-                for key in self._reconciler.note_wake(wake):
+                for key in self._runs.note_wake(wake):
                     if wake is None or wake.reported:
                         self._queue.add(key)
                     else:
@@ -191,7 +201,7 @@ class Leader:
             except ApiError as error:
                 _log.warning("relist failed", error=str(error))
                 continue
-            for key in self._reconciler.request_full_pass():
+            for key in self._runs.request_full_pass():
                 self._queue.add(key)
             for key in self._unfinished():
                 self._queue.add(key)

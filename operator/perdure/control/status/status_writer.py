@@ -39,7 +39,7 @@ _log = structlog.get_logger(__name__)
 
 
 class StatusSource(Protocol):
-    """Where statuses come from: the reconciler."""
+    """Where statuses come from (see `control.runs.status_source`)."""
 
     def statuses(self, key: RunKey, now: datetime, *, patience: timedelta) -> Sequence[StatusWrite]:
         """What is to be written about a run now: of its tasks as much as is good to hold at once, then its
@@ -89,11 +89,8 @@ class StatusWriter:
     their rate times how long each lasts.
     """
 
-    def __init__(
-        self, *, kube: KubePort, source: StatusSource, interval: float, clock: Callable[[], datetime]
-    ) -> None:
+    def __init__(self, *, kube: KubePort, interval: float, clock: Callable[[], datetime]) -> None:
         self._kube = kube
-        self._source = source
         self._interval = interval
         self._clock = clock
         self._queue = WorkQueue()
@@ -125,29 +122,29 @@ class StatusWriter:
         self._queue.close()
         self._last.clear()
 
-    async def run(self) -> None:
-        """Write until cancelled."""
+    async def run(self, source: StatusSource) -> None:
+        """Write the statuses that `source` has of the marked runs, until cancelled."""
         async with asyncio.TaskGroup() as group:
             for _ in range(WORKERS):
-                group.create_task(self._work())
+                group.create_task(self._work(source))
 
     def _pause(self) -> float:
         """Seconds between two writes about a run, as things are."""
         return max(self._interval, min(LONGEST_INTERVAL, self._queue.pending * self._lasts))
 
-    async def _work(self) -> None:
+    async def _work(self, source: StatusSource) -> None:
         while True:
             key = await self._queue.get()
             try:
                 self._last[key] = asyncio.get_running_loop().time()
                 patience = timedelta(seconds=self._pause())
-                writes = list(self._source.statuses(key, self._clock(), patience=patience))
+                writes = list(source.statuses(key, self._clock(), patience=patience))
                 done = await self._write(key, writes)
                 if done is None:
                     self._queue.add_failed(key)
                     continue
                 self._queue.succeeded(key)
-                due = self._source.written(key, self._clock(), patience=patience) if done else 0.0
+                due = source.written(key, self._clock(), patience=patience) if done else 0.0
                 if due:
                     self._queue.add_after(key, max(due, self.shown_in(key)))
                 # A source that gives nothing of the rest now has it later, and says so by a mark.

@@ -86,8 +86,8 @@ def written(source: Source, server: Server, *, seconds: float = 60.0) -> None:
     """Mark the run once, and let so much time pass."""
 
     async def main() -> None:
-        projector = StatusWriter(kube=server, source=source, interval=1.0, clock=now)  # type: ignore[arg-type]
-        writing = asyncio.create_task(projector.run())
+        projector = StatusWriter(kube=server, interval=1.0, clock=now)  # type: ignore[arg-type]
+        writing = asyncio.create_task(projector.run(source))
         projector.mark(RUN)
         await asyncio.sleep(seconds)
         writing.cancel()
@@ -200,8 +200,8 @@ def test_many_runs_or_a_slow_server_lengthen_the_batches(runs: int, seconds: flo
     async def scenario() -> None:
         server, source = Server(), Source(0)
         server.seconds = seconds
-        projector = StatusWriter(kube=server, source=source, interval=1.0, clock=now)  # type: ignore[arg-type]
-        working = asyncio.create_task(projector.run())
+        projector = StatusWriter(kube=server, interval=1.0, clock=now)  # type: ignore[arg-type]
+        working = asyncio.create_task(projector.run(source))
         keys = [RunKey(WORKFLOW, "team", f"run-{number}") for number in range(runs)]
 
         async def changing(span: float) -> None:
@@ -224,8 +224,8 @@ def test_another_phase_does_not_wait() -> None:
     async def scenario() -> None:
         server, source = Server(), Source(0)
         server.seconds = 0.0
-        projector = StatusWriter(kube=server, source=source, interval=5.0, clock=now)  # type: ignore[arg-type]
-        working = asyncio.create_task(projector.run())
+        projector = StatusWriter(kube=server, interval=5.0, clock=now)  # type: ignore[arg-type]
+        working = asyncio.create_task(projector.run(source))
         projector.mark(RUN)
         await asyncio.sleep(0.5)
         projector.mark(RUN)

@@ -1,0 +1,219 @@
+"""The registry of live runs: the runs in memory, those that wait for a template, and those without a ledger.
+
+A run is in memory from its admission until its final status is written. The ledger has all that is needed to
+load the run again, so a run may be dropped at any time, and a new term of leadership starts with none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from perdure.control.cluster_cache.run_key import RunKey
+from perdure.control.cluster_cache.store import Root, Store
+from perdure.control.live_run import Agenda, LiveRun
+from perdure.control.queue.slots import Slots
+from perdure.control.runs.admission import Waits
+from perdure.control.runs.cleanup import Cleanup
+from perdure.control.runs.executor import ActingKind
+from perdure.control.status.backfill import status_differs
+from perdure.control.status.status_writer import StatusWriter
+from perdure.domain.engine.plan import compile_plan
+from perdure.domain.engine.view import RunView
+from perdure.domain.records import RunState, Wake
+
+#: A refused run has no plan.
+_EMPTY_SNAPSHOT: dict[str, Any] = {
+    "inputs": {},
+    "parallelism": None,
+    "retention": {"ttlAfterFinished": "168h"},
+    "steps": [],
+    "outputs": {},
+}
+
+_log = structlog.get_logger(__name__)
+
+
+class LiveRuns:
+    """The runs of the present leader. Used under one epoch, and cleared at its end."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        kinds: tuple[ActingKind, ...],
+        slots: Slots,
+        cleanup: Cleanup,
+        status_writer: StatusWriter,
+        clock: Callable[[], datetime],
+        wake: Callable[[RunKey], None],
+    ) -> None:
+        """`wake` has a run reconciled soon, because of a change to another run."""
+        self._store = store
+        self._kinds = kinds
+        self._slots = slots
+        self._cleanup = cleanup
+        self._status_writer = status_writer
+        self._clock = clock
+        self._wake = wake
+        self.by_uid: dict[str, LiveRun] = {}
+        self.by_key: dict[RunKey, LiveRun] = {}
+        #: Runs that wait for templates: since when, and the message for their statuses.
+        self._waiting: dict[RunKey, tuple[datetime, Waits]] = {}
+        #: Runs whose passes fail because the ledger is unavailable, and whose statuses say so.
+        self._unavailable: set[RunKey] = set()
+
+    # --- runs in memory
+
+    def restore(self, states: list[RunState]) -> list[RunKey]:
+        """Keep the live runs that the ledger has, at the start of a term. Returns the keys of all.
+
+        A run that cannot be restored is logged and left out: its own passes try again, and the other runs
+        begin.
+        """
+        for state in states:
+            key = RunKey(state.run.kind, state.run.namespace, state.run.name)
+            try:
+                self.keep(key, state)
+            except Exception:
+                _log.exception("run cannot be restored, and is left out at the start", run=key)
+        return list(self.by_key)
+
+    def keep(self, key: RunKey, state: RunState, root: Root | None = None) -> LiveRun:
+        """Keep a run as the ledger has it, in place of what memory had of the run."""
+        snapshot = state.run.spec or _EMPTY_SNAPSHOT
+        live = LiveRun(
+            key=key,
+            view=RunView(compile_plan(snapshot, self._kinds), state),
+            generation=state.run.generation,
+        )
+        live.objects.index(state.attempts.values())
+        objects = self._store.of(key).tasks
+        live.published.mark_dirty(
+            (
+                task.key
+                for task in state.tasks.values()
+                if task.name not in objects or objects[task.name].shown_phase != task.phase.value
+            ),
+            self._clock(),
+        )
+        self.by_uid[live.uid] = live
+        self.by_key[key] = live
+        self._slots.hold(live.uid, key.namespace, live.view.slots)
+        root = root or self._store.roots.get(key)
+        if root is not None and root.uid == live.uid:
+            _note_root(live, root)
+        return live
+
+    def keep_new(self, root: Root, view: RunView) -> LiveRun:
+        """Keep a run that was just admitted: the ledger has nothing of the run before its first commit."""
+        live = LiveRun(key=root.key, view=view, generation=root.generation, agenda=Agenda(ask_ledger=False))
+        self.by_uid[root.uid] = live
+        self.by_key[root.key] = live
+        _note_root(live, root)
+        return live
+
+    def drop(self, live: LiveRun) -> None:
+        """Forget a run. The slots that it held go to others."""
+        self.by_uid.pop(live.uid, None)
+        if self.by_key.get(live.key) is live:
+            del self.by_key[live.key]
+        self._cleanup.forget(live.key, live.uid)
+        self.wake(self._slots.forget(live.uid))
+        self._status_writer.forget(live.key)
+
+    def clear(self) -> None:
+        """Forget every run, and write no status any more: another leader may have changed the runs since."""
+        self._status_writer.close()
+        self.by_uid.clear()
+        self.by_key.clear()
+        self._waiting.clear()
+        self._slots.clear()
+        self._unavailable.clear()
+
+    # --- runs that wait
+
+    def wait_for_template(self, key: RunKey, waits: Waits, now: datetime) -> datetime:
+        """Note the templates that a run waits for. Returns since when the run has waited."""
+        since, _ = self._waiting.get(key, (now, waits))
+        self._waiting[key] = (since, waits)
+        return since
+
+    def stop_waiting(self, key: RunKey) -> None:
+        """The run was admitted, was refused, or was deleted."""
+        self._waiting.pop(key, None)
+
+    def waiting_message(self, key: RunKey) -> str | None:
+        """Which templates a run waits for, in words; None if the run waits for none."""
+        return self._waiting[key][1].message if key in self._waiting else None
+
+    def note_template(self, namespace: str, name: str) -> list[RunKey]:
+        """An AgentTemplate or WorkflowTemplate was created. Returns the runs that wait for the template."""
+        return [key for key, (_, waits) in self._waiting.items() if (namespace, name) in waits.templates]
+
+    def note_unavailable(self, key: RunKey) -> None:
+        """The ledger is unavailable: the run's status is to say so."""
+        if key not in self._unavailable and key in self._store.roots:
+            self._unavailable.add(key)
+            self._status_writer.mark(key)
+
+    def note_available(self, key: RunKey) -> None:
+        """A pass over the run has succeeded."""
+        self._unavailable.discard(key)
+
+    def is_unavailable(self, key: RunKey) -> bool:
+        """Whether the last pass over a run failed because the ledger was unavailable."""
+        return key in self._unavailable
+
+    # --- which runs to reconcile
+
+    def note_wake(self, wake: Wake | None) -> list[RunKey]:
+        """Agents wrote to a run (to any run, if None). Returns the runs to reconcile."""
+        if wake is None:
+            woken = list(self.by_uid.values())
+        else:
+            woken = [self.by_uid[wake.uid]] if wake.uid in self.by_uid else []
+        for live in woken:
+            live.agenda.ask_ledger = True
+        keys = [live.key for live in woken]
+        # None also arrives when the ledger is back: runs that waited for the ledger need not wait any longer.
+        return keys if wake is not None else [*keys, *self._unavailable]
+
+    def request_full_pass(self) -> list[RunKey]:
+        """Events may have been missed, so every pass observes everything. Returns all live runs."""
+        for live in self.by_uid.values():
+            live.agenda.request_full_pass()
+            objects = self._store.of(live.key).tasks
+            # The object of a task may have been unknown when the task's status was to be written.
+            live.published.mark_dirty(status_differs(live.view.tasks.values(), objects), self._clock())
+        return list(self.by_key)
+
+    def wake_family(self, live: LiveRun) -> None:
+        """A run's phase has changed: the parent waits for that, and the children follow it."""
+        if live.owner is not None:
+            parent = self.by_key.get(live.owner)
+            if parent is not None:
+                parent.agenda.ask_children = True
+            self._wake(live.owner)
+        for child in self._store.owned_by(live.uid):
+            if not child.finished:
+                self._wake(child.key)
+
+    def wake(self, uids: list[str]) -> None:
+        """Have runs reconciled that slots were reserved for."""
+        for uid in uids:
+            live = self.by_uid.get(uid)
+            if live is not None:
+                self._wake(live.key)
+            else:
+                # The run was dropped meanwhile, and asks for slots again once the run is back in memory.
+                self.wake(self._slots.forget(uid))
+
+
+def _note_root(live: LiveRun, root: Root) -> None:
+    live.owner = root.owner
+    if root.status:
+        live.published.written_status[root.key.kind, root.key.name] = dict(root.status)
