@@ -3,9 +3,8 @@
 from typing import Any
 
 import pytest
-from tests.unit.domain.builders import IMAGE, snapshot, workflow
-
-from perdure.domain.admission.accept import Refused
+from tests.unit.domain.admission.cases import refused
+from tests.unit.domain.builders import IMAGE, workflow
 
 EVERYWHERE = {"inputs", "steps", "workflow"}
 ALL = ("inputs", "steps", "workflow", "item", "index", "last", "attempt", "state")
@@ -40,14 +39,6 @@ def place(where: str, text: str) -> dict[str, Any]:
     if where.startswith("finally: "):
         return workflow({"name": "b"}, **{"finally": [{"name": "a", **steps[where[9:]]}]})
     return workflow({"name": "a", **steps[where]}, {"name": "b"})
-
-
-def refused(spec: dict[str, Any]) -> list[str]:
-    try:
-        snapshot(spec)
-    except Refused as error:
-        return [str(problem) for problem in error.problems]
-    return []
 
 
 @pytest.mark.parametrize(
@@ -170,48 +161,3 @@ def test_every_cycle_is_reported() -> None:
         "spec.steps[0].dependsOn[0]",
         "spec.steps[2].dependsOn[0]",
     ]
-
-
-# --- workflows within workflows
-
-
-def child(**spec: Any) -> dict[str, Any]:
-    inner = {"defaults": {"agent": IMAGE}, "steps": [{"name": "in"}], **spec}
-    return {"name": "child", "workflow": {"inputs": {"x": "${steps.a.output}"}, "spec": inner}}
-
-
-@pytest.mark.parametrize(
-    ("spec", "path"),
-    [
-        ({"steps": [{"name": "in", "input": "${steps.a.output}"}]}, "steps[0].input"),
-        ({"steps": [{"name": "in", "input": "${item}"}]}, "steps[0].input"),
-        ({"outputs": {"o": "${steps.a.output}"}}, "outputs.o"),
-        ({"finally": [{"name": "late", "dependsOn": ["gone"]}]}, "finally[0].dependsOn[0]"),
-        (
-            {"steps": [{"name": "x", "dependsOn": ["y"]}, {"name": "y", "dependsOn": ["x"]}]},
-            "steps[0].dependsOn[0]",
-        ),
-        (
-            {
-                "steps": [
-                    {
-                        "name": "deep",
-                        "workflow": {"spec": {"steps": [{"name": "z", "agent": IMAGE, "when": "${q}"}]}},
-                    }
-                ]
-            },
-            "steps[0].workflow.spec.steps[0].when",
-        ),
-    ],
-)
-def test_a_child_is_checked_with_names_of_its_own(spec: dict[str, Any], path: str) -> None:
-    (problem,) = refused(workflow({"name": "a"}, {**child(**spec), "forEach": [1]}))
-    assert problem.startswith(f"spec.steps[1].workflow.spec.{path}: ")
-
-
-def test_a_childs_inputs_are_the_parents_matter() -> None:
-    made = snapshot(workflow({"name": "a"}, child()))
-    assert made["steps"][1]["dependsOn"] == ["a"]
-    # Its own expressions and templates wait until it starts.
-    template = {"steps": [{"name": "in", "agent": {"templateRef": "late"}, "input": "${inputs.x}"}]}
-    assert refused(workflow({"name": "a"}, child(**template))) == []

@@ -4,23 +4,12 @@ from typing import Any
 
 import pytest
 from tests.support.manifests import accept, parse_workflowtemplate
+from tests.unit.domain.admission.cases import BACKOFF, BARE, EFFORT, one
 from tests.unit.domain.builders import IMAGE, snapshot, workflow
 
 from perdure.domain.admission.accept import Refused, TemplateMissing
 from perdure.domain.engine.plan import compile_plan
 from perdure.steps import KINDS
-
-BACKOFF = {"initial": "1s", "factor": 2, "max": "1m", "jitter": 0.1}
-BARE = {"dependsOn": [], "sees": [], "continueOnFailure": False}
-EFFORT = {"retry": {"limit": 0, "backoff": BACKOFF}, "disruptions": {"limit": 10}}
-
-
-def one(step: dict[str, Any], **defaults: Any) -> dict[str, Any]:
-    """The snapshot of one step."""
-    spec = {"defaults": {"agent": IMAGE, **defaults}, "steps": [{"name": "a", **step}]}
-    made: dict[str, Any] = snapshot(spec)["steps"][0]
-    compile_plan(snapshot(spec), KINDS)
-    return made
 
 
 def test_what_a_manifest_leaves_out() -> None:
@@ -64,73 +53,7 @@ def test_what_a_run_says() -> None:
     }
 
 
-def test_an_agent_step_with_everything() -> None:
-    made = one(
-        {
-            "when": "${inputs.x}",
-            "forEach": [1],
-            "input": {"x": None},
-            "retry": {
-                "limit": 3,
-                "backoff": {"initial": "10s", "factor": 1.5, "max": "5m", "jitter": 0},
-                "on": "${attempt.exitCode != 2}",
-            },
-            "disruptions": {"limit": 20},
-            "timeout": "30m",
-            "pendingTimeout": "5m",
-            "idleTimeout": "1m",
-            "continueOnFailure": True,
-            "parallelism": 2,
-            "maxFailures": "20%",
-            "cache": {"key": "${item}"},
-        }
-    )
-    assert made == {
-        "name": "a",
-        "dependsOn": [],
-        "sees": [],
-        "continueOnFailure": True,
-        "when": "${inputs.x}",
-        "forEach": [1],
-        "parallelism": 2,
-        "maxFailures": "20%",
-        "agent": IMAGE,
-        "input": {"x": None},
-        "retry": {
-            "limit": 3,
-            "backoff": {"initial": "10s", "factor": 1.5, "max": "5m", "jitter": 0},
-            "on": "${attempt.exitCode != 2}",
-        },
-        "disruptions": {"limit": 20},
-        "timeout": "30m",
-        "pendingTimeout": "5m",
-        "idleTimeout": "1m",
-        "cache": {"key": "${item}", "ttl": "168h"},
-    }
-
-
-def test_other_kinds_of_steps() -> None:
-    assert one({"wait": {"duration": "10s"}}, retry={"limit": 3}, timeout="1m") == {
-        "name": "a",
-        **BARE,
-        "wait": {"duration": "10s"},
-    }
-    made = one(
-        {"workflow": {"templateRef": "child", "inputs": {"x": "${inputs.y}"}}, "timeout": "1h"},
-        pendingTimeout="1m",
-        idleTimeout="1m",
-        retry={"limit": 1},
-    )
-    assert made == {
-        "name": "a",
-        **BARE,
-        "workflow": {"templateRef": "child", "inputs": {"x": "${inputs.y}"}},
-        "retry": {"limit": 1, "backoff": BACKOFF},
-        "disruptions": {"limit": 10},
-        "timeout": "1h",
-    }
-    child = {"steps": [{"name": "in", "agent": {"templateRef": "late"}}]}
-    assert one({"workflow": {"spec": child}})["workflow"] == {"spec": child, "inputs": {}}
+def test_a_snapshot_keeps_repeat() -> None:
     repeated = one({"repeat": {"until": "${last.done}", "maxIterations": 5}})
     assert repeated["repeat"] == {"until": "${last.done}", "maxIterations": 5}
 
