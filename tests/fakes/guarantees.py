@@ -276,12 +276,12 @@ class Guarantees:
 
     def _check_parallelism(self, model: RunModel) -> None:
         plan = model.plan
-        if plan.parallelism is None:
+        if plan.settings.parallelism is None:
             return
         number = sum(
             model.open(key) is not None for key in model.attempts if not plan.steps[key.step].is_finally
         )
-        self.demand(number <= plan.parallelism, f"{model.run.name}: {number} tasks run at once")
+        self.demand(number <= plan.settings.parallelism, f"{model.run.name}: {number} tasks run at once")
 
     def _check_said(self, commit: Commit, closed: Mapping[TaskKey, AttemptRecord], before: RunRecord) -> None:
         """Every change has its event in the same commit."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import ConfigDict
 
 from perdure.api.agent import Agent
-from perdure.api.base import APPLIED_WHOLE, Json, Model, Timeout, rule_on_create, rules
+from perdure.api.base import APPLIED_WHOLE, Json, Model, Timeout, is_free_form, rule_on_create, rules
 from perdure.api.policies import Disruptions, Retention, Retry
-
-#: Fields that cannot be changed, as far as rules see them: all but `desiredState` and `input`.
-FIXED = ("agent", "retry", "disruptions", "timeout", "pendingTimeout", "idleTimeout", "retention")
 
 
 class AgentTaskSpec(Model):
@@ -47,3 +44,9 @@ class AgentTaskSpec(Model):
     desired_state: Literal["Running", "Paused", "Cancelled"] = "Running"
     #: How long it and its history are kept after its end. Of a run's tasks the run's retention decides.
     retention: Retention = Retention()
+
+
+#: Fields that cannot be changed, as far as rules see them.
+FIXED: Final = tuple(
+    name for name, it in AgentTaskSpec.fields().items() if name != "desiredState" and not is_free_form(it)
+)

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from datetime import datetime
 from functools import lru_cache
 from typing import Annotated, Any, Final
 
 import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, PlainValidator, WithJsonSchema
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+#: RFC 3339 with a zone.
+TIME_PATTERN: Final = (
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$"
+)
 #: Ten years. Longer durations overflow dates sooner or later, and are a mistake.
 _MAX_DURATION_HOURS: Final = 87600
 
@@ -48,6 +54,16 @@ def parse_duration(text: str) -> float:
     if seconds > _MAX_DURATION_HOURS * 3600:
         raise ValueError(f"{text!r} is longer than {_MAX_DURATION_HOURS}h (ten years)")
     return seconds
+
+
+def parse_time(text: str) -> datetime:
+    """The aware time in RFC 3339 text such as `2026-11-21T08:00:00Z`. Raises ValueError, naming that form."""
+    try:
+        if re.fullmatch(TIME_PATTERN, text, re.ASCII):
+            return datetime.fromisoformat(text)
+    except ValueError:
+        pass  # A day or an hour that does not exist.
+    raise ValueError(f"{text!r} is not a time with a zone; write it like 2026-11-21T08:00:00Z")
 
 
 def compact_json(value: Any) -> bytes:
@@ -136,6 +152,11 @@ def _checked_duration(text: str) -> str:
     return text
 
 
+def _checked_time(text: str) -> str:
+    parse_time(text)
+    return text
+
+
 def _checked_timeout(text: str) -> str:
     if parse_duration(text) == 0:
         raise ValueError("must be longer than 0s: leave it out for no limit")
@@ -172,6 +193,9 @@ Duration = Annotated[
 
 #: A duration above zero: a limit of 0 would end everything at once.
 Timeout = Annotated[Duration, AfterValidator(_checked_timeout)]
+
+#: A time with a zone as RFC 3339 writes it: `2026-11-21T08:00:00Z`. Read it with `parse_time`.
+Time = Annotated[str, Field(pattern=TIME_PATTERN, max_length=40), AfterValidator(_checked_time)]
 
 #: One `${}` expression and nothing else but space, which is stripped.
 Expression = Annotated[
@@ -230,6 +254,11 @@ DnsLabel = Annotated[str, Field(pattern=DNS_LABEL_PATTERN, min_length=1, max_len
 ObjectName = Annotated[str, Field(pattern=OBJECT_NAME_PATTERN, min_length=1, max_length=253)]
 
 
+def is_free_form(field: FieldInfo) -> bool:
+    """True for a field of any JSON, which has no type in the CRD, so that CEL rules cannot see it."""
+    return field.annotation in (Json, dict[str, Json], dict[str, Any])
+
+
 class Model(BaseModel):
     """Base of every spec and status model: camelCase outside, snake_case inside, frozen, strict."""
 
@@ -240,6 +269,11 @@ class Model(BaseModel):
         extra="forbid",
         frozen=True,
     )
+
+    @classmethod
+    def fields(cls) -> dict[str, FieldInfo]:
+        """The fields by their names in manifests, in order."""
+        return {info.alias or name: info for name, info in cls.model_fields.items()}
 
     def manifest(self) -> JsonObject:
         """The model as it stands in a manifest: camelCase, unset fields left out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from enum import Enum, auto
 from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
@@ -16,6 +17,15 @@ MAX_STEPS: Final = 500
 MAX_FINALLY_STEPS: Final = 50
 MAX_PRIORITY: Final = 1000
 MAX_INPUT_BYTES: Final = 64 * 1024
+
+
+class OverTemplate(Enum):
+    """The marker of a field that a Workflow may give next to `templateRef`; its value wins."""
+
+    OVER_TEMPLATE = auto()
+
+
+OVER_TEMPLATE: Final = OverTemplate.OVER_TEMPLATE
 
 
 def _step_rules(kinds: Sequence[StepSpec]) -> Iterator[tuple[str, str]]:
@@ -65,23 +75,32 @@ def graph_rules(made: Callable[..., JsonObject], kinds: Sequence[StepSpec]) -> l
     return found
 
 
-class Graph(Model):
+class RunSettings(Model):
+    """The fields of a graph that its run takes over as they are: into the snapshot, and into the plan.
+
+    The bounds of a field only ever widen: snapshots that earlier versions wrote are read with this model. A
+    field with the marker `OVER_TEMPLATE` may stand next to `templateRef`, and wins over the template's.
+    """
+
+    #: Tasks that may be unfinished at once; no limit if left out.
+    parallelism: Annotated[Annotated[int, Field(ge=1, le=MAX_ITEMS)] | None, OVER_TEMPLATE] = None
+    #: Which run's tasks start first when runs compete for places: the higher number. Default: 0.
+    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY), OVER_TEMPLATE] = 0
+    #: How long the run may take, `finally` aside; then it is stopped and fails (`Timeout`).
+    timeout: Annotated[Timeout | None, OVER_TEMPLATE] = None
+    #: What a failed step means to the others: FinishRunning starts no further step, CancelRunning stops the
+    #: running ones too, RunAll goes on with all that can still run. Default: FinishRunning.
+    failure_policy: Literal["FinishRunning", "CancelRunning", "RunAll"] = "FinishRunning"
+
+
+class Graph(RunSettings):
     """Steps, what holds for all of them, and what comes out."""
 
     #: The model of a step; a subclass that parses manifests sets the one that has the kinds' fields.
     STEP: ClassVar[type[Step]] = Step
 
-    #: Tasks that may be unfinished at once; no limit if left out.
-    parallelism: Annotated[int, Field(ge=1, le=MAX_ITEMS)] | None = None
-    #: Which run's tasks start first when runs compete for places: the higher number. Default: 0.
-    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
-    #: How long the run may take, `finally` aside; then it is stopped and fails (`Timeout`).
-    timeout: Timeout | None = None
-    #: What a failed step means to the others: FinishRunning starts no further step, CancelRunning stops the
-    #: running ones too, RunAll goes on with all that can still run. Default: FinishRunning.
-    failure_policy: Literal["FinishRunning", "CancelRunning", "RunAll"] = "FinishRunning"
     #: How long the run and its history are kept after its end.
-    retention: Retention = Retention()
+    retention: Annotated[Retention, OVER_TEMPLATE] = Retention()
     #: What steps use where they say nothing themselves.
     defaults: Defaults = Defaults()
     #: The graph. Its order means nothing: a step starts when those it depends on or refers to have ended.
@@ -93,6 +112,11 @@ class Graph(Model):
     ] = []
     #: The run's outputs: values with `${}` expressions, evaluated when it succeeds.
     outputs: JsonMap = {}
+
+
+def over_template(model: type[Model]) -> frozenset[str]:
+    """The names of the fields that may stand next to `templateRef`."""
+    return frozenset(name for name, field in model.model_fields.items() if OVER_TEMPLATE in field.metadata)
 
 
 class InlineWorkflowSpec(Graph):

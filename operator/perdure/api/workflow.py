@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from perdure.api.base import LIST_WHOLE, JsonMap, JsonObject, ObjectName, rule_on_create, rules
-from perdure.api.graph import MAX_FINALLY_STEPS, MAX_INPUT_BYTES, MAX_PRIORITY, MAX_STEPS, Graph, graph_rules
+from perdure.api.base import LIST_WHOLE, JsonMap, JsonObject, ObjectName, is_free_form, rule_on_create, rules
+from perdure.api.graph import (
+    MAX_FINALLY_STEPS,
+    MAX_INPUT_BYTES,
+    MAX_PRIORITY,
+    MAX_STEPS,
+    OVER_TEMPLATE,
+    Graph,
+    graph_rules,
+)
 from perdure.api.step import MAX_DEPENDENCIES, MAX_ITEMS, MAX_ITERATIONS, Step
 from perdure.api.step_kind import joined
 
 __all__ = [
+    "EXCLUDED_BY_TEMPLATE",
     "FIXED",
     "MAX_DEPENDENCIES",
     "MAX_FINALLY_STEPS",
@@ -23,10 +32,9 @@ __all__ = [
     "WorkflowSpec",
 ]
 
-#: Fields that exclude `templateRef`, as far as rules see them: `outputs` is free-form.
-_OF_THE_TEMPLATE = ("failurePolicy", "defaults", "steps", "finally")
-#: Fields that cannot be changed, as far as rules see them: all but `desiredState`, `inputs` and `outputs`.
-FIXED = ("templateRef", "parallelism", "priority", "timeout", "retention", *_OF_THE_TEMPLATE)
+_VISIBLE: Final = {name: it for name, it in Graph.fields().items() if not is_free_form(it)}
+#: Fields that exclude `templateRef`, as far as rules see them.
+_OF_THE_TEMPLATE: Final = tuple(name for name, it in _VISIBLE.items() if OVER_TEMPLATE not in it.metadata)
 
 
 def _add_rules(schema: JsonObject, model: type[WorkflowSpec]) -> None:
@@ -63,3 +71,16 @@ class WorkflowSpec(Graph):
     # Not needed if there is a templateRef.
     #: The graph. Its order means nothing: a step starts when those it depends on or refers to have ended.
     steps: Annotated[list[Step], Field(min_length=1, max_length=MAX_STEPS, json_schema_extra=LIST_WHOLE)] = []
+
+
+#: Fields that a Workflow with a `templateRef` cannot have.
+EXCLUDED_BY_TEMPLATE: Final = frozenset(
+    name for name, it in Graph.fields().items() if OVER_TEMPLATE not in it.metadata
+)
+_OWN: Final = {name: it for name, it in WorkflowSpec.fields().items() if name not in Graph.fields()}
+#: Fields that cannot be changed, as far as rules see them.
+FIXED: Final = (
+    *(name for name, it in _OWN.items() if name != "desiredState" and not is_free_form(it)),
+    *(name for name in _VISIBLE if name not in _OF_THE_TEMPLATE),
+    *_OF_THE_TEMPLATE,
+)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from perdure.api.graph import RunSettings
 from perdure.api.policies import DEFAULT_DISRUPTIONS, Backoff
 
 
@@ -104,14 +105,10 @@ class StepSnapshot(_Part):
         return "for_each" in self.model_fields_set
 
 
-class RunSnapshot(_Part):
+class RunSnapshot(RunSettings, _Part):
     """The spec of a run as its engine needs it. No later edit of a template or a manifest changes it."""
 
     inputs: dict[str, Any]
-    parallelism: int | None
-    priority: int = 0
-    timeout: str | None = None
-    failure_policy: Literal["FinishRunning", "CancelRunning", "RunAll"] = "FinishRunning"
     retention: RetentionSnapshot
     steps: list[StepSnapshot]
     finally_: list[StepSnapshot] = Field(default=[], alias="finally")

@@ -227,10 +227,10 @@ def _check_starts(before: Run, observed: Observed, commit: Commit, tasks: Tasks,
     if commit.run.stop is not None:
         assert not main_new
         assert not main_opened
-    if _is_failing(before, before.steps, before.tasks) and plan.failure_policy != "RunAll":
+    if _is_failing(before, before.steps, before.tasks) and plan.settings.failure_policy != "RunAll":
         assert not main_new, "nothing starts after a failure"
         assert all(attempt.number > 1 for attempt in main_opened)
-        assert plan.failure_policy == "FinishRunning" or not main_opened
+        assert plan.settings.failure_policy == "FinishRunning" or not main_opened
     for attempt in opened:
         step, record = plan.steps[attempt.key.step], before.steps.get(attempt.key.step)
         if attempt.number == 1 and record is not None and step.max_failures is not None:
@@ -257,7 +257,7 @@ def _check_limits(before: Run, observed: Observed, commit: Commit, tasks: Tasks)
     plan = before.view.plan
     live = Counter(key.step for key, task in tasks.items() if not task.phase.terminal)
     working = sum(number for name, number in live.items() if plan.steps[name].kind.counts.parallelism)
-    assert plan.parallelism is None or working <= plan.parallelism
+    assert plan.settings.parallelism is None or working <= plan.settings.parallelism
     for name, number in live.items():
         limit = plan.steps[name].parallelism
         assert limit is None or number <= limit

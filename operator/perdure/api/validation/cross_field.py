@@ -15,13 +15,10 @@ from perdure.api.raw_spec import Found, Location, Raw, path_of
 from perdure.api.step import MAX_ITEMS
 from perdure.api.step_kind import StepSpec, excluded_fields, kind_of
 from perdure.api.validation.repair import stand_in_name
+from perdure.api.workflow import EXCLUDED_BY_TEMPLATE
 
 #: The lists of steps. They share one name space.
 STEP_LISTS: Final = ("steps", "finally")
-#: The fields that a Workflow may have besides its `templateRef`.
-_WITH_TEMPLATE: Final = frozenset(
-    {"templateRef", "inputs", "desiredState", "parallelism", "priority", "timeout", "retention"}
-)
 
 _FOR_EACH_EXCLUDES: Final = (
     ("repeat", "does not go together with forEach: remove one, or repeat in a workflow step for each item"),
@@ -48,7 +45,7 @@ def check_choice_of_steps(spec: Raw, found: Found) -> None:
     for field in spec.value:
         name = spec.repair.renamed.get((*spec.location, field), field)
         known = (*spec.location, field) not in spec.repair.dropped
-        if known and name not in _WITH_TEMPLATE and spec.at(name).given:
+        if known and name in EXCLUDED_BY_TEMPLATE and spec.at(name).given:
             message = "does not go together with templateRef: it comes from the template; remove one of them"
             found((*spec.location, field), message)
 

@@ -10,7 +10,13 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from perdure.api.base import DNS_LABEL_PATTERN, DURATION_PATTERN, EXPRESSION_PATTERN, OBJECT_NAME_PATTERN
+from perdure.api.base import (
+    DNS_LABEL_PATTERN,
+    DURATION_PATTERN,
+    EXPRESSION_PATTERN,
+    OBJECT_NAME_PATTERN,
+    TIME_PATTERN,
+)
 from perdure.api.graph import Graph, InlineWorkflowSpec
 from perdure.api.policies import Retry
 from perdure.api.raw_spec import Location
@@ -26,6 +32,7 @@ FORMS: Final = {
     DNS_LABEL_PATTERN: "is no DNS label: lower-case letters, digits and '-', the first and last no '-'",
     OBJECT_NAME_PATTERN: "is no object name: lower-case letters, digits, '-' and '.'",
     DURATION_PATTERN: "is not a duration; write it like 10s, 5m, 1h30m or 250ms",
+    TIME_PATTERN: "is not a time with a zone; write it like 2026-11-21T08:00:00Z",
     EXPRESSION_PATTERN: "is not one expression; write it like ${steps.a.output > 1}",
 }
 

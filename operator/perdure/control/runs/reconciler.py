@@ -198,7 +198,7 @@ class Reconciler:
             observed = replace(
                 observed,
                 desired=desired_state(root, self._store.roots, self._runs.by_key),
-                slots=self._slots.grant(live.uid, run.namespace, view.plan.priority, run.created_at),
+                slots=self._slots.grant(live.uid, run.namespace, view.plan.settings.priority, run.created_at),
                 signals=live.updates.signals,
             )
             decision = decide(view, observed, now)

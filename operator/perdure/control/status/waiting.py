@@ -128,8 +128,8 @@ def _fan_waiting(
         if step.parallelism is not None and active >= step.parallelism:
             limit = f"the step's parallelism {step.parallelism}"
             return Reason.PARALLELISM, f"{_tasks_wait(unmade)}: {limit}"
-        if view.plan.parallelism is not None and _working(live) >= view.plan.parallelism:
-            return Reason.PARALLELISM, f"{_tasks_wait(unmade)}: parallelism {view.plan.parallelism}"
+        if view.plan.settings.parallelism is not None and _working(live) >= view.plan.settings.parallelism:
+            return Reason.PARALLELISM, f"{_tasks_wait(unmade)}: parallelism {view.plan.settings.parallelism}"
     limited = sum(key.step == step.name and view.tasks[key].reason is Reason.LIMIT for key in view.ready) + (
         unmade if inputs.wants else 0
     )
@@ -150,7 +150,7 @@ def _starts_nothing(live: LiveRun, step: PlannedStep) -> bool:
     view = live.view
     if step.is_finally:
         return False
-    return view.run.stop is not None or (view.failing and view.plan.failure_policy != "RunAll")
+    return view.run.stop is not None or (view.failing and view.plan.settings.failure_policy != "RunAll")
 
 
 def _active(counts: Mapping[Phase, int]) -> int:

@@ -8,6 +8,7 @@ filled in, so that a later edit of a template changes no live run.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from perdure.api.agenttask import AgentTaskSpec
 from perdure.api.agenttemplate import AgentTemplateSpec
 from perdure.api.base import JsonObject
 from perdure.api.custom_resources import WORKFLOW
-from perdure.api.graph import Graph
+from perdure.api.graph import Graph, RunSettings, over_template
 from perdure.api.policies import Retention
 from perdure.api.spec_models import SpecModels
 from perdure.api.step import Defaults
@@ -169,9 +170,14 @@ def check_agent_task(checked: Checked[AgentTaskSpec], admission: Admission) -> A
         "input": {} if spec.input is None else spec.input,
         **tries,
     }
-    graph: JsonObject = {"inputs": {}, "parallelism": None, "priority": 0, "timeout": None}
-    policy = {"failurePolicy": "FinishRunning", "retention": _retention(spec.retention)}
-    snapshot = {**graph, **policy, "steps": [step], "finally": [], "outputs": {}}
+    snapshot = {
+        "inputs": {},
+        **_settings(RunSettings()),
+        "retention": _retention(spec.retention),
+        "steps": [step],
+        "finally": [],
+        "outputs": {},
+    }
     return _result(snapshot, checked, admission)
 
 
@@ -192,20 +198,19 @@ def _result(snapshot: JsonObject, checked: Checked[Any], admission: Admission) -
 
 def _snapshot(own: Graph, graph: Graph, inputs: JsonObject, body: JsonObject) -> JsonObject:
     """The snapshot of a run: its own fields win over those of its template."""
-
-    def given(name: str) -> Any:
-        value = getattr(own, name) if name in own.model_fields_set else None
-        return getattr(graph, name) if value is None else value
-
+    mine = own.model_fields_set & over_template(RunSettings)
+    given = {name: value for name, value in _settings(own, mine).items() if value is not None}
     return {
         "inputs": inputs,
-        "parallelism": given("parallelism"),
-        "priority": given("priority"),
-        "timeout": given("timeout"),
-        "failurePolicy": graph.failure_policy,
+        **_settings(graph),
+        **given,
         "retention": _retention(graph.retention) | own.retention.manifest(),
         **body,
     }
+
+
+def _settings(settings: RunSettings, names: AbstractSet[str] = RunSettings.model_fields.keys()) -> JsonObject:
+    return settings.model_dump(mode="json", by_alias=True, include=set(names))
 
 
 def _retention(retention: Retention) -> JsonObject:

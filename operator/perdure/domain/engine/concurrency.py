@@ -16,7 +16,7 @@ def starts_nothing(changes: ChangeSet, step: PlannedStep) -> bool:
         return False
     if changes.run.stop is not None:
         return True
-    return changes.failing and changes.plan.failure_policy != "RunAll"
+    return changes.failing and changes.plan.settings.failure_policy != "RunAll"
 
 
 def is_cut(changes: ChangeSet, step: PlannedStep, record: StepRecord) -> bool:
@@ -34,10 +34,10 @@ def room(changes: ChangeSet, step: PlannedStep) -> tuple[int, str]:
         live = sum(count for phase, count in changes.counts(step.name).items() if not phase.terminal)
         number = step.parallelism - live - changes.asked(step.name)
         limit = f"the step's parallelism {step.parallelism}"
-    if changes.plan.parallelism is not None and step.kind.counts.parallelism:
-        left = changes.plan.parallelism - changes.working - len(changes.questions)
+    if changes.plan.settings.parallelism is not None and step.kind.counts.parallelism:
+        left = changes.plan.settings.parallelism - changes.working - len(changes.questions)
         if left < number:
-            number, limit = left, f"parallelism {changes.plan.parallelism}"
+            number, limit = left, f"parallelism {changes.plan.settings.parallelism}"
     return max(0, number), limit
 
 
@@ -52,8 +52,8 @@ def wants(changes: ChangeSet) -> int:
     """How many attempts this decision would have started as well if there had been slots."""
     number = changes.wants
     left = sys.maxsize
-    if changes.plan.parallelism is not None:
-        left = changes.plan.parallelism - changes.working - len(changes.questions)
+    if changes.plan.settings.parallelism is not None:
+        left = changes.plan.settings.parallelism - changes.working - len(changes.questions)
     for name, remaining in changes.unmade.items():
         more = min(remaining, room(changes, changes.plan.steps[name])[0], max(0, left))
         number += more

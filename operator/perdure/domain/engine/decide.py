@@ -104,7 +104,7 @@ def _advance(changes: ChangeSet) -> bool:
     """Take the steps as far as they go. True if there is more to start at once."""
     failing = changes.failing
     more = advance(changes, changes.plan.order)
-    if changes.failing and not failing and changes.plan.failure_policy != "RunAll":
+    if changes.failing and not failing and changes.plan.settings.failure_policy != "RunAll":
         # A step failed for its own expression: those that were evaluated before it did not know. What they
         # asked for and wanted is asked for again, if it is still wanted.
         stop_rest(changes)

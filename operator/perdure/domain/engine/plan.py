@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from perdure.api.base import parse_duration
+from perdure.api.graph import RunSettings
 from perdure.domain.engine.retry import DEFAULT_BACKOFF, Backoff
 from perdure.domain.expressions.templating import compile_value
 from perdure.domain.graph import topological_order
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     # The rules of a kind refer to plans.
     from perdure.domain.engine.step_kind import StepRules
 
-FailurePolicy = Literal["FinishRunning", "CancelRunning", "RunAll"]
 PodRetention = Literal["Always", "OnFailure", "Never"]
 
 
@@ -105,10 +105,9 @@ class Plan:
     """What a run is to do."""
 
     inputs: Mapping[str, Any]
-    parallelism: int | None
-    priority: int
+    #: What the manifest says of the run as a whole, durations as they are written.
+    settings: RunSettings
     timeout: timedelta | None
-    failure_policy: FailurePolicy
     #: Main and finally steps, as written.
     steps: Mapping[str, PlannedStep]
     #: Names of the main steps, each after all it depends on; then those of the finally steps, likewise.
@@ -130,10 +129,9 @@ def compile_plan(snapshot: Mapping[str, Any], kinds: Iterable[StepRules]) -> Pla
     last = {step.name: _step(step, by_field, is_finally=True) for step in read.finally_}
     return Plan(
         inputs=read.inputs,
-        parallelism=read.parallelism,
-        priority=read.priority,
+        # Not the whole snapshot, which would keep each step in memory twice.
+        settings=RunSettings(**{name: getattr(read, name) for name in RunSettings.model_fields}),
         timeout=_duration(read.timeout),
-        failure_policy=read.failure_policy,
         steps=main | last,
         order=_order(main),
         finally_order=_order(last),

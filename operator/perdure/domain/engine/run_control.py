@@ -66,7 +66,7 @@ def stop_rest(changes: ChangeSet) -> None:
         _skip_waiting(changes)
     if stop is not None:
         reason, message = STOPPED[stop]
-    elif changes.failing and changes.plan.failure_policy == "CancelRunning":
+    elif changes.failing and changes.plan.settings.failure_policy == "CancelRunning":
         reason, message = Reason.WORKFLOW_FAILED, "stopped, because the run failed"
     else:
         return

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from typing import Annotated, ClassVar, Final
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
-from perdure.api.base import EXPRESSION_PATTERN, MAX_EXPRESSION, Model, parse_duration
+from perdure.api.base import EXPRESSION_PATTERN, MAX_EXPRESSION, Model, parse_duration, parse_time
 from perdure.api.step import Step
 from perdure.api.step_kind import Excluded
 from perdure.domain.admission.context import CheckedStep, StepContext
@@ -17,18 +16,7 @@ from perdure.domain.admission.expression_check import check_single
 from perdure.domain.admission.step_kind import StepAdmission
 from perdure.domain.expressions.templating import has_expression
 
-_RFC_3339: Final = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)"
 _ONE_OF_TWO: Final[JsonDict] = {"minProperties": 1, "maxProperties": 1}
-
-
-def parse_time(text: str) -> datetime:
-    """The aware time in RFC 3339 text such as `2026-11-21T08:00:00Z`. Raises ValueError, naming that form."""
-    try:
-        if re.fullmatch(_RFC_3339, text, re.ASCII):
-            return datetime.fromisoformat(text)
-    except ValueError:
-        pass  # A day or an hour that does not exist.
-    raise ValueError(f"{text!r} is not a time with a zone; write it like 2026-11-21T08:00:00Z")
 
 
 def _is_expression(text: str) -> bool:

@@ -29,8 +29,8 @@ def test_a_snapshot_of_an_earlier_version_still_loads() -> None:
         "outputs": {},
     }
     plan = compile_plan(old, KINDS)
-    assert (plan.order, plan.finally_order, plan.parallelism) == (("a", "b"), (), 3)
-    assert (plan.priority, plan.timeout, plan.failure_policy) == (0, None, "FinishRunning")
+    assert (plan.order, plan.finally_order, plan.settings.parallelism) == (("a", "b"), (), 3)
+    assert (plan.settings.priority, plan.timeout, plan.settings.failure_policy) == (0, None, "FinishRunning")
     assert (plan.pod_retention, plan.retention) == ("Always", timedelta(days=7))
     first, second = plan.steps["a"], plan.steps["b"]
     assert (second.retry_limit, second.sees, second.depends_on) == (2, ("a",), ("a",))
@@ -64,8 +64,8 @@ def test_the_run_as_a_whole() -> None:
     plan: Plan = compile_plan(planned(step("a"), finally_=(step("g", "f"), step("f")), **fields), KINDS)
     assert (plan.order, plan.finally_order) == (("a",), ("f", "g"))
     assert plan.steps["f"].is_finally
-    assert (plan.parallelism, plan.priority, plan.timeout) == (2, -3, timedelta(hours=2))
-    assert (plan.failure_policy, plan.pod_retention, plan.retention) == (
+    assert (plan.settings.parallelism, plan.settings.priority, plan.timeout) == (2, -3, timedelta(hours=2))
+    assert (plan.settings.failure_policy, plan.pod_retention, plan.retention) == (
         "RunAll",
         "Never",
         timedelta(hours=1),
