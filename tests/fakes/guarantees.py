@@ -8,7 +8,7 @@ so breaking either of them shows.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -21,6 +21,7 @@ from perdure.domain.records import (
     Commit,
     Report,
     RunRecord,
+    Signal,
     TaskKey,
     TaskRecord,
 )
@@ -119,6 +120,7 @@ class Guarantees:
             self._check_timers(model, commit)
         for task in commit.tasks:
             model.tasks[task.key] = task
+        self._check_signals(model, commit)
         model.run = replace(after, version=before.version + 1)
         if after.phase.terminal:
             self._check_end(model)
@@ -263,8 +265,10 @@ class Guarantees:
             if known is None or known.retry_at is None or known.phase is not Phase.PAUSED:
                 continue
             goes_on = task.retry_at == known.retry_at + lost or known.retry_at + lost <= moment
+            # A decision may end the pause and take the signal that ends the wait.
+            signalled = task.phase is Phase.SUCCEEDED and model.signal_for(task) is not None
             self.demand(
-                goes_on or task.phase is Phase.CANCELLED,
+                goes_on or signalled or task.phase is Phase.CANCELLED,
                 f"{task.name}: its time was {known.retry_at}, is {task.retry_at}, and {lost} were lost",
             )
 
@@ -315,13 +319,57 @@ class Guarantees:
         model = self.runs[uid]
         self.demand(model.run.phase.terminal, f"{model.run.name} was forgotten while it was live")
 
-    # --- events
+    # --- signals
 
-    def signals_consumed(self, uid: str, consumed: Collection[str], *, unread: Collection[str]) -> None:
-        """A decision consumed signals: each was sent before, and no other decision consumed it."""
-        self.counts["signals consumed"] += len(consumed)
-        for id in consumed:
-            self.demand(id in unread, f"{uid}: signal {id} was not sent, or is consumed twice")
+    def signal_sent(self, uid: str, signal: Signal) -> None:
+        """A signal is in the inbox of a run, so no decision counts that was made without it."""
+        self.counts["signals"] += 1
+        self.note(f"signal {signal.id} ({signal.name}) for {signal.key}")
+        model = self.runs[uid]
+        task = model.tasks.get(signal.key)
+        self.counts["signals before their task"] += task is None or task.started_at is None
+        self.counts["signals to a paused run"] += model.run.phase is Phase.PAUSED
+        self.demand(not model.run.phase.terminal, f"{model.run.name} took signal {signal.id} after its end")
+        self.demand(signal.id not in model.signals, f"{model.run.name} took signal {signal.id} twice")
+        model.signals[signal.id] = signal
+        model.run = replace(model.run, version=model.run.version + 1)
+
+    def _check_signals(self, model: RunModel, commit: Commit) -> None:
+        """A signal that a waiting task needs is consumed once, by the first decision after it was sent."""
+        name = commit.run.name
+        self.counts["signals consumed"] += len(commit.consumed)
+        for id in commit.consumed:
+            unread = id in model.signals and id not in model.consumed
+            self.demand(unread, f"{name}: signal {id} was not sent, or is consumed twice")
+            model.consumed.add(id)
+        used = set()
+        for task in commit.tasks:
+            signal = model.signal_for(task)
+            if task.reason is Reason.CACHED:
+                continue
+            if task.phase is Phase.SUCCEEDED and model.plan.steps[task.key.step].kind.field == "echo":
+                if signal is None:
+                    self.broken(f"{task.name} succeeded without a signal")
+                    continue
+                used.add(signal.id)
+                self.demand(
+                    task.output == signal.payload, f"{task.name} gave {task.output}, not {signal.payload}"
+                )
+            self.demand(
+                task.reason is not Reason.TIMEOUT or signal is None,
+                f"{task.name} timed out with its signal in the inbox",
+            )
+        self.demand(used == set(commit.consumed), f"{name} used signals {used}, and says {commit.consumed}")
+        if not model.signals:
+            return
+        for task in model.tasks.values():
+            waits = task.phase in (Phase.RUNNING, Phase.PAUSED) and task.started_at is not None
+            self.demand(
+                not waits or model.signal_for(task) is None,
+                f"{name} was decided without the signal that {task.name} waits for",
+            )
+
+    # --- events
 
     def event_written(self, uid: str, sequence: int) -> None:
         model = self.runs.get(uid)
@@ -383,11 +431,6 @@ class Guarantees:
         model = self.runs[uid]
         self.demand((key, number) not in model.reports, f"attempt {number} of {key} reported twice")
         model.reports[key, number] = report
-        model.run = replace(model.run, version=model.run.version + 1)
-
-    def signal_sent(self, uid: str) -> None:
-        """A signal is in the inbox of a run, so no decision counts that was made without it."""
-        model = self.runs[uid]
         model.run = replace(model.run, version=model.run.version + 1)
 
     def saved(self, uid: str, key: TaskKey, part: int) -> None:

@@ -140,7 +140,6 @@ class FakeLedger(Server):
                     attempt, pod_uid=attempt.pod_uid or known.pod_uid, report=known.report or attempt.report
                 )
             rows.attempts[attempt.key, attempt.number] = attempt
-        self._guarantees.signals_consumed(uid, commit.consumed, unread=rows.signals.keys() - rows.consumed)
         rows.consumed.update(commit.consumed)
         for event in commit.events:
             self.write_event(rows, event.type, event.task, event.time)
@@ -338,7 +337,7 @@ class FakeLedger(Server):
             raise RunEnded(uid)
         rows.signals[signal.id] = signal
         rows.run = replace(rows.run, version=rows.run.version + 1)
-        self._guarantees.signal_sent(uid)
+        self._guarantees.signal_sent(uid, signal)
         self.wake(Wake(uid, reported=True))
         return True
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from perdure.domain.engine.plan import Plan, compile_plan
-from perdure.domain.records import AttemptRecord, Commit, Report, RunRecord, TaskKey, TaskRecord
+from perdure.domain.records import AttemptRecord, Commit, Report, RunRecord, Signal, TaskKey, TaskRecord
 from tests.support.echo import WITH_ECHO
 
 
@@ -43,6 +43,9 @@ class RunModel:
     #: How far each task's work was saved, and which of its parts.
     saved: Counter[TaskKey] = field(default_factory=Counter)
     parts: set[tuple[TaskKey, int]] = field(default_factory=set)
+    #: By id, in the order in which they were acknowledged; and the ids of those that a decision consumed.
+    signals: dict[str, Signal] = field(default_factory=dict)
+    consumed: set[str] = field(default_factory=set)
     #: Numbers of its last event, and of the last one that was published.
     sequence: int = 0
     published: int = 0
@@ -50,6 +53,15 @@ class RunModel:
     def open(self, key: TaskKey) -> AttemptRecord | None:
         attempts = self.attempts.get(key)
         return attempts[-1] if attempts and attempts[-1].closed_at is None else None
+
+    def signal_for(self, task: TaskRecord) -> Signal | None:
+        """The first signal that fits an echo task, consumed or not; None for a task of any other kind."""
+        if self.plan.steps[task.key.step].kind.field != "echo":
+            return None
+        fitting = (
+            signal for signal in self.signals.values() if signal.key == task.key and signal.name == task.input
+        )
+        return next(fitting, None)
 
     def copy(self) -> RunModel:
         """The model as it is now, which later writes do not change."""
@@ -61,6 +73,8 @@ class RunModel:
             signs=dict(self.signs),
             saved=Counter(self.saved),
             parts=set(self.parts),
+            signals=dict(self.signals),
+            consumed=set(self.consumed),
         )
 
     @staticmethod

@@ -88,6 +88,31 @@ def test_a_paused_step_takes_signals_and_a_cancelled_one_does_not() -> None:
     run(scenario())
 
 
+def test_a_signal_and_the_end_of_a_pause_may_meet_in_one_decision() -> None:
+    async def scenario() -> None:
+        at = World(1, kinds=WITH_ECHO)
+        at.start_operator()
+        uid = at.apply("echoes", {"steps": [{**ECHO, "timeout": "60s"}]})
+        await eventually(lambda: running(at, uid))
+        at.desire("echoes", "Paused")
+        await eventually(lambda: at.record(uid).phase is Phase.PAUSED)
+        await at.kill_operator()
+        send(at, uid, KEYS[0], "one")
+        at.desire("echoes", "Running")
+        await asyncio.sleep(120)
+        commits = at.guarantees.counts["commits"]
+        at.start_operator()
+        await eventually(lambda: at.tasks(uid)[KEYS[0]].phase is Phase.SUCCEEDED)
+        assert at.guarantees.counts["commits"] == commits + 1
+        assert at.tasks(uid)[KEYS[1]].phase is Phase.RUNNING
+        send(at, uid, KEYS[1], "two")
+        (ended,) = await at.until_ended([uid])
+        assert (ended.phase, at.tasks(uid)[KEYS[1]].output) == (Phase.SUCCEEDED, "two")
+        await at.close()
+
+    run(scenario())
+
+
 def test_a_step_that_no_signal_ends_times_out() -> None:
     async def scenario() -> None:
         at = World(1, kinds=WITH_ECHO)
