@@ -21,6 +21,7 @@ FAILED_ONCE = {
     8329: "an AgentTask was shown as Succeeded whose run had ended as Cancelled",
     17916: "a pod that came to be seen while a list from before it was on its way was forgotten for good",
     366: "a run failed because an API server that had just started forbade what it had no roles read for",
+    1563: "the guarantee of timers refused a signal that ended a wait in the decision that ended its pause",
     10875: "a commit that took effect after its run had been read again exceeded the limit",
 }
 

@@ -17,6 +17,7 @@ import structlog
 
 from tests.fakes.clock import VirtualLoop, take_apart
 from tests.simulated.storm.chaos import Chaos
+from tests.simulated.storm.senders import has_signals
 from tests.simulated.storm.workloads import WORKLOADS
 from tests.simulated.storm.world import StormWorld
 
@@ -76,7 +77,10 @@ async def _live(seed: int, outcome: Outcome, broken: list[str], trace: Callable[
     for _ in range(2 if world.leases else 1):
         world.start_operator()
     for number in range(faults.choice([1, 1, 2])):
-        world.apply_workload(f"run-{number}", faults.choice(WORKLOADS))
+        workload = faults.choice(WORKLOADS)
+        if has_signals(seed):
+            workload = world.senders.workload() or workload
+        world.apply_workload(f"run-{number}", workload)
     await Chaos(world).run(faults.between(15.0, 90.0))
     guarantees.note("*** faults end")
     world.quiesce()
@@ -120,10 +124,12 @@ async def _come_to_rest(world: StormWorld, broken: list[str]) -> None:
     guarantees.note("*** all are resumed")
     for run in world.paused():
         world.api.desire(run.workload.kind, run.name, "Running")
+    world.senders.release()
     ended = await until(lambda: not world.unfinished(), PATIENCE)
     guarantees.demand(ended, f"these do not end: {world.unfinished()}")
     if ended:
         world.check_results()
+        await world.senders.check_refusals()
         tidy = await until(lambda: not world.strays() and not world.ledger.outbox, PATIENCE)
         guarantees.demand(tidy, f"left over: {world.strays()}, {len(world.ledger.outbox)} events to publish")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
+from perdure.domain.records import TaskKey
 from tests.fakes.agents import output_of
 
 Spec = dict[str, Any]
@@ -24,13 +26,23 @@ class Workload:
 
     kind: str = "Workflow"
     spec: Spec
-    #: Its outputs, or a task's; None if it may also fail by the rules.
-    outputs: Any = None
+    #: Its outputs, or a task's; None if it may also fail by the rules. A function is given the output of each
+    #: echo task, which depends on the signals that were sent.
+    outputs: Any | Callable[[Mapping[TaskKey, Any]], Any] = None
+    #: The name of the signal that each echo task waits for.
+    signals: Mapping[TaskKey, str] = field(default_factory=dict)
 
 
-def _workflow(steps: list[Spec], outputs: Spec, expected: Any, **fields: Any) -> Workload:
+def _workflow(
+    steps: list[Spec],
+    outputs: Spec,
+    expected: Any,
+    *,
+    signals: Mapping[TaskKey, str] | None = None,
+    **fields: Any,
+) -> Workload:
     spec = {"defaults": PATIENT, "steps": steps, "outputs": outputs, **fields}
-    return Workload(spec=spec, outputs=expected)
+    return Workload(spec=spec, outputs=expected, signals=signals or {})
 
 
 def _of(*steps: str) -> Spec:
@@ -137,3 +149,60 @@ CACHED: Final = _workflow(
 )
 
 WORKLOADS: Final = (CHAIN, FAN, JOBS, TIMERS, TIMERS, FAMILY, LOOP, ALONE, ALONE, STRICT, SHORT, CACHED)
+
+_EACH: Final = [TaskKey("each", index) for index in range(4)]
+
+#: An echo between two agents.
+ECHO_CHAIN: Final = _workflow(
+    [
+        {"name": "a", "agent": AGENT},
+        {"name": "e", "echo": {"signal": "go"}, "dependsOn": ["a"]},
+        {"name": "b", "agent": AGENT, "input": "${steps.e.output}"},
+    ],
+    {name: f"${{steps.{name}.output}}" for name in ("a", "e", "b")},
+    lambda echoed: {**_of("a", "b"), "e": echoed[TaskKey("e")]},
+    signals={TaskKey("e"): "go"},
+)
+#: Echoes that wait at the same time, each for a name of its own, and one of them at the end.
+ECHO_FAN: Final = _workflow(
+    [
+        {"name": "each", "forEach": [1, 2, 3, 4], "echo": {"signal": "go-${index}"}},
+        {"name": "join", "agent": AGENT, "input": "${steps.each.outputs}"},
+    ],
+    {"each": "${steps.each.outputs}", "join": "${steps.join.output}"},
+    lambda echoed: {"each": [echoed[key] for key in _EACH], **_of("join")},
+    parallelism=2,
+    signals={**{key: f"go-{key.index}" for key in _EACH}, TaskKey("last"): "go"},
+    **{"finally": [{"name": "last", "echo": {"signal": "go"}}]},
+)
+#: Echoes next to an agent, which may time out.
+ECHO_TIMERS: Final = Workload(
+    spec={
+        "defaults": PATIENT,
+        "steps": [
+            {"name": "nap", "wait": {"duration": "10s"}},
+            {"name": "a", "agent": AGENT},
+            {"name": "e", "echo": {"signal": "go"}, "timeout": "25s", "dependsOn": ["nap"]},
+            {"name": "each", "forEach": [1, 2, 3, 4], "echo": {"signal": "go"}, "timeout": "60s"},
+        ],
+    },
+    signals={TaskKey("e"): "go", **dict.fromkeys(_EACH, "go")},
+)
+#: An echo whose result another task and other runs may use.
+ECHO_CACHED: Final = _workflow(
+    [
+        {"name": "e", "echo": {"signal": "go"}, "cache": {"key": "the echo", "ttl": "1h"}},
+        {"name": "a", "agent": AGENT, "dependsOn": ["e"]},
+        {
+            "name": "f",
+            "echo": {"signal": "go"},
+            "cache": {"key": "the echo", "ttl": "1h"},
+            "dependsOn": ["a"],
+        },
+    ],
+    {name: f"${{steps.{name}.output}}" for name in ("e", "a", "f")},
+    lambda echoed: {**_of("a"), "e": echoed[TaskKey("e")], "f": echoed[TaskKey("e")]},
+    signals={TaskKey("e"): "go", TaskKey("f"): "go"},
+)
+
+ECHOES: Final = (ECHO_CHAIN, ECHO_FAN, ECHO_TIMERS, ECHO_CACHED)

@@ -11,7 +11,9 @@ from perdure.domain.phases import Phase
 from tests.fakes.apiserver import Object
 from tests.fakes.operators import Operator
 from tests.fakes.world import World
+from tests.simulated.storm.senders import Senders
 from tests.simulated.storm.workloads import Workload
+from tests.support.echo import WITH_ECHO
 
 #: Seconds until an operator that has ended is started again.
 KUBELET_LOOKS = 5.0
@@ -33,10 +35,11 @@ class StormWorld(World):
     """A world whose faults a seed draws, and which must come to rest once they end."""
 
     def __init__(self, seed: int, *, trace: Callable[[str], None] | None = None) -> None:
-        super().__init__(seed, None, trace=trace)
+        super().__init__(seed, None, kinds=WITH_ECHO, trace=trace)
         #: Operators that were killed: nothing of them runs on.
         self.removed: list[Operator] = []
         self.applied: list[Applied] = []
+        self.senders = Senders(self, seed)
         faults = self.faults
         self.leases = faults.chance(0.5)
         if self.leases:
@@ -67,6 +70,7 @@ class StormWorld(World):
         if self.find(workload.kind, name) is None:
             uid = self.apply(name, workload.spec, kind=workload.kind)
             self.applied.append(Applied(name, uid, workload))
+            self.senders.send(uid, workload.signals)
 
     # --- after the storm
 
@@ -75,6 +79,7 @@ class StormWorld(World):
         faults = self.faults
         faults.quiesced = True
         faults.error_bursts = dict.fromkeys(faults.error_bursts, 0)
+        self.senders.hold()
         self.api.quota_used_up = False
         self.api.catch_up()
         self.api.come_back()
@@ -199,7 +204,12 @@ class StormWorld(World):
             )
             if ended.phase is Phase.SUCCEEDED:
                 outputs: Any = ended.outputs
+                expected = run.workload.outputs
+                if callable(expected):
+                    expected = expected(
+                        {key: model.tasks[key].output for key in run.workload.signals if key in model.tasks}
+                    )
                 if run.workload.kind == "AgentTask":
                     (task,) = model.tasks.values()
                     outputs = task.output
-                self.guarantees.demand(outputs == run.workload.outputs, f"{run.name} gave {outputs}")
+                self.guarantees.demand(outputs == expected, f"{run.name} gave {outputs}")
