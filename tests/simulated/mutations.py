@@ -38,6 +38,7 @@ from perdure.domain.records import (
     LedgerUnavailable,
     Report,
     RunState,
+    Signal,
     TaskKey,
 )
 from perdure.steps.agent.attempt_pods import AttemptPods
@@ -76,6 +77,42 @@ def _let_reports_leave_the_version() -> AbstractContextManager[Any]:
         model.run = replace(model.run, version=rows.run.version)
 
     return patch.object(FakeLedger, "report", mutated)
+
+
+def _let_signals_leave_the_version() -> AbstractContextManager[Any]:
+    send = FakeLedger.send_signal
+
+    def mutated(self: FakeLedger, uid: str, signal: Signal) -> bool:
+        new = send(self, uid, signal)
+        if new:
+            rows = self.rows[uid]
+            model = self._guarantees.runs[uid]
+            rows.run = replace(rows.run, version=rows.run.version - 1)
+            model.run = replace(model.run, version=rows.run.version)
+        return new
+
+    return patch.object(FakeLedger, "send_signal", mutated)
+
+
+def _lose_signals_on_failover() -> AbstractContextManager[Any]:
+    take = FakeLedger.take_epoch
+
+    def mutated(self: FakeLedger) -> int:
+        for rows in self.rows.values():
+            rows.consumed.update(rows.signals)  # the ids stay known, so only the run misses its signals
+        return take(self)
+
+    return patch.object(FakeLedger, "take_epoch", mutated)
+
+
+def _consume_signals_without_saying() -> AbstractContextManager[Any]:
+    commit = ChangeSet.commit
+
+    def mutated(self: ChangeSet) -> Commit | None:
+        made = commit(self)
+        return None if made is None else replace(made, consumed=())
+
+    return patch.object(ChangeSet, "commit", mutated)
 
 
 def _publish_before_the_commit() -> AbstractContextManager[Any]:
@@ -175,6 +212,18 @@ def _overlook_reports() -> AbstractContextManager[Any]:
         """Reads the reports and ignores them."""
         await reports(self, live, *args, **kwargs)
         return {}
+
+    return patch.object(Observer, "_reports", mutated)
+
+
+def _overlook_signals() -> AbstractContextManager[Any]:
+    reports = Observer._reports
+
+    async def mutated(self: Observer, live: LiveRun, *args: Any, **kwargs: Any) -> Mapping[TaskKey, Any]:
+        """Reads the signals with the reports, and forgets the signals."""
+        found = await reports(self, live, *args, **kwargs)
+        live.updates.signals = {}
+        return found
 
     return patch.object(Observer, "_reports", mutated)
 
@@ -320,6 +369,10 @@ MUTATIONS: Final[dict[Mutation, int]] = {
     _acknowledge_at_once: 52,
     _exceed_the_limit: 26,
     _leave_pods_behind: 23,
+    _let_signals_leave_the_version: 83,
+    _lose_signals_on_failover: 16,
+    _consume_signals_without_saying: 3,
+    _overlook_signals: 3,
 }
 
 
