@@ -1,7 +1,7 @@
-"""AgentTasks whose final status was never written: seen too late, or not at all.
+"""AgentTasks whose final status was never written, because the cache received them late or not at all.
 
-A leader may have begun with a list from the past, and the run may end before the next sweep. Once its last
-status is written the run is not reconciled again: so the API server itself is asked first.
+A leader may have begun with a stale list, and the run may end before the next relist. After its last status a
+run is not reconciled again, so the API server itself is asked before that.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from perdure.domain.records import AGENT_TASK, WORKFLOW, TaskKey, TaskRecord
 
 
 async def find_unreported(live: LiveRun, *, store: Store, kube: KubePort, now: datetime) -> None:
-    """Have every AgentTask of a run that has ended shown as it ended. Raises ApiError.
+    """Mark the AgentTasks of an ended run whose status lacks the end of their task. Raises ApiError.
 
-    Asks only if one is missing that must have been made; some may have been tidied away since.
+    The API server is asked only if an object is missing that was created; cleanup may have deleted some.
     """
     if live.published.backfilled:
         return
@@ -28,7 +28,7 @@ async def find_unreported(live: LiveRun, *, store: Store, kube: KubePort, now: d
             task for key, task in live.view.tasks.items() if key not in live.published.final_status_written
         ]
         objects = store.of(live.key).tasks
-        if any(_was_made(live, task) and task.name not in objects for task in unreported):
+        if any(_was_created(live, task) and task.name not in objects for task in unreported):
             found, _ = await kube.list(
                 AGENT_TASK, namespace=live.key.namespace, label_selector=f"{LABEL_WORKFLOW}={live.key.name}"
             )
@@ -40,11 +40,11 @@ async def find_unreported(live: LiveRun, *, store: Store, kube: KubePort, now: d
 
 
 def status_differs(tasks: Iterable[TaskRecord], objects: Mapping[str, TaskObject]) -> Iterator[TaskKey]:
-    """Those of which there is an object, and its status shows another phase."""
+    """The tasks whose object exists and has a status with another phase."""
     for task in tasks:
         if task.name in objects and objects[task.name].shown_phase != task.phase.value:
             yield task.key
 
 
-def _was_made(live: LiveRun, task: TaskRecord) -> bool:
+def _was_created(live: LiveRun, task: TaskRecord) -> bool:
     return task.key in live.view.attempts and live.view.plan.steps[task.key.step].kind.counts.objects

@@ -1,6 +1,6 @@
-"""What people see of a run: its status, computed from what was committed and what its pods wait for.
+"""The statuses of runs and tasks, computed from the committed records and from the state of their pods.
 
-Pure. A status is a projection and nothing is ever read back from it, so it can be written late, or again.
+Pure. A status is a projection: no decision reads a status, so a status can be written late, or again.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def workflow_status(
         status["outputs"] = small(run.outputs)
     steps = _steps(live, inputs)
     status["steps"] = steps
-    # Long messages in a hundred steps could pass the limit: the least interesting steps go first.
+    # Long messages of a hundred steps could exceed the limit: the steps at the end of the list are left out.
     while len(compact(status)) > MAX_STATUS_BYTES and status["steps"]:
         status["steps"] = status["steps"][: len(status["steps"]) * 3 // 4]
     return status
@@ -87,7 +87,7 @@ def workflow_status(
 def task_status(
     live: LiveRun, key: TaskKey, pod: PodFacts | None, before: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:
-    """The status of an AgentTask, of a run or standing alone."""
+    """The status of an AgentTask, in a Workflow or standalone."""
     inputs = StatusInputs({} if pod is None else {pod.name: pod})
     task = live.view.tasks[key]
     attempt = live.view.attempts.get(key)
@@ -107,7 +107,7 @@ def task_status(
     if message:
         status["message"] = shorten(message, MAX_MESSAGE)
     if attempt is not None:
-        # A Job gives its pod a name of its own, by which its logs are found.
+        # The pod of a Job has another name than the attempt, and `kubectl logs` needs the name of the pod.
         own = pod is not None and pod.attempt == attempt.number
         status["podName"] = pod.pod_name if pod is not None and own else attempt.pod_name
     if task.exit_code is not None:
@@ -130,9 +130,9 @@ def task_status(
 def refused_status(
     generation: int, reason: Reason, message: str, before: Mapping[str, Any], now: datetime, *, final: bool
 ) -> dict[str, Any]:
-    """The status of a run that was not accepted: for good, or not yet.
+    """The status of a run that was not accepted: for good (`final`), or not yet.
 
-    One that was accepted before, and waits for the ledger, stays accepted.
+    A run that was accepted before, and waits for the ledger, keeps its condition Accepted.
     """
     phase = Phase.FAILED if final else Phase.PENDING
     return {
@@ -153,7 +153,7 @@ def refused_status(
 
 
 def small(value: Any) -> Any:
-    """A value that a status may hold; a larger one is replaced by a note of where it is."""
+    """The value itself if it is at most 8 KiB of compact JSON; else a note that the ledger has the value."""
     size = len(compact(value))
     if size <= MAX_OUTPUT_BYTES:
         return value
@@ -187,10 +187,10 @@ def _add_vitals(status: dict[str, Any], live: LiveRun, key: TaskKey) -> None:
 
 
 def _progress(live: LiveRun) -> str:
-    """Ended tasks of all that are known to be done.
+    """The number of ended tasks of all known tasks, such as `3/4`.
 
-    A step that was not evaluated yet counts as one, and so do a loop, whose number of iterations is not
-    known, and a step that turned out to have no task: what was counted does not vanish.
+    Three kinds of steps count as one task: a step that is not evaluated yet, a loop (its number of iterations
+    is not known), and a step that has no tasks. So the total never falls when a step is evaluated.
     """
     ended = total = 0
     for name, step in live.view.plan.steps.items():
@@ -205,7 +205,7 @@ def _progress(live: LiveRun) -> str:
 
 
 def _activity(live: LiveRun) -> str:
-    """What goes on in a run of which something runs."""
+    """The steps that run, and the stop that is under way, for the message of a run that waits for nothing."""
     view = live.view
     running = [
         name
@@ -229,7 +229,7 @@ def _stopping(run: RunRecord) -> str:
 
 
 def _steps(live: LiveRun, inputs: StatusInputs) -> list[dict[str, Any]]:
-    """Steps in the spec's order, main ones first; beyond a hundred failed and active ones come first."""
+    """Steps in the spec's order, main steps first; of more than a hundred, failed and active ones first."""
     plan = live.view.plan
     pairs = [(step, live.view.steps.get(name)) for name, step in plan.steps.items() if name]
     if len(pairs) > MAX_STATUS_STEPS:
@@ -244,7 +244,7 @@ def _step(
     phase = Phase.PENDING if record is None else record.phase
     reason, message = (None, "") if record is None else (record.reason, record.message)
     if not phase.terminal:
-        phase = _shown_phase(live, record, counts)
+        phase = _displayed_phase(live, record, counts)
         reason, message = step_waiting(live, step, record, inputs) or (None, "")
         if not message:
             message = _step_activity(live, inputs, step, record)
@@ -258,8 +258,8 @@ def _step(
     return status
 
 
-def _shown_phase(live: LiveRun, record: StepRecord | None, counts: Mapping[Phase, int]) -> Phase:
-    """The phase of a step that has not ended: Paused once nothing of it runs in a run that is paused."""
+def _displayed_phase(live: LiveRun, record: StepRecord | None, counts: Mapping[Phase, int]) -> Phase:
+    """The phase of a step that has not ended: Paused once the run is paused and no task of the step runs."""
     if record is None:
         return Phase.PENDING
     if live.view.run.phase is Phase.PAUSED and not (counts.get(Phase.RUNNING) or counts.get(Phase.PENDING)):
@@ -268,7 +268,7 @@ def _shown_phase(live: LiveRun, record: StepRecord | None, counts: Mapping[Phase
 
 
 def _step_activity(live: LiveRun, inputs: StatusInputs, step: PlannedStep, record: StepRecord | None) -> str:
-    """What a step does, where that can be said in a few words."""
+    """The activity of a running step, such as its iteration; empty if the step's tasks say enough."""
     if record is None:
         return ""
     if step.repeat is not None and record.total:

@@ -1,4 +1,4 @@
-"""The conditions of an object: what `kubectl wait`, kstatus and other tools read of it."""
+"""The conditions of an object, which `kubectl wait`, kstatus and other tools read."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def conditions(
 ) -> list[dict[str, Any]]:
     """Conditions in the sense of kstatus, and Complete or Failed at the end for `kubectl wait`.
 
-    `waiting` is why it does not go on, and stands in Reconciling alone. `accepted` is None while it is not
-    known. `before` is the status until now: it keeps the transition times.
+    `waiting` is the cause for which the object waits, and is written to Reconciling alone. `accepted` is None
+    while the acceptance is not known. `before` is the previous status, which has the transition times.
     """
     word = reason.value if reason is not None else phase.value
     text = shorten(message, MAX_MESSAGE)
@@ -71,7 +71,7 @@ def conditions(
 
 
 def was_accepted(before: Mapping[str, Any]) -> bool | None:
-    """True if the status until now says so; None if it does not."""
+    """True if the previous status has `Accepted=True`; else None, because the acceptance is not known."""
     for condition in before.get("conditions") or ():
         if condition.get("type") == "Accepted" and condition.get("status") == "True":
             return True

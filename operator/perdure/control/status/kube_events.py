@@ -14,7 +14,7 @@ from perdure.kube.recorder import EventRecorder, Regarding
 
 Announcement = tuple[str, str, Literal["Normal", "Warning"]]
 
-#: Event types that are announced: reason, action, and whether they call for attention.
+#: Event types that become Kubernetes Events: reason, action and type.
 _ANNOUNCED: dict[EventType, Announcement] = {
     EventType.WORKFLOW_STARTED: ("Started", "Start", "Normal"),
     EventType.WORKFLOW_PAUSED: ("Paused", "Pause", "Normal"),
@@ -26,7 +26,8 @@ _ANNOUNCED: dict[EventType, Announcement] = {
     EventType.TASK_DISRUPTED: ("Disrupted", "Replace", "Warning"),
     EventType.TASK_FAILED: ("TaskFailed", "Finish", "Warning"),
 }
-#: Of an AgentTask that stands alone, these are the run's own; in a Workflow there may be thousands of them.
+#: Further event types of a standalone AgentTask, where they are about the run itself. A Workflow may have
+#: thousands of them, among which its own Events could not be found.
 _ANNOUNCED_ALONE: dict[EventType, Announcement] = {
     EventType.TASK_SUCCEEDED: ("Succeeded", "Finish", "Normal"),
     EventType.TASK_CANCELLED: ("Cancelled", "Finish", "Warning"),
@@ -42,7 +43,7 @@ class KubeEvents:
         self._recorder = recorder
 
     def announce(self, live: LiveRun, commit: Commit, now: datetime) -> None:
-        """Announce what is worth it. Never waits, never fails."""
+        """Record the Kubernetes Events of a commit. Never waits, raises nothing."""
         regarding: Regarding | None = None
         for event in commit.events:
             announcement = _ANNOUNCED.get(event.type)

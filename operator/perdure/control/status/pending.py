@@ -1,4 +1,4 @@
-"""Which statuses are to be written about a run: its own, and those of its tasks that changed."""
+"""The statuses to write of a run: its own, and those of its tasks with changes."""
 
 from __future__ import annotations
 
@@ -33,28 +33,29 @@ def writes_of_live(
 ) -> list[StatusWrite]:
     """The statuses of a run in memory, and of its tasks that changed.
 
-    The end of a task is shown at once, everything else when it is as old as `patience`: what tasks are on
-    their way through is worth a write only if they stay there.
+    The end of a task is written at once, any other change when it is as old as `patience`: a phase that a
+    task only passes through is not worth a patch.
     """
     writes: list[StatusWrite] = []
     if live.key.kind == WORKFLOW:
-        # Marks are taken off before the writes, not after: what changes meanwhile is marked again.
+        # Marks are removed before the writes, not after: a change during a write marks the task again, and
+        # would be lost if its mark were removed after the write.
         while len(writes) < MAX_TASKS and (turn := _take_dirty(live, now - patience)):
             found = (_task_write(live, task_key, store, now, since) for task_key, since in turn)
             writes += [write for write in found if write is not None]
         if live.published.dirty and live.view.run.phase.terminal:
-            return writes  # its last status comes after those of all its tasks
+            return writes  # the run's last status comes after those of all its tasks
     else:
         live.published.dirty.pop(STANDALONE, None)
     before = live.published.written_status.get((root.key.kind, root.key.name), {})
     after = _root_status(live, root, store, before, now)
-    shown = partial(live.published.written_status.__setitem__, (root.key.kind, root.key.name), after)
-    writes.append(_root_write(root, before, after, shown))
+    written = partial(live.published.written_status.__setitem__, (root.key.kind, root.key.name), after)
+    writes.append(_root_write(root, before, after, written))
     return writes
 
 
 def more_is_due_in(live: LiveRun, now: datetime, *, patience: timedelta) -> float | None:
-    """Seconds until there is something to write about its tasks; None if there is nothing."""
+    """Seconds until a status of a task is due; None if none has changes."""
     if not live.published.dirty:
         return None
     if any(_is_due(live, key, now - patience) for key in live.published.dirty):
@@ -63,13 +64,13 @@ def more_is_due_in(live: LiveRun, now: datetime, *, patience: timedelta) -> floa
 
 
 def _is_due(live: LiveRun, key: TaskKey, before: datetime) -> bool:
-    """Whether a dirty task is to be written now: it has ended, or has changed `before` a time."""
+    """True if a dirty task is due: the task has ended, or its change is as old as `before`."""
     task = live.view.tasks.get(key)
     return live.published.dirty[key] <= before or task is None or task.phase.terminal
 
 
 def _take_dirty(live: LiveRun, before: datetime) -> list[tuple[TaskKey, datetime]]:
-    """The tasks whose turn it is to be shown: not more than are written soon, beginning after the last."""
+    """The next due tasks, at most `MAX_TASKS`, by key, beginning after the last turn."""
     due = {key for key in live.published.dirty if _is_due(live, key, before)}
     last = live.published.last_turn
     later = due if last is None else {key for key in due if key > last}
@@ -81,7 +82,7 @@ def _take_dirty(live: LiveRun, before: datetime) -> list[tuple[TaskKey, datetime
 
 
 def write_of_unavailable(root: Root, now: datetime) -> StatusWrite:
-    """The status of a run of which nothing is known while the ledger is away."""
+    """The status of a run whose records cannot be read, because the ledger is unavailable."""
     before = root.status or {}
     status = refused_status(
         root.generation, Reason.LEDGER_UNAVAILABLE, _LEDGER_AWAY, before, now, final=False
@@ -138,7 +139,7 @@ class _ChildStatuses(Mapping[str, Mapping[str, Any]]):
 
 
 def _taskless_status(live: LiveRun, before: Mapping[str, Any], now: datetime) -> dict[str, Any]:
-    """The status of an AgentTask that was paused or cancelled before it came to start."""
+    """The status of an AgentTask that was paused or cancelled before it started."""
     run = live.view.run
     status: dict[str, Any] = {
         "observedGeneration": live.generation,
@@ -174,7 +175,7 @@ def _task_write(
     task = live.view.tasks.get(key)
     children = store.of(live.key)
     if task is None or task.name not in children.tasks:
-        return None  # it has no object: it failed before it could start, or is no agent's
+        return None  # the task has no object: it failed before its start, or its kind has none
     before = live.published.written_status.get((AGENT_TASK, task.name), {})
     attempt = live.view.attempts.get(key)
     pod = None if attempt is None else children.pods.get(attempt.pod_name)
@@ -185,15 +186,17 @@ def _task_write(
         uid=children.tasks[task.name].uid,
         before=before,
         after=after,
-        written=partial(_note_shown, live, task, after),
+        written=partial(_note_written, live, task, after),
         missed=partial(live.published.mark_dirty, [key], since),
     )
 
 
-def _note_shown(live: LiveRun, task: TaskRecord, status: dict[str, Any]) -> None:
+def _note_written(live: LiveRun, task: TaskRecord, status: dict[str, Any]) -> None:
     place = (AGENT_TASK, task.name)
     if task.phase.terminal:
-        live.published.written_status.pop(place, None)  # nothing follows, and there may be thousands
+        live.published.written_status.pop(
+            place, None
+        )  # no further status follows, and a run may have thousands of tasks
         live.published.final_status_written.add(task.key)
     else:
         live.published.written_status[place] = status

@@ -1,9 +1,9 @@
 """Writing statuses: few patches, each computed at the last moment from the newest state.
 
-What is waiting to be written is a name, never a payload: changes that come while it waits are part of the
-patch, and an old status can never overwrite a newer one. A run's own status comes before those of its tasks,
-however many they are, since people read that one; only its last one comes after them all, because after
-that the run is not reconciled again.
+The queue holds keys, never payloads: changes that come while a key waits are part of the patch, and an old
+status can never overwrite a newer one. A run's own status comes before those of its tasks, because people
+read that one first. Only the last status of a run comes after those of its tasks: after that one the run is
+not reconciled again, and a task's status would never be written.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from perdure.control.queue.workqueue import WorkQueue
 from perdure.domain.phases import TERMINAL
 from perdure.kube.errors import ApiError
 
-#: Runs written about at once.
+#: Runs whose statuses are written at once.
 WORKERS = 8
-#: Patches under way at once: about one run, and about all of them.
+#: Patches under way at once: of one run, and of all runs.
 PATCHES_OF_RUN = 8
 PATCHES = 16
-#: Seconds after which a run's own status is written again before more of its tasks' are.
+#: Seconds of writes of tasks after which the run's own status is written again first.
 SLICE = 1.0
 #: Seconds by which a write is delayed at most, so that further changes join it.
 LONGEST_INTERVAL = 10.0
-#: The share that the newest patch has in what a patch is taken to last.
+#: The weight of the newest patch in the moving average of a patch's duration.
 _NEWEST = 1 / 16
 
 _TERMINAL = frozenset(phase.value for phase in TERMINAL)
@@ -42,20 +42,22 @@ class StatusSource(Protocol):
     """Where statuses come from (see `control.runs.status_source`)."""
 
     def statuses(self, key: RunKey, now: datetime, *, patience: timedelta) -> Sequence[StatusWrite]:
-        """What is to be written about a run now: of its tasks as much as is good to hold at once, then its
-        own, which comes last. What has not come to an end may be left out until it is `patience` old."""
+        """The statuses to write of a run now: a bounded number of its tasks' statuses, then the run's own.
+
+        A change other than an end may be left out until the change is as old as `patience`.
+        """
         ...
 
     def written(self, key: RunKey, now: datetime, *, patience: timedelta) -> float | None:
-        """All that `statuses` gave has been written. Seconds until there is more to write, None if there is
-        nothing."""
+        """Note that all writes of `statuses` are done. Returns the seconds until the next is due, or None."""
         ...
 
 
 class StatusWrite:
-    """One object's status as it was and as it is to be.
+    """One object's previous status and its next.
 
-    `written` is called once the API server has it, `missed` if it has to be computed and written again.
+    `written` is called once the API server has the next status, `missed` if the status has to be computed
+    and written again.
     """
 
     __slots__ = ("after", "before", "kind", "missed", "name", "uid", "written")
@@ -83,10 +85,10 @@ class StatusWrite:
 class StatusWriter:
     """Gathers changes to a run's statuses and writes them at most once per interval.
 
-    Patches of statuses are what an API server with many runs spends most on, and they are not to be at the
-    expense of the steps. So about one run's is under way at a time: the more runs wait and the slower the API
-    server answers, the longer the interval, up to `LONGEST_INTERVAL`. By Little's law the number under way is
-    their rate times how long each lasts.
+    Patches of statuses are the largest load of an API server with many runs, and must not slow down steps.
+    So about one run's patches are under way at a time: the more runs wait and the slower the API server
+    answers, the longer the interval, up to `LONGEST_INTERVAL`. By Little's law the number of patches under
+    way is their rate times the duration of one.
     """
 
     def __init__(self, *, kube: KubePort, interval: float, clock: Callable[[], datetime]) -> None:
@@ -96,11 +98,11 @@ class StatusWriter:
         self._queue = WorkQueue()
         self._last: dict[RunKey, float] = {}
         self._patches = asyncio.Semaphore(PATCHES)
-        #: Seconds that a patch lasts, of late.
-        self._lasts = 0.0
+        #: Moving average of a patch's duration, in seconds.
+        self._duration = 0.0
 
     def mark(self, key: RunKey, *, urgent: bool = False) -> None:
-        """A run's statuses have changed. Urgent ones (another phase, a refusal) are written at once."""
+        """Queue a run whose statuses have changed; at once if `urgent` (another phase, a refusal)."""
         wait = self.shown_in(key)
         if urgent or wait <= 0:
             self._queue.add(key)
@@ -108,17 +110,17 @@ class StatusWriter:
             self._queue.add_after(key, wait)
 
     def shown_in(self, key: RunKey) -> float:
-        """Seconds until it is time to write about a run; 0 or less if it is time."""
+        """Seconds until a run's next write is due; 0 or less if the write is due now."""
         now = asyncio.get_running_loop().time()
         pause = self._pause()
         return self._last.get(key, now - pause) + pause - now
 
     def forget(self, key: RunKey) -> None:
-        """Nothing more will be written about a run."""
+        """Drop the time of a run's last write, since no further write follows."""
         self._last.pop(key, None)
 
     def close(self) -> None:
-        """Forget everything that waits to be written."""
+        """Drop the queue, and the times of the last writes."""
         self._queue.close()
         self._last.clear()
 
@@ -129,8 +131,8 @@ class StatusWriter:
                 group.create_task(self._work(source))
 
     def _pause(self) -> float:
-        """Seconds between two writes about a run, as things are."""
-        return max(self._interval, min(LONGEST_INTERVAL, self._queue.pending * self._lasts))
+        """Seconds between two writes of a run, from the present load."""
+        return max(self._interval, min(LONGEST_INTERVAL, self._queue.pending * self._duration))
 
     async def _work(self, source: StatusSource) -> None:
         while True:
@@ -147,16 +149,17 @@ class StatusWriter:
                 due = source.written(key, self._clock(), patience=patience) if done else 0.0
                 if due:
                     self._queue.add_after(key, max(due, self.shown_in(key)))
-                # A source that gives nothing of the rest now has it later, and says so by a mark.
+                # A batch without a task's status made no progress, and a requeue would spin: the source marks
+                # the run when more statuses are ready.
                 elif due == 0 and any(write.kind != key.kind or write.name != key.name for write in writes):
                     self._queue.add(key)
             finally:
                 self._queue.done(key)
 
     async def _write(self, key: RunKey, writes: Sequence[StatusWrite]) -> bool | None:
-        """Write what is to be written about a run.
+        """Write the statuses of a run.
 
-        Returns True if all of it is written, False if time ran out, None if some of it was refused.
+        Returns True if all are written, False if the time was over before, None if one was refused.
         """
         tasks = list(writes)
         own = tasks.pop() if tasks and (tasks[-1].kind, tasks[-1].name) == (key.kind, key.name) else None
@@ -176,7 +179,7 @@ class StatusWriter:
     async def _write_tasks(
         self, key: RunKey, writes: Sequence[StatusWrite], *, within: float | None
     ) -> bool | None:
-        """As `_write`, for tasks only. What was not written is `missed`."""
+        """As `_write`, for tasks only. Each status that was not written is `missed`."""
         loop = asyncio.get_running_loop()
         waiting = list(reversed(writes))
         until = None if within is None else loop.time() + within
@@ -199,7 +202,7 @@ class StatusWriter:
         return None if refused else not waiting
 
     async def _try(self, key: RunKey, write: StatusWrite) -> bool:
-        """Write one status. False if it was refused, and is `missed`."""
+        """Write one status. Returns False if the API server refused the status, which is then `missed`."""
         loop = asyncio.get_running_loop()
         try:
             async with self._patches:
@@ -207,7 +210,7 @@ class StatusWriter:
                 try:
                     await self._patch(key.namespace, write)
                 finally:
-                    self._lasts += (loop.time() - begun - self._lasts) * _NEWEST
+                    self._duration += (loop.time() - begun - self._duration) * _NEWEST
         except ApiError as error:
             if not error.not_found:
                 _log.warning(
@@ -232,9 +235,10 @@ class StatusWriter:
         except ApiError as error:
             if error.status != 422:
                 raise
-            # The status there is not the one we took it for, or the object is another: write it whole.
-            there = await self._kube.get(write.kind, namespace, write.name)
-            if there["metadata"]["uid"] == write.uid:
+            # The status in the cluster is not `before`, or the object is another of the same name. Only in
+            # the first case the whole status is written.
+            current = await self._kube.get(write.kind, namespace, write.name)
+            if current["metadata"]["uid"] == write.uid:
                 whole = status_patch(write.uid, {}, write.after)
                 await self._kube.patch_status(write.kind, namespace, write.name, whole, brief=True)
 

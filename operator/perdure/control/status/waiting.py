@@ -1,6 +1,7 @@
-"""Why a task, a step or a run does not go on: one reason of a closed set, and its explanation for people.
+"""Why a task, a step or a run waits: one reason of a closed set, and an explanation for people.
 
-Pure. What a run waits for is found without visiting all of its tasks, since that is asked every second.
+Pure. The cause of a run is found without visiting all of its tasks, because a run's status is computed up to
+once a second.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ LIMIT_MESSAGE = "the limit of tasks that may run at once in the namespace or in 
 class StatusInputs(ClusterView):
     """The observations that a status is computed from, besides the committed run."""
 
-    #: More than 0 if the last decision would have started attempts, had the limits across runs allowed it.
+    #: More than 0 if the last decision had attempts to start, and the limits across runs had no free slot.
     wants: int = 0
 
 
@@ -45,12 +46,12 @@ def task_waiting(live: LiveRun, task: TaskRecord, inputs: StatusInputs) -> Waiti
 
 
 def run_waiting(live: LiveRun, inputs: StatusInputs) -> Waiting | None:
-    """What the whole run waits for: a reason only if none of its tasks runs."""
+    """The cause for which the whole run waits; None if one of its tasks runs, or the run has ended."""
     view = live.view
     if view.run.phase.terminal:
         return None
     if view.run.phase is Phase.PAUSED:
-        # A child Workflow is paused as well, but it does not leave.
+        # Only pods have to leave: a child Workflow is paused in place, and has no slot.
         leaving = view.slots
         return Reason.PAUSED, f"paused; {_number(leaving, 'pod')} still to leave" if leaving else "paused"
     for name, counts in view.counts.items():
@@ -61,10 +62,13 @@ def run_waiting(live: LiveRun, inputs: StatusInputs) -> Waiting | None:
         return (Reason.LIMIT, LIMIT_MESSAGE) if inputs.wants else None
     task = view.tasks[key]
     waiting = task_waiting(live, task, inputs)
-    return None if waiting is None else (waiting[0], f"{_shown(live, task)}: {waiting[1]}".removesuffix(": "))
+    if waiting is None:
+        return None
+    reason, message = waiting
+    return reason, f"{_display_name(live, task)}: {message}".removesuffix(": ")
 
 
-def _shown(live: LiveRun, task: TaskRecord) -> str:
+def _display_name(live: LiveRun, task: TaskRecord) -> str:
     """The name of a task's AgentTask or child; the step's name if its kind has no such object."""
     if live.view.plan.steps[task.key.step].kind.counts.objects:
         return task.name
@@ -85,7 +89,7 @@ def step_waiting(
     if record.phase is Phase.PENDING and record.reason is not None:
         return record.reason, record.message
     if step.is_for_each:
-        return _fan_waiting(live, step, record, inputs)
+        return _for_each_waiting(live, step, record, inputs)
     task = view.tasks.get(TaskKey(step.name, record.total - 1) if step.repeat else TaskKey(step.name))
     return None if task is None else task_waiting(live, task, inputs)
 
@@ -96,7 +100,7 @@ def _number(number: int, noun: str) -> str:
 
 def _waiting_for_dependencies(live: LiveRun, step: PlannedStep) -> Waiting:
     view = live.view
-    # Finally steps wait for all main ones, whatever they name.
+    # Finally steps wait for all main steps, with or without a reference to them.
     needed = step.depends_on + view.plan.order if step.is_finally else step.depends_on
     missing = []
     for name in needed:
@@ -116,22 +120,23 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:MAX_NAMES]) + (" and others" if len(names) > MAX_NAMES else "")
 
 
-def _fan_waiting(
+def _for_each_waiting(
     live: LiveRun, step: PlannedStep, record: StepRecord, inputs: StatusInputs
 ) -> Waiting | None:
-    """What keeps most tasks of a step, or all of its live ones, from running."""
+    """Why tasks of a `forEach` step do not start, or why none of its live tasks runs; else None."""
     view = live.view
     counts: Mapping[Phase, int] = view.counts.get(step.name) or {}
-    unmade = 0 if _starts_nothing(live, step) else record.total - sum(counts.values())
+    uncreated = 0 if _starts_nothing(live, step) else record.total - sum(counts.values())
     active = _active(counts)
-    if unmade > 0:
+    if uncreated > 0:
         if step.parallelism is not None and active >= step.parallelism:
             limit = f"the step's parallelism {step.parallelism}"
-            return Reason.PARALLELISM, f"{_tasks_wait(unmade)}: {limit}"
-        if view.plan.settings.parallelism is not None and _working(live) >= view.plan.settings.parallelism:
-            return Reason.PARALLELISM, f"{_tasks_wait(unmade)}: parallelism {view.plan.settings.parallelism}"
+            return Reason.PARALLELISM, f"{_tasks_wait(uncreated)}: {limit}"
+        parallelism = view.plan.settings.parallelism
+        if parallelism is not None and _working(live) >= parallelism:
+            return Reason.PARALLELISM, f"{_tasks_wait(uncreated)}: parallelism {parallelism}"
     limited = sum(key.step == step.name and view.tasks[key].reason is Reason.LIMIT for key in view.ready) + (
-        unmade if inputs.wants else 0
+        uncreated if inputs.wants else 0
     )
     if limited:
         return Reason.LIMIT, f"{_tasks_wait(limited)}: {LIMIT_MESSAGE}"
@@ -146,7 +151,7 @@ def _tasks_wait(number: int) -> str:
 
 
 def _starts_nothing(live: LiveRun, step: PlannedStep) -> bool:
-    """True if the run is at its end, and what was not started yet never will be."""
+    """True if the run ends, so that no further task of the step starts."""
     view = live.view
     if step.is_finally:
         return False
