@@ -35,7 +35,7 @@ class EventType(StrEnum):
     # --- about a task
     #: An attempt was opened: its pod is created next.
     TASK_SCHEDULED = "task.scheduled"
-    #: The container of the attempt started, a child Workflow started, or a `wait` began.
+    #: The container of the attempt started, a child Workflow started, or a wait for a time or signal began.
     TASK_STARTED = "task.started"
     #: The agent saved a checkpoint, which is durable.
     TASK_CHECKPOINTED = "task.checkpointed"
@@ -116,7 +116,7 @@ FIELDS: Final[Mapping[str, str]] = MappingProxyType(
         "message": "Text for people: why the phase or attempt ended, or what the agent says of its progress.",
         "exitCode": "Exit code of the agent's container, if there is one.",
         "pod": "Name of the attempt's pod, or of the child Workflow.",
-        "until": "When the `wait` is over, RFC 3339.",
+        "until": "When the wait ends at the latest, RFC 3339; left out for a wait without a time.",
         "sequence": "Number of the checkpoint, from 1 within the task.",
         "label": "What the agent called the checkpoint; null without a label.",
         "size": "Bytes that the agent saved.",

@@ -61,7 +61,7 @@ class Reason(StrEnum):
     PAUSED = "Paused"
     #: A limit of the namespace or of the whole installation is used up.
     LIMIT = "Limit"
-    #: A `wait` step whose time has not come.
+    #: The time or the signal that the step waits for has not come.
     WAITING = "Waiting"
     #: A template that it names does not exist (yet).
     TEMPLATE_NOT_FOUND = "TemplateNotFound"
@@ -78,7 +78,7 @@ class Reason(StrEnum):
     WORKFLOW_TIMEOUT = "WorkflowTimeout"
     #: The container ended with a code other than 0.
     EXIT_CODE = "ExitCode"
-    #: The container was killed for want of memory.
+    #: The container exceeded its memory limit and was killed.
     OOM_KILLED = "OOMKilled"
     #: Lost to disruptions more often than allowed.
     DISRUPTION_LIMIT = "DisruptionLimit"

@@ -1,4 +1,4 @@
-"""What parents mean for the Workflows that they made: pause and cancel flow down.
+"""The desired state of a child Workflow, inherited from its ancestors: pause and cancel flow down.
 
 Nothing is sent to a child: its desired state is computed at every pass from the objects above it as they are.
 So nothing has to be undone when a parent goes on, and nothing is lost in a crash.

@@ -139,7 +139,7 @@ class ChangeSet:
         self._newest[attempt.key] = attempt
 
     def event(self, type: EventType, *, task: TaskRecord | None = None, **data: Any) -> None:
-        """Say that something happened. A standalone AgentTask has no events of a workflow."""
+        """Add an event to the change set. A standalone AgentTask has no events of a workflow."""
         if self.run.kind != WORKFLOW and type.about_workflow:
             return
         facts = {name: value for name, value in data.items() if value is not None}

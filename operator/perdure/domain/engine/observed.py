@@ -37,7 +37,7 @@ class ChildRun:
 class Observed:
     """What was observed of a run's open attempts. A task that is not mentioned has nothing new."""
 
-    #: When the observation began, None for now. No attempt's time is over after that: since then it may have
+    #: Start of the observation, None for now. No attempt's time is over after that: since then it may have
     #: started, ended or given a sign of life.
     observed_at: datetime | None = None
     pods: Mapping[TaskKey, PodFacts] = field(default_factory=dict)

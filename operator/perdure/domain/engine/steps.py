@@ -1,4 +1,4 @@
-"""How steps go: evaluated when their dependencies have ended, filled with tasks, and ended."""
+"""The life of a step: evaluated, filled with tasks, ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of a `wait` step: it succeeds after a duration, or at a moment."""
+"""The rules of a `wait` step: it succeeds after a duration, or at a time."""
 
 from __future__ import annotations
 
