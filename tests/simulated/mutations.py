@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import Any, Final
 from unittest.mock import patch
 
-from perdure.control.cluster_cache import store
+from perdure.control.cluster_cache import run_objects, store
 from perdure.control.leadership import leader
 from perdure.control.leadership.fenced_kube import FencedKube
 from perdure.control.live_run import LiveRun
@@ -233,16 +233,16 @@ def _adopt_what_is_there() -> AbstractContextManager[Any]:
 
 
 def _mistake_a_namesake() -> AbstractContextManager[Any]:
-    root = store._root
+    read = run_objects.read_root
     uids: dict[Any, str] = {}
 
     def mutated(key: Any, obj: Mapping[str, Any], version: int) -> Any:
         if version < 3:
             uids.clear()  # another world
         uid = uids.setdefault(key, obj["metadata"]["uid"])
-        return root(key, {**obj, "metadata": {**obj["metadata"], "uid": uid}}, version)
+        return read(key, {**obj, "metadata": {**obj["metadata"], "uid": uid}}, version)
 
-    return patch.object(store, "_root", mutated)
+    return patch.object(store, "read_root", mutated)
 
 
 def _leave_the_old_attempt_open() -> AbstractContextManager[Any]:

@@ -19,7 +19,8 @@ from perdure.api.spec_models import SpecModels
 from perdure.api.status import timestamp
 from perdure.api.validation.parse import InvalidManifest, parse_workflowschedule
 from perdure.control.cluster_cache.run_key import SCHEDULE, RunKey
-from perdure.control.cluster_cache.store import Root, Store
+from perdure.control.cluster_cache.run_objects import Root
+from perdure.control.cluster_cache.store import Store
 from perdure.control.ports import KubePort
 from perdure.control.status.status_writer import status_patch
 from perdure.domain.engine.outcome import shorten

@@ -7,76 +7,29 @@ ever replaced by a newer version of itself. The store is a hint: no decision fol
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
-from perdure.control.cluster_cache.run_key import SCHEDULE, RunKey, owner_key, run_key
-from perdure.domain.engine.pod_facts import PodFacts, read_number, read_pod, read_time
-from perdure.domain.phases import TERMINAL
-from perdure.domain.records import AGENT_TASK, WORKFLOW, DesiredState
+from perdure.control.cluster_cache.run_key import SCHEDULE, RunKey, run_key
+from perdure.control.cluster_cache.run_objects import Children, Root, TaskObject, read_root
+from perdure.domain.engine.pod_facts import PodFacts, read_pod
+from perdure.domain.records import AGENT_TASK, WORKFLOW
 
 POD = "Pod"
 AGENT_TEMPLATE = "AgentTemplate"
 WORKFLOW_TEMPLATE = "WorkflowTemplate"
 #: Kinds that are watched.
 KINDS = (WORKFLOW, AGENT_TASK, AGENT_TEMPLATE, WORKFLOW_TEMPLATE, SCHEDULE, POD)
-#: Depth of a Workflow below the one that a person applied; child Workflows have this annotation.
-DEPTH_ANNOTATION = "perdure.dev/depth"
 #: How many uids of deleted objects to remember (LRU), so that a stale watch event cannot resurrect one.
 REMOVED = 10_000
 #: How many resourceVersions of own creates to remember (LRU): their ADDED events carry nothing new.
 MADE = 10_000
 #: How many objects that could not be read to remember (LRU), so that each is logged once.
 UNREADABLE = 10_000
-#: The largest depth that is distinguished: every depth beyond the limit is refused alike.
-_MAX_DEPTH = 999
-_TERMINAL = frozenset(phase.value for phase in TERMINAL)
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Root:
-    """The object that a person applied."""
-
-    key: RunKey
-    uid: str
-    version: int
-    generation: int
-    created_at: datetime
-    #: None once the run has finished: no pass reads the manifest any more.
-    manifest: Mapping[str, Any] | None
-    status: Mapping[str, Any] | None
-    phase: str | None = None
-    finished: bool
-    desired_state: DesiredState = "Running"
-    #: The Workflow or schedule that created the object; None if a person did.
-    owner: RunKey | None = None
-    owner_uid: str | None = None
-    depth: int = 0
-
-
-class TaskObject(NamedTuple):
-    """An AgentTask that a run created, and the phase in its status."""
-
-    uid: str
-    shown_phase: str | None
-
-
-@dataclass(slots=True)
-class Children:
-    """Objects that a run has created, and what changed since its last pass."""
-
-    #: Its AgentTask objects, by name.
-    tasks: dict[str, TaskObject] = field(default_factory=dict)
-    pods: dict[str, PodFacts] = field(default_factory=dict)
-    #: Names of pods that were created, changed or deleted.
-    changed: set[str] = field(default_factory=set)
-    #: A child Workflow was created, was deleted, or has ended.
-    children_changed: bool = False
 
 
 @dataclass(slots=True)
@@ -142,7 +95,7 @@ class Store:
             return None
         # Parsing precedes storing, so that an unreadable object leaves no partial state.
         is_root = kind != SCHEDULE and run == RunKey(kind, *place[1:])
-        read_root = _root(run, obj, version) if is_root else None
+        root_read = read_root(run, obj, version) if is_root else None
         facts = read_pod(obj) if kind == POD else None
         task = TaskObject(metadata["uid"], (obj.get("status") or {}).get("phase"))
         if entry is not None and entry.uid != metadata["uid"]:
@@ -154,8 +107,8 @@ class Store:
             return run
         root = self.roots.get(run)
         finished = root is not None and root.finished
-        if read_root is not None:
-            return run if self._keep_root(read_root) else None
+        if root_read is not None:
+            return run if self._keep_root(root_read) else None
         if facts is not None:
             self._entries[place].kept_as = facts.name
             if finished and facts.ended and not self._is_undecided(run, facts):
@@ -370,38 +323,3 @@ def _remember(known: dict[str, None], item: str, *, most: int) -> None:
 
 def _unreadable(kind: str, namespace: str, name: str, uid: str) -> str:
     return f"{kind}/{namespace}/{name}/{uid}"
-
-
-def _root(key: RunKey, obj: Mapping[str, Any], version: int) -> Root:
-    metadata = obj["metadata"]
-    spec: Mapping[str, Any] = obj.get("spec") or {}
-    status = obj.get("status") or {}
-    phase = status.get("phase")
-    finished = phase in _TERMINAL
-    owner = owner_key(obj)
-    return Root(
-        key=key,
-        uid=metadata["uid"],
-        version=version,
-        generation=metadata.get("generation", 1),
-        created_at=read_time(metadata["creationTimestamp"]),
-        manifest=None if finished else {"metadata": {"name": key.name}, "spec": spec},
-        status=None if finished else status,
-        phase=phase,
-        finished=finished,
-        desired_state=_desired_state(spec),
-        owner=None if owner is None else owner[0],
-        owner_uid=None if owner is None else owner[1],
-        depth=_depth(metadata),
-    )
-
-
-def _desired_state(spec: Mapping[str, Any]) -> DesiredState:
-    """The desired state of a run; an unknown value counts as Running, and admission refuses it."""
-    state = spec.get("desiredState")
-    return state if state in ("Paused", "Cancelled") else "Running"
-
-
-def _depth(metadata: Mapping[str, Any]) -> int:
-    """The depth in the annotation, 0 if the annotation is no number."""
-    return read_number((metadata.get("annotations") or {}).get(DEPTH_ANNOTATION), most=_MAX_DEPTH)

@@ -13,7 +13,8 @@ from perdure.api.policies import Retention
 from perdure.api.spec_models import spec_models
 from perdure.api.step import MAX_WORKFLOW_DEPTH
 from perdure.api.validation.problems import ManifestProblem
-from perdure.control.cluster_cache.store import Root, Store
+from perdure.control.cluster_cache.run_objects import Root
+from perdure.control.cluster_cache.store import Store
 from perdure.control.runs.executor import ActingKind
 from perdure.domain.admission.accept import Refused, TemplateMissing, admit
 from perdure.domain.admission.templates import StoredTemplates

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from perdure.control.cluster_cache.run_key import RunKey
-from perdure.control.cluster_cache.store import Root
+from perdure.control.cluster_cache.run_objects import Root
 from perdure.control.live_run import LiveRun
 from perdure.domain.records import WORKFLOW, DesiredState
 

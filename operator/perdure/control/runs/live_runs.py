@@ -13,7 +13,8 @@ from typing import Any
 import structlog
 
 from perdure.control.cluster_cache.run_key import RunKey
-from perdure.control.cluster_cache.store import Root, Store
+from perdure.control.cluster_cache.run_objects import Root
+from perdure.control.cluster_cache.store import Store
 from perdure.control.live_run import Agenda, LiveRun
 from perdure.control.queue.slots import Slots
 from perdure.control.runs.admission import Waits

@@ -14,7 +14,8 @@ from datetime import datetime
 import structlog
 
 from perdure.control.cluster_cache.run_key import RunKey
-from perdure.control.cluster_cache.store import Root, Store
+from perdure.control.cluster_cache.run_objects import Root
+from perdure.control.cluster_cache.store import Store
 from perdure.control.live_run import LiveRun
 from perdure.control.ports import KubePort, LedgerPort
 from perdure.control.queue.slots import Slots

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 
-from perdure.control.cluster_cache.store import Store, TaskObject
+from perdure.control.cluster_cache.run_objects import TaskObject
+from perdure.control.cluster_cache.store import Store
 from perdure.control.live_run import LiveRun
 from perdure.control.ports import KubePort
 from perdure.domain.names import LABEL_WORKFLOW

@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 from perdure.control.cluster_cache.run_key import RunKey
-from perdure.control.cluster_cache.store import Root, Store
+from perdure.control.cluster_cache.run_objects import Root
+from perdure.control.cluster_cache.store import Store
 from perdure.control.live_run import LiveRun
 from perdure.control.status.compute import refused_status, task_status, workflow_status
 from perdure.control.status.conditions import conditions

@@ -9,7 +9,7 @@ from typing import Any
 from perdure.api import API_VERSION
 from perdure.api.step import MAX_WORKFLOW_DEPTH
 from perdure.control.cluster_cache.run_key import RunKey
-from perdure.control.cluster_cache.store import DEPTH_ANNOTATION
+from perdure.control.cluster_cache.run_objects import DEPTH_ANNOTATION
 from perdure.control.live_run import LiveRun
 from perdure.control.runs.creation import InvalidObject, create_owned, labels_of_task, owner_reference
 from perdure.control.runs.deletion import Deletion

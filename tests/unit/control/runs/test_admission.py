@@ -7,7 +7,8 @@ from tests.unit.control.objects import obj
 from tests.unit.domain.clock import START, at
 
 from perdure.control.cluster_cache.run_key import RunKey
-from perdure.control.cluster_cache.store import AGENT_TEMPLATE, WORKFLOW_TEMPLATE, Root, Store
+from perdure.control.cluster_cache.run_objects import Root
+from perdure.control.cluster_cache.store import AGENT_TEMPLATE, WORKFLOW_TEMPLATE, Store
 from perdure.control.runs import admission
 from perdure.control.runs.admission import Waits, refusal
 from perdure.domain.admission.accept import Refused

@@ -11,7 +11,8 @@ from tests.unit.domain.builders import UID, view_of_workflow
 from tests.unit.domain.clock import START
 
 from perdure.control.cluster_cache.run_key import RunKey
-from perdure.control.cluster_cache.store import Root, Store
+from perdure.control.cluster_cache.run_objects import Root
+from perdure.control.cluster_cache.store import Store
 from perdure.control.live_run import LiveRun
 from perdure.control.runs.desired_state import desired_state
 from perdure.domain.records import AttemptRecord, TaskKey
