@@ -10,10 +10,10 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
-
+from perdure.control.cluster_cache.recent import remember
 from perdure.control.cluster_cache.run_key import SCHEDULE, RunKey, run_key
 from perdure.control.cluster_cache.run_objects import Children, Root, TaskObject, read_root
+from perdure.control.cluster_cache.unreadable import UnreadableObjects
 from perdure.domain.engine.pod_facts import PodFacts, read_pod
 from perdure.domain.records import AGENT_TASK, WORKFLOW
 
@@ -26,10 +26,6 @@ KINDS = (WORKFLOW, AGENT_TASK, AGENT_TEMPLATE, WORKFLOW_TEMPLATE, SCHEDULE, POD)
 REMOVED = 10_000
 #: How many resourceVersions of own creates to remember (LRU): their ADDED events carry nothing new.
 MADE = 10_000
-#: How many objects that could not be read to remember (LRU), so that each is logged once.
-UNREADABLE = 10_000
-
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -59,7 +55,7 @@ class Store:
         #: Tombstones: the response to a write may arrive after the event of the object's deletion.
         self._removed: dict[str, None] = {}
         self._made: dict[str, None] = {}
-        self._unreadable: dict[str, None] = {}
+        self.unreadable = UnreadableObjects()
         #: By finished run, the uids of pods whose retention has been decided.
         self._decided: dict[RunKey, set[str]] = {}
 
@@ -76,7 +72,7 @@ class Store:
         try:
             return self._apply(kind, obj)
         except Exception as error:
-            self._leave_out(kind, obj, error)
+            self.unreadable.add(kind, obj, error)
             return None
 
     def _apply(self, kind: str, obj: Mapping[str, Any]) -> RunKey | None:
@@ -131,7 +127,7 @@ class Store:
     def apply_created(self, kind: str, obj: Mapping[str, Any]) -> None:
         """Store the response to an own create. The ADDED event of the object then carries nothing new."""
         self.apply(kind, obj)
-        _remember(self._made, obj["metadata"]["resourceVersion"], most=MADE)
+        remember(self._made, obj["metadata"]["resourceVersion"], most=MADE)
 
     def is_own_create(self, version: str) -> bool:
         """Whether the ADDED event of this resourceVersion answers an own create; true once."""
@@ -266,29 +262,8 @@ class Store:
         children.changed.add(facts.name)
         return True
 
-    def is_unreadable(self, key: RunKey, uid: str) -> bool:
-        """Whether a version of a run's object was left out because it could not be read."""
-        return _unreadable(*key, uid) in self._unreadable
-
-    def _leave_out(self, kind: str, obj: Mapping[str, Any], error: Exception) -> None:
-        metadata = obj.get("metadata") if isinstance(obj, Mapping) else None
-        namespace, name, uid = (
-            str(metadata.get(field))[:253] if isinstance(metadata, Mapping) else ""
-            for field in ("namespace", "name", "uid")
-        )
-        known = _unreadable(kind, namespace, name, uid)
-        if known not in self._unreadable:
-            _remember(self._unreadable, known, most=UNREADABLE)
-            _log.error(
-                "object cannot be read, and is left out",
-                kind=kind,
-                namespace=namespace,
-                name=name,
-                error=f"{type(error).__name__}: {error}",
-            )
-
     def _note_removed(self, uid: str) -> None:
-        _remember(self._removed, uid, most=REMOVED)
+        remember(self._removed, uid, most=REMOVED)
 
     def _forget(self, place: tuple[str, str, str], entry: _Entry) -> None:
         del self._entries[place]
@@ -312,14 +287,3 @@ class Store:
             children.tasks.pop(name, None)
         if children is not None and not (children.tasks or children.pods or entry.run in self.roots):
             del self.children[entry.run]
-
-
-def _remember(known: dict[str, None], item: str, *, most: int) -> None:
-    """Add an item, and evict the oldest beyond `most`."""
-    known[item] = None
-    if len(known) > most:
-        del known[next(iter(known))]
-
-
-def _unreadable(kind: str, namespace: str, name: str, uid: str) -> str:
-    return f"{kind}/{namespace}/{name}/{uid}"

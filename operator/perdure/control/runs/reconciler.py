@@ -121,7 +121,8 @@ class Reconciler:
                     # The store has an earlier object of the same name, or nothing yet.
                     if self._closer.is_cached(live):
                         return 0.0
-                    return UNREADABLE_RECHECK if self._store.is_unreadable(key, live.uid) else STOPPED_RECHECK
+                    unreadable = self._store.unreadable.has(key, live.uid)
+                    return UNREADABLE_RECHECK if unreadable else STOPPED_RECHECK
                 await self._closer.end(live, epoch=self.epoch)
             self._runs.drop(live)
             live = None

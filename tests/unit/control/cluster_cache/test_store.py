@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 from tests.unit.control.objects import AUDIT, filled, obj, owner, pod, task, workflow
 
 from perdure.control.cluster_cache import store as module
+from perdure.control.cluster_cache import unreadable
 from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.cluster_cache.store import AGENT_TEMPLATE, POD, Store
 from perdure.domain.records import AGENT_TASK, WORKFLOW
@@ -369,8 +370,8 @@ def test_the_next_version_of_an_object_is_read_again(kind: str, odd: dict[str, A
 
 
 def test_only_so_many_unreadable_objects_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "UNREADABLE", 2)
+    monkeypatch.setattr(unreadable, "UNREADABLE", 2)
     store = Store()
     for name in ("a", "b", "c"):
         store.apply(POD, {**pod(name, 1), "status": ["no map"]})
-    assert len(store._unreadable) == 2
+    assert len(store.unreadable) == 2
