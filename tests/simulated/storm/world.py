@@ -102,6 +102,9 @@ class StormWorld(World):
                 operator.watch.relist()
             else:
                 self.remove(operator)
+        # An operator that resumes may find that its Lease has expired, and end. With a Lease, too, such an
+        # operator is started again, or none would lead.
+        self.nodes.start(self._keep_operator())
         if self.leases and self.operators:
             return
         # Without a Lease no operator takes over: the newest is the leader, and may have been killed.
@@ -109,7 +112,6 @@ class StormWorld(World):
             if not operator.alive:
                 self.remove(operator)
         self.start_operator()
-        self.nodes.start(self._keep_operator())
 
     async def _keep_operator(self) -> None:
         """What a kubelet does: start an operator again when it has ended, deposed.
