@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from perdure.domain.events import EventType
 from perdure.domain.phases import RUN, TASK, Phase, Reason, Transitions, successors
@@ -49,6 +49,8 @@ class Guarantees:
         #: What became of pods, by uid, and by task and attempt.
         self.truths: dict[str, PodTruth] = {}
         self._truths_of: dict[tuple[str, int], list[PodTruth]] = defaultdict(list)
+        #: The outputs of all echo tasks, which later tasks may be given from the cache.
+        self._echoed: list[Any] = []
         #: How often something was written, for people to see how much a seed tries.
         self.counts: Counter[str] = Counter()
 
@@ -345,13 +347,17 @@ class Guarantees:
         used = set()
         for task in commit.tasks:
             signal = model.signal_for(task)
+            is_echo = model.plan.steps[task.key.step].kind.field == "echo"
             if task.reason is Reason.CACHED:
+                known = not is_echo or task.output in self._echoed
+                self.demand(known, f"{task.name} was given {task.output}, which no echo gave")
                 continue
-            if task.phase is Phase.SUCCEEDED and model.plan.steps[task.key.step].kind.field == "echo":
+            if task.phase is Phase.SUCCEEDED and is_echo:
                 if signal is None:
                     self.broken(f"{task.name} succeeded without a signal")
                     continue
                 used.add(signal.id)
+                self._echoed.append(task.output)
                 self.demand(
                     task.output == signal.payload, f"{task.name} gave {task.output}, not {signal.payload}"
                 )

@@ -22,6 +22,8 @@ FAILED_ONCE = {
     17916: "a pod that came to be seen while a list from before it was on its way was forgotten for good",
     366: "a run failed because an API server that had just started forbade what it had no roles read for",
     1563: "the guarantee of timers refused a signal that ended a wait in the decision that ended its pause",
+    2404: "the storm took a result that another run had cached for a wrong one",
+    3899: "the storm left the last operator ended, which had found its Lease expired",
     10875: "a commit that took effect after its run had been read again exceeded the limit",
 }
 

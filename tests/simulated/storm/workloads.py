@@ -201,7 +201,8 @@ ECHO_CACHED: Final = _workflow(
         },
     ],
     {name: f"${{steps.{name}.output}}" for name in ("e", "a", "f")},
-    lambda echoed: {**_of("a"), "e": echoed[TaskKey("e")], "f": echoed[TaskKey("e")]},
+    # Another run may have cached its own result since `e` ended.
+    lambda echoed: {**_of("a"), "e": echoed[TaskKey("e")], "f": echoed[TaskKey("f")]},
     signals={TaskKey("e"): "go", TaskKey("f"): "go"},
 )
 
