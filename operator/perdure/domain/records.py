@@ -97,7 +97,7 @@ class TaskRecord:
     retries: int = 0
     #: Attempts that were lost to disruptions.
     disruptions: int = 0
-    #: When the next attempt may start, or a `wait` ends; None if the task waits for no time.
+    #: When the next attempt may start, or a wait ends; None if the task waits for no time.
     retry_at: datetime | None = None
     #: The last failure of the task: attempt, reason, message, exitCode. The next attempt can read it.
     last_failure: Mapping[str, Any] | None = None

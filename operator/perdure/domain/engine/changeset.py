@@ -185,7 +185,7 @@ class ChangeSet:
         self.wants = 0
 
     def due(self) -> list[TaskRecord]:
-        """Tasks for which the time has come of their next attempt, or of the end of a `wait`."""
+        """Tasks whose next attempt or end of a wait is due."""
         keys = {*self.view.delays.due(self.now), *self._tasks}
         tasks = (self.task(key) for key in keys)
         return [
