@@ -147,7 +147,7 @@ class ControlLoop:
             kube=fenced,
             ledger=ledger,
             executors=executors,
-            announcer=KubeEvents(recorder),
+            kube_events=KubeEvents(recorder),
             clock=clock,
             template_timeout=options.template_timeout,
             slots=slots,

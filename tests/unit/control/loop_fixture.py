@@ -123,7 +123,7 @@ class ControlLoopFixture:
         self.store.apply(self.history.run.kind, self._root)
         common: dict[str, Any] = {"store": self.store, "kube": self.cluster, "ledger": self.ledger}
         self.executors = executors(**common)
-        self.actor = Actuator(ledger=common["ledger"], executors=self.executors)
+        self.actuator = Actuator(ledger=common["ledger"], executors=self.executors)
         self.observer = Observer(store=self.store, ledger=common["ledger"], executors=self.executors)
 
     def _handle(self, kind: str, seen: Mapping[str, Any], deleted: bool) -> None:
@@ -138,7 +138,7 @@ class ControlLoopFixture:
     # --- what the loop does
 
     async def ensure(self, *keys: TaskKey) -> None:
-        await self.actor.ensure(self.live, keys or sorted(self.history.view.live), epoch=1)
+        await self.actuator.ensure(self.live, keys or sorted(self.history.view.live), epoch=1)
         for key, uid in self.ledger.recorded.items():
             number = self.history.view.attempts[key].number
             self.history.attempts[key, number] = replace(self.history.attempts[key, number], pod_uid=uid)

@@ -33,7 +33,7 @@ class Opener:
         kinds: tuple[ActingKind, ...],
         runs: LiveRuns,
         status_writer: StatusWriter,
-        announcer: KubeEvents,
+        kube_events: KubeEvents,
         clock: Callable[[], datetime],
         template_timeout: float,
     ) -> None:
@@ -43,7 +43,7 @@ class Opener:
         self._kinds = kinds
         self._runs = runs
         self._status_writer = status_writer
-        self._announcer = announcer
+        self._kube_events = kube_events
         self._clock = clock
         self._template_timeout = timedelta(seconds=template_timeout)
 
@@ -97,5 +97,5 @@ class Opener:
         state = RunState(run=commit.run, steps={}, tasks={}, attempts={})
         live = self._runs.keep(root.key, state, root)
         live.view.apply(commit, committed)
-        self._announcer.announce(live, commit, self._clock())
+        self._kube_events.announce(live, commit, self._clock())
         return live

@@ -60,7 +60,7 @@ class Reconciler:
         kube: KubePort,
         ledger: LedgerPort,
         executors: Executors,
-        announcer: KubeEvents,
+        kube_events: KubeEvents,
         clock: Callable[[], datetime],
         template_timeout: float,
         slots: Slots,
@@ -76,9 +76,9 @@ class Reconciler:
         self._ledger = ledger
         self._observer = Observer(store=store, ledger=ledger, executors=executors)
         self._executors = executors
-        self._actor = Actuator(ledger=ledger, executors=executors)
+        self._actuator = Actuator(ledger=ledger, executors=executors)
         self._cleanup = cleanup
-        self._announcer = announcer
+        self._kube_events = kube_events
         self._clock = clock
         self._status_writer = status_writer
         self._slots = slots
@@ -90,7 +90,7 @@ class Reconciler:
             kinds=kinds,
             runs=runs,
             status_writer=status_writer,
-            announcer=announcer,
+            kube_events=kube_events,
             clock=clock,
             template_timeout=template_timeout,
         )
@@ -177,7 +177,7 @@ class Reconciler:
         self._runs.wake(self._slots.settle(live.uid, live.view.slots, wants))
         delays = [] if requeue_at is None else [(requeue_at - self._clock()).total_seconds()]
         for key in sorted(live.objects.stopping):
-            if await self._actor.stop(live, key):
+            if await self._actuator.stop(live, key):
                 delays.append(STOPPED_RECHECK)
         if live.agenda.retry_blocked_at is not None:
             delays.append((live.agenda.retry_blocked_at - self._clock()).total_seconds())
@@ -211,7 +211,7 @@ class Reconciler:
             acting.update(observed.pods)
             if live.agenda.retry_blocked_at is not None and live.agenda.retry_blocked_at <= now:
                 acting.update(view.live & live.objects.blocked.keys())
-            await self._actor.ensure(live, sorted(acting), epoch=self.epoch)
+            await self._actuator.ensure(live, sorted(acting), epoch=self.epoch)
             acting.clear()
             live.agenda.retry_blocked_at = now + BLOCKED_RETRY if live.objects.blocked else None
             if live.objects.refusals:
@@ -243,7 +243,7 @@ class Reconciler:
         closed = [attempt for attempt in commit.attempts if attempt.closed_at is not None]
         live.objects.cleanup_candidates.update(attempt.pod_name for attempt in closed)
         live.published.mark_dirty((task.key for task in commit.tasks), self._clock())
-        self._announcer.announce(live, commit, self._clock())
+        self._kube_events.announce(live, commit, self._clock())
         for attempt in closed:
             follower = self._executors.of_attempt(live, attempt.key).follower(live, attempt)
             if follower is not None:

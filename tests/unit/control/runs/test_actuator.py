@@ -211,7 +211,7 @@ def test_a_stopping_attempt_loses_its_pod_and_gets_no_other(step: dict[str, Any]
         await stage.step()
         stage.history.settle(Observed(desired="Paused"))
         assert stage.attempt().stopping is Reason.PAUSED
-        assert await stage.actor.stop(stage.live, A) is False
+        assert await stage.actuator.stop(stage.live, A) is False
         assert ("delete", kind) in stage.cluster.calls
         await soon()
         assert stage.names("Pod") == stage.names("Job") == []
@@ -234,9 +234,9 @@ def test_a_pod_is_asked_to_leave_once() -> None:
         stage.set_pod(stage.attempt().pod_name, {"running": {"startedAt": "2024-05-01T12:00:00Z"}})
         await asyncio.sleep(0.5)
         stage.history.settle(Observed(desired="Paused"))
-        await stage.actor.stop(stage.live, A)
+        await stage.actuator.stop(stage.live, A)
         await asyncio.sleep(0.5)
-        await stage.actor.stop(stage.live, A)
+        await stage.actuator.stop(stage.live, A)
         assert stage.cluster.calls.count(("delete", "Pod")) == 1
         assert (await stage.observe()).pods[A].deletion is not None
 
@@ -255,9 +255,9 @@ def test_a_pod_that_was_never_observed_is_read_before_it_counts_as_gone(step: di
         stage.restart(pods=False)
         attempt = replace(stage.attempt(), pod_uid=None, stopping=Reason.PAUSED)
         stage.history.view.attempts[A] = attempt
-        assert await stage.actor.stop(stage.live, A) is True
+        assert await stage.actuator.stop(stage.live, A) is True
         assert not (await stage.observe()).gone
-        assert await stage.actor.stop(stage.live, A) is False
+        assert await stage.actuator.stop(stage.live, A) is False
         await soon()
         assert stage.names("Pod") == []
 

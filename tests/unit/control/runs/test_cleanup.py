@@ -56,7 +56,7 @@ class CleanupFixture:
         self.live = self.run.live
         self.store = Store()
         self.kube = Deletions(self.store)
-        self.tidier = cleanup_of(self.store, self.kube)
+        self.cleanup = cleanup_of(self.store, self.kube)
         self.version = 10
         self.store.apply(WORKFLOW, workflow(1, uid=self.live.uid))
 
@@ -76,7 +76,7 @@ class CleanupFixture:
         return name
 
     def tidy(self, *, now: Any = START) -> float | None:
-        return on_virtual_time(self.tidier.tidy(self.live, now))
+        return on_virtual_time(self.cleanup.tidy(self.live, now))
 
     def end_tasks(self, report: Report, *keys: TaskKey) -> None:
         self.run.settle(Observed(reports=dict.fromkeys(keys, (1, report))))
@@ -309,7 +309,7 @@ def test_after_a_restart_it_is_found_again() -> None:
     place = wide(40)
     place.end_tasks(SUCCESS, *(TaskKey("a", index) for index in range(40)))
     place.tidy()
-    place.tidier = cleanup_of(place.store, place.kube)
+    place.cleanup = cleanup_of(place.store, place.kube)
     while place.tidy() is not None:
         pass
     assert place.kept() - len(place.run.view.live) <= 10
@@ -374,17 +374,17 @@ def test_a_refused_deletion_is_retried_later_and_blocks_no_other() -> None:
     place.end_tasks(SUCCESS, *(TaskKey("a", index) for index in range(20)))
     place.end_tasks(SUCCESS, TaskKey("b"))
     assert place.run.phase is Phase.SUCCEEDED
-    assert place.tidier.behind(place.live), "its last status waits"
+    assert place.cleanup.behind(place.live), "its last status waits"
     first = place.run.tasks[TaskKey("a", 0)].name
     place.kube.refused = {record.name for record in place.run.tasks.values()}
     assert place.tidy() == 5.0
-    assert not place.tidier.behind(place.live), "but not for what cannot be done"
+    assert not place.cleanup.behind(place.live), "but not for what cannot be done"
     assert place.tidy(now=at(1)) == 4.0
     assert not place.kube.made
     place.kube.refused.clear()
     assert place.tidy(now=at(5)) is None
     assert first in place.kube.names()
-    assert not place.tidier.behind(place.live)
+    assert not place.cleanup.behind(place.live)
 
 
 def test_a_deposed_leader_learns_that_it_is_one() -> None:
@@ -408,7 +408,7 @@ def finish(place: CleanupFixture, *, phase: str = "Succeeded") -> None:
 
 
 def clean_finished(place: CleanupFixture, seconds: float) -> float | None:
-    return on_virtual_time(place.tidier.clean_finished(RUN, START + timedelta(seconds=seconds)))
+    return on_virtual_time(place.cleanup.clean_finished(RUN, START + timedelta(seconds=seconds)))
 
 
 @pytest.mark.parametrize(("policy", "deleted"), [("Always", False), ("OnFailure", True), ("Never", True)])
@@ -418,7 +418,7 @@ def test_the_policy_applies_to_a_pod_that_ends_after_its_run(policy: Policy, del
     name = place.add_pod(A)
     assert place.tidy() == 30.0
     finish(place)
-    place.tidier.forget(RUN, place.live.uid)  # the run is no longer in memory
+    place.cleanup.forget(RUN, place.live.uid)  # the run is no longer in memory
     assert clean_finished(place, 1) == 30.0
     place.add_pod(A, "Succeeded")  # of which the store keeps nothing
     assert name not in place.store.of(RUN).pods

@@ -86,9 +86,9 @@ def written(source: Source, server: Server, *, seconds: float = 60.0) -> None:
     """Mark the run once, and let so much time pass."""
 
     async def main() -> None:
-        projector = StatusWriter(kube=server, interval=1.0, clock=now)  # type: ignore[arg-type]
-        writing = asyncio.create_task(projector.run(source))
-        projector.mark(RUN)
+        writer = StatusWriter(kube=server, interval=1.0, clock=now)  # type: ignore[arg-type]
+        writing = asyncio.create_task(writer.run(source))
+        writer.mark(RUN)
         await asyncio.sleep(seconds)
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
@@ -200,15 +200,15 @@ def test_many_runs_or_a_slow_server_lengthen_the_batches(runs: int, seconds: flo
     async def scenario() -> None:
         server, source = Server(), Source(0)
         server.seconds = seconds
-        projector = StatusWriter(kube=server, interval=1.0, clock=now)  # type: ignore[arg-type]
-        working = asyncio.create_task(projector.run(source))
+        writer = StatusWriter(kube=server, interval=1.0, clock=now)  # type: ignore[arg-type]
+        working = asyncio.create_task(writer.run(source))
         keys = [RunKey(WORKFLOW, "team", f"run-{number}") for number in range(runs)]
 
         async def changing(span: float) -> None:
             """Every run changes all the time."""
             for _ in range(round(span / 0.1)):
                 for key in keys:
-                    projector.mark(key)
+                    writer.mark(key)
                 await asyncio.sleep(0.1)
 
         await changing(20.0)
@@ -224,14 +224,14 @@ def test_another_phase_does_not_wait() -> None:
     async def scenario() -> None:
         server, source = Server(), Source(0)
         server.seconds = 0.0
-        projector = StatusWriter(kube=server, interval=5.0, clock=now)  # type: ignore[arg-type]
-        working = asyncio.create_task(projector.run(source))
-        projector.mark(RUN)
+        writer = StatusWriter(kube=server, interval=5.0, clock=now)  # type: ignore[arg-type]
+        working = asyncio.create_task(writer.run(source))
+        writer.mark(RUN)
         await asyncio.sleep(0.5)
-        projector.mark(RUN)
+        writer.mark(RUN)
         await asyncio.sleep(0.5)
         assert len(server.patched) == 1
-        projector.mark(RUN, urgent=True)
+        writer.mark(RUN, urgent=True)
         await asyncio.sleep(0.1)
         assert len(server.patched) == 2
         working.cancel()

@@ -196,7 +196,7 @@ def test_a_stopping_job_without_a_pod_is_gone_once_it_is() -> None:
         stage.cluster.jobs_get_pods = False
         await stage.ensure()
         stage.history.view.attempts[A] = replace(stage.attempt(), stopping=Reason.PAUSED)
-        assert await stage.actor.stop(stage.live, A) is True
+        assert await stage.actuator.stop(stage.live, A) is True
         assert stage.names("Job") == []
         assert (await stage.observe()).gone == {A}
 
