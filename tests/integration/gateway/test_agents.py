@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from perdure.domain.phases import Phase
-from perdure.domain.records import Commit, RunState
+from perdure.domain.records import Commit, RunState, Vitals
 from perdure.ledger import Ledger
 from perdure_agent import Options, Superseded, connect
 from perdure_agent._checkpoints import Which
@@ -19,6 +19,7 @@ from perdure_agent._payload import MemorySink, in_memory
 from tests.integration.gateway.conftest import KEY, AgentOf
 from tests.integration.gateway.keys import ClusterKeys
 from tests.integration.ledger.samples import at, attempt_record, started, superseded
+from tests.support.waiting import until
 
 MIB = 1024 * 1024
 
@@ -100,9 +101,15 @@ async def test_a_replacement_continues_and_the_replaced_attempt_can_write_nothin
     ledger: Ledger, run: RunState, epoch: int, gateway: str, agent_of: AgentOf, options: Options
 ) -> None:
     old = agent_of(gateway, run.attempts[KEY].pod_uid)
-    # A periodic heartbeat after the replacement would end the agent before the calls below.
+    # A heartbeat after the replacement would end the agent before the calls below: the first heartbeat is in
+    # the ledger before the attempt is replaced, and there is no second one.
     silent = replace(options, heartbeat_interval=3600)
+
+    async def first_heartbeat() -> tuple[Vitals, ...]:
+        return tuple((await ledger.updates(run.run.uid, since=None)).vitals)
+
     async with connect(old, options=silent) as agent:
+        await until(first_heartbeat)
         await agent.checkpoint(b"state of attempt 1")
         new = await superseded(ledger, run, epoch)
         payload = await in_memory(b"too late", "text/plain")
