@@ -14,6 +14,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, NoReturn
 
+from perdure.aio import call
 from perdure.api.spec_models import spec_models
 from perdure.control.cluster_cache.store import Store
 from perdure.control.event_handler import EventHandler
@@ -241,10 +242,6 @@ class ControlLoop:
         self.seen.set()
         async with asyncio.TaskGroup() as group:
             if self._while_leading is not None:
-                group.create_task(_awaited(self._while_leading()))
+                group.create_task(call(self._while_leading))
             await self._queue.idle()
             self.settled.set()
-
-
-async def _awaited(work: Awaitable[None]) -> None:
-    await work

@@ -13,7 +13,7 @@ from datetime import datetime
 
 import structlog
 
-from perdure.aio import wait_for_event
+from perdure.aio import call, wait_for_event
 from perdure.control.cluster_cache.relist import relist
 from perdure.control.cluster_cache.run_key import SCHEDULE, RunKey
 from perdure.control.cluster_cache.store import Store
@@ -98,7 +98,7 @@ class Leader:
         """Work until cancelled, or until another leader has taken the epoch."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(_awaited(self._write_statuses()))
+                group.create_task(call(self._write_statuses))
                 await self._begin()
                 self._reconciling = True
                 for _ in range(self._workers):
@@ -106,7 +106,7 @@ class Leader:
                 group.create_task(self._listen())
                 group.create_task(self._relist())
                 group.create_task(self._end_retention())
-                group.create_task(_awaited(self._while_leading()))
+                group.create_task(call(self._while_leading))
         except* Deposed:
             _log.warning("another operator has taken over", epoch=self._reconciler.epoch)
         finally:
@@ -225,7 +225,3 @@ class Leader:
                 expired = []
             if len(expired) < RETENTION_BATCH:
                 await asyncio.sleep(RETENTION_INTERVAL)
-
-
-async def _awaited(work: Awaitable[None]) -> None:
-    await work

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 import structlog
 
-from perdure.aio import wait_for_event
+from perdure.aio import call, wait_for_event
 from perdure.control.ports import KubePort
 from perdure.kube.errors import ApiError
 
@@ -123,7 +123,7 @@ class Elector:
         return min(pause, left) if self._held_by_another() and left > 0 else pause
 
     async def _lead(self, lead: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
-        work = asyncio.create_task(_awaited(lead()))
+        work = asyncio.create_task(call(lead))
         renewal = asyncio.create_task(self._renew_until_lost())
         stopping = asyncio.create_task(_stopped(stop))
         try:
@@ -236,10 +236,6 @@ class Elector:
                 raise
             return False
         return True
-
-
-async def _awaited(work: Awaitable[None]) -> None:
-    await work
 
 
 async def _stopped(stop: asyncio.Event) -> None:
