@@ -163,6 +163,20 @@ def test_a_step_times_out(kind: Any, driver: Driver) -> None:
     assert run.phase is Phase.FAILED
 
 
+@kinds_that_take("timeout")
+def test_the_timeout_of_a_step_stops_the_rest_in_the_same_decision(kind: Any, driver: Driver) -> None:
+    """Nothing wakes the run for a second decision: the other task would run until the next relist."""
+    step = {"name": "a", kind.field: driver.block, "timeout": "10s"}
+    run = Run(view_of_plan(step, {"name": "b"}, failurePolicy="CancelRunning"))
+    run.settle()
+    driver.begin(run, A)
+    run.started(TaskKey("b"))
+    decision = run.decide(now=run.moment(10.1))
+    assert (run.tasks[A].phase, run.tasks[A].reason) == (Phase.FAILED, Reason.TIMEOUT)
+    assert (run.tasks[TaskKey("b")].phase, run.phase) == (Phase.CANCELLED, Phase.FAILED)
+    assert not decision.more
+
+
 def test_a_run_times_out(kind: Any, driver: Driver) -> None:
     run = run_of(kind, run={"timeout": "10s"})
     driver.begin(run, A)

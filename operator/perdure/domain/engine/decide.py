@@ -95,9 +95,14 @@ def _start_what_is_due(changes: ChangeSet) -> None:
     """Start what waited for a time that has come, or for nothing but its turn."""
     if changes.paused:
         return
+    failing = changes.failing
     for task in sorted([*changes.due(), *changes.ready()], key=attrgetter("key")):
         step = changes.plan.steps[task.key.step]
         step.kind.due(changes, step, task)
+    if changes.failing and not failing:
+        # The time of a task was its timeout, and fails the run. What that stops is stopped by this decision:
+        # nothing would wake the run for another one.
+        stop_rest(changes)
 
 
 def _advance(changes: ChangeSet) -> bool:
