@@ -10,8 +10,8 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ from perdure.kube.client import KubeClient
 from perdure.kube.recorder import EventRecorder
 from perdure.kube.reflector import Selection, reflect
 from perdure.ledger import Ledger
+from perdure.loop_watch import watch_loop
 from perdure.settings import Settings
 from perdure.steps import KINDS as STEP_KINDS
 
@@ -73,7 +74,8 @@ async def run_gateway(settings: Settings) -> None:
         kube = KubeClient.from_config(settings.kubeconfig)
         async with kube, ledger:
             verifier = TokenVerifier(kube.raw_get, audience=settings.token_audience)
-            await serve(settings, ledger=ledger, verifier=verifier, stop=signals.stop)
+            async with _watched_loop(settings):
+                await serve(settings, ledger=ledger, verifier=verifier, stop=signals.stop)
 
 
 async def run_operator(settings: Settings) -> None:
@@ -163,7 +165,9 @@ class _Operator:
             signals.take()
             # An object deleted between the leader's relist and the first list of a watch is in neither.
             self._loop.handle_gap()
-            await _first((watching, stopping))
+            # Start-up imports and lists a whole cluster: the watch begins when that is over.
+            async with _watched_loop(self._settings):
+                await _first((watching, stopping))
             stop.set()
             try:
                 async with asyncio.timeout(SHUTDOWN_SECONDS):
@@ -280,6 +284,18 @@ def _nothing_collected() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+@asynccontextmanager
+async def _watched_loop(settings: Settings) -> AsyncIterator[None]:
+    """The watch over the event loop, where the settings ask for it."""
+    async with asyncio.TaskGroup() as group:
+        watch = group.create_task(watch_loop(settings.loop_watch)) if settings.loop_watch else None
+        try:
+            yield
+        finally:
+            if watch is not None:
+                watch.cancel()
 
 
 async def _until(event: asyncio.Event) -> None:

@@ -69,6 +69,8 @@ class Settings(BaseSettings):
     status_interval: Annotated[float, Field(ge=0)] = 1.0
     #: Whether to post Kubernetes Events.
     kubernetes_events: bool = True
+    #: CPU time of one turn of the event loop beyond which the code that took it is logged; 0 for no watch.
+    loop_watch: Annotated[float, Field(ge=0)] = 0.0
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
