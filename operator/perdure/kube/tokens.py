@@ -31,6 +31,9 @@ ALGORITHMS = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512")
 LEEWAY = 30.0
 #: Seconds after which keys are fetched again even if no token had an unknown key.
 KEYS_LIFETIME = 3600.0
+#: Longest time of one fetch. Agents' requests wait for it, and an API server that accepts connections and does
+#: not answer must not stop their checkpoints. Seconds.
+FETCH_TIME = 3.0
 #: Least seconds between two fetches: forged key ids must not turn into load on the API server.
 REFETCH_INTERVAL = 10.0
 #: The same interval until the first fetch has succeeded.
@@ -59,6 +62,16 @@ class InvalidToken(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class ExpiredToken(InvalidToken):
+    """The token is sound in every other respect, and its time is over.
+
+    The kubelet renews the file before that, unless it cannot reach the API server: the agent has done nothing
+    wrong, and waits for the renewed token. An expired token is never accepted, also not while the API server is
+    away: otherwise a token that somebody has read from a log or the network would work for longer than its
+    signer allowed.
+    """
 
 
 class KeysUnavailable(Exception):
@@ -93,11 +106,14 @@ class TokenVerifier:
     async def verify(self, token: str, *, now: datetime) -> AgentIdentity:
         """The identity that `token` proves at `now` (with a time zone).
 
-        Raises InvalidToken, or KeysUnavailable until the first fetch of the keys has succeeded.
+        Raises ExpiredToken, InvalidToken, or KeysUnavailable until the first fetch of the keys has succeeded.
         """
         at = now.timestamp()
         if len(token) > MAX_TOKEN_LENGTH:
             raise InvalidToken("the token is too long")
+        # Before the cache: a token whose key was withdrawn must not be accepted until it expires.
+        if self._keys is not None:
+            await self._current_keys(at)
         # The cache holds digests: a dump of the process's memory must not contain usable tokens.
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         known = self._verified.get(digest)
@@ -174,6 +190,10 @@ class TokenVerifier:
         # Keys must not live longer because the clock was set back.
         if keys is not None and abs(at - self._fetched_at) < KEYS_LIFETIME:
             return keys
+        if keys is not None and self._lock.locked():
+            # Another caller fetches. Old keys serve until the new ones are here: an API server that does not
+            # answer delays one request in ten seconds, not all of them.
+            return keys
         return await self._refetch(at, newer_than=keys)
 
     async def _refetch(self, at: float, *, newer_than: _Keys | None) -> _Keys:
@@ -185,9 +205,10 @@ class TokenVerifier:
             if self._keys is newer_than and not recently:
                 self._tried_at = at
                 try:
-                    fetched = await self._fetch_keys()
-                except ApiError as error:
-                    _log.warning("cluster keys not fetched", error=str(error))
+                    async with asyncio.timeout(FETCH_TIME):
+                        fetched = await self._fetch_keys()
+                except (ApiError, TimeoutError) as error:
+                    _log.warning("cluster keys not fetched", error=str(error) or "no answer in time")
                 else:
                     if self._keys is not None and fetched.published != self._keys.published:
                         # The tokens of a withdrawn key must be refused from now on.
@@ -241,8 +262,6 @@ def _identity(
     if audience not in (audiences if isinstance(audiences, list) else [audiences]):
         raise InvalidToken(f"the token is not for the audience {audience!r}")
     expires_at = _time(claims, "exp") + LEEWAY
-    if at >= expires_at:
-        raise InvalidToken("the token has expired")
     if "nbf" in claims and at < _time(claims, "nbf") - LEEWAY:
         raise InvalidToken("the token is not valid yet")
     bound = claims.get("kubernetes.io")
@@ -257,6 +276,9 @@ def _identity(
     )
     if not all(isinstance(part, str) and part for part in identity):
         raise InvalidToken("the token does not say whose it is")
+    # Last: only a token that proves an agent's pod in every other respect is told apart as expired.
+    if at >= expires_at:
+        raise ExpiredToken("the token has expired")
     return AgentIdentity(*map(str, identity)), expires_at
 
 

@@ -17,7 +17,7 @@ from perdure.domain.records import LedgerUnavailable, TaskKey
 from perdure.gateway.agent_api.limits import AgentLimits
 from perdure.gateway.agent_api.request_fields import parse_output
 from perdure.gateway.http.problems import Problem
-from perdure.kube.tokens import KeysUnavailable
+from perdure.kube.tokens import ExpiredToken, KeysUnavailable
 
 WRITES: list[tuple[str, str, dict[str, Any]]] = [
     ("PUT", "/checkpoints", {"data": b"x"}),
@@ -308,6 +308,14 @@ async def test_a_failure_is_not_retryable_by_default(gateway: RunningGateway) ->
 async def test_heartbeat(gateway: RunningGateway) -> None:
     assert (await gateway.call("POST", "/heartbeat")).status == 204
     assert gateway.ledger.heartbeats == 1
+
+
+async def test_an_expired_token_is_a_type_of_its_own_that_asks_to_wait(gateway: RunningGateway) -> None:
+    gateway.verifier.error = ExpiredToken("the token has expired")
+    reply = await gateway.call("POST", "/heartbeat")
+    assert (reply.status, reply.kind) == (401, "token-expired")
+    assert int(reply.headers["Retry-After"]) > 0
+    assert reply.headers["Www-Authenticate"] == 'Bearer realm="perdure"'
 
 
 async def test_every_route_refuses_a_request_without_a_valid_token(gateway: RunningGateway) -> None:

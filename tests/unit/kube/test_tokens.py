@@ -16,7 +16,7 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from perdure.kube import tokens
 from perdure.kube.errors import ApiError
-from perdure.kube.tokens import AgentIdentity, InvalidToken, KeysUnavailable, TokenVerifier
+from perdure.kube.tokens import AgentIdentity, ExpiredToken, InvalidToken, KeysUnavailable, TokenVerifier
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
 ISSUER = "https://kubernetes.default.svc.cluster.local"
@@ -121,6 +121,73 @@ async def test_an_expired_token_is_refused_after_the_leeway(verifier: TokenVerif
     assert await verifier.verify(token, now=end + timedelta(seconds=29)) == AGENT
     # The token was cached a moment ago, which must not extend its life.
     assert await refused(verifier, token, end + timedelta(seconds=30)) == "the token has expired"
+
+
+async def test_an_expired_token_is_told_apart_only_if_all_else_is_sound(verifier: TokenVerifier) -> None:
+    late = NOW + timedelta(hours=2)
+    with pytest.raises(ExpiredToken):
+        await verifier.verify(signed(), now=late)
+    forged = jwt.encode(claims(), RSA["two"], algorithm="RS256", headers={"kid": "one"})
+    for token in (signed(aud=["other"]), signed(iss="https://other.example"), forged):
+        with pytest.raises(InvalidToken) as caught:
+            await verifier.verify(token, now=late)
+        assert not isinstance(caught.value, ExpiredToken)
+
+
+async def test_a_cached_token_of_a_withdrawn_key_is_refused_once_the_keys_are_old(
+    cluster: Cluster, verifier: TokenVerifier
+) -> None:
+    day = int(NOW.timestamp()) + 86_400
+    token = signed(exp=day)
+    assert await verifier.verify(token, now=NOW) == AGENT
+    cluster.keys = [public("two")]
+    fresh = NOW + timedelta(seconds=tokens.KEYS_LIFETIME - 1)
+    assert await verifier.verify(token, now=fresh) == AGENT
+    old = NOW + timedelta(seconds=tokens.KEYS_LIFETIME)
+    assert "does not publish" in await refused(verifier, token, old)
+
+
+async def test_cached_tokens_are_accepted_while_the_api_server_is_away(
+    cluster: Cluster, verifier: TokenVerifier
+) -> None:
+    token = signed(exp=int(NOW.timestamp()) + 86_400)
+    await verifier.verify(token, now=NOW)
+    cluster.away = True
+    assert await verifier.verify(token, now=NOW + timedelta(hours=23)) == AGENT
+
+
+async def test_an_api_server_that_does_not_answer_delays_one_request_only(cluster: Cluster) -> None:
+    hangs = asyncio.Event()
+    entered = asyncio.Event()
+    away = False
+
+    async def fetch(path: str) -> Any:
+        if away:
+            entered.set()
+            await hangs.wait()
+        return await cluster.fetch(path)
+
+    verifier = TokenVerifier(fetch, audience="perdure")
+    token = signed(exp=int(NOW.timestamp()) + 86_400)
+    await verifier.verify(token, now=NOW)
+    away = True
+    later = NOW + timedelta(hours=2)
+    first = asyncio.create_task(verifier.verify(token, now=later))
+    await entered.wait()
+    assert await verifier.verify(token, now=later) == AGENT
+    assert not first.done()
+    hangs.set()
+    assert await first == AGENT
+
+
+async def test_a_fetch_without_an_answer_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(_: str) -> Any:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(tokens, "FETCH_TIME", 0.01)
+    silent = TokenVerifier(never, audience="perdure")
+    with pytest.raises(KeysUnavailable):
+        await silent.verify(signed(), now=NOW)
 
 
 async def test_a_future_token_is_refused_before_the_leeway(verifier: TokenVerifier) -> None:

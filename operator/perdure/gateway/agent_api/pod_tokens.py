@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from perdure.gateway.agent_api.ports import Verifier
 from perdure.gateway.agent_api.problems import AgentProblem
 from perdure.gateway.http.problems import Problem
-from perdure.kube.tokens import AgentIdentity, InvalidToken, KeysUnavailable
+from perdure.kube.tokens import AgentIdentity, ExpiredToken, InvalidToken, KeysUnavailable
+
+#: Seconds after which an agent whose token has expired should read the file and ask again. The kubelet tries to
+#: renew a token each minute or so.
+EXPIRED_RETRY_AFTER: Final = 5
 
 
 class PodAuthenticator:
@@ -27,7 +31,7 @@ class PodAuthenticator:
         self._clock = clock
 
     async def identify(self, headers: Mapping[bytes, bytes]) -> AgentIdentity:
-        """The pod that sent the request. Raises Problem (unauthenticated, keys-unavailable)."""
+        """The pod that sent the request. Raises Problem (unauthenticated, token-expired, keys-unavailable)."""
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer" or not token.strip():
             raise Problem(
@@ -36,6 +40,14 @@ class PodAuthenticator:
             )
         try:
             return await self._verifier.verify(token.strip().decode("latin-1"), now=self._clock())
+        except ExpiredToken:
+            raise Problem(
+                AgentProblem.TOKEN_EXPIRED,
+                "Authorization: the token has expired and the kubelet has not renewed it, most often because "
+                "the API server is away; read the file that PERDURE_TOKEN_FILE names again, and repeat the "
+                "call after Retry-After",
+                headers={"Retry-After": str(EXPIRED_RETRY_AFTER)},
+            ) from None
         except InvalidToken as error:
             raise Problem(
                 AgentProblem.UNAUTHENTICATED,

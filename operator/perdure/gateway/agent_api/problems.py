@@ -18,6 +18,8 @@ class AgentProblem(ProblemType):
 
     #: No token, or one that proves nothing.
     UNAUTHENTICATED = ("unauthenticated", 401, "The token is missing or not valid")
+    #: The token is sound and has expired: the kubelet has not renewed the file yet. Wait, and read it again.
+    TOKEN_EXPIRED = ("token-expired", 401, "The token has expired")
     #: The cluster's keys cannot be fetched, so tokens cannot be checked.
     KEYS_UNAVAILABLE = ("keys-unavailable", 503, "Tokens cannot be checked now", True)
     #: The pod is not known, most often because it has only just been created.
