@@ -31,8 +31,8 @@ ALGORITHMS = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512")
 LEEWAY = 30.0
 #: Seconds after which keys are fetched again even if no token had an unknown key.
 KEYS_LIFETIME = 3600.0
-#: Longest time of one fetch. Agents' requests wait for it, and an API server that accepts connections and does
-#: not answer must not stop their checkpoints. Seconds.
+#: Longest time of one fetch. Agents' requests wait for it, and an API server that accepts connections and
+#: does not answer must not stop their checkpoints. Seconds.
 FETCH_TIME = 3.0
 #: Least seconds between two fetches: forged key ids must not turn into load on the API server.
 REFETCH_INTERVAL = 10.0
@@ -68,9 +68,9 @@ class ExpiredToken(InvalidToken):
     """The token is sound in every other respect, and its time is over.
 
     The kubelet renews the file before that, unless it cannot reach the API server: the agent has done nothing
-    wrong, and waits for the renewed token. An expired token is never accepted, also not while the API server is
-    away: otherwise a token that somebody has read from a log or the network would work for longer than its
-    signer allowed.
+    wrong, and waits for the renewed token. An expired token is never accepted, also not while the API server
+    is away: otherwise a token that a client has read from a log or the network would work for longer than
+    its signer allowed.
     """
 
 
@@ -276,7 +276,7 @@ def _identity(
     )
     if not all(isinstance(part, str) and part for part in identity):
         raise InvalidToken("the token does not say whose it is")
-    # Last: only a token that proves an agent's pod in every other respect is told apart as expired.
+    # Last: only a token that proves an agent's pod in every other respect is distinguished as expired.
     if at >= expires_at:
         raise ExpiredToken("the token has expired")
     return AgentIdentity(*map(str, identity)), expires_at

@@ -123,7 +123,7 @@ async def test_an_expired_token_is_refused_after_the_leeway(verifier: TokenVerif
     assert await refused(verifier, token, end + timedelta(seconds=30)) == "the token has expired"
 
 
-async def test_an_expired_token_is_told_apart_only_if_all_else_is_sound(verifier: TokenVerifier) -> None:
+async def test_an_expired_token_is_distinguished_only_if_all_else_is_sound(verifier: TokenVerifier) -> None:
     late = NOW + timedelta(hours=2)
     with pytest.raises(ExpiredToken):
         await verifier.verify(signed(), now=late)

@@ -11,8 +11,8 @@ from perdure.gateway.agent_api.problems import AgentProblem
 from perdure.gateway.http.problems import Problem
 from perdure.kube.tokens import AgentIdentity, ExpiredToken, InvalidToken, KeysUnavailable
 
-#: Seconds after which an agent whose token has expired should read the file and ask again. The kubelet tries to
-#: renew a token each minute or so.
+#: Seconds after which an agent whose token has expired should read the file and ask again. The kubelet tries
+#: to renew a token each minute or so.
 EXPIRED_RETRY_AFTER: Final = 5
 
 
@@ -31,7 +31,10 @@ class PodAuthenticator:
         self._clock = clock
 
     async def identify(self, headers: Mapping[bytes, bytes]) -> AgentIdentity:
-        """The pod that sent the request. Raises Problem (unauthenticated, token-expired, keys-unavailable)."""
+        """The pod that sent the request.
+
+        Raises Problem (unauthenticated, token-expired, keys-unavailable).
+        """
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer" or not token.strip():
             raise Problem(
