@@ -15,7 +15,7 @@ from types import FrameType
 
 import structlog
 
-#: Seconds between two measurements. Callbacks that together take less are not told apart.
+#: Seconds between two measurements. Callbacks that together take less are not distinguished.
 _TICK = 0.002
 #: Frames of the code that held the loop, innermost first.
 _FRAMES = 8
