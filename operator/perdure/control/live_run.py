@@ -6,6 +6,7 @@ tasks. Each part is written by one side of the loop.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,6 +25,29 @@ class CreatedJob(NamedTuple):
     attempt: int
     name: str
     uid: str
+
+
+#: Creates of one run's objects that are under way at once.
+CREATIONS = 16
+
+
+class Creation(NamedTuple):
+    """The create of an attempt's object, under way."""
+
+    attempt: int
+    #: Ends with the uid of the object, or None while the uid is still to come.
+    task: asyncio.Task[str | None]
+    #: The object was known to exist before, and only its uid was missing.
+    was_pending: bool
+
+
+class CreateRetry(NamedTuple):
+    """When an object that was not created is created again."""
+
+    attempt: int
+    #: Creates so far.
+    tries: int
+    at: datetime
 
 
 @dataclass(slots=True)
@@ -63,6 +87,11 @@ class Objects:
     pod_names: dict[str, TaskKey] = field(default_factory=dict)
     #: Why objects do not exist yet, where the API server says so and it may heal: they are created again.
     blocked: dict[TaskKey, tuple[Reason, str]] = field(default_factory=dict)
+    #: When blocked objects are created again.
+    retries: dict[TaskKey, CreateRetry] = field(default_factory=dict)
+    #: Creates that the API server has not answered. Passes go on meanwhile: a webhook may take half a minute.
+    creating: dict[TaskKey, Creation] = field(default_factory=dict)
+    creation_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CREATIONS))
     #: Refusals that waiting does not heal, for the next observation.
     refusals: dict[TaskKey, Refusal] = field(default_factory=dict)
     #: Tasks whose pod is being deleted: observed in every pass, for a lost node sends no event any more.
@@ -108,6 +137,8 @@ class Published:
 
     #: Tasks whose AgentTask status is to be written, and since when.
     dirty: dict[TaskKey, datetime] = field(default_factory=dict)
+    #: Tasks whose cause for waiting has changed since the last pass: dirty at its end.
+    changed: set[TaskKey] = field(default_factory=set)
     #: The task whose status was written last, so that all have their turn.
     last_turn: TaskKey | None = None
     #: The statuses last written, by kind and name.

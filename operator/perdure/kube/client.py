@@ -31,6 +31,12 @@ PAGE_SIZE = 500
 #: Kinds with fields that people wrote: the API server must refuse an unknown field instead of dropping it.
 _STRICT = frozenset({"Pod", "Job"})
 TRIES = 4
+#: Kinds that a run creates. A webhook may take 30 seconds to answer, and the API server gives up the webhook
+#: when its client leaves, so a shorter deadline would never see the object created. The control loop shows
+#: the refusal of such a create, and retries it: fewer retries here report it sooner.
+_OF_RUNS = frozenset({"Pod", "Job", "Workflow", "AgentTask"})
+CREATE_DEADLINE = 35.0
+CREATE_TRIES = 2
 
 _JSON = "application/json"
 _MERGE_PATCH = "application/merge-patch+json"
@@ -197,7 +203,10 @@ class KubeClient:
         path = collection_path(kind_of(kind), namespace)
         if kind in _STRICT:
             path += "?fieldValidation=Strict"
-        created: dict[str, Any] = await self._call("create", kind, "POST", path, body, brief=brief)
+        deadline, tries = (CREATE_DEADLINE, CREATE_TRIES) if kind in _OF_RUNS else (self._deadline, TRIES)
+        created: dict[str, Any] = await self._call(
+            "create", kind, "POST", path, body, brief=brief, within=deadline, tries=tries
+        )
         return created
 
     async def replace(self, kind: str, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -322,13 +331,15 @@ class KubeClient:
         body: dict[str, Any] | builtins.list[dict[str, Any]] | None = None,
         *,
         brief: bool = False,
+        within: float | None = None,
+        tries: int = TRIES,
     ) -> Any:
         content_type = _JSON
         if method == "PATCH":
             content_type = _JSON_PATCH if isinstance(body, builtins.list) else _MERGE_PATCH
         data = None if body is None else orjson.dumps(body)
         clock = asyncio.get_running_loop().time
-        deadline = clock() + self._deadline
+        deadline = clock() + (self._deadline if within is None else within)
         refresh = False
         tried = 0
         while True:
@@ -352,7 +363,7 @@ class KubeClient:
                 refresh = True
                 continue
             pause = backoff_after(tried, error)
-            if not error.transient or tried >= TRIES or clock() + pause >= deadline:
+            if not error.transient or tried >= tries or clock() + pause >= deadline:
                 raise error
             await asyncio.sleep(pause)
 

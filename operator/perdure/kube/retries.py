@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from perdure.kube.errors import ApiError
+from perdure.kube.errors import ApiError, ErrorCause, ErrorDetails
 
 #: Seconds before the first retry, doubled for each further retry.
 FIRST_PAUSE = 0.1
@@ -26,6 +26,27 @@ def error_of(status: int, payload: Any, retry_after: float | None) -> ApiError:
         str(payload.get("reason") or ""),
         str(payload.get("message") or "no explanation"),
         retry_after=retry_after,
+        details=_details_of(details),
+    )
+
+
+def _details_of(details: Any) -> ErrorDetails | None:
+    """`details` of a `Status`, of which a webhook may have written every part."""
+    if not isinstance(details, dict):
+        return None
+    causes = details.get("causes")
+    return ErrorDetails(
+        name=str(details.get("name") or ""),
+        kind=str(details.get("kind") or ""),
+        causes=tuple(
+            ErrorCause(
+                reason=str(cause.get("reason") or ""),
+                message=str(cause.get("message") or ""),
+                field=str(cause.get("field") or ""),
+            )
+            for cause in (causes if isinstance(causes, list) else ())
+            if isinstance(cause, dict)
+        ),
     )
 
 

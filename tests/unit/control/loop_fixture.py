@@ -1,5 +1,6 @@
 """A live run with store, actuator and observer, on a cluster without faults."""
 
+import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -11,6 +12,7 @@ from tests.unit.control.lives import Live
 from tests.unit.control.objects import obj
 from tests.unit.domain.builders import UID
 
+from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.cluster_cache.store import Store
 from perdure.control.live_run import LiveRun
 from perdure.control.runs.actuator import Actuator
@@ -49,6 +51,9 @@ class RecordingCluster(Cluster):
         super().__init__()
         self.calls: list[tuple[str, str]] = []
         self.refuse: dict[str, Exception] = {}
+        #: Refusals of creates, and seconds until creates are answered, by the object's name.
+        self.refuse_name: dict[str, Exception] = {}
+        self.slow: dict[str, float] = {}
 
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
         self.calls.append(("get", kind))
@@ -62,8 +67,12 @@ class RecordingCluster(Cluster):
         self, kind: str, namespace: str, body: dict[str, Any], *, brief: bool = False
     ) -> dict[str, Any]:
         self.calls.append(("create", kind))
+        name = body["metadata"]["name"]
+        await asyncio.sleep(self.slow.get(name, 0.0))
         if kind in self.refuse:
             raise self.refuse[kind]
+        if name in self.refuse_name:
+            raise self.refuse_name[name]
         return await super().create(kind, namespace, body, brief=brief)
 
     async def delete(self, kind: str, namespace: str, name: str, **options: Any) -> None:
@@ -123,7 +132,9 @@ class ControlLoopFixture:
         self.store.apply(self.history.run.kind, self._root)
         common: dict[str, Any] = {"store": self.store, "kube": self.cluster, "ledger": self.ledger}
         self.executors = executors(**common)
-        self.actuator = Actuator(ledger=common["ledger"], executors=self.executors)
+        #: Runs that the actuator had reconciled again.
+        self.woken: list[RunKey] = []
+        self.actuator = Actuator(ledger=common["ledger"], executors=self.executors, wake=self.woken.append)
         self.observer = Observer(store=self.store, ledger=common["ledger"], executors=self.executors)
 
     def _handle(self, kind: str, seen: Mapping[str, Any], deleted: bool) -> None:
@@ -138,7 +149,9 @@ class ControlLoopFixture:
     # --- what the loop does
 
     async def ensure(self, *keys: TaskKey) -> None:
-        await self.actuator.ensure(self.live, keys or sorted(self.history.view.live), epoch=1)
+        # What was blocked is created again when its time has come: here, at once.
+        now = max(self.history.now, self.live.agenda.retry_blocked_at or self.history.now)
+        await self.actuator.ensure(self.live, keys or sorted(self.history.view.live), now=now, epoch=1)
         for key, uid in self.ledger.recorded.items():
             number = self.history.view.attempts[key].number
             self.history.attempts[key, number] = replace(self.history.attempts[key, number], pod_uid=uid)

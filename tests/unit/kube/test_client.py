@@ -13,7 +13,7 @@ from perdure import __version__
 from perdure.kube import retries as module
 from perdure.kube.client import KubeClient
 from perdure.kube.connection import Connection, ConnectionConfigError
-from perdure.kube.errors import ApiError
+from perdure.kube.errors import ApiError, ErrorCause, ErrorDetails
 
 Answer = (
     Callable[[web.Request], Awaitable[web.StreamResponse]] | tuple[int, Any] | tuple[int, Any, dict[str, str]]
@@ -111,7 +111,7 @@ async def test_transient_errors_are_retried(server: Server, kube: KubeClient, co
 async def test_retries_end_after_four_tries(server: Server, kube: KubeClient) -> None:
     server.answers = [(503, status(503, "ServiceUnavailable", f"try {n}")) for n in range(1, 6)]
     with pytest.raises(ApiError) as caught:
-        await kube.create("Pod", "team", {})
+        await kube.create("Lease", "team", {})
     assert (caught.value.status, caught.value.reason, caught.value.message) == (
         503,
         "ServiceUnavailable",
@@ -119,6 +119,23 @@ async def test_retries_end_after_four_tries(server: Server, kube: KubeClient) ->
     )
     assert caught.value.transient
     assert len(server.seen) == 4
+
+
+@pytest.mark.parametrize("kind", ["AgentTask", "Job", "Pod", "Workflow"])
+async def test_creates_of_runs_end_after_two_tries(server: Server, kube: KubeClient, kind: str) -> None:
+    server.answers = [(500, status(500, "InternalError", f"try {n}")) for n in range(1, 4)]
+    with pytest.raises(ApiError, match="try 2"):
+        await kube.create(kind, "team", {})
+    assert len(server.seen) == 2
+
+
+async def test_details_of_an_error_are_read(server: Server, kube: KubeClient) -> None:
+    cause = {"reason": "FieldValueRequired", "message": "Required value", "field": "spec.x"}
+    body = status(422, "Invalid", "bad") | {"details": {"name": "p", "kind": "Pod", "causes": [cause]}}
+    server.answers = [(422, body)]
+    with pytest.raises(ApiError) as caught:
+        await kube.create("Pod", "team", {})
+    assert caught.value.details == ErrorDetails(name="p", kind="Pod", causes=(ErrorCause(**cause),))
 
 
 @pytest.mark.parametrize("code", [400, 403, 404, 409, 410, 422])
@@ -173,8 +190,8 @@ async def test_a_connection_that_breaks_off_is_retried(server: Server, kube: Kub
         return response
 
     server.answers = [break_off, break_within, (201, {"kind": "Pod"})]
-    assert await kube.create("Pod", "team", {}) == {"kind": "Pod"}
-    assert kube.requests[("create", "Pod", 0)] == 2
+    assert await kube.create("Lease", "team", {}) == {"kind": "Pod"}
+    assert kube.requests[("create", "Lease", 0)] == 2
 
 
 async def test_a_refused_connection_is_an_error_of_status_0() -> None:

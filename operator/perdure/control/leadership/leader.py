@@ -111,6 +111,7 @@ class Leader:
             _log.warning("another operator has taken over", epoch=self._reconciler.epoch)
         finally:
             self._reconciling = False
+            await self._reconciler.close()
             self._queue.close()
             # Passes were cancelled between commit and action. In-memory state that claims more than was done
             # would hide that from the next term, so all of it is dropped.

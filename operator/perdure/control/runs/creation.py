@@ -37,7 +37,7 @@ async def create_owned(
     try:
         return await kube.create(kind, namespace, body, brief=True)
     except ApiError as error:
-        if not error.conflict:
+        if not error.already_exists:
             raise
     created = await kube.get(kind, namespace, name)
     _check_owner(created, *owner, f"{kind} {name!r}")

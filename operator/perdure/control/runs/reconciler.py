@@ -19,7 +19,7 @@ from perdure.control.cluster_cache.store import Store
 from perdure.control.live_run import LiveRun
 from perdure.control.ports import KubePort, LedgerPort
 from perdure.control.queue.slots import Slots
-from perdure.control.runs.actuator import BLOCKED_RETRY, Actuator
+from perdure.control.runs.actuator import Actuator
 from perdure.control.runs.cleanup import Cleanup
 from perdure.control.runs.closing import Closer
 from perdure.control.runs.desired_state import desired_state
@@ -76,7 +76,7 @@ class Reconciler:
         self._ledger = ledger
         self._observer = Observer(store=store, ledger=ledger, executors=executors)
         self._executors = executors
-        self._actuator = Actuator(ledger=ledger, executors=executors)
+        self._actuator = Actuator(ledger=ledger, executors=executors, wake=wake)
         self._cleanup = cleanup
         self._kube_events = kube_events
         self._clock = clock
@@ -105,6 +105,10 @@ class Reconciler:
             clock=clock,
         )
         self.epoch = 0
+
+    async def close(self) -> None:
+        """Cancel what is under way outside of passes, at the end of leadership."""
+        await self._actuator.close()
 
     async def reconcile(self, key: RunKey) -> float | None:
         """Take a run as far as it goes. Returns the seconds until the next pass, None for never.
@@ -156,6 +160,8 @@ class Reconciler:
             live.agenda.request_full_pass()
             raise
         self._runs.note_available(key)
+        live.published.mark_dirty(live.published.changed, self._clock())
+        live.published.changed.clear()
         written = live.published.written_status.get((key.kind, key.name), {}).get("phase")
         self._status_writer.mark(key, urgent=written != live.view.run.phase.value)
         return delay
@@ -209,11 +215,8 @@ class Reconciler:
                 self._take_over(live, decision.commit, committed)
                 acting.update(task.key for task in decision.commit.tasks)
             acting.update(observed.pods)
-            if live.agenda.retry_blocked_at is not None and live.agenda.retry_blocked_at <= now:
-                acting.update(view.live & live.objects.blocked.keys())
-            await self._actuator.ensure(live, sorted(acting), epoch=self.epoch)
+            await self._actuator.ensure(live, sorted(acting), now=now, epoch=self.epoch)
             acting.clear()
-            live.agenda.retry_blocked_at = now + BLOCKED_RETRY if live.objects.blocked else None
             if live.objects.refusals:
                 # The API server's refusal of a pod is an observation like any other.
                 observed = await self._observer.observe(live, now)
@@ -244,6 +247,8 @@ class Reconciler:
         live.objects.cleanup_candidates.update(attempt.pod_name for attempt in closed)
         live.published.mark_dirty((task.key for task in commit.tasks), self._clock())
         self._kube_events.announce(live, commit, self._clock())
+        if closed:
+            self._actuator.note_ended(live, self._clock())
         for attempt in closed:
             follower = self._executors.of_attempt(live, attempt.key).follower(live, attempt)
             if follower is not None:

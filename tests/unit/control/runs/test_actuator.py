@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ from tests.unit.control.loop_fixture import NAMESPACE, A, ControlLoopFixture, pl
 from tests.unit.domain.builders import UID
 
 from perdure.api.step import MAX_WORKFLOW_DEPTH
+from perdure.control.runs.actuator import PATIENCE, QUOTA_PAUSE, ROUND, ROUND_PAUSE, UNANSWERED
 from perdure.domain.engine.observed import Observed
 from perdure.domain.phases import Phase, Reason
-from perdure.kube.errors import ApiError
+from perdure.domain.records import TaskKey
+from perdure.kube.errors import ApiError, ErrorCause, ErrorDetails
 
 POD = {"name": "a"}
 JOB: dict[str, Any] = {"name": "a", "agent": {"image": "agents/audit:1", "executor": "Job"}}
@@ -347,7 +350,8 @@ def test_a_workflow_of_our_name_that_is_not_ours_is_a_conflict() -> None:
 def test_a_refusal_that_never_heals(step: dict[str, Any], kind: str, what: str) -> None:
     async def scenario() -> None:
         stage = ControlLoopFixture(step, inputs={"n": 1})
-        stage.cluster.refuse[kind] = ApiError(422, "Invalid", "spec.x: bad")
+        details = ErrorDetails(name="x", kind=kind, causes=(ErrorCause(message="bad", field="spec.x"),))
+        stage.cluster.refuse[kind] = ApiError(422, "Invalid", "spec.x: bad", details=details)
         await stage.ensure()
         refusal = stage.live.objects.refusals[A]
         assert (refusal.reason, refusal.attempt) == (Reason.INVALID_CONFIG, 1)
@@ -410,12 +414,191 @@ def test_an_agent_task_that_is_forbidden_is_waited_for() -> None:
     played(scenario())
 
 
-def test_what_may_heal_at_once_is_raised() -> None:
+@pytest.mark.parametrize(
+    ("step", "kind"), [(POD, "Pod"), (JOB, "Job"), (CHILD, "Workflow"), (POD, "AgentTask")]
+)
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (0, "NoAnswer"),
+        (400, ""),
+        (404, ""),
+        (409, ""),
+        (409, "Conflict"),
+        (422, "Invalid"),
+        (429, ""),
+        (500, "InternalError"),
+        (503, "Unavailable"),
+    ],
+)
+def test_any_refusal_but_of_the_object_itself_is_waited_for(
+    step: dict[str, Any], kind: str, status: int, reason: str
+) -> None:
+    async def scenario() -> None:
+        stage = ControlLoopFixture(step, inputs={"n": 1})
+        stage.cluster.refuse[kind] = ApiError(status, reason, "denied by x")
+        await stage.ensure()
+        assert stage.live.objects.refusals == {}
+        waits, message = stage.live.objects.blocked[A]
+        assert (waits, message.endswith(": denied by x")) == (Reason.STARTING, True)
+        del stage.cluster.refuse[kind]
+        await stage.ensure()
+        assert (stage.live.objects.blocked, stage.live.objects.retries) == ({}, {})
+        assert len(stage.cluster.all(kind)) == 1
+
+    played(scenario())
+
+
+def test_a_namespace_that_is_terminating_is_named() -> None:
     async def scenario() -> None:
         stage = ControlLoopFixture(POD)
-        stage.cluster.refuse["Pod"] = ApiError(503, "Unavailable", "later")
-        with pytest.raises(ApiError):
+        cause = ErrorCause(reason="NamespaceTerminating", field="metadata.namespace")
+        details = ErrorDetails(name="x", kind="pods", causes=(cause,))
+        stage.cluster.refuse["Pod"] = ApiError(403, "Forbidden", "forbidden", details=details)
+        await stage.ensure()
+        text = "the namespace team is being deleted: nothing is created in it any more"
+        assert stage.live.objects.blocked == {A: (Reason.STARTING, text)}
+
+    played(scenario())
+
+
+def test_one_refused_task_holds_up_no_other() -> None:
+    async def scenario() -> None:
+        stage = ControlLoopFixture({"name": "a", "agent": {"image": "i"}, "forEach": [0, 1, 2]})
+        refused = stage.history.view.attempts[TaskKey("a", 1)].pod_name
+        stage.cluster.refuse_name[refused] = ApiError(500, "InternalError", "failed calling webhook")
+        await stage.ensure()
+        assert set(stage.live.objects.blocked) == {TaskKey("a", 1)}
+        assert set(stage.ledger.recorded) == {TaskKey("a", 0), TaskKey("a", 2)}
+
+    played(scenario())
+
+
+def test_creates_are_retried_with_a_growing_delay_and_jitter() -> None:
+    async def scenario() -> None:
+        stage = ControlLoopFixture(POD)
+        stage.cluster.refuse["Pod"] = ApiError(403, "Forbidden", "denied")
+        now = stage.history.now
+        delays = []
+        for _ in range(12):
+            await stage.actuator.ensure(stage.live, [A], now=now, epoch=1)
+            calls = stage.cluster.calls.count(("create", "Pod"))
+            assert stage.live.agenda.retry_blocked_at is not None
+            early = stage.live.agenda.retry_blocked_at - timedelta(milliseconds=1)
+            await stage.actuator.ensure(stage.live, [A], now=early, epoch=1)
+            assert stage.cluster.calls.count(("create", "Pod")) == calls, "before its time"
+            delays.append((stage.live.agenda.retry_blocked_at - now).total_seconds())
+            now = stage.live.agenda.retry_blocked_at
+        assert stage.cluster.calls.count(("create", "Pod")) == 12
+        wanted = [min(0.25 * 2**tries, 15.0) for tries in range(12)]
+        assert all(most / 2 <= delay <= most for delay, most in zip(delays, wanted, strict=True))
+        assert len({delay / most for delay, most in zip(delays, wanted, strict=True)}) > 6
+
+    played(scenario())
+
+
+def test_a_retry_waits_for_as_long_as_the_server_asks() -> None:
+    async def scenario() -> None:
+        stage = ControlLoopFixture(POD)
+        stage.cluster.refuse["Pod"] = ApiError(429, "TooManyRequests", "later", retry_after=7.0)
+        await stage.ensure()
+        assert stage.live.objects.retries[A].at == stage.history.now + timedelta(seconds=7)
+
+    played(scenario())
+
+
+def test_a_fan_out_that_is_refused_is_retried_a_round_at_a_time() -> None:
+    async def scenario() -> None:
+        items = list(range(100))
+        stage = ControlLoopFixture({"name": "a", "agent": {"image": "i"}, "forEach": items})
+        stage.cluster.refuse["Pod"] = ApiError(403, "Forbidden", "exceeded quota: few")
+        await stage.ensure()
+        assert len(stage.live.objects.retries) == 100
+        late = stage.history.now + timedelta(minutes=1)
+        stage.cluster.calls.clear()
+        await stage.actuator.ensure(stage.live, [], now=late, epoch=1)
+        assert stage.cluster.calls.count(("create", "Pod")) == ROUND
+        assert stage.live.agenda.retry_blocked_at == late + ROUND_PAUSE
+        stage.cluster.refuse.clear()
+        late += ROUND_PAUSE
+        rounds = 0
+        while stage.live.objects.retries:
+            await stage.actuator.ensure(stage.live, [], now=late, epoch=1)
+            rounds += 1
+            # The next round follows at once, but for those that the first one tried a moment ago.
+            late = max(late, stage.live.agenda.retry_blocked_at or late)
+        assert len(stage.cluster.all("Pod")) == 100
+        assert rounds < 10
+
+    played(scenario())
+
+
+def test_the_end_of_an_attempt_retries_what_a_quota_refused() -> None:
+    async def scenario() -> None:
+        stage = ControlLoopFixture({"name": "a", "agent": {"image": "i"}, "forEach": [0, 1]})
+        first, second = (TaskKey("a", index) for index in (0, 1))
+        names = {key: stage.history.view.attempts[key].pod_name for key in (first, second)}
+        stage.cluster.refuse_name[names[first]] = ApiError(403, "Forbidden", "exceeded quota: few")
+        stage.cluster.refuse_name[names[second]] = ApiError(403, "Forbidden", "denied")
+        for _ in range(8):
             await stage.ensure()
-        assert (stage.live.objects.refusals, stage.live.objects.blocked) == ({}, {})
+        now = stage.history.now
+        before = stage.live.objects.retries[second]
+        stage.actuator.note_ended(stage.live, now)
+        assert stage.live.objects.retries[first].at == now + QUOTA_PAUSE
+        assert stage.live.objects.retries[second] == before
+
+    played(scenario())
+
+
+def test_a_create_without_an_answer_holds_up_no_pass() -> None:
+    async def scenario() -> None:
+        stage = ControlLoopFixture({"name": "a", "agent": {"image": "i"}, "forEach": [0, 1]})
+        first, second = (TaskKey("a", index) for index in (0, 1))
+        stage.cluster.slow[stage.history.view.attempts[first].pod_name] = 20.0
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        await stage.ensure()
+        assert loop.time() - begun < 2 * PATIENCE
+        assert set(stage.ledger.recorded) == {second}
+        reason, message = stage.live.objects.blocked[first]
+        assert (reason, message) == (Reason.STARTING, UNANSWERED.format(noun="pod"))
+        assert not stage.woken
+        await stage.ensure()
+        assert stage.cluster.calls.count(("create", "Pod")) == 2, "it is under way"
+        await asyncio.sleep(21)
+        assert stage.woken == [stage.live.key]
+        await stage.ensure()
+        assert set(stage.ledger.recorded) == {first, second}
+        assert (stage.live.objects.blocked, stage.live.objects.creating) == ({}, {})
+
+    played(scenario())
+
+
+def test_a_create_of_a_closed_attempt_is_cancelled() -> None:
+    async def scenario() -> None:
+        stage = ControlLoopFixture(POD)
+        attempt = stage.attempt()
+        stage.cluster.slow[attempt.pod_name] = 20.0
+        await stage.ensure()
+        closed = replace(attempt, closed_at=stage.history.now)
+        stage.live.view.attempts[A] = closed
+        stage.live.view.open.discard(A)
+        await stage.actuator.ensure(stage.live, [], now=stage.history.now, epoch=1)
+        await asyncio.sleep(30)
+        assert not stage.cluster.all("Pod")
+        assert (stage.live.objects.blocked, stage.live.objects.creating, stage.woken) == ({}, {}, [])
+
+    played(scenario())
+
+
+def test_the_end_of_leadership_cancels_creates() -> None:
+    async def scenario() -> None:
+        stage = ControlLoopFixture(POD)
+        stage.cluster.slow[stage.attempt().pod_name] = 20.0
+        await stage.ensure()
+        await stage.actuator.close()
+        await asyncio.sleep(30)
+        assert not stage.cluster.all("Pod")
 
     played(scenario())
