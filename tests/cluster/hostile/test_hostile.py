@@ -89,7 +89,7 @@ def watched(perdure: Installation) -> Installation:
     return perdure
 
 
-def test_a_hostile_tenant_hurts_nobody_else(watched: Installation) -> None:
+def test_a_hostile_tenant_stops_no_other(watched: Installation) -> None:
     perdure = watched
     hostile, other = Tenant.of(perdure, "hostile"), Tenant.of(perdure, "other")
     assert perdure.apply(hostile.namespace, _QUOTA).code == 0
@@ -108,7 +108,7 @@ def test_a_hostile_tenant_hurts_nobody_else(watched: Installation) -> None:
     assert observation.restarts(perdure) == before, "a process of ours was restarted"
     assert not report["unanswered"], report["unanswered"]
     assert max(holds.longest.values()) <= observation.HELD * 1000, holds.text()
-    # What is left is nobody's business but the garbage collector's.
+    # Ten minutes of hostile objects would slow down every test that follows.
     perdure.ok("delete", "namespace", hostile.namespace, other.namespace, "--wait=false")
 
 
