@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 
 from perdure_agent._checkpoints import LIMIT
@@ -17,25 +18,36 @@ from perdure_agent._clock import Clock
 from perdure_agent._http import CONNECT_TIMEOUT, Answer, HttpClient, HttpRequest, NoAnswer
 from perdure_agent._options import Retries
 from perdure_agent._payload import Payload, Sink
-from perdure_agent.errors import AgentError, GatewayError, GatewayUnavailable, Superseded
+from perdure_agent._token import TokenFile
+from perdure_agent.errors import GatewayError, GatewayUnavailable, Superseded
 
 log = logging.getLogger("perdure_agent")
 
 _MIB = 1024 * 1024
 #: Longest Retry-After that is obeyed: an agent that sleeps for longer seems dead. Seconds.
 _LONGEST_OBEYED = 60.0
+#: Longest wait of one call for the kubelet to renew an expired token, whatever the call's patience. A longer
+#: absence is the node's: another pod, on another node, may get a token. Seconds.
+TOKEN_PATIENCE = 3600.0
 #: Server errors that a repetition cannot heal.
 _LASTING = frozenset({"checkpoint-corrupt"})
 #: Tries of a request that arrives damaged: a cause that lasts is a defect, which must come to light.
 _DAMAGED_TRIES = 3
 
 
-class _TryAgain(Exception):
+class TryAgain(Exception):
     """This try failed in a way that time may heal."""
 
     def __init__(self, cause: str, *, after: float = 0.0) -> None:
         super().__init__(cause)
         self.after = after
+
+
+class ExpiredToken(TryAgain):
+    """The token has expired, and the kubelet has not renewed the file yet.
+
+    The kubelet cannot renew the file while the API server is away, which is no fault of the agent.
+    """
 
 
 class Transport:
@@ -52,12 +64,9 @@ class Transport:
     ) -> None:
         self._client = client
         self._url = url + "/agent/v1"
-        self._token_file = token_file
         self._retries = retries
         self._clock = clock
-        self._token = ""
-        #: Inode, modification time and size of the file that the token is from; None to read it again.
-        self._token_version: tuple[int, int, int] | None = None
+        self._token = TokenFile(token_file)
 
     async def call(
         self,
@@ -74,16 +83,19 @@ class Transport:
         """One call, repeated until the gateway answers or `patience` seconds have passed (0: one try).
 
         A `sink` receives the response's body. `hurry` shortens the wait for each try. Raises Superseded
-        (409), GatewayError for a refusal, GatewayUnavailable when the patience ends.
+        (409), GatewayError for a refusal, GatewayUnavailable when the patience ends, or when the token stays
+        expired for TOKEN_PATIENCE.
         """
         limit = self._retries.request_timeout
         if hurry:
             # A best-effort call must not hold the agent up behind a gateway that swallows packets.
             limit = min(limit, CONNECT_TIMEOUT)
-        deadline = None if patience is None else self._clock.time() + patience
+        deadline = inf if patience is None else self._clock.time() + patience
         delay = self._retries.first_delay
         tries = damaged = 0
         retried_token = False
+        #: Time at which an expired token is no longer waited for.
+        token_deadline = inf
         while True:
             tries += 1
             try:
@@ -91,16 +103,23 @@ class Transport:
                     HttpRequest(
                         method=method,
                         url=self._url + path,
-                        headers={**self._authorization(), **(headers or {})},
+                        headers={**self._token.authorization(), **(headers or {})},
                         params=params or {},
                         body=body,
                     ),
                     sink=sink,
                     limit=limit,
                 )
-            except _TryAgain as error:
+            except TryAgain as error:
+                now = self._clock.time()
+                if not isinstance(error, ExpiredToken):
+                    token_deadline = inf
+                elif self._token.renewed():
+                    continue
+                else:
+                    token_deadline = min(token_deadline, now + TOKEN_PATIENCE)
                 pause = max(self._clock.jitter(delay), error.after)
-                if deadline is not None and self._clock.time() + pause >= deadline:
+                if now + pause >= min(deadline, token_deadline):
                     raise GatewayUnavailable(
                         f"{method} {path}: {error} (gave up after {tries} tries)"
                     ) from error.__cause__
@@ -116,7 +135,7 @@ class Transport:
                 if error.status != 401 or retried_token:
                     raise
                 retried_token = True
-                self._token_version = None
+                self._token.renewed()
 
     async def _try(self, request: HttpRequest, *, sink: Sink | None, limit: float) -> Answer:
         # A large body adds a second for each MiB; the size of a checkpoint to come is not known beforehand.
@@ -124,29 +143,13 @@ class Transport:
         try:
             answer = await self._client.send(request, sink=sink, timeout=limit + size / _MIB)
         except NoAnswer as error:
-            raise _TryAgain(str(error)) from error.__cause__
+            raise TryAgain(str(error)) from error.__cause__
         if answer.status < 300:
             return answer
-        raise _refusal(answer)
-
-    def _authorization(self) -> dict[str, str]:
-        if self._token_file is None:
-            return {}
-        # Checked before each call: the kubelet replaces the file long before the token in it expires.
-        try:
-            found = self._token_file.stat()
-            version = (found.st_ino, found.st_mtime_ns, found.st_size)
-            if version != self._token_version:
-                self._token = self._token_file.read_text().strip()
-                self._token_version = version
-        except OSError as error:
-            raise AgentError(
-                f"cannot read the token at {self._token_file}: {error.strerror}; check PERDURE_TOKEN_FILE"
-            ) from error
-        return {"Authorization": f"Bearer {self._token}"}
+        raise refusal(answer)
 
 
-def _refusal(answer: Answer) -> Exception:
+def refusal(answer: Answer) -> Exception:
     """The exception that stands for a response other than 2xx."""
     status = answer.status
     try:
@@ -160,8 +163,10 @@ def _refusal(answer: Answer) -> Exception:
     detail = str(problem.get("detail") or "")
     if status == 409 and kind == "superseded":
         return Superseded(detail or title)
+    if status == 401 and kind == "token-expired":
+        return ExpiredToken(f"{status} {title}", after=_retry_after(answer.headers))
     if kind not in _LASTING and (status >= 500 or status in (408, 425, 429)):
-        return _TryAgain(f"{status} {title}", after=_retry_after(answer.headers))
+        return TryAgain(f"{status} {title}", after=_retry_after(answer.headers))
     return GatewayError(status, kind=kind, title=title, detail=detail, members=problem)
 
 

@@ -319,6 +319,17 @@ async def without_a_good_token_every_route_is_closed(api: Subject) -> None:
 
 
 @case
+async def an_expired_token_is_told_apart_at_every_route(api: Subject) -> None:
+    for method, path, options in WRITES + READS:
+        reply = await api.call(method, path, token=api.expired_token, **options)
+        assert (reply.status, reply.kind) == (401, "token-expired"), path
+        assert reply.headers["Www-Authenticate"].startswith("Bearer")
+        assert reply.headers["Retry-After"] == "5"
+        assert "PERDURE_TOKEN_FILE" in reply.detail
+    assert await api.listed() == ([], None)
+
+
+@case
 async def an_unrecorded_pod_is_asked_to_try_again(api: Subject) -> None:
     for method, path, options in WRITES + READS:
         reply = await api.call(method, path, token=api.unrecorded_token, **options)

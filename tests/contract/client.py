@@ -67,6 +67,11 @@ class Subject(ABC):
     def unrecorded_token(self) -> str:
         """Token of a pod that the operator has not recorded."""
 
+    @property
+    @abstractmethod
+    def expired_token(self) -> str:
+        """Token of the newest attempt's pod that was good until its time was over."""
+
     @abstractmethod
     async def supersede(self) -> None:
         """Close the newest attempt and open the next one, in a pod of its own."""

@@ -47,7 +47,10 @@ class Takeover:
 
 @dataclass(frozen=True, slots=True)
 class ExpiredToken:
-    """401. `renewed`: the kubelet replaces the token in the file at the same moment."""
+    """401 `token-expired`. `renewed`: the kubelet replaces the token in the file at the same moment.
+
+    Otherwise the token stays expired until the test calls `Gateway.renew_token`.
+    """
 
     renewed: bool = True
 

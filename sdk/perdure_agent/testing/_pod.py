@@ -51,6 +51,7 @@ class Pod:
     def expire_token(self) -> None:
         """Reject the token in the file from now on."""
         self.tokens += 1
+        self.attempt.expired.add(self.attempt.token)
         self.attempt.token = token(self.attempt.number, self.tokens)
 
     def renew_token(self) -> None:

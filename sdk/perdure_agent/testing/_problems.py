@@ -9,6 +9,7 @@ from typing import Any, Final
 
 PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "unauthenticated": (401, "The token is missing or not valid"),
+    "token-expired": (401, "The token has expired"),
     "attempt-not-ready": (503, "This pod is not known yet"),
     "superseded": (409, "This attempt was superseded"),
     "ledger-unavailable": (503, "The ledger is not available"),
@@ -23,6 +24,8 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "checksum-mismatch": (422, "The body does not match its checksum"),
     "checkpoint-corrupt": (500, "The checkpoint is damaged"),
 }
+#: Seconds after which an agent should read the file of an expired token again.
+EXPIRED_RETRY_AFTER: Final = 5
 #: Problems that heal by themselves, and therefore carry Retry-After.
 _SOON: Final = frozenset({"attempt-not-ready", "ledger-unavailable", "busy"})
 
@@ -68,7 +71,9 @@ class Problem(Exception):
         headers = dict(self.headers)
         if self.kind in _SOON:
             headers["Retry-After"] = "1"
-        if self.kind == "unauthenticated":
+        if self.kind == "token-expired":
+            headers["Retry-After"] = str(EXPIRED_RETRY_AFTER)
+        if status == 401:
             headers["WWW-Authenticate"] = 'Bearer realm="perdure"'
         return problem_response(self.kind, status, title, self.detail, members=self.members, headers=headers)
 

@@ -34,6 +34,8 @@ class Attempt:
     #: The operator has recorded the pod.
     known: bool = True
     open: bool = True
+    #: Earlier tokens of the pod.
+    expired: set[str] = field(default_factory=set)
     report: Success | Failure | None = None
     #: Highest `Perdure-Order` of the attempt's checkpoints.
     order: int | None = None
@@ -65,7 +67,7 @@ class Task:
     garbled: set[int] = field(default_factory=set)
 
     def attempt_of(self, headers: Mapping[str, str]) -> Attempt:
-        """The attempt whose token the request carries. Raises Problem(unauthenticated)."""
+        """The attempt whose token the request carries. Raises Problem (unauthenticated, token-expired)."""
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise Problem(
@@ -75,10 +77,16 @@ class Task:
         for attempt in self.attempts:
             if attempt.token == token.strip():
                 return attempt
+            if token.strip() in attempt.expired:
+                raise Problem(
+                    "token-expired",
+                    "Authorization: the token has expired and the kubelet has not renewed it; read the file "
+                    "that PERDURE_TOKEN_FILE names again, and repeat the call after Retry-After",
+                )
         raise Problem(
             "unauthenticated",
-            "Authorization: the token is not valid, or has expired; read the file that PERDURE_TOKEN_FILE "
-            "names again at each use",
+            "Authorization: the token is not valid; read the file that PERDURE_TOKEN_FILE names again at "
+            "each use",
         )
 
     def add(self, checkpoint: RecordedCheckpoint) -> None:

@@ -52,6 +52,12 @@ class OnPostgres(Subject):
     def unrecorded_token(self) -> str:
         return self._cluster.token("unrecorded")
 
+    @property
+    def expired_token(self) -> str:
+        pod_uid = self._run.attempts[KEY].pod_uid
+        assert pod_uid is not None
+        return self._cluster.token(pod_uid, lifetime=-3600)
+
     async def supersede(self) -> None:
         await superseded(self._ledger, self._run, self._epoch, KEY)
         state = await self._ledger.load(self._run.run.uid)

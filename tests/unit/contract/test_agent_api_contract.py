@@ -14,6 +14,7 @@ from tests.contract.client import SMALL, Subject
 from tests.unit.gateway.memory import MemoryLedger, MemoryVerifier, session
 
 from perdure.gateway.agent_api.limits import AgentLimits
+from perdure.gateway.agent_api.pod_tokens import EXPIRED_RETRY_AFTER
 from perdure.gateway.agent_api.problems import AgentProblem
 from perdure.gateway.http.problems import HttpProblem
 from perdure.gateway.server import listen, serve
@@ -36,6 +37,10 @@ class Product(Subject):
     @property
     def unrecorded_token(self) -> str:
         return "good-pod-999"
+
+    @property
+    def expired_token(self) -> str:
+        return f"expired-pod-{self._attempt}"
 
     async def supersede(self) -> None:
         self._ledger.close(f"pod-{self._attempt}")
@@ -64,6 +69,11 @@ class InMemory(Subject):
         if self._task.attempts[0].number != 999:
             self._task.attempts.insert(0, unknown)
         return unknown.token
+
+    @property
+    def expired_token(self) -> str:
+        self._task.attempts[-1].expired.add("earlier")
+        return "earlier"
 
     async def supersede(self) -> None:
         newest = self._task.attempts[-1]
@@ -127,6 +137,10 @@ def test_the_limits_are_the_gateway_s() -> None:
     ours = asdict(_task.Limits())
     assert ours == {name: getattr(AgentLimits(), name) for name in ours}
     assert {field.name for field in fields(AgentLimits)} >= set(SMALL)
+
+
+def test_the_wait_for_an_expired_token_is_the_gateway_s() -> None:
+    assert _problems.EXPIRED_RETRY_AFTER == EXPIRED_RETRY_AFTER
 
 
 def test_the_problems_are_the_gateway_s() -> None:

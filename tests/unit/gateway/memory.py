@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from perdure.domain.records import Report, Superseded, TaskKey
-from perdure.kube.tokens import AgentIdentity, InvalidToken
+from perdure.kube.tokens import AgentIdentity, ExpiredToken, InvalidToken
 from perdure.ledger.types import (
     AgentSession,
     Checkpoint,
@@ -232,7 +232,7 @@ def _info(kept: Checkpoint) -> CheckpointInfo:
 
 @dataclass
 class MemoryVerifier:
-    """Verifier for which the token `good-<pod>` is bound to the pod `<pod>`."""
+    """Verifier for which the token `good-<pod>` is bound to the pod `<pod>`; `expired-<pod>` once was."""
 
     error: Exception | None = None
 
@@ -241,6 +241,8 @@ class MemoryVerifier:
         if self.error is not None:
             raise self.error
         word, _, pod_uid = token.partition("-")
+        if word == "expired":
+            raise ExpiredToken("the token has expired")
         if word != "good":
             raise InvalidToken("the token's signature is wrong")
         return AgentIdentity(NAMESPACE, f"{pod_uid}-name", pod_uid, "default")
