@@ -10,6 +10,7 @@ from typing import Any
 
 from perdure_agent import _exit_state, _runtime
 from perdure_agent._backend import Backend
+from perdure_agent._backstop import OpenBackstop, no_backstop
 from perdure_agent._environment import Environment
 from perdure_agent._exit_state import ExitState
 from perdure_agent._gateway_backend import GatewayBackend
@@ -40,6 +41,7 @@ async def open_session(environment: Environment | None, options: Options | None)
             task_input=task_input,
             exit_state=_exit_state.current.get() or ExitState(clock=runtime.clock),
             clock=runtime.clock,
+            open_backstop=_backstop_of(environment, options, runtime),
         )
         await stack.enter_async_context(session.opened())
         yield session
@@ -55,13 +57,19 @@ async def _open_backend(
             input_json=environment.input_json,
         )
     transport = Transport(
-        await stack.enter_async_context(runtime.open_client()),
+        await stack.enter_async_context(runtime.open_client(environment)),
         url=environment.gateway_url,
         token_file=environment.token_file,
         retries=options.retries,
         clock=runtime.clock,
     )
     return GatewayBackend(transport, patience=options.retries.patience)
+
+
+def _backstop_of(environment: Environment, options: Options, runtime: Runtime) -> OpenBackstop:
+    if environment.gateway_url is None or not options.heartbeat_thread:
+        return no_backstop
+    return runtime.open_backstop
 
 
 async def _read_input(file: Path | None, backend: Backend) -> Any:

@@ -34,6 +34,8 @@ class Environment:
     last_failure: LastFailure | None = None
     input_file: Path | None = None
     token_file: Path | None = None
+    #: `PERDURE_CA_FILE`: PEM certificates of the authority that signs the gateway's; None: the system's.
+    ca_file: Path | None = None
     #: `PERDURE_TERMINATION_LOG`; by default the kubelet's file, which the SDK never creates.
     termination_log: Path = DEFAULT_TERMINATION_LOG
     #: `PERDURE_INPUT`: the input as JSON, for local mode.
@@ -66,6 +68,7 @@ class Environment:
             last_failure=_last_failure(values.get("PERDURE_LAST_FAILURE")),
             input_file=path("PERDURE_INPUT_FILE"),
             token_file=path("PERDURE_TOKEN_FILE"),
+            ca_file=path("PERDURE_CA_FILE"),
             termination_log=path("PERDURE_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG,
             input_json=values.get("PERDURE_INPUT") or None,
             local_directory=path("PERDURE_LOCAL_DIRECTORY") or Path(".perdure"),

@@ -10,7 +10,9 @@ from typing import Any, Protocol
 
 import aiohttp
 
+from perdure_agent._environment import Environment
 from perdure_agent._payload import Payload, Sink
+from perdure_agent._tls import context_for
 
 _MIB = 1024 * 1024
 #: Longest time for a connection to be established. Seconds.
@@ -98,9 +100,12 @@ class AiohttpClient:
 
 
 @asynccontextmanager
-async def open_client() -> AsyncIterator[HttpClient]:
-    """A connection pool for as long as the context is open."""
+async def open_client(environment: Environment) -> AsyncIterator[HttpClient]:
+    """A connection pool for as long as the context is open. Raises ValueError for an unusable CA file."""
+    tls = context_for(environment)
     async with aiohttp.ClientSession(
-        headers={"User-Agent": "perdure-agent"}, auto_decompress=False
+        connector=aiohttp.TCPConnector(ssl=True if tls is None else tls),
+        headers={"User-Agent": "perdure-agent"},
+        auto_decompress=False,
     ) as session:
         yield AiohttpClient(session)

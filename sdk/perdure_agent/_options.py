@@ -25,6 +25,9 @@ class Options:
     retries: Retries = field(default_factory=Retries)
     #: Time between two signs of life.
     heartbeat_interval: float = 10.0
+    #: A thread sends heartbeats while the agent's own code keeps the event loop busy. Without the thread,
+    #: `idleTimeout` also stops an agent whose event loop hangs.
+    heartbeat_thread: bool = True
     #: Time that a result waits for an absent gateway once the termination message holds it.
     result_patience: float = 300.0
     #: No call waits for longer than this after SIGTERM. Less than the pod's grace period, which is 30 s

@@ -10,6 +10,7 @@ from typing import Any
 
 from perdure_agent import _termination_message
 from perdure_agent._backend import Backend
+from perdure_agent._backstop import AWAY_INTERVAL, Backstop, BackstopOrder, OpenBackstop
 from perdure_agent._checkpoint_writer import CheckpointWriter
 from perdure_agent._clock import Clock
 from perdure_agent._environment import Environment
@@ -28,8 +29,6 @@ log = logging.getLogger("perdure_agent")
 
 #: Seconds that a crash report waits for an absent gateway: the pod's own status carries the same failure.
 _CRASH_PATIENCE = 60.0
-#: Seconds between signs of life while none gets through. Progress waits for the first that does.
-_AWAY_INTERVAL = 2.0
 #: Seconds that the body has to end by itself after one of its calls raised Superseded.
 _SUPERSEDED_GRACE = 1.0
 
@@ -46,6 +45,7 @@ class Session:
         task_input: Any,
         exit_state: ExitState,
         clock: Clock,
+        open_backstop: OpenBackstop,
     ) -> None:
         self.backend = backend
         self.environment = environment
@@ -53,6 +53,8 @@ class Session:
         self.task_input = task_input
         self.writer = CheckpointWriter(backend.save, retries=options.retries, clock=clock)
         self._clock = clock
+        self._open_backstop = open_backstop
+        self._backstop: Backstop | None = None
         self._exit_state = exit_state
         self._termination_log = environment.termination_log
         self._reporting = False
@@ -72,7 +74,8 @@ class Session:
         """
         error: Exception | None = None
         try:
-            async with asyncio.TaskGroup() as group:
+            async with self._open_backstop(self._backstop_order()) as backstop, asyncio.TaskGroup() as group:
+                self._backstop = backstop
                 background = [
                     group.create_task(self._send_heartbeats(), name="perdure-heartbeats"),
                     group.create_task(self._send_spooled(), name="perdure-spool"),
@@ -183,6 +186,20 @@ class Session:
         self.writer.drop()
         self._exit_state.superseded.set()
 
+    def _backstop_order(self) -> BackstopOrder:
+        return BackstopOrder(
+            environment=self.environment,
+            interval=self.options.heartbeat_interval,
+            reporting=lambda: self._reporting,
+            on_superseded=self._on_superseded,
+        )
+
+    def _on_superseded(self, error: Superseded) -> None:
+        """End the context soon: the backstop learned of the takeover while the event loop was busy."""
+        # The attempt's end may have been reported between the heartbeat's answer and this call.
+        if not self._reporting:
+            self._stop(error)
+
     def _begin_report(self) -> None:
         if self._reporting:
             raise RuntimeError("this attempt has already reported its end: result or failure, once")
@@ -220,6 +237,8 @@ class Session:
     async def _sign_of_life(self) -> None:
         """Send unsent progress, or else a heartbeat. An absent gateway is no error here."""
         sending, self._unsent = self._unsent, None
+        if self._backstop is not None:
+            self._backstop.postpone()
         try:
             if sending is None:
                 await self.backend.heartbeat()
@@ -252,7 +271,7 @@ class Session:
             except AgentError as error:
                 log.warning("sign of life refused: %s", error)
             interval = self.options.heartbeat_interval
-            await self._clock.sleep(min(interval, _AWAY_INTERVAL) if self._away else interval)
+            await self._clock.sleep(min(interval, AWAY_INTERVAL) if self._away else interval)
 
     async def _send_spooled(self) -> None:
         """Run until cancelled or until an end was reported. Raises Superseded, as the heartbeats do."""

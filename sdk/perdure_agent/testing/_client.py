@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from urllib.parse import urlencode
 
+from perdure_agent._environment import Environment
 from perdure_agent._http import Answer, HttpClient, HttpRequest, NoAnswer
 from perdure_agent._payload import Payload, Sink
 from perdure_agent.testing._clock import Clock
@@ -63,6 +64,6 @@ class InMemoryClient:
         return Answer(response.status, response.headers, b"")
 
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[HttpClient]:
+    async def opened(self, _: Environment) -> AsyncIterator[HttpClient]:
         """This client. Nothing has to be closed."""
         yield self

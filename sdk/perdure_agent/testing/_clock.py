@@ -8,6 +8,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 #: Turns of the event loop without activity after which all coroutines of the SDK count as waiting.
 #: Releasing a lock or an event takes its waiter two or three turns.
@@ -25,6 +26,14 @@ class _Timer:
     cancelled: bool = field(default=False, compare=False)
 
 
+class Backstop(Protocol):
+    """What acts in `Clock.compute`. `fire` must put off `due`."""
+
+    def due(self) -> float: ...
+
+    def fire(self) -> None: ...
+
+
 class Clock:
     """Time of one test gateway, in seconds from 0.
 
@@ -38,6 +47,8 @@ class Clock:
         self._ticks = 0
         self._random = random.Random(seed)
         self._timers: list[_Timer] = []
+        #: Senders of heartbeats during `compute`.
+        self.backstops: list[Backstop] = []
         self._numbers = 0
         #: Calls of the SDK that agents' bodies await now.
         self._calls = 0
@@ -58,6 +69,20 @@ class Clock:
         while (timer := self._next()) is not None and timer.due <= until:
             self._fire()
             await self._settle()
+        self._now = max(self._now, until)
+
+    def compute(self, seconds: float) -> None:
+        """Stand in for work of `seconds` during which the agent's code does not leave the event loop a turn.
+
+        Heartbeats are sent meanwhile, as the SDK's thread does; all else waits. Raises Killed if one of the
+        heartbeats meets a scripted `Kill`.
+        """
+        until = self._now + seconds
+        while (due := min((backstop.due() for backstop in self.backstops), default=until)) < until:
+            self._now = max(self._now, due)
+            for backstop in list(self.backstops):
+                if backstop.due() <= self._now:
+                    backstop.fire()
         self._now = max(self._now, until)
 
     def time(self) -> float:

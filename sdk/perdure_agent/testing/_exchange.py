@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from perdure_agent.testing._api import respond, route_of
 from perdure_agent.testing._client import ConnectionLost
@@ -31,6 +32,18 @@ from perdure_agent.testing._task import Task
 Sleep = Callable[[float], Awaitable[None]]
 
 
+@dataclass(slots=True)
+class _Exchanged:
+    """The fault of one request, and the status of its response once there is one."""
+
+    fault: Fault | None
+    status: int | None = None
+
+    def by(self, response: Response) -> Response:
+        self.status = response.status
+        return response
+
+
 class Exchanges:
     """All requests of a task's pods: record, fault, response."""
 
@@ -42,11 +55,29 @@ class Exchanges:
         self.away = 0
         #: All requests, in the order of their arrival.
         self.requests: list[RecordedRequest] = []
-        #: Notified after each request.
-        self.changed = asyncio.Condition()
+        #: Set at the next request, and then replaced.
+        self._changed = asyncio.Event()
+
+    async def change(self) -> None:
+        """Return after the next request."""
+        await self._changed.wait()
 
     async def exchange(self, message: Message, pod: Pod, *, sleep: Sleep) -> Response:
         """One request under its scripted fault. Raises ConnectionLost, Killed."""
+        with self._recorded(message) as exchanged:
+            if isinstance(exchanged.fault, Slow):
+                await sleep(exchanged.fault.seconds)
+            return exchanged.by(self._under(exchanged.fault, message, pod))
+
+    def exchange_now(self, message: Message, pod: Pod, *, timeout: float) -> Response:
+        """The same for a request whose sender does not leave the event loop a turn. Raises as `exchange`."""
+        with self._recorded(message) as exchanged:
+            if isinstance(exchanged.fault, Slow) and exchanged.fault.seconds >= timeout:
+                raise ConnectionLost("scripted: slower than the client waits")
+            return exchanged.by(self._under(exchanged.fault, message, pod))
+
+    @contextmanager
+    def _recorded(self, message: Message) -> Iterator[_Exchanged]:
         try:
             sender = self._task.attempt_of(message.headers).number
         except Problem:
@@ -61,18 +92,17 @@ class Exchanges:
             at=self._clock.now,
         )
         self.requests.append(record)
+        exchanged = _Exchanged(Unreachable() if self.away else self.script.take(record))
         try:
-            fault = Unreachable() if self.away else self.script.take(record)
-            response = await self._under(fault, message, pod, sleep=sleep)
-            self.requests[position] = replace(record, status=response.status)
-            return response
+            yield exchanged
         finally:
-            async with self.changed:
-                self.changed.notify_all()
+            self.requests[position] = replace(record, status=exchanged.status)
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()
 
-    async def _under(self, fault: Fault | None, message: Message, pod: Pod, *, sleep: Sleep) -> Response:
+    def _under(self, fault: Fault | None, message: Message, pod: Pod) -> Response:
         match fault:
-            case None:
+            case None | Slow():
                 pass
             case Unreachable():
                 raise ConnectionLost("scripted: unreachable")
@@ -80,8 +110,6 @@ class Exchanges:
                 return _retry(Problem("ledger-unavailable", "scripted").response(), retry_after)
             case TooManyRequests(retry_after):
                 return _retry(_refused(Refusal("busy", 429)), retry_after)
-            case Slow(seconds):
-                await sleep(seconds)
             case LostAnswer():
                 self._respond(message)
                 raise ConnectionLost("scripted: the answer is lost")

@@ -18,6 +18,7 @@ from perdure_agent._last_failure import LastFailure
 from perdure_agent._options import Options
 from perdure_agent._run import Main, supervise_main
 from perdure_agent._runtime import Runtime
+from perdure_agent.testing._backstop import Backstops
 from perdure_agent.testing._client import ConnectionLost, InMemoryClient
 from perdure_agent.testing._clock import Clock
 from perdure_agent.testing._exchange import Exchanges
@@ -302,8 +303,9 @@ class Gateway:
         Raises TimeoutError after `deadline` real seconds.
         """
         with self.clock.waiting():
-            async with asyncio.timeout(deadline), self._exchanges.changed:
-                await self._exchanges.changed.wait_for(condition)
+            async with asyncio.timeout(deadline):
+                while not condition():
+                    await self._exchanges.change()
 
     def _pod(self) -> Pod:
         if not self._pods:
@@ -337,7 +339,13 @@ class Gateway:
             return await self._exchanges.exchange(message, sender, sleep=self.clock.sleep)
 
         client = InMemoryClient(pod, exchange=exchange, clock=self.clock)
-        return Runtime(clock=self.clock, open_client=client.opened, environment=pod.environment)
+        backstops = Backstops(pod, exchange=self._exchanges.exchange_now, clock=self.clock)
+        return Runtime(
+            clock=self.clock,
+            open_client=client.opened,
+            open_backstop=backstops.opened,
+            environment=pod.environment,
+        )
 
     def _end(self, pod: Pod, exit_code: int | None) -> None:
         """Close the attempt. None: the exit code is unknown."""

@@ -1,1 +1,0 @@
-"""The hostile tenant: one namespace applies and sends whatever hurts, another runs its chains."""
