@@ -44,6 +44,10 @@ class Settings(BaseSettings):
     gateway_url: str = "http://perdure-gateway.perdure-system.svc:8080"
     gateway_host: str = "0.0.0.0"
     gateway_port: int = 8080
+    #: Connections of one gateway, and those of one address. Raise the second where agents of many nodes reach
+    #: the gateway through one address.
+    gateway_connections: Annotated[int, Field(ge=16)] = 4096
+    gateway_connections_per_address: Annotated[int, Field(ge=1)] = 1024
     #: Audience that agents' ServiceAccount tokens must have.
     token_audience: str = "perdure"  # noqa: S105 - an audience, no secret
 

@@ -13,7 +13,8 @@ import aiohttp
 import pytest
 
 from perdure.domain.records import RunState, TaskKey
-from perdure.gateway.server import listen, serve
+from perdure.gateway.http.server import open_listener
+from perdure.gateway.server import serve
 from perdure.kube.tokens import TokenVerifier
 from perdure.ledger import Ledger
 from perdure.settings import Settings
@@ -55,7 +56,7 @@ def options() -> Options:
 @pytest.fixture
 async def gateway(ledger_url: str, cluster: ClusterKeys) -> AsyncIterator[str]:
     """The URL of a gateway in this process, with a ledger connection of its own."""
-    listener = listen("127.0.0.1", 0)
+    listener = open_listener("127.0.0.1", 0)
     port = listener.getsockname()[1]
     stop = asyncio.Event()
     async with Ledger(ledger_url) as own, asyncio.TaskGroup() as group:
@@ -134,7 +135,7 @@ class GatewayProcess:
 async def _running(ledger_url: str, cluster: ClusterKeys, folder: Path) -> AsyncIterator[GatewayProcess]:
     keys = folder / "keys.json"
     keys.write_text(cluster.dump())
-    with listen("127.0.0.1", 0) as found:
+    with open_listener("127.0.0.1", 0) as found:
         port = found.getsockname()[1]
     running = GatewayProcess((ledger_url, str(keys), str(port)), f"http://127.0.0.1:{port}")
     await running.start()

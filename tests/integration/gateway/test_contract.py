@@ -10,7 +10,8 @@ import pytest
 
 from perdure.domain.records import RunState
 from perdure.gateway.agent_api.limits import AgentLimits
-from perdure.gateway.server import listen, serve
+from perdure.gateway.http.server import open_listener
+from perdure.gateway.server import serve
 from perdure.kube.tokens import TokenVerifier
 from perdure.ledger import Ledger
 from perdure.settings import Settings
@@ -81,7 +82,7 @@ class OnPostgres(Subject):
 async def test_contract(
     case: Case, ledger: Ledger, ledger_url: str, run: RunState, epoch: int, cluster: ClusterKeys
 ) -> None:
-    listener = listen("127.0.0.1", 0)
+    listener = open_listener("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     stop = asyncio.Event()
     async with (

@@ -17,7 +17,8 @@ from perdure.gateway.agent_api.limits import AgentLimits
 from perdure.gateway.agent_api.pod_tokens import EXPIRED_RETRY_AFTER
 from perdure.gateway.agent_api.problems import AgentProblem
 from perdure.gateway.http.problems import HttpProblem
-from perdure.gateway.server import listen, serve
+from perdure.gateway.http.server import open_listener
+from perdure.gateway.server import serve
 from perdure.settings import Settings
 from perdure_agent.testing import _api, _problems, _server, _task
 
@@ -87,7 +88,7 @@ class InMemory(Subject):
 @asynccontextmanager
 async def product(client: aiohttp.ClientSession) -> AsyncIterator[Subject]:
     ledger = MemoryLedger()
-    listener = listen("127.0.0.1", 0)
+    listener = open_listener("127.0.0.1", 0)
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(

@@ -12,7 +12,8 @@ from tests.unit.gateway.memory import MemoryLedger, MemoryVerifier
 
 from perdure.gateway.agent_api.limits import AgentLimits
 from perdure.gateway.http.limits import Limits
-from perdure.gateway.server import listen, serve
+from perdure.gateway.http.server import open_listener
+from perdure.gateway.server import serve
 from perdure.settings import Settings
 
 SMALL = Limits(memory=4000, uncounted=500, memory_wait=0.05, drain=5)
@@ -84,7 +85,7 @@ class RunningGateway:
 
 @pytest.fixture
 async def gateway() -> AsyncIterator[RunningGateway]:
-    listener = listen("127.0.0.1", 0)
+    listener = open_listener("127.0.0.1", 0)
     running = RunningGateway(MemoryLedger(), MemoryVerifier(), listener.getsockname()[1])
     async with asyncio.TaskGroup() as group, aiohttp.ClientSession() as client:
         running.client = client

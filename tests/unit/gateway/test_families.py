@@ -23,8 +23,8 @@ from perdure.gateway.app import build_app
 from perdure.gateway.http.endpoint import Call, Routes, Runtime, json_response
 from perdure.gateway.http.problems import ErrorTable, HttpProblem, Problem, ProblemType
 from perdure.gateway.http.request_body import parse_json
+from perdure.gateway.http.server import open_listener, serve_app
 from perdure.gateway.http.streaming import EventStream, event
-from perdure.gateway.server import listen, serve_app
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Server:
 
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
-    listener = listen("127.0.0.1", 0)
+    listener = open_listener("127.0.0.1", 0)
     stop = asyncio.Event()
     people = PeopleRoutes()
     ledger = MemoryLedger()
@@ -141,7 +141,7 @@ async def server() -> AsyncIterator[Server]:
         agents = AgentRoutes(ledger, MemoryVerifier(), throttle=throttle, limits=SMALL_AGENT, clock=clock)
         app = build_app([agents, people], ready=ready, stop=stop, limits=SMALL)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        serving = group.create_task(serve_app(app, listener, stop=stop, drain=SMALL.drain))
+        serving = group.create_task(serve_app(app, listener, stop=stop, limits=SMALL))
         yield Server(people, url, stop, client)
         stop.set()
         async with asyncio.timeout(10):

@@ -7,10 +7,12 @@ from typing import Final
 import structlog
 
 from perdure.domain.records import Superseded
+from perdure.gateway.http.log_limiter import LogLimiter
 from perdure.gateway.http.problems import ErrorTable, Problem, ProblemType
 from perdure.ledger.types import CorruptCheckpoint, Overtaken, WrongChecksum
 
-_log = structlog.get_logger(__name__)
+#: An agent may ask for a damaged checkpoint in a loop.
+_log = LogLimiter(structlog.get_logger(__name__))
 
 
 class AgentProblem(ProblemType):

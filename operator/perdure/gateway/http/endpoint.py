@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from perdure.gateway.authn import Authenticator
 from perdure.gateway.http.budget import Budget, Hold
 from perdure.gateway.http.limits import Limits
+from perdure.gateway.http.log_limiter import LogLimiter
 from perdure.gateway.http.problems import (
     ErrorTable,
     HttpProblem,
@@ -31,7 +32,7 @@ from perdure.gateway.http.problems import (
 from perdure.gateway.http.request_body import Body, ClientGone
 from perdure.gateway.http.streaming import StreamedResponse
 
-_log = structlog.get_logger(__name__)
+_log = LogLimiter(structlog.get_logger(__name__))
 
 IdentityT = TypeVar("IdentityT")
 

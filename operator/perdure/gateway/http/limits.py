@@ -12,6 +12,25 @@ MIB = 1024 * KIB
 class Limits:
     """Sizes in bytes, times in seconds."""
 
+    #: Connections of one gateway, whatever they are for, and those from one address. Address translation
+    #: gives many agents one address, so the second is far above what one agent needs.
+    connections: int = 4096
+    connections_per_address: int = 1024
+    #: Further connections, which may only ask for the gateway's health. A new one displaces the oldest.
+    reserve: int = 32
+    #: The head of a request: its URL, and for each header the name, the value and four bytes.
+    head: int = 32 * KIB
+    #: The URL alone.
+    url: int = 8 * KIB
+    #: Headers of one request, trailers included.
+    headers: int = 100
+    #: Time until the head of a request is whole, from the start of the connection or its first byte.
+    head_time: float = 10.0
+    #: Silence between two requests. Longer than the interval of the agents' heartbeats, so that an agent
+    #: keeps its connection.
+    keep_alive: float = 75.0
+    #: Time for which a client may read nothing of what it was sent.
+    write_time: float = 30.0
     #: Request bodies in memory, of all clients together. A body that exceeds the rest waits.
     memory: int = 256 * MIB
     #: Bodies up to this size do not count against `memory`.

@@ -39,6 +39,16 @@ class HttpProblem(ProblemType):
     BUSY = ("busy", 503, "Too much is being transferred at once", True)
     #: The gateway is shutting down, or not ready yet.
     NOT_READY = ("not-ready", 503, "The gateway is not ready", True)
+    #: The connection is one too many, of all or of its address.
+    TOO_MANY_CONNECTIONS = ("too-many-connections", 503, "There are too many connections", True)
+    #: Not HTTP/1.1.
+    INVALID_REQUEST = ("invalid-request", 400, "The request cannot be read")
+    #: The head of the request did not arrive in time.
+    HEAD_TOO_SLOW = ("head-too-slow", 408, "The headers did not arrive in time")
+    #: The URL is over a documented limit.
+    URL_TOO_LONG = ("url-too-long", 414, "The URL is too long")
+    #: The headers are over a documented limit.
+    HEAD_TOO_LARGE = ("head-too-large", 431, "The headers are too large")
     #: The body did not arrive in time.
     TOO_SLOW = ("too-slow", 408, "The body did not arrive in time")
     #: The body, or a field of the body, is over a documented limit.
