@@ -59,6 +59,7 @@ class ContainerTerminated(TypedDict, total=False):
     reason: str
     message: str
     startedAt: str
+    finishedAt: str
 
 
 class ContainerState(TypedDict, total=False):
@@ -72,6 +73,10 @@ class ContainerState(TypedDict, total=False):
 class ContainerStatus(TypedDict, total=False):
     name: str
     state: ContainerState
+    #: How the container ended before it was restarted.
+    lastState: ContainerState
+    #: Whether a sidecar has passed its startup probe.
+    started: bool
 
 
 class PodStatus(TypedDict, total=False):

@@ -12,7 +12,7 @@ from typing import Any
 from perdure.api import GROUP
 from perdure.api.workflow import MAX_INPUT_BYTES
 from perdure.domain.engine.outcome import shorten
-from perdure.domain.engine.pod_facts import CONTAINER
+from perdure.domain.engine.pod_containers import CONTAINER
 from perdure.domain.expressions.templating import compact
 from perdure.domain.kube_objects import OwnerReference, controller_reference
 from perdure.domain.names import ANNOTATION_INPUT

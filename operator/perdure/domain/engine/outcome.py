@@ -104,14 +104,14 @@ def _outcome_of_pod(pod: PodFacts, now: datetime) -> Outcome | None:
         return _disrupted(disruption or "the pod failed before its container ended")
     if pod.deletion is not None and now >= pod.deletion + LOST_AFTER:
         return _disrupted("the pod was deleted and its node does not confirm its end")
+    text = None
     if pod.waiting is not None and pod.waiting[0] in _NEVER_STARTS:
-        return Outcome(
-            kind=EndKind.FAILED,
-            reason=Reason.INVALID_CONFIG,
-            message=shorten(": ".join(pod.waiting)),
-            retryable=False,
-        )
-    return None
+        text = ": ".join(pod.waiting)
+    elif pod.hold is not None and pod.hold.reason in _NEVER_STARTS:
+        text = pod.hold.text
+    if text is None:
+        return None
+    return Outcome(kind=EndKind.FAILED, reason=Reason.INVALID_CONFIG, message=shorten(text), retryable=False)
 
 
 def outcome_of_gone(child: str | None = None) -> Outcome:
@@ -152,14 +152,14 @@ def _outcome_of_exit(pod: PodFacts, disruption: str | None) -> Outcome:
         return Outcome(kind=EndKind.SUCCEEDED, exit_code=0, output=read_output(message))
     if disruption is not None:
         return _disrupted(disruption, code)
-    if code == EXIT_INTERRUPTED:
+    if code == EXIT_INTERRUPTED and not pod.exit.container:
         return Outcome(
             kind=EndKind.DISRUPTED,
             reason=Reason.INTERRUPTED,
             message="the agent asked to be run again from its checkpoint",
             exit_code=code,
         )
-    if code == EXIT_SUPERSEDED:
+    if code == EXIT_SUPERSEDED and not pod.exit.container:
         return Outcome(
             kind=EndKind.DISRUPTED,
             reason=Reason.SUPERSEDED,
@@ -167,10 +167,13 @@ def _outcome_of_exit(pod: PodFacts, disruption: str | None) -> Outcome:
             exit_code=code,
         )
     if pod.exit.reason == "OOMKilled":
-        text = "the container was killed for want of memory; raise its memory limit"
+        who = pod.exit.container or "the container"
+        text = f"{who} was killed for want of memory; raise its memory limit"
         return Outcome(kind=EndKind.FAILED, reason=Reason.OOM_KILLED, message=text, exit_code=code)
     last_words = _on_one_line(message)
     text = f"exit code {code}: {last_words}" if last_words else f"exit code {code}"
+    if pod.failed_beside:
+        text = shorten(f"{text}; before it, {pod.failed_beside}")
     return Outcome(kind=EndKind.FAILED, reason=Reason.EXIT_CODE, message=text, exit_code=code)
 
 

@@ -6,11 +6,13 @@ The store keeps these instead of whole pods, which are five kilobytes each and m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from perdure.domain.engine.pod_containers import CONTAINER, Hold, failed_init, failures_beside, read_hold
 from perdure.domain.kube_objects import (
+    Condition,
     ContainerState,
     ContainerTerminated,
     ObjectMeta,
@@ -20,7 +22,6 @@ from perdure.domain.kube_objects import (
 )
 from perdure.domain.names import ANNOTATION_RETENTION, LABEL_ATTEMPT, LABEL_TASK
 
-CONTAINER = "agent"
 #: More attempts than a task can have: 1,000 retries, 1,000 disruptions, and as many pauses as people ask for.
 _MAX_ATTEMPT = 999_999_999
 #: Pod-level reasons with which the kubelet or a controller says that the pod, not its program, was ended.
@@ -31,11 +32,14 @@ _ENDED_FROM_OUTSIDE = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerExit:
-    """How the agent's container ended."""
+    """How the agent's container ended, or the init container that kept it from starting."""
 
     code: int
     reason: str
     message: str
+    #: Role and name of the container, such as `init container fetch`; '' for the agent's own. The exit codes
+    #: of the contract with agents mean something from the agent alone.
+    container: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +64,14 @@ class PodFacts:
     waiting: tuple[str, str] | None = None
     #: The scheduler's message, if it finds no node.
     unschedulable: str | None = None
+    #: Why the scheduler does not even try: a scheduling gate, or an error of its own.
+    not_scheduled: str | None = None
+    #: Another container for which the agent waits, before its start.
+    hold: Hold | None = None
+    #: The pod is on a node, and its volumes and its network are not ready there.
+    unprepared: bool = False
+    #: Other containers that failed before the agent ended; '' if there are none.
+    failed_beside: str = ""
     #: The pod's own name, if a Job made it.
     generated_name: str | None = None
     #: Whether another container than the agent's runs.
@@ -100,6 +112,7 @@ def read_pod(pod: Mapping[str, Any]) -> PodFacts:
     deletion = metadata.get("deletionTimestamp")
     owner = controlling_owner(pod) or {}
     job = _job_of(owner)
+    spec = pod.get("spec") or {}
     return PodFacts(
         name=job or metadata["name"],
         uid=metadata["uid"],
@@ -110,9 +123,13 @@ def read_pod(pod: Mapping[str, Any]) -> PodFacts:
         deletion=read_time(deletion) if deletion else None,
         disruption=_disruption(status),
         started_at=read_time(started) if started else None,
-        exit=_failed_before(status) if terminated is None else _exit(terminated),
+        exit=_failed_before(spec, status) if terminated is None else _exit(terminated),
         waiting=None if waiting is None else (waiting.get("reason", ""), waiting.get("message", "")),
         unschedulable=_unschedulable(status),
+        not_scheduled=_not_scheduled(spec, status),
+        hold=read_hold(spec, status) if started is None else None,
+        unprepared=started is None and _is_unprepared(status),
+        failed_beside=failures_beside(spec, status, terminated.get("finishedAt")) if terminated else "",
         generated_name=metadata["name"] if job else None,
         others_run=_others_run(status),
         kept=ANNOTATION_RETENTION not in (metadata.get("annotations") or {}),
@@ -149,19 +166,18 @@ def _exit(terminated: ContainerTerminated) -> ContainerExit:
     )
 
 
-def _failed_before(status: PodStatus) -> ContainerExit | None:
+def _failed_before(spec: Mapping[str, Any], status: PodStatus) -> ContainerExit | None:
     """How an init container ended that kept the agent from starting; None if none did.
 
     That is a failure of what was asked to run, not a disruption. It counts once the kubelet has given up.
     """
-    if status.get("phase") != "Failed":
+    failed = failed_init(spec, status)
+    if failed is None:
         return None
-    for container in status.get("initContainerStatuses") or ():
-        terminated = (container.get("state") or {}).get("terminated")
-        if terminated is not None and terminated.get("exitCode", 0) != 0:
-            ended, name = _exit(terminated), f"init container {container.get('name')}"
-            return replace(ended, message=f"{name}: {ended.message}" if ended.message else name)
-    return None
+    name, terminated = failed
+    ended = _exit(terminated)
+    message = f"{name}: {ended.message}" if ended.message else name
+    return ContainerExit(code=ended.code, reason=ended.reason, message=message, container=name)
 
 
 def _others_run(status: PodStatus) -> bool:
@@ -189,11 +205,30 @@ def _disruption(status: PodStatus) -> str | None:
 
 
 def _unschedulable(status: PodStatus) -> str | None:
+    condition = _unscheduled(status)
+    if condition is None or condition.get("reason") != "Unschedulable":
+        return None
+    return str(condition.get("message", ""))
+
+
+def _not_scheduled(spec: Mapping[str, Any], status: PodStatus) -> str | None:
+    condition = _unscheduled(status)
+    if condition is None or condition.get("reason") == "Unschedulable":
+        return None
+    gates = ", ".join(str(gate.get("name")) for gate in spec.get("schedulingGates") or ())
+    text = f"{condition.get('reason', '')}: {condition.get('message', '')}".strip(": ")
+    return f"{text} ({gates})" if gates else text
+
+
+def _unscheduled(status: PodStatus) -> Condition | None:
     for condition in status.get("conditions") or ():
-        if (
-            condition.get("type") == "PodScheduled"
-            and condition.get("status") == "False"
-            and condition.get("reason") == "Unschedulable"
-        ):
-            return str(condition.get("message", ""))
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return condition
     return None
+
+
+def _is_unprepared(status: PodStatus) -> bool:
+    return any(
+        condition.get("type") == "PodReadyToStartContainers" and condition.get("status") == "False"
+        for condition in status.get("conditions") or ()
+    )

@@ -57,7 +57,10 @@ def test_an_init_container_that_failed_is_an_end_of_the_agents_doing() -> None:
         {"name": "fetch", "state": ended(4, message="no such host")},
     ]
     facts = read_pod(seen)
-    assert facts.exit == ContainerExit(code=4, reason="Error", message="init container fetch: no such host")
+    name = "init container fetch"
+    assert facts.exit == ContainerExit(
+        code=4, reason="Error", message=f"{name}: no such host", container=name
+    )
     assert (facts.agent_ended, facts.ended, facts.started_at) == (True, True, None)
     # One that the kubelet may start again.
     seen["status"]["phase"] = "Pending"
