@@ -30,6 +30,8 @@ __all__ = [
 ]
 
 MAX_LABELS = 64
+#: Characters of one argument or variable as people write it. What an expression gives may be longer.
+MAX_TEXT = 32768
 
 
 class KeySelector(Model):
@@ -85,7 +87,7 @@ class EnvVar(Model):
     #: Name of the variable.
     name: Annotated[str, Field(pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$", max_length=253)]
     #: Its value; may hold `${}` expressions. Default: empty.
-    value: Annotated[str, Field(max_length=32768)] | None = None
+    value: Annotated[str, Field(max_length=MAX_TEXT)] | None = None
     #: Where the value comes from instead.
     value_from: EnvSource | None = None
 
@@ -134,9 +136,9 @@ class AgentContainer(Model):
     #: Container image.
     image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
     #: Entry point instead of the image's; strings may hold `${}` expressions.
-    command: Annotated[list[Annotated[str, Field(max_length=32768)]], Field(max_length=256)] | None = None
+    command: Annotated[list[Annotated[str, Field(max_length=MAX_TEXT)]], Field(max_length=256)] | None = None
     #: Arguments of the entry point; strings may hold `${}` expressions.
-    args: Annotated[list[Annotated[str, Field(max_length=32768)]], Field(max_length=256)] | None = None
+    args: Annotated[list[Annotated[str, Field(max_length=MAX_TEXT)]], Field(max_length=256)] | None = None
     #: Environment variables, by unique name.
     env: Annotated[list[EnvVar], Field(max_length=256, json_schema_extra=list_map("name"))] | None = None
     #: CPU, memory and other resources, as in a pod.

@@ -7,10 +7,15 @@ from typing import Any
 from perdure.api import API_VERSION
 from perdure.control.live_run import LiveRun
 from perdure.control.ports import KubePort
+from perdure.domain.expressions.templating import compact
 from perdure.domain.kube_objects import OwnerReference, controller_reference, controlling_owner
 from perdure.domain.names import task_labels
 from perdure.domain.records import WORKFLOW, TaskRecord
 from perdure.kube.errors import ApiError
+
+#: Bytes of an object's JSON when it is created. etcd refuses 1.5 MiB; defaults, managed fields and what
+#: webhooks add come on top.
+MAX_OBJECT_BYTES = 1280 * 1024
 
 
 class NameConflict(Exception):
@@ -30,10 +35,16 @@ async def create_owned(
 ) -> dict[str, Any]:
     """Create an object, or get the one that was created before.
 
-    `owner` is the uid and name of the owner that the object must have. Raises NameConflict, StillLeaving and
-    ApiError.
+    `owner` is the uid and name of the owner that the object must have. Raises InvalidObject, NameConflict,
+    StillLeaving and ApiError.
     """
     name = body["metadata"]["name"]
+    size = len(compact(body))
+    if size > MAX_OBJECT_BYTES:
+        raise InvalidObject(
+            f"the {kind} would have {size} bytes of JSON; the limit is {MAX_OBJECT_BYTES}: "
+            "shorten what the manifest and its podTemplate say"
+        )
     try:
         return await kube.create(kind, namespace, body, brief=True)
     except ApiError as error:

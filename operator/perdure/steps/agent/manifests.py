@@ -20,6 +20,7 @@ from perdure.domain.names import ANNOTATION_RETENTION, pod_labels
 from perdure.domain.records import AGENT_TASK, WORKFLOW, AttemptRecord, TaskKey, TaskRecord
 from perdure.kube.jobs import build_job
 from perdure.kube.pods import PodEnvironment, build_pod
+from perdure.steps.agent.arguments import displayed
 from perdure.steps.agent.rules import render_agent
 
 
@@ -50,7 +51,7 @@ def task_manifest(live: LiveRun, task: TaskRecord) -> dict[str, Any]:
             "ownerReferences": [owner_reference(WORKFLOW, live.key.name, live.uid)],
         },
         "spec": {
-            "agent": _agent(live, step, task.key),
+            "agent": displayed(_agent(live, step, task.key)),
             # Agents get theirs from the ledger if it is too large for an object.
             **({"input": task.input} if len(compact(task.input)) <= MAX_INPUT_BYTES else {}),
             "retry": {"limit": step.retry_limit},

@@ -19,6 +19,7 @@ from perdure.domain.engine.tasks import check_size
 from perdure.domain.expressions.templating import Text, compile_value, render, render_argument
 from perdure.domain.phases import Reason
 from perdure.domain.records import AttemptRecord, TaskRecord
+from perdure.steps.agent.arguments import check_arguments
 
 #: The kubelet's times are whole seconds, cut off.
 _KUBELET_SECOND = timedelta(seconds=1)
@@ -42,7 +43,7 @@ class AgentRules(AttemptStep):
         task = replace(task, input=render(step.input, names, "input"))
         check_size(task.input, "input")
         # Only to fail before a pod is asked for: the manifests render the block again when they are made.
-        render_agent(step, names)
+        check_arguments(render_agent(step, names))
         return task
 
     def started_at(self, changes: ChangeSet, attempt: AttemptRecord) -> datetime | None:
