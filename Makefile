@@ -95,7 +95,7 @@ test-integration: venv tools-light ## Integration tests against a real Postgres,
 
 .PHONY: test-cluster
 test-cluster: venv ## End-to-end tests on a real cluster: the chart is installed, pods and processes are killed.
-	$(PYTEST) tests/cluster --ignore tests/cluster/faults
+	$(PYTEST) tests/cluster --ignore tests/cluster/faults --ignore tests/cluster/hostile
 
 .PHONY: test-scale
 test-scale: venv ## Run a forEach of ITEMS (10000) items on simulated nodes and check the sizes that must stay bounded.
@@ -104,6 +104,10 @@ test-scale: venv ## Run a forEach of ITEMS (10000) items on simulated nodes and 
 .PHONY: test-faults
 test-faults: venv ## Inject every fault into a run of FAULT_ITEMS (50) agents, REPEAT (1) times each; FAULTS=names for some.
 	FAULTS=$${FAULTS:-all} FAULT_ITEMS=$${FAULT_ITEMS:-50} REPEAT=$${REPEAT:-1} $(PYTEST) tests/cluster/faults -v
+
+.PHONY: test-hostile
+test-hostile: venv ## A hostile tenant for HOSTILE_SECONDS (600), next to another whose chains must go on; HOSTILE_SEED=n repeats.
+	HOSTILE_SECONDS=$${HOSTILE_SECONDS:-600} $(PYTEST) tests/cluster/hostile -s
 
 .PHONY: test-kills
 test-kills: venv ## Kill the operator KILLS (100) times at random during 100 runs on simulated nodes; SEED=n repeats.
