@@ -45,7 +45,7 @@ class Servers:
 
 @asynccontextmanager
 async def servers() -> AsyncIterator[Servers]:
-    """The product's gateway on a ledger in memory, and its verifier of tokens with keys that nobody has."""
+    """The product's gateway on a ledger in memory, and its verifier of tokens without keys."""
 
     async def fetch(_: str) -> Any:
         raise ApiError(503, "ServiceUnavailable", "no keys")
