@@ -136,6 +136,11 @@ class ApiServer(Server):
         ]
         return found, str(version)
 
+    def warnings(self, namespace: str, uid: str) -> list[Object]:
+        """Events of type Warning about the object with this uid."""
+        events = (obj for place, obj in self.objects.items() if place[:2] == ("Event", namespace))
+        return [it for it in events if it["type"] == "Warning" and it["regarding"]["uid"] == uid]
+
     def create(self, kind: str, namespace: str, body: Object) -> Object:
         name = body["metadata"]["name"]
         if (kind, namespace, name) in self.objects:

@@ -60,6 +60,9 @@ class KubeClient:
     ) -> tuple[list[dict[str, Any]], str]:
         return await self._sent(lambda: self._api.listing(kind, namespace, label_selector))
 
+    async def warnings(self, namespace: str, uid: str) -> builtins.list[dict[str, Any]]:
+        return await self._sent(lambda: self._api.warnings(namespace, uid))
+
     async def pages(
         self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
     ) -> AsyncGenerator[Page, None]:

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from perdure.control.cluster_cache.run_key import RunKey
+from perdure.domain.engine.lazy_heap import LazyHeap
 from perdure.domain.engine.observed import Refusal
 from perdure.domain.engine.view import RunView
 from perdure.domain.phases import Reason
@@ -92,6 +93,14 @@ class Objects:
     #: Creates that the API server has not answered. Passes go on meanwhile: a webhook may take half a minute.
     creating: dict[TaskKey, Creation] = field(default_factory=dict)
     creation_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CREATIONS))
+    #: Tasks whose agents have not started and whose objects do not say why, by when to read their Events.
+    silent: LazyHeap[TaskKey, datetime] = field(default_factory=LazyHeap)
+    #: The open attempts of a run that was read from the ledger are in `silent`.
+    silent_found: bool = False
+    #: How often Events were read about an attempt.
+    reads: dict[TaskKey, tuple[int, int]] = field(default_factory=dict)
+    #: The newest warning Event about the object of an attempt that has not started, with its number.
+    warnings: dict[TaskKey, tuple[int, str]] = field(default_factory=dict)
     #: Refusals that waiting does not heal, for the next observation.
     refusals: dict[TaskKey, Refusal] = field(default_factory=dict)
     #: Tasks whose pod is being deleted: observed in every pass, for a lost node sends no event any more.

@@ -84,7 +84,7 @@ class LedgerPort(Protocol):
 
 
 class KubePort(Protocol):
-    """The eight verbs. Bodies are plain JSON objects; failures are `perdure.kube.errors.ApiError`."""
+    """The verbs. Bodies are plain JSON objects; failures are `perdure.kube.errors.ApiError`."""
 
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]: ...
 
@@ -96,6 +96,10 @@ class KubePort(Protocol):
         self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
     ) -> tuple[list[dict[str, Any]], str]:
         """All objects (paged inside), and the list's resourceVersion."""
+        ...
+
+    async def warnings(self, namespace: str, uid: str) -> builtins.list[dict[str, Any]]:
+        """Events of type Warning about the object with this uid, of a bounded number."""
         ...
 
     def pages(

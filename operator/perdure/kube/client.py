@@ -37,6 +37,8 @@ TRIES = 4
 _OF_RUNS = frozenset({"Pod", "Job", "Workflow", "AgentTask"})
 CREATE_DEADLINE = 35.0
 CREATE_TRIES = 2
+#: Events about one object that are read at once. The API server keeps an hour's, and joins equal ones.
+MAX_WARNINGS = 100
 
 _JSON = "application/json"
 _MERGE_PATCH = "application/merge-patch+json"
@@ -159,6 +161,14 @@ class KubeClient:
             items += page.items
             version = page.version
         return items, version
+
+    async def warnings(self, namespace: str, uid: str) -> builtins.list[dict[str, Any]]:
+        """Events of type Warning about the object with this uid, at most `MAX_WARNINGS`. Raises ApiError."""
+        selector = quote(f"regarding.uid={uid},type=Warning", safe="")
+        path = f"{collection_path(kind_of('Event'), namespace)}?fieldSelector={selector}&limit={MAX_WARNINGS}"
+        page = await self._call("list", "Event", "GET", path)
+        found: builtins.list[dict[str, Any]] = page.get("items") or []
+        return found
 
     async def pages(
         self, kind: str, *, namespace: str | None = None, label_selector: str | None = None

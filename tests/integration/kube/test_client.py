@@ -11,6 +11,7 @@ import pytest
 from tests.integration.apiserver import ApiServer
 from tests.integration.kube.credentials import kubeconfig_with_certificate
 
+from perdure.control.runs.pod_warnings import newest_warning
 from perdure.kube import client as module
 from perdure.kube.client import KubeClient
 from perdure.kube.connection import load_connection
@@ -235,3 +236,37 @@ async def test_calls_survive_a_restart_of_the_server(apiserver: ApiServer, kube:
         apiserver.cluster.restart("kube-apiserver")
     found = await asyncio.gather(*(kube.get("Namespace", "", "default") for _ in range(20)))
     assert len(found) == 20
+
+
+async def test_only_warnings_about_the_object_are_read(kube: KubeClient, namespace: str) -> None:
+    async def record(name: str, uid: str, type_: str) -> None:
+        body = {
+            "apiVersion": "events.k8s.io/v1",
+            "metadata": {"name": name},
+            "type": type_,
+            "reason": "FailedMount",
+            "note": f"note of {name}",
+            "action": "Mount",
+            "eventTime": "2026-01-01T00:00:00.000000Z",
+            "reportingController": "perdure.dev/test",
+            "reportingInstance": "test",
+            "regarding": {"kind": "Pod", "namespace": namespace, "name": "p", "uid": uid},
+        }
+        await kube.create("Event", namespace, body)
+
+    await record("wanted", "uid-1", "Warning")
+    await record("normal", "uid-1", "Normal")
+    await record("other", "uid-2", "Warning")
+    # As kubelets write them: the core API, without `eventTime`.
+    core = {
+        "metadata": {"name": "core"},
+        "type": "Warning",
+        "reason": "FailedMount",
+        "message": "note of core",
+        "lastTimestamp": "2026-01-01T00:00:09Z",
+        "involvedObject": {"kind": "Pod", "namespace": namespace, "name": "p", "uid": "uid-1"},
+    }
+    await kube.raw_post(f"/api/v1/namespaces/{namespace}/events", core)
+    found = await kube.warnings(namespace, "uid-1")
+    assert {event["metadata"]["name"] for event in found} == {"wanted", "core"}
+    assert newest_warning(found) == "FailedMount: note of core"

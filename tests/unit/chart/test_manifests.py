@@ -236,7 +236,7 @@ ALLOWED = {
     ("", "pods"): {"get", "list", "watch", "create", "delete"},
     ("batch", "jobs"): {"get", "list", "create", "delete"},
     ("", "events"): {"create", "patch"},
-    ("events.k8s.io", "events"): {"create", "patch"},
+    ("events.k8s.io", "events"): {"create", "patch", "list"},
 }
 
 

@@ -23,7 +23,11 @@ not watched: their pods are.
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, create, delete]
-- apiGroups: ["", events.k8s.io]
+- apiGroups: [""]
   resources: [events]
   verbs: [create, patch]
+# `list`: why a pod does not start is often in its Events only.
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch, list]
 {{- end -}}

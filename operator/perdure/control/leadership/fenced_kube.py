@@ -35,6 +35,9 @@ class FencedKube:
     ) -> tuple[list[dict[str, Any]], str]:
         return await self._kube.list(kind, namespace=namespace, label_selector=label_selector)
 
+    async def warnings(self, namespace: str, uid: str) -> builtins.list[dict[str, Any]]:
+        return await self._kube.warnings(namespace, uid)
+
     def pages(
         self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
     ) -> AsyncGenerator[Page, None]:

@@ -22,6 +22,7 @@ from perdure.control.live_run import CREATIONS, CreateRetry, Creation, LiveRun
 from perdure.control.ports import LedgerPort
 from perdure.control.runs.creation import InvalidObject, NameConflict, StillLeaving
 from perdure.control.runs.executor import Executors
+from perdure.control.runs.pod_warnings import note_created
 from perdure.domain.engine.observed import Refusal
 from perdure.domain.phases import Reason
 from perdure.domain.records import AttemptRecord, TaskKey
@@ -177,6 +178,7 @@ class Actuator:
             self._note_refusal(live, attempt, error, noun, now)
         else:
             live.objects.retries.pop(key, None)
+            note_created(live, key, now)
             if uid is not None:
                 _unblock(live, key)
                 await self._ledger.record_pod(live.uid, attempt, pod_uid=uid, epoch=epoch)

@@ -58,6 +58,7 @@ class Observer:
             children=findings.children,
             signs=_signs(live),
             blocked=dict(live.objects.blocked),
+            warnings=dict(live.objects.warnings),
         )
 
     def seen(self, live: LiveRun) -> dict[TaskKey, PodFacts]:

@@ -27,10 +27,12 @@ from perdure.control.runs.executor import Executors
 from perdure.control.runs.live_runs import LiveRuns
 from perdure.control.runs.observer import Observer
 from perdure.control.runs.opening import Opener
+from perdure.control.runs.pod_warnings import PodWarnings
 from perdure.control.status.backfill import find_unreported
 from perdure.control.status.kube_events import KubeEvents
 from perdure.control.status.status_writer import StatusWriter
 from perdure.domain.engine.decide import Decision, decide
+from perdure.domain.engine.observed import Observed
 from perdure.domain.records import (
     CachedResult,
     Commit,
@@ -77,6 +79,7 @@ class Reconciler:
         self._observer = Observer(store=store, ledger=ledger, executors=executors)
         self._executors = executors
         self._actuator = Actuator(ledger=ledger, executors=executors, wake=wake)
+        self._warnings = PodWarnings(store=store, kube=kube)
         self._cleanup = cleanup
         self._kube_events = kube_events
         self._clock = clock
@@ -185,6 +188,9 @@ class Reconciler:
         for key in sorted(live.objects.stopping):
             if await self._actuator.stop(live, key):
                 delays.append(STOPPED_RECHECK)
+        warnings_due = await self._warnings.refresh(live, self._clock())
+        if warnings_due is not None:
+            delays.append((warnings_due - self._clock()).total_seconds())
         if live.agenda.retry_blocked_at is not None:
             delays.append((live.agenda.retry_blocked_at - self._clock()).total_seconds())
         tidy_again = await self._cleanup.tidy(live, self._clock())
@@ -201,6 +207,7 @@ class Reconciler:
         live.agenda.ask_children |= children.children_changed
         children.children_changed = False
         observed = await self._observer.observe(live, self._clock())
+        self._note_waiting(live, observed)
         while True:
             now = self._clock()
             observed = replace(
@@ -228,6 +235,13 @@ class Reconciler:
                 # What is left to start of a large fan-out has its own pass: what happens meanwhile is seen.
                 live.agenda.unmet_slots = decision.wants
                 return (self._clock() if decision.more else decision.requeue_at), decision.wants
+
+    def _note_waiting(self, live: LiveRun, observed: Observed) -> None:
+        """A pod that has changed may say why its agent waits: its task's status follows."""
+        self._warnings.note_pods(live, observed.pods, self._clock())
+        for key in observed.pods:
+            if live.view.attempts[key].started_at is None:
+                live.published.changed.add(key)
 
     async def _answers(
         self, live: LiveRun, decision: Decision, now: datetime

@@ -50,7 +50,7 @@ def workflow_status(
     `before` keeps the transition times of its conditions. `children` are the statuses of child Workflows by
     name, as far as they are known; `wants` is more than 0 if attempts wait for slots (`Decision.wants`).
     """
-    inputs = StatusInputs(pods, children or {}, wants)
+    inputs = StatusInputs(pods, children or {}, live.objects.warnings, wants=wants)
     view = live.view
     run = view.run
     counts = Counter[Phase]()
@@ -88,7 +88,7 @@ def task_status(
     live: LiveRun, key: TaskKey, pod: PodFacts | None, before: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:
     """The status of an AgentTask, in a Workflow or standalone."""
-    inputs = StatusInputs({} if pod is None else {pod.name: pod})
+    inputs = StatusInputs({} if pod is None else {pod.name: pod}, warnings=live.objects.warnings)
     task = live.view.tasks[key]
     attempt = live.view.attempts.get(key)
     waiting = task_waiting(live, task, inputs)

@@ -7,7 +7,7 @@ once a second.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from perdure.control.live_run import LiveRun
 from perdure.domain.engine.plan import PlannedStep
@@ -26,7 +26,7 @@ class StatusInputs(ClusterView):
     """The observations that a status is computed from, besides the committed run."""
 
     #: More than 0 if the last decision had attempts to start, and the limits across runs had no free slot.
-    wants: int = 0
+    wants: int = field(default=0, kw_only=True)
 
 
 def task_waiting(live: LiveRun, task: TaskRecord, inputs: StatusInputs) -> Waiting | None:

@@ -52,7 +52,9 @@ def overdue_outcome(
         return None
     _, reason = min(due)
     if reason is Reason.PENDING_TIMEOUT:
-        cause = (None if pod is None else waiting_reason(pod)) or observed.blocked.get(attempt.key)
+        event = observed.warning(attempt.key, attempt.number)
+        cause = (None if pod is None else waiting_reason(pod, event)) or observed.blocked.get(attempt.key)
+        cause = cause or (None if event is None else (Reason.STARTING, event))
         text = f"did not start within {_text(step.pending_timeout)}"
         text += "" if cause is None else f": {cause[0].value}: {cause[1]}"
     elif reason is Reason.IDLE_TIMEOUT:

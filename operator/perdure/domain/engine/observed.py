@@ -54,6 +54,8 @@ class Observed:
     signs: Mapping[TaskKey, tuple[int, datetime]] = field(default_factory=dict)
     #: Why the pods of open attempts do not exist yet, where the API server says so.
     blocked: Mapping[TaskKey, tuple[Reason, str]] = field(default_factory=dict)
+    #: The newest warning Events about objects whose agents have not started, by attempt.
+    warnings: Mapping[TaskKey, tuple[int, str]] = field(default_factory=dict)
     #: Answers to a decision's questions for cached results; None where there is none.
     cached: Mapping[TaskKey, CachedResult | None] = field(default_factory=dict)
     #: What is wanted of the run, here or by the Workflow above.
@@ -62,6 +64,11 @@ class Observed:
     slots: int | None = None
     #: The object that a person applied was deleted.
     deleted: bool = False
+
+    def warning(self, key: TaskKey, attempt: int) -> str | None:
+        """The newest warning Event about the object of an attempt; None if there is none."""
+        number, text = self.warnings.get(key, (0, ""))
+        return text if number == attempt else None
 
     def without_changes(self) -> Observed:
         """What still holds for a second decision of the same pass, once the first has used all changes.
@@ -76,6 +83,7 @@ class Observed:
             signals=self.signals,
             signs=self.signs,
             blocked=self.blocked,
+            warnings=self.warnings,
             desired=self.desired,
             slots=self.slots,
             deleted=self.deleted,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from perdure.domain.engine.outcome import Outcome
     from perdure.domain.engine.plan import PlannedStep
     from perdure.domain.engine.task_scope import TaskScope
-    from perdure.domain.records import AttemptRecord, TaskRecord
+    from perdure.domain.records import AttemptRecord, TaskKey, TaskRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,13 @@ class ClusterView:
     pods: Mapping[str, PodFacts] = field(default_factory=dict)
     #: The statuses of child Workflows, by name.
     children: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: The newest warning Events about objects whose agents have not started, with the attempt's number.
+    warnings: Mapping[TaskKey, tuple[int, str]] = field(default_factory=dict)
+
+    def warning(self, attempt: AttemptRecord) -> str | None:
+        """The newest warning Event about the object of an attempt; None if there is none."""
+        number, text = self.warnings.get(attempt.key, (0, ""))
+        return text if number == attempt.number else None
 
 
 class StepRules(Protocol):

@@ -66,8 +66,8 @@ class AgentRules(AttemptStep):
     def attempt_waiting(self, attempt: AttemptRecord, cluster: ClusterView) -> Waiting | None:
         pod = cluster.pods.get(attempt.pod_name)
         if pod is not None and pod.attempt == attempt.number:
-            return waiting_reason(pod)
-        return Reason.STARTING, "the pod is being made"
+            return waiting_reason(pod, cluster.warning(attempt))
+        return Reason.STARTING, cluster.warning(attempt) or "the pod is being made"
 
 
 def render_agent(step: PlannedStep, names: Mapping[str, Any]) -> dict[str, Any]:
