@@ -11,9 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import structlog
+
+from perdure.aio import wait_for_event
 from perdure.api import GROUP, VERSION
 from perdure.api.custom_resources import KINDS
 from perdure.import_guards import absent
@@ -28,7 +31,15 @@ EventHandler = Callable[[str, Mapping[str, Any], bool], None]
 #: Called when a watch has listed instead of resuming, so that deletions may have been missed.
 GapHandler = Callable[[], None]
 
+#: Seconds until watches that have ended are started again: from, doubled up to.
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0
+#: Seconds that the tasks of kopf may take to end.
+STOP_SECONDS = 5.0
+
 _PLURALS = {kind.kind: kind.plural for kind in KINDS}
+
+_log = structlog.get_logger(__name__)
 
 
 class _NoDiffBase(kopf.DiffBaseStorage):
@@ -63,6 +74,15 @@ class _NoProgress(kopf.ProgressStorage):
         return essence
 
 
+class _Backoffs:
+    """Seconds before each retry of a request of kopf: growing, and without end."""
+
+    def __iter__(self) -> Iterator[float]:
+        yield from (0.1, 0.25, 0.5, 1, 2, 4, 8, 15)
+        while True:
+            yield 30
+
+
 def operator_settings() -> kopf.OperatorSettings:
     """Settings of kopf, each with its reason; the defaults suit operators that let kopf write."""
     settings = kopf.OperatorSettings()
@@ -78,12 +98,13 @@ def operator_settings() -> kopf.OperatorSettings:
     settings.watching.inactivity_timeout = 70
     settings.networking.connect_timeout = 5
     settings.networking.request_timeout = 30
-    # After two and a half minutes of 5xx answers kopf gives up, and the operator is restarted.
-    settings.networking.error_backoffs = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 30, 30, 30)
+    # Never exhausted: after its last backoff kopf would end all watches because of one that is refused.
+    settings.networking.error_backoffs = _Backoffs()
     # The CRDs are installed with the operator; scanning would need the right to watch all CRDs.
     settings.scanning.disabled = True
     settings.posting.enabled = False
-    settings.process.ultimate_exiting_timeout = 25
+    # kopf would kill the process some time after it was stopped, and watches are started again in here.
+    settings.process.ultimate_exiting_timeout = None
     return settings
 
 
@@ -93,31 +114,57 @@ async def listen(
     on_gap: GapHandler,
     kinds: Sequence[str],
     namespaces: Sequence[str],
+    served: Callable[[Collection[str]], Awaitable[bool]],
     stop: asyncio.Event,
+    on_start: Callable[[], None],
     ready: asyncio.Event,
 ) -> None:
-    """Watch until `stop` is set. Raises what kopf fails with before that.
+    """Watch until `stop` is set. What ends the watches is logged, and they are started again with backoff.
 
-    `on_event` is called for every event of these `kinds`, and must not block. `ready` is set when the watches
-    are being started.
+    `on_event` is called for every event of these `kinds`, and must not block. `served` says whether the API
+    server serves kinds, and may raise: kopf would never watch a kind that is not served when kopf starts.
+    `on_start` is called after each start of kopf, which has then replaced the signal handlers by its own.
+    `ready` is set when the watches are being started.
     """
+    # kopf logs every event of every object at INFO.
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+    clock = asyncio.get_running_loop().time
+    failures = 0
+    while not stop.is_set():
+        began = clock()
+        try:
+            if await served(kinds):
+                await _watch(_registry(kinds, on_event, on_gap), namespaces, stop, on_start, ready)
+            else:
+                _log.error("the API server does not serve all kinds: are the CRDs installed?", kinds=kinds)
+        except Exception as error:
+            _log.warning("watches ended, and are started again", error=f"{type(error).__name__}: {error}")
+        failures = 0 if clock() - began > LONGEST_PAUSE else failures + 1
+        if not stop.is_set():
+            await wait_for_event(stop, min(FIRST_PAUSE * 2.0 ** min(failures, 16), LONGEST_PAUSE))
+
+
+def _registry(kinds: Sequence[str], on_event: EventHandler, on_gap: GapHandler) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
     for kind in kinds:
         plural = _PLURALS[kind]
         register = kopf.on.event(GROUP, VERSION, plural, registry=registry, id=f"watch-{plural}")
         register(_handler(kind, on_event, on_gap))
     kopf.on.login(registry=registry, id="login")(_login)
-    # kopf logs every event of every object at INFO.
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
-    stop_flag = asyncio.Event()
+    return registry
 
-    async def pass_on_stop() -> None:
-        await stop.wait()
-        stop_flag.set()
 
-    passing = asyncio.create_task(pass_on_stop())
-    try:
-        await kopf.operator(
+async def _watch(
+    registry: kopf.OperatorRegistry,
+    namespaces: Sequence[str],
+    stop: asyncio.Event,
+    on_start: Callable[[], None],
+    ready: asyncio.Event,
+) -> None:
+    """One life of kopf, until `stop` is set. Raises what kopf fails with before that."""
+    # `kopf.operator` would in the end cancel every task of this process that is younger than kopf.
+    tasks = set(
+        await kopf.spawn_tasks(
             registry=registry,
             settings=operator_settings(),
             clusterwide=not namespaces,
@@ -125,11 +172,27 @@ async def listen(
             standalone=True,
             # Without an identity kopf asks for the name of the user, which containers often lack.
             identity="perdure",  # type: ignore[arg-type]
-            stop_flag=stop_flag,
             ready_flag=ready,
         )
+    )
+    # In the same turn of the loop: no signal can arrive in between.
+    on_start()
+    stopping = asyncio.create_task(_stopped(stop))
+    try:
+        ended, _ = await asyncio.wait((stopping, *tasks), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        passing.cancel()
+        for task in (stopping, *tasks):
+            task.cancel()
+        _, running = await asyncio.wait((stopping, *tasks), timeout=STOP_SECONDS)
+        if running:
+            _log.warning("watches did not stop in time", tasks=[task.get_name() for task in running])
+    for task in ended - {stopping}:
+        if not task.cancelled():
+            task.result()
+
+
+async def _stopped(stop: asyncio.Event) -> None:
+    await stop.wait()
 
 
 async def _login(**facts: Any) -> kopf.ConnectionInfo | None:

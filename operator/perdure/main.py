@@ -10,7 +10,7 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -24,11 +24,13 @@ with without_authorities():
     import aiohttp  # noqa: F401 - before others import it
 
 from perdure.aio import wait_for_event
+from perdure.api import API_VERSION
 from perdure.control.cluster_cache.relist import selected
 from perdure.control.cluster_cache.store import KINDS, POD
 from perdure.control.loop import ControlLoop, LeaseOptions, LoopOptions
 from perdure.domain.records import AGENT_TASK
 from perdure.kube.client import KubeClient
+from perdure.kube.errors import ApiError
 from perdure.kube.recorder import EventRecorder
 from perdure.kube.reflector import Selection, reflect
 from perdure.ledger import Ledger
@@ -110,6 +112,8 @@ class _Operator:
         self._watching = asyncio.Event()
         #: Selections that are followed without kopf and have not been listed yet.
         self._unlisted = set(selected(FOLLOWED, settings.watch_namespaces))
+        #: Selections in namespaces that may not be read.
+        self._refused: set[Selection] = set()
         self._recorder = EventRecorder(kube, instance=settings.identity, enabled=settings.kubernetes_events)
         self._loop = ControlLoop(
             kube,
@@ -140,7 +144,9 @@ class _Operator:
                     on_gap=self._loop.handle_gap,
                     kinds=[kind for kind in KINDS if kind not in FOLLOWED],
                     namespaces=self._settings.watch_namespaces,
+                    served=self._served,
                     stop=ending,
+                    on_start=signals.take,
                     ready=self._watching,
                 )
             )
@@ -155,14 +161,13 @@ class _Operator:
                         on_event=partial(self._loop.handle_event, selection.kind),
                         on_list=partial(self._note_list, selection),
                         is_ours=self._loop.is_own_create,
+                        on_refused=partial(self._note_refused, selection),
                         version=listed.get(selection, ""),
                     )
                 )
                 for selection in sorted(followed, key=str)
             ]
             await _first((watching, group.create_task(_until(self._watching))))
-            # kopf has replaced the signal handlers by its own, which would end kopf and the workers at once.
-            signals.take()
             # An object deleted between the leader's relist and the first list of a watch is in neither.
             self._loop.handle_gap()
             # Start-up imports and lists a whole cluster: the watch begins when that is over.
@@ -176,7 +181,6 @@ class _Operator:
                 # Workers that do not stop must not go on writing after the Lease has ended.
                 _log.error("workers did not stop in time; leaving at once")
                 os._exit(1)
-            # kopf waits five seconds for every task that is younger than kopf itself, so none may be left.
             self._recorder.close()
             for follower in followers:
                 follower.cancel()
@@ -196,11 +200,12 @@ class _Operator:
         from perdure.health import Health, serve_health
 
         def watches_started() -> bool:
-            return self._watching.is_set() and not self._unlisted
+            return self._watching.is_set() and not (self._unlisted - self._refused)
 
         health = Health(
             alive=lambda: None,
             ready=lambda: None if watches_started() else "the watches have not started",
+            findings=self._loop.findings,
         )
         group.create_task(
             serve_health(self._settings.health_host, self._settings.health_port, health, stop=ending)
@@ -216,7 +221,18 @@ class _Operator:
             await wait_for_event(self._loop.settled, SETTLE_WITHIN)
         return bus
 
+    async def _served(self, kinds: Collection[str]) -> bool:
+        """Whether the API server serves these kinds of Perdure. Raises ApiError."""
+        found = await self._kube.raw_get(f"/apis/{API_VERSION}")
+        return set(kinds) <= {resource.get("kind") for resource in found.get("resources") or ()}
+
+    def _note_refused(self, selection: Selection, _: ApiError) -> None:
+        # A namespace that may not be read must not keep the operator from being ready for all others.
+        if selection.namespace is not None:
+            self._refused.add(selection)
+
     def _note_list(self, selection: Selection) -> None:
+        self._refused.discard(selection)
         self._unlisted.discard(selection)
         self._loop.handle_gap()
 

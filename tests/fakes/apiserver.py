@@ -49,6 +49,8 @@ class Watch:
 
     def push(self, kind: str, obj: Object, deleted: bool) -> None:
         faults = self._api.faults
+        if obj["metadata"].get("namespace") in self._api.forbidden:
+            return
         if self.broken or self._api.away or faults.happens("event lost"):
             self.broken |= self._api.away
             return
@@ -77,8 +79,9 @@ class Watch:
         asyncio.get_running_loop().call_later(delay, self._relist, context=self._context)
 
     def _relist(self) -> None:
-        for (kind, _, _), obj in self._api.listed()[0].items():
-            self._handle(kind, obj, False)
+        for (kind, namespace, _), obj in self._api.listed()[0].items():
+            if namespace not in self._api.forbidden:
+                self._handle(kind, obj, False)
         self._gap()
 
 
@@ -98,6 +101,10 @@ class ApiServer(Server):
         #: Since when lists and watches are served from a cache that lags behind; None if they are not.
         self.lags_since: float | None = None
         self.quota_used_up = False
+        #: Namespaces in which nothing may be read or written, with the status of the answers.
+        self.forbidden: dict[str, int] = {}
+        #: Namespaces in which a webhook refuses every deletion.
+        self.undeletable: set[str] = set()
         #: The server has just started and has not read the roles yet: it forbids everything.
         self.roles_unread = False
         #: Called with a text for every change, for people.
@@ -119,6 +126,7 @@ class ApiServer(Server):
     # --- the verbs
 
     def get(self, kind: str, namespace: str, name: str) -> Object:
+        self._check_allowed(namespace)
         found = self.objects.get((kind, namespace, name))
         if found is None:
             raise ApiError(404, "NotFound", f"{kind} {name}")
@@ -127,6 +135,7 @@ class ApiServer(Server):
     def listing(
         self, kind: str, namespace: str | None, label_selector: str | None
     ) -> tuple[list[Object], str]:
+        self._check_allowed(namespace)
         # A list of one namespace serves one run, and is consistent; a list of all may be stale.
         objects, version = self.listed() if namespace is None else (self.objects, self._version)
         found = [
@@ -142,6 +151,7 @@ class ApiServer(Server):
         return [it for it in events if it["type"] == "Warning" and it["regarding"]["uid"] == uid]
 
     def create(self, kind: str, namespace: str, body: Object) -> Object:
+        self._check_allowed(namespace)
         name = body["metadata"]["name"]
         if (kind, namespace, name) in self.objects:
             raise ApiError(409, "AlreadyExists", f"{kind} {name}")
@@ -185,6 +195,9 @@ class ApiServer(Server):
         return self._put((kind, namespace, name), obj)
 
     def delete(self, kind: str, namespace: str, name: str, uid: str | None) -> None:
+        self._check_allowed(namespace)
+        if namespace in self.undeletable:
+            raise ApiError(403, "Forbidden", 'admission webhook "keep" denied the request')
         obj = self.objects.get((kind, namespace, name))
         if obj is None or uid not in (None, obj["metadata"]["uid"]):
             return
@@ -254,6 +267,16 @@ class ApiServer(Server):
                 objects[place] = before
         return objects, version
 
+    def forbid(self, namespace: str, status: int) -> None:
+        """A role binding was deleted (403), or the whole namespace (404)."""
+        self.forbidden[namespace] = status
+
+    def allow(self, namespace: str) -> None:
+        """A forbidden namespace can be read again, and the watches list it."""
+        del self.forbidden[namespace]
+        for watch in self.watches:
+            watch.relist()
+
     def lag(self) -> None:
         """From now on lists and watches are served from a stale cache."""
         if self.lags_since is None:
@@ -271,6 +294,10 @@ class ApiServer(Server):
                 watch.relist()
 
     # --- underneath
+
+    def _check_allowed(self, namespace: str | None) -> None:
+        if namespace is not None and namespace in self.forbidden:
+            raise ApiError(self.forbidden[namespace], "Refused", f"nothing is allowed in {namespace}")
 
     def _put(self, place: Place, obj: Object) -> Object:
         self._version += 1
@@ -298,6 +325,9 @@ class ApiServer(Server):
         for (kind, namespace, name), obj in list(self.objects.items()):
             owners = obj["metadata"].get("ownerReferences") or ()
             if any(owner["uid"] == owner_uid for owner in owners):
+                if namespace in self.undeletable or namespace in self.forbidden:
+                    self._collect_soon(owner_uid)  # the garbage collector tries again
+                    continue
                 self.on_collected(obj)
                 self.delete(kind, namespace, name, obj["metadata"]["uid"])
 

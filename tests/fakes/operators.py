@@ -26,9 +26,16 @@ LEASE_OPTIONS: Final = LeaseOptions(
 RELAY_POLL: Final = 3.0
 
 
-def options(name: str, *, lease: LeaseOptions | None, limit: int | None = None) -> LoopOptions:
+def options(
+    name: str,
+    *,
+    lease: LeaseOptions | None,
+    limit: int | None = None,
+    namespaces: tuple[str, ...] = (),
+) -> LoopOptions:
     """How a simulated operator is configured."""
     return LoopOptions(
+        namespaces=namespaces,
         identity=name,
         gateway_url="http://gateway",
         audience="perdure",
@@ -54,6 +61,7 @@ class Operator:
         leases: bool,
         limit: int | None,
         kinds: tuple[ActingKind, ...],
+        namespaces: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self.process = Process(name)
@@ -67,7 +75,7 @@ class Operator:
             self.kube,
             self.ledger,
             now,
-            options(name, lease=LEASE_OPTIONS if leases else None, limit=limit),
+            options(name, lease=LEASE_OPTIONS if leases else None, limit=limit, namespaces=namespaces),
             kinds=kinds,
             recorder=EventRecorder(self.kube, instance=name, enabled=False),
             while_leading=relay.run,

@@ -59,6 +59,8 @@ class World:
         self.operators: list[Operator] = []
         #: Whether operators take a Lease before they work. Without, only the ledger keeps them apart.
         self.leases = False
+        #: Namespaces that operators watch; all if empty.
+        self.namespaces: tuple[str, ...] = ()
         self._kinds = kinds
         self._started = 0
 
@@ -83,6 +85,7 @@ class World:
             leases=self.leases,
             limit=self.guarantees.limit,
             kinds=self._kinds,
+            namespaces=self.namespaces,
         )
         self.operators.append(operator)
         operator.start()

@@ -20,6 +20,7 @@ from perdure.control.cluster_cache import run_objects, store
 from perdure.control.leadership import leader
 from perdure.control.leadership.fenced_kube import FencedKube
 from perdure.control.live_run import LiveRun
+from perdure.control.passed_over import PassedOver
 from perdure.control.queue.slots import Slots
 from perdure.control.runs import creation
 from perdure.control.runs.actuator import Actuator
@@ -343,6 +344,14 @@ def _leave_pods_behind() -> AbstractContextManager[Any]:
     return patch.multiple(Cleanup, tidy=tidy, clean_finished=clean_finished)
 
 
+def _drop_the_guard_of_each_object() -> AbstractContextManager[Any]:
+    @contextlib.contextmanager
+    def unguarded(self: PassedOver, loop: str, what: object) -> Iterator[None]:
+        yield
+
+    return patch.object(PassedOver, "guard", unguarded)
+
+
 #: What is broken, and the first seed that finds it, which --quick tries first.
 MUTATIONS: Final[dict[Mutation, int]] = {
     _drop_the_agents_fence: 2,
@@ -373,6 +382,7 @@ MUTATIONS: Final[dict[Mutation, int]] = {
     _lose_signals_on_failover: 16,
     _consume_signals_without_saying: 3,
     _overlook_signals: 3,
+    _drop_the_guard_of_each_object: 0,
 }
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import structlog
-
 from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.cluster_cache.store import AGENT_TEMPLATE, POD, WORKFLOW_TEMPLATE, Store
+from perdure.control.passed_over import PassedOver
 from perdure.control.queue.workqueue import WorkQueue
 
 #: Seconds for which pod events without a consequence are debounced: the pod has started, or says why not. No
@@ -16,8 +15,6 @@ from perdure.control.queue.workqueue import WorkQueue
 #: run's status, where people read them, within these bounds.
 START_DEBOUNCE = 1.0
 LONGEST_START_DEBOUNCE = 5.0
-
-_log = structlog.get_logger(__name__)
 
 
 class EventHandler:
@@ -31,6 +28,7 @@ class EventHandler:
         is_reconciling: Callable[[], bool],
         note_template: Callable[[str, str], list[RunKey]],
         shown_in: Callable[[RunKey], float],
+        passed_over: PassedOver | None = None,
     ) -> None:
         """See `Leader.is_reconciling`, `LiveRuns.note_template` and `StatusWriter.shown_in`."""
         self._store = store
@@ -38,16 +36,15 @@ class EventHandler:
         self._is_reconciling = is_reconciling
         self._note_template = note_template
         self._shown_in = shown_in
+        self._passed_over = passed_over or PassedOver()
 
     def __call__(self, kind: str, obj: Mapping[str, Any], deleted: bool) -> None:
         """An object was created, changed or deleted. Never waits, and never raises.
 
         An exception would end the watch, and with it the process, for the objects of all namespaces.
         """
-        try:
+        with self._passed_over.guard("watch", kind):
             self._handle(kind, obj, deleted)
-        except Exception:
-            _log.exception("event passed over", kind=kind, deleted=deleted)
 
     def _handle(self, kind: str, obj: Mapping[str, Any], deleted: bool) -> None:
         metadata = obj["metadata"]

@@ -21,6 +21,7 @@ from perdure.control.event_handler import EventHandler
 from perdure.control.leadership.fenced_kube import FencedKube
 from perdure.control.leadership.leader import Leader
 from perdure.control.leadership.lease_elector import Elector, elapsed_seconds, leave_at_once
+from perdure.control.passed_over import PassedOver
 from perdure.control.ports import KubePort, LedgerPort
 from perdure.control.queue.slots import Slots
 from perdure.control.queue.workqueue import WorkQueue
@@ -100,6 +101,8 @@ class ControlLoop:
         self.seen = asyncio.Event()
         self.settled = asyncio.Event()
         self._while_leading = while_leading
+        #: What the loops over foreign objects could not handle, for the readiness probe.
+        self.passed_over = PassedOver()
         self._store = Store()
         self._queue = WorkQueue()
         self._gap_timer: asyncio.TimerHandle | None = None
@@ -132,7 +135,9 @@ class ControlLoop:
         )
         slots = Slots(options.max_running_tasks, options.max_running_tasks_per_namespace)
         cleanup = Cleanup(store=self._store, kube=fenced, executors=executors)
-        self.status_writer = StatusWriter(kube=fenced, interval=options.status_interval, clock=clock)
+        self.status_writer = StatusWriter(
+            kube=fenced, interval=options.status_interval, clock=clock, passed_over=self.passed_over
+        )
         runs = LiveRuns(
             store=self._store,
             kinds=kinds,
@@ -141,6 +146,7 @@ class ControlLoop:
             status_writer=self.status_writer,
             clock=clock,
             wake=self._queue.add,
+            passed_over=self.passed_over,
         )
         statuses = RunStatusSource(store=self._store, runs=runs, cleanup=cleanup)
         self.reconciler = Reconciler(
@@ -180,6 +186,7 @@ class ControlLoop:
             clock=clock,
             while_leading=self._settle_and_accompany,
             on_cannot_start=self.stop_waiting,
+            passed_over=self.passed_over,
         )
         self._handler = EventHandler(
             store=self._store,
@@ -187,6 +194,7 @@ class ControlLoop:
             is_reconciling=self._leader.is_reconciling,
             note_template=runs.note_template,
             shown_in=self.status_writer.shown_in,
+            passed_over=self.passed_over,
         )
 
     # --- what the watches report
@@ -232,6 +240,18 @@ class ControlLoop:
             await self._leader.lead()
         else:
             await self._elector.run(self._leader.lead, stop)
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Namespaces that the leader cannot read, with the API server's words."""
+        return self._leader.left_out
+
+    def findings(self) -> list[str]:
+        """What an administrator should know though the process is well, a line each."""
+        left_out = [f"namespace {name} is left out: {why}" for name, why in sorted(self.left_out.items())]
+        unreadable = len(self._store.unreadable)
+        objects = [f"{unreadable} objects cannot be read"] if unreadable else []
+        return [*left_out, *objects, *self.passed_over.summary()]
 
     def stop_waiting(self) -> None:
         """Release everything that waits for `seen` and `settled`."""

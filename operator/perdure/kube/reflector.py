@@ -31,6 +31,10 @@ WATCH_SECONDS = 300
 SILENCE = 75.0
 #: Longest backoff in seconds, after many failures in a row.
 LONGEST_PAUSE = 5.0
+#: Longest backoff in seconds while the API server refuses the kind or namespace: people have to act.
+LONGEST_REFUSED_PAUSE = 30.0
+#: Objects of a list that are handled before other tasks have a turn.
+SLICE = 50
 
 _GONE = 410
 #: The bytes with which the API server begins an ADDED event, and writes the object's version, before any
@@ -73,13 +77,15 @@ async def reflect(
     on_event: Callable[[Mapping[str, Any], bool], None],
     on_list: Callable[[], None],
     is_ours: Callable[[str], bool] = lambda version: False,
+    on_refused: Callable[[ApiError], None] = lambda error: None,
     version: str = "",
 ) -> NoReturn:
     """Report every object and every change of an object to the handlers, until cancelled.
 
     `on_event` is called with an object and whether the object was deleted, and must not block. `on_list` is
     called after every list, the first one included: deletions before the list are not reported. Every failure
-    of the API server is retried.
+    of the API server is retried. `on_refused` is called for each answer that the kind or the namespace does
+    not exist or may not be read.
 
     `version` is the version of a list whose objects the handler has already: the watch starts there.
 
@@ -104,12 +110,17 @@ async def reflect(
             if error.status == _GONE:
                 version = ""
             failures += 1
+            longest = LONGEST_PAUSE
+            if error.status in (403, 404):
+                on_refused(error)
+                longest = LONGEST_REFUSED_PAUSE
             _log.warning("watch broken", **of._asdict(), error=str(error), failures=failures)
         else:
+            longest = LONGEST_PAUSE
             # Watches that end as soon as they begin would otherwise be repeated in a tight loop.
             failures = failures + 1 if clock() - began < 1 else 0
         if failures:
-            await asyncio.sleep(backoff(failures, longest=LONGEST_PAUSE))
+            await asyncio.sleep(backoff(failures, longest=longest))
 
 
 async def watch(
@@ -144,8 +155,10 @@ async def _list(kube: Watchable, of: Selection, on_event: Callable[[Mapping[str,
     pages = kube.pages(of.kind, namespace=of.namespace, label_selector=of.label_selector)
     async with aclosing(pages):
         async for page in pages:
-            for obj in page.items:
+            for number, obj in enumerate(page.items, 1):
                 on_event(obj, False)
+                if number % SLICE == 0:
+                    await asyncio.sleep(0)
             version = page.version
     return version
 

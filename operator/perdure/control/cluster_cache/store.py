@@ -14,6 +14,7 @@ from perdure.control.cluster_cache.recent import remember
 from perdure.control.cluster_cache.run_key import SCHEDULE, RunKey, run_key
 from perdure.control.cluster_cache.run_objects import Children, Root, TaskObject, read_root
 from perdure.control.cluster_cache.unreadable import UnreadableObjects
+from perdure.control.passed_over import THROUGH
 from perdure.domain.engine.pod_facts import PodFacts, read_pod
 from perdure.domain.records import AGENT_TASK, WORKFLOW
 
@@ -71,7 +72,9 @@ class Store:
         """
         try:
             return self._apply(kind, obj)
-        except Exception as error:
+        except THROUGH:
+            raise
+        except BaseException as error:
             self.unreadable.add(kind, obj, error)
             return None
 

@@ -29,7 +29,7 @@ class UnreadableObjects:
         """Whether a version of a run's object was left out because the version could not be read."""
         return _identity(*key, uid) in self._known
 
-    def add(self, kind: str, obj: Mapping[str, Any], error: Exception) -> None:
+    def add(self, kind: str, obj: Mapping[str, Any], error: BaseException) -> None:
         """Note that an object could not be read. Never raises, whatever the object is."""
         metadata = obj.get("metadata") if isinstance(obj, Mapping) else None
         namespace, name, uid = (

@@ -14,9 +14,11 @@ from datetime import datetime
 import structlog
 
 from perdure.aio import call, wait_for_event
-from perdure.control.cluster_cache.relist import relist
+from perdure.control.cluster_cache.relist import Relisted, relist
 from perdure.control.cluster_cache.run_key import SCHEDULE, RunKey
 from perdure.control.cluster_cache.store import Store
+from perdure.control.leadership.retention import Retention
+from perdure.control.passed_over import MAX_ERROR, THROUGH, PassedOver
 from perdure.control.ports import KubePort, LedgerPort
 from perdure.control.queue.workqueue import WorkQueue
 from perdure.control.runs.cleanup import Cleanup
@@ -32,10 +34,10 @@ START_RETRY = 1.0
 #: Seconds for which heartbeats and checkpoints of agents are debounced. They only change the status, and an
 #: agent may save a hundred checkpoints a second. Idle timeouts have timers of their own.
 VITALS_DEBOUNCE = 1.0
-#: Seconds between queries for runs whose retention has ended, and how many runs one query returns.
-RETENTION_INTERVAL = 30.0
-RETENTION_BATCH = 100
-CACHE_BATCH = 1000
+#: Seconds between attempts to relist a namespace that was left out: from, doubled up to.
+LEFT_OUT_RETRY = (1.0, 60.0)
+#: Live runs that are marked for a full pass before other tasks have a turn.
+RUNS_AT_ONCE = 20
 
 _log = structlog.get_logger(__name__)
 
@@ -62,6 +64,7 @@ class Leader:
         clock: Callable[[], datetime],
         while_leading: Callable[[], Awaitable[None]],
         on_cannot_start: Callable[[], None],
+        passed_over: PassedOver,
     ) -> None:
         """`write_statuses` runs for as long as this process leads or tries to begin, and is cancelled then.
 
@@ -85,10 +88,15 @@ class Leader:
         self._clock = clock
         self._while_leading = while_leading
         self._on_cannot_start = on_cannot_start
+        self._passed_over = passed_over
+        self._retention = Retention(kube=kube, ledger=ledger, clock=clock, passed_over=passed_over)
         self._relist_now = asyncio.Event()
         self._reconciling = False
         #: resourceVersions of the lists of the first full relist.
         self.listed: Mapping[Selection, str] = {}
+        #: Namespaces that may not be read, or were deleted, with the API server's words.
+        self.left_out: dict[str, str] = {}
+        self._some_left_out = asyncio.Event()
 
     def is_reconciling(self) -> bool:
         """True while this process leads, from the end of the first full relist."""
@@ -105,7 +113,8 @@ class Leader:
                     group.create_task(self._work())
                 group.create_task(self._listen())
                 group.create_task(self._relist())
-                group.create_task(self._end_retention())
+                group.create_task(self._readmit())
+                group.create_task(self._retention.run(lambda: self._reconciler.epoch))
                 group.create_task(call(self._while_leading))
         except* Deposed:
             _log.warning("another operator has taken over", epoch=self._reconciler.epoch)
@@ -122,7 +131,9 @@ class Leader:
         while True:
             try:
                 self._reconciler.epoch = await self._ledger.take_epoch(self._identity)
-                self.listed = await relist(self._kube, self._store, self._namespaces)
+                relisted = await relist(self._kube, self._store, self._namespaces, self._passed_over)
+                self.listed = relisted.versions
+                self._note_left_out(self._namespaces, relisted)
                 states = await self._ledger.load_live()
                 break
             except (LedgerError, ApiError) as error:
@@ -173,7 +184,7 @@ class Leader:
                     self._runs.note_unavailable(key)
                 delay = self._queue.add_failed(key)
                 _log.warning("pass failed", run=key, error=str(error), again_in=delay)
-            except (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit):
+            except THROUGH:
                 raise
             except BaseException:
                 # A defect that one run triggers must not stop the others. The panic of a native library is no
@@ -187,42 +198,65 @@ class Leader:
         """Enqueue runs that agents have written to."""
         async with aclosing(self._ledger.wakes()) as wakes:
             async for wake in wakes:
-                for key in self._runs.note_wake(wake):
-                    if wake is None or wake.reported:
-                        self._queue.add(key)
-                    else:
-                        self._queue.add_after(key, VITALS_DEBOUNCE)
+                with self._passed_over.guard("wake", wake):
+                    for key in self._runs.note_wake(wake):
+                        if wake is None or wake.reported:
+                            self._queue.add(key)
+                        else:
+                            self._queue.add_after(key, VITALS_DEBOUNCE)
 
     async def _relist(self) -> None:
         while True:
             await wait_for_event(self._relist_now, self._relist_interval)
             self._relist_now.clear()
-            try:
-                await relist(self._kube, self._store, self._namespaces)
-            except ApiError as error:
-                _log.warning("relist failed", error=str(error))
-                continue
-            for key in self._runs.request_full_pass():
-                self._queue.add(key)
-            for key in self._unfinished():
-                self._queue.add(key)
+            # A namespace that was left out is relisted by `_readmit`, at its own pace.
+            wanted = [it for it in self._namespaces if it not in self.left_out]
+            with self._passed_over.guard("relist", "periodic"):
+                await self._relist_some(wanted)
 
-    async def _end_retention(self) -> None:
-        """Delete finished runs and their history when their retention has ended."""
+    async def _readmit(self) -> None:
+        """Relist namespaces that were left out, with backoff, until the API server allows it."""
+        first, longest = LEFT_OUT_RETRY
+        delay = first
         while True:
-            try:
-                expired = await self._ledger.expired(self._clock(), limit=RETENTION_BATCH)
-                for uid, kind, namespace, name in expired:
-                    await self._kube.delete(kind, namespace, name, uid=uid)
-                if expired:
-                    await self._ledger.forget([run[0] for run in expired], epoch=self._reconciler.epoch)
-                await self._ledger.forget_cache(
-                    self._clock(), limit=CACHE_BATCH, epoch=self._reconciler.epoch
-                )
-            except (ApiError, LedgerError) as error:
-                if isinstance(error, Deposed):
-                    raise
-                _log.warning("retention failed", error=str(error))
-                expired = []
-            if len(expired) < RETENTION_BATCH:
-                await asyncio.sleep(RETENTION_INTERVAL)
+            if not self.left_out:
+                self._some_left_out.clear()
+                await self._some_left_out.wait()
+                delay = first
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, longest)
+            with self._passed_over.guard("relist", "namespaces left out"):
+                await self._relist_some(sorted(self.left_out))
+
+    async def _relist_some(self, namespaces: Sequence[str]) -> None:
+        """Relist these namespaces (all, if the installation watches all), then reconcile everything."""
+        if self._namespaces and not namespaces:
+            return
+        relisted = await relist(self._kube, self._store, namespaces, self._passed_over)
+        self._note_left_out(namespaces, relisted)
+        for number, live in enumerate(list(self._runs.by_uid.values()), 1):
+            with self._passed_over.guard("full pass", live.key):
+                if self._runs.by_uid.get(live.uid) is live:  # else the run was dropped meanwhile
+                    self._runs.request_full_pass(live)
+            if number % RUNS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        for key in self._runs.by_key:
+            self._queue.add(key)
+        for key in self._unfinished():
+            self._queue.add(key)
+
+    def _note_left_out(self, namespaces: Sequence[str], relisted: Relisted) -> None:
+        for namespace in namespaces:
+            error = relisted.left_out.get(namespace)
+            if error is None and self.left_out.pop(namespace, None) is not None:
+                _log.info("namespace can be read again", namespace=namespace)
+            elif error is not None:
+                if namespace not in self.left_out:
+                    self._passed_over.counts["namespace"] += 1
+                    _log.error(
+                        "namespace cannot be read, and is left out until it can",
+                        namespace=namespace,
+                        error=str(error)[:MAX_ERROR],
+                    )
+                self.left_out[namespace] = str(error)[:MAX_ERROR]
+                self._some_left_out.set()

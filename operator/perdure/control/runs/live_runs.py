@@ -10,12 +10,11 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-import structlog
-
 from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.cluster_cache.run_objects import Root
 from perdure.control.cluster_cache.store import Store
 from perdure.control.live_run import Agenda, LiveRun
+from perdure.control.passed_over import PassedOver
 from perdure.control.queue.slots import Slots
 from perdure.control.runs.admission import Waits
 from perdure.control.runs.cleanup import Cleanup
@@ -35,8 +34,6 @@ _EMPTY_SNAPSHOT: dict[str, Any] = {
     "outputs": {},
 }
 
-_log = structlog.get_logger(__name__)
-
 
 class LiveRuns:
     """The runs of the present leader. Used under one epoch, and cleared at its end."""
@@ -51,8 +48,10 @@ class LiveRuns:
         status_writer: StatusWriter,
         clock: Callable[[], datetime],
         wake: Callable[[RunKey], None],
+        passed_over: PassedOver | None = None,
     ) -> None:
         """`wake` has a run reconciled soon, because of a change to another run."""
+        self._passed_over = passed_over or PassedOver()
         self._store = store
         self._kinds = kinds
         self._slots = slots
@@ -77,10 +76,8 @@ class LiveRuns:
         """
         for state in states:
             key = RunKey(state.run.kind, state.run.namespace, state.run.name)
-            try:
+            with self._passed_over.guard("restore", key):
                 self.keep(key, state)
-            except Exception:
-                _log.exception("run cannot be restored, and is left out at the start", run=key)
         return list(self.by_key)
 
     def keep(self, key: RunKey, state: RunState, root: Root | None = None) -> LiveRun:
@@ -183,14 +180,12 @@ class LiveRuns:
         # None also arrives when the ledger is back: runs that waited for the ledger need not wait any longer.
         return keys if wake is not None else [*keys, *self._unavailable]
 
-    def request_full_pass(self) -> list[RunKey]:
-        """Events may have been missed, so every pass observes everything. Returns all live runs."""
-        for live in self.by_uid.values():
-            live.agenda.request_full_pass()
-            objects = self._store.of(live.key).tasks
-            # The object of a task may have been unknown when the task's status was to be written.
-            live.published.mark_dirty(status_differs(live.view.tasks.values(), objects), self._clock())
-        return list(self.by_key)
+    def request_full_pass(self, live: LiveRun) -> None:
+        """Events may have been missed, so the next pass over a run observes everything."""
+        live.agenda.request_full_pass()
+        objects = self._store.of(live.key).tasks
+        # The object of a task may have been unknown when the task's status was to be written.
+        live.published.mark_dirty(status_differs(live.view.tasks.values(), objects), self._clock())
 
     def wake_family(self, live: LiveRun) -> None:
         """A run's phase has changed: the parent waits for that, and the children follow it."""

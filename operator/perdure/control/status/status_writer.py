@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import structlog
 
 from perdure.control.cluster_cache.run_key import RunKey
+from perdure.control.passed_over import PassedOver
 from perdure.control.ports import KubePort
 from perdure.control.queue.workqueue import WorkQueue
 from perdure.domain.phases import TERMINAL
@@ -91,7 +92,15 @@ class StatusWriter:
     way is their rate times the duration of one.
     """
 
-    def __init__(self, *, kube: KubePort, interval: float, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        *,
+        kube: KubePort,
+        interval: float,
+        clock: Callable[[], datetime],
+        passed_over: PassedOver | None = None,
+    ) -> None:
+        self._passed_over = passed_over or PassedOver()
         self._kube = kube
         self._interval = interval
         self._clock = clock
@@ -138,23 +147,31 @@ class StatusWriter:
         while True:
             key = await self._queue.get()
             try:
-                self._last[key] = asyncio.get_running_loop().time()
-                patience = timedelta(seconds=self._pause())
-                writes = list(source.statuses(key, self._clock(), patience=patience))
-                done = await self._write(key, writes)
-                if done is None:
+                failed = True
+                with self._passed_over.guard("status", key):
+                    failed = not await self._write_run(source, key)
+                if failed:
                     self._queue.add_failed(key)
-                    continue
-                self._queue.succeeded(key)
-                due = source.written(key, self._clock(), patience=patience) if done else 0.0
-                if due:
-                    self._queue.add_after(key, max(due, self.shown_in(key)))
-                # A batch without a task's status made no progress, and a requeue would spin: the source marks
-                # the run when more statuses are ready.
-                elif due == 0 and any(write.kind != key.kind or write.name != key.name for write in writes):
-                    self._queue.add(key)
             finally:
                 self._queue.done(key)
+
+    async def _write_run(self, source: StatusSource, key: RunKey) -> bool:
+        """Write the statuses of one run. Returns False to try again later, with backoff."""
+        self._last[key] = asyncio.get_running_loop().time()
+        patience = timedelta(seconds=self._pause())
+        writes = list(source.statuses(key, self._clock(), patience=patience))
+        done = await self._write(key, writes)
+        if done is None:
+            return False
+        self._queue.succeeded(key)
+        due = source.written(key, self._clock(), patience=patience) if done else 0.0
+        if due:
+            self._queue.add_after(key, max(due, self.shown_in(key)))
+        # A batch without a task's status made no progress, and a requeue would spin: the source marks
+        # the run when more statuses are ready.
+        elif due == 0 and any(write.kind != key.kind or write.name != key.name for write in writes):
+            self._queue.add(key)
+        return True
 
     async def _write(self, key: RunKey, writes: Sequence[StatusWrite]) -> bool | None:
         """Write the statuses of a run.

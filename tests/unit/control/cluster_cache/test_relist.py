@@ -41,7 +41,7 @@ class Lists:
 
 
 def relisted(store: Store, lists: Lists, namespaces: Sequence[str] = ()) -> dict[Selection, str]:
-    return asyncio.run(relist(cast(KubePort, lists), store, namespaces))
+    return asyncio.run(relist(cast(KubePort, lists), store, namespaces)).versions
 
 
 def test_an_object_that_the_list_lacks_is_removed() -> None:
