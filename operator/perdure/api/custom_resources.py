@@ -71,7 +71,8 @@ WORKFLOW: Final = CustomResource(
     columns=(
         Column("Phase", ".status.phase", "string", "Where the run stands"),
         Column("Progress", ".status.progress", "string", "What has finished, of what is known"),
-        Column("Message", ".status.message", "string", "What it waits for, or why it ended"),
+        # The summary, or else the message, which then is as short.
+        Column("Message", ".status['summary','message']", "string", "What it waits for, or why it ended"),
         _AGE,
         Column("Attempts", ".status.attempts", "integer", "Attempts made in all", wide=True),
         Column("Events", ".status.events", "integer", "Number of the last event", wide=True),
@@ -96,7 +97,7 @@ AGENT_TASK: Final = CustomResource(
         _AGE,
         Column("Pod", ".status.podName", "string", "The newest attempt's pod", wide=True),
         Column("Progress", ".status.progress['message','percent']", "string", "What it is doing", wide=True),
-        Column("Message", ".status.message", "string", "Why, for people", wide=True),
+        Column("Message", ".status['summary','message']", "string", "Why, for people", wide=True),
     ),
     max_name=MAX_LABEL,
     fixed=agenttask.FIXED,

@@ -15,6 +15,8 @@ from perdure.api.base import Json, Model, list_map
 
 MAX_STATUS_STEPS = 100
 MAX_STEP_MESSAGE = 120
+#: Characters of the column MESSAGE of `kubectl get`, of which more would wrap.
+MAX_SUMMARY = 100
 
 
 def timestamp(time: datetime) -> str:
@@ -72,6 +74,8 @@ class WorkflowStatus(Model):
     progress: str | None = None
     #: What the run waits for, or why it ended, for people.
     message: str | None = None
+    #: The beginning of `message` on one line, for `kubectl get`; left out if `message` is as short.
+    summary: Annotated[str, Field(max_length=MAX_SUMMARY)] | None = None
     #: When it started.
     started_at: Timestamp | None = None
     #: When it ended.
@@ -138,10 +142,14 @@ class AgentTaskStatus(Model):
     reason: str | None = None
     #: Why, for people.
     message: str | None = None
+    #: The beginning of `message` on one line, for `kubectl get`; left out if `message` is as short.
+    summary: Annotated[str, Field(max_length=MAX_SUMMARY)] | None = None
     #: Number of the newest attempt.
     attempt: int | None = None
     #: The newest attempt's pod.
     pod_name: str | None = None
+    #: When the next attempt starts, while the task waits for that.
+    next_attempt_at: Timestamp | None = None
     #: Exit code of the last attempt that ended.
     exit_code: int | None = None
     #: Attempts that failed and were tried again.

@@ -23,6 +23,8 @@ MANAGED_BY = "perdure"
 ANNOTATION_INPUT = "perdure.dev/input"
 #: On a pod whose run does not keep all ended pods: what `retention.pods` of the run says.
 ANNOTATION_RETENTION = "perdure.dev/retention"
+#: On an AgentTask that a run created: says whose desiredState and retention hold for it.
+ANNOTATION_CONTROLLED = "perdure.dev/controlled"
 
 SHARDS = 64
 HASH_LENGTH = 5

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from perdure.api.status import MAX_STATUS_STEPS, MAX_STEP_MESSAGE, timestamp
+from perdure.api.status import MAX_STATUS_STEPS, MAX_STEP_MESSAGE, MAX_SUMMARY, timestamp
 from perdure.control.live_run import LiveRun
 from perdure.control.status.conditions import MAX_MESSAGE, conditions, was_accepted
 from perdure.control.status.waiting import (
@@ -62,7 +62,7 @@ def workflow_status(
         "observedGeneration": live.generation,
         "phase": run.phase.value,
         "progress": _progress(live),
-        "message": shorten(message, MAX_MESSAGE),
+        **_texts(message),
         "tasks": _numbers(counts, sum(counts.values())),
         "attempts": view.attempts_total,
         "events": run.last_sequence,
@@ -105,7 +105,9 @@ def task_status(
     if reason is not None:
         status["reason"] = reason.value
     if message:
-        status["message"] = shorten(message, MAX_MESSAGE)
+        status |= _texts(message)
+    if task.retry_at is not None and task.phase is Phase.PENDING:
+        status["nextAttemptAt"] = timestamp(task.retry_at)
     if attempt is not None:
         # The pod of a Job has another name than the attempt, and `kubectl logs` needs the name of the pod.
         own = pod is not None and pod.attempt == attempt.number
@@ -138,7 +140,7 @@ def refused_status(
     return {
         "observedGeneration": generation,
         "phase": phase.value,
-        "message": shorten(message, MAX_MESSAGE),
+        **_texts(message),
         "conditions": conditions(
             phase,
             reason,
@@ -158,6 +160,14 @@ def small(value: Any) -> Any:
     if size <= MAX_OUTPUT_BYTES:
         return value
     return {"truncated": True, "bytes": size, "note": "too large for a status; the ledger has it"}
+
+
+def _texts(message: str) -> dict[str, str]:
+    """A status's `message`, and its `summary` if the message does not fit on a line of `kubectl get`."""
+    line = " ".join(message.split())
+    if line == message and len(message) <= MAX_SUMMARY:
+        return {"message": message}
+    return {"message": shorten(message, MAX_MESSAGE), "summary": shorten(line, MAX_SUMMARY)}
 
 
 def _last_failure(failure: Mapping[str, Any]) -> dict[str, Any]:

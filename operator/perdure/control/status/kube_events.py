@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
 
@@ -62,13 +63,54 @@ class KubeEvents:
                     uid=live.uid,
                 )
             self._recorder.record(
-                regarding, reason=reason, message=_message(event), action=action, now=now, type=type_
+                regarding, reason=reason, message=_sentence(event), action=action, now=now, type=type_
             )
 
 
-def _message(event: PendingEvent) -> str:
-    parts: list[str] = [event.type]
-    if event.task is not None:
-        parts.append(f"{event.task} attempt {event.attempt or 0}")
-    parts += [str(event.data[name]) for name in ("reason", "message") if name in event.data]
-    return ": ".join(parts)
+def _sentence(event: PendingEvent) -> str:
+    """What happened, as a sentence for `kubectl describe`."""
+    data = event.data
+    what = _what(event)
+    attempt = f"Attempt {event.attempt or 0}" if what is None else f"Attempt {event.attempt or 0} of {what}"
+    cause = _cause(data)
+    match event.type:
+        case EventType.WORKFLOW_STARTED:
+            return "The run has started its first step"
+        case EventType.WORKFLOW_PAUSED:
+            return "The run is paused: nothing starts, and running agents are asked to leave"
+        case EventType.WORKFLOW_RESUMED:
+            return f"The run goes on after a pause of {data.get('pausedSeconds', 0):g} seconds"
+        case EventType.WORKFLOW_SUCCEEDED:
+            return f"The run has succeeded{cause}"
+        case EventType.WORKFLOW_FAILED:
+            return f"The run has failed{cause}"
+        case EventType.WORKFLOW_CANCELLED:
+            return f"The run was cancelled{cause}"
+        case EventType.TASK_RETRYING:
+            budget = f"retry {data.get('retry')} of {data.get('limit')}"
+            at = f" starts at {data['retryAt'][:19]}Z" if data.get("retryAt") else " follows"
+            return f"{attempt} has failed, and {budget}{at}{cause}"
+        case EventType.TASK_DISRUPTED:
+            return f"{attempt} was lost to a disruption{cause}"
+        case EventType.TASK_SUCCEEDED:
+            return f"{attempt} has succeeded{cause}"
+        case EventType.TASK_CANCELLED:
+            return f"{attempt} was cancelled{cause}"
+        case _:
+            return f"{attempt} has failed, and no other follows{cause}"
+
+
+def _what(event: PendingEvent) -> str | None:
+    """The task that an event is about, as its step; None for a task by itself."""
+    step = event.data.get("step")
+    if not step:
+        return None
+    index = event.data.get("index")
+    return f"step {step}" if index is None else f"step {step}[{index}]"
+
+
+def _cause(data: Mapping[str, object]) -> str:
+    reason, message = data.get("reason"), data.get("message")
+    if reason and message:
+        return f": {reason}: {message}"
+    return f": {reason or message}" if reason or message else ""

@@ -16,7 +16,7 @@ from perdure.control.runs.deletion import JOB
 from perdure.domain.engine.plan import PlannedStep
 from perdure.domain.engine.task_scope import TaskScope
 from perdure.domain.expressions.templating import compact
-from perdure.domain.names import ANNOTATION_RETENTION, pod_labels
+from perdure.domain.names import ANNOTATION_CONTROLLED, ANNOTATION_RETENTION, pod_labels
 from perdure.domain.records import AGENT_TASK, WORKFLOW, AttemptRecord, TaskKey, TaskRecord
 from perdure.kube.jobs import build_job
 from perdure.kube.pods import PodEnvironment, build_pod
@@ -48,6 +48,9 @@ def task_manifest(live: LiveRun, task: TaskRecord) -> dict[str, Any]:
         "metadata": {
             "name": task.name,
             "labels": labels_of_task(live, task),
+            "annotations": {
+                ANNOTATION_CONTROLLED: f"by Workflow {live.key.name}: its desiredState and retention hold"
+            },
             "ownerReferences": [owner_reference(WORKFLOW, live.key.name, live.uid)],
         },
         "spec": {

@@ -7,7 +7,7 @@ from tests.unit.control.lives import Live, condition, conditions
 from tests.unit.domain.clock import START, at
 from tests.unit.domain.runs import FATAL, SUCCESS
 
-from perdure.api.status import AgentTaskStatus, WorkflowStatus
+from perdure.api.status import MAX_SUMMARY, AgentTaskStatus, WorkflowStatus
 from perdure.control.status.compute import small
 from perdure.domain.engine.observed import Observed
 from perdure.domain.phases import Phase, Reason
@@ -300,3 +300,31 @@ def test_statuses_are_what_the_schema_says() -> None:
     for status in seen:
         WorkflowStatus.model_validate(status)
     AgentTaskStatus.model_validate(live.task_status(first))
+
+
+@pytest.mark.parametrize(
+    ("message", "summary"),
+    [
+        ("x" * MAX_SUMMARY, None),
+        ("x" * (MAX_SUMMARY + 1), "x" * (MAX_SUMMARY - 1) + "…"),
+        ("one\n two", "one two"),
+    ],
+)
+def test_a_long_message_has_a_summary_of_one_line(message: str, summary: str | None) -> None:
+    live = Live({"name": "a"})
+    live.live.objects.blocked[A] = (Reason.STARTING, message)
+    status = live.task_status(A)
+    assert (status["message"], status.get("summary")) == (message, summary)
+    reconciling = next(each for each in status["conditions"] if each["type"] == "Reconciling")
+    assert reconciling["message"] == message, "whole in the condition"
+    whole = live.status()
+    assert len(whole.get("summary", whole["message"])) <= MAX_SUMMARY
+
+
+def test_a_backoff_says_until_when() -> None:
+    live = Live({"name": "a", "retry": {"limit": 1, "backoff": {"initial": "1m", "jitter": 0}}})
+    live.exited(A, code=3)
+    status = live.task_status(A)
+    assert (status["reason"], status["nextAttemptAt"]) == ("Backoff", "2024-05-01T12:01:00Z")
+    live.settle(now=at(61))
+    assert "nextAttemptAt" not in live.task_status(A)
