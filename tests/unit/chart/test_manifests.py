@@ -421,16 +421,6 @@ def test_persistence_keeps_the_volume_and_its_password():
     assert "annotations" not in one(manifests, "Secret", "perdure-nats")["metadata"]
 
 
-def test_network_policies_admit_only_our_pods_to_the_stores():
-    manifests = render(*EVALUATION, "networkPolicy.enabled=true")
-    for store in ("postgres", "nats"):
-        (rule,) = one(manifests, "NetworkPolicy", f"perdure-{store}")["spec"]["ingress"]
-        allowed = [peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for peer in rule["from"]]
-        assert allowed == ["operator", "gateway"]
-    assert one(manifests, "NetworkPolicy", "perdure-operator")["spec"]["ingress"] == []
-    assert not pick(render(*EVALUATION), "NetworkPolicy")
-
-
 # ----------------------------------------------------------------------------------------------- CRDs
 
 
@@ -459,3 +449,28 @@ def test_the_admission_policy_can_be_left_out(external):
     without = render(*EXTERNAL, "admissionPolicy.enabled=false")
     assert not pick(without, "ValidatingAdmissionPolicy")
     assert not pick(without, "ValidatingAdmissionPolicyBinding")
+
+
+def test_the_page_of_security_lists_exactly_the_operator_s_permissions(external):
+    (role,) = pick(external, "ClusterRole", "perdure-operator")
+    page = (ROOT / "docs" / "security.md").read_text()
+    table = page.partition("The operator's account, in each namespace that it watches:")[2]
+    rows = [row.strip("| ").split(" | ") for row in table.split("\n\n")[1].splitlines()[2:]]
+    listed = [
+        {
+            "apiGroups": ["" if group == "core" else group for group in groups.split(", ")],
+            "resources": resources.split(", "),
+            "verbs": verbs.split(", "),
+        }
+        for groups, resources, verbs in rows
+    ]
+    assert listed == role["rules"]
+
+
+def test_the_chart_names_every_kind_for_the_artifact_hub(external):
+    chart = yaml.safe_load((ROOT / "charts/perdure/Chart.yaml").read_text())
+    named = yaml.safe_load(chart["annotations"]["artifacthub.io/crds"])
+    assert sorted((crd["kind"], crd["name"], crd["version"]) for crd in named) == sorted(
+        (crd["spec"]["names"]["kind"], crd["metadata"]["name"], crd["spec"]["versions"][0]["name"])
+        for crd in pick(external, "CustomResourceDefinition")
+    )

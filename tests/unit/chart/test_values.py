@@ -64,6 +64,13 @@ def test_evaluation_and_a_store_of_ones_own_exclude_each_other(given):
         ("database.poolSize=1", "'/database/poolSize'", "minimum"),
         ("evaluation.postgres.runAsUser=0", "'/evaluation/postgres/runAsUser'", "minimum"),
         ("evaluation.postgres.persistence.size=big", "'/evaluation/postgres/persistence/size'", "pattern"),
+        ("policy.rules[0].podTemplate=Deny", "'/policy/rules/0'", "missing property 'name'"),
+        ("policy.rules[0].name=Team_A", "'/policy/rules/0/name'", "pattern"),
+        ("policy.rules[0].podTemplate=Maybe", "'/policy/rules/0/podTemplate'", "'Allow', 'Deny'"),
+        ("policy.rules[0].namespaceSelector.names=a", "'/policy/rules/0/namespaceSelector'", "'names' not"),
+        ("policy.rules[0].images={registry.example.com/team-a}", "'/policy/rules/0/images/0'", "pattern"),
+        ("policy.rules[0].images={busybox}", "'/policy/rules/0/images/0'", "pattern"),
+        ("policy.rules[0].serviceAccounts={a b}", "'/policy/rules/0/serviceAccounts/0'", "pattern"),
         ("operator.extraEnv[0].valeu=x", "'/operator/extraEnv/0'", "'valeu' not allowed"),
     ],
 )
