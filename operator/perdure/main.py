@@ -27,6 +27,7 @@ from perdure.aio import wait_for_event
 from perdure.api import API_VERSION
 from perdure.control.cluster_cache.relist import selected
 from perdure.control.cluster_cache.store import KINDS, POD
+from perdure.control.evaluation.in_process import InProcessEvaluator
 from perdure.control.loop import ControlLoop, LeaseOptions, LoopOptions
 from perdure.domain.records import AGENT_TASK
 from perdure.kube.client import KubeClient
@@ -121,6 +122,7 @@ class _Operator:
             utc_now,
             _loop_options(settings),
             kinds=STEP_KINDS,
+            evaluator=InProcessEvaluator(),
             recorder=self._recorder,
             while_leading=self._publish,
         )

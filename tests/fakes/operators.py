@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final, NoReturn
 
+from perdure.control.evaluation.in_process import InProcessEvaluator
 from perdure.control.loop import ControlLoop, LeaseOptions, LoopOptions
 from perdure.control.runs.executor import ActingKind
 from perdure.domain.records import LedgerUnavailable
@@ -77,6 +78,7 @@ class Operator:
             now,
             options(name, lease=LEASE_OPTIONS if leases else None, limit=limit, namespaces=namespaces),
             kinds=kinds,
+            evaluator=InProcessEvaluator(),
             recorder=EventRecorder(self.kube, instance=name, enabled=False),
             while_leading=relay.run,
             elapsed=asyncio.get_running_loop().time,

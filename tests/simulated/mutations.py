@@ -30,6 +30,8 @@ from perdure.control.runs.reconciler import Reconciler
 from perdure.domain.engine import attempts, outcome
 from perdure.domain.engine.attempt_step import AttemptStep
 from perdure.domain.engine.changeset import ChangeSet
+from perdure.domain.engine.outcome import Outcome
+from perdure.domain.engine.plan import PlannedStep
 from perdure.domain.engine.timer_step import TimerStep
 from perdure.domain.engine.view import RunView
 from perdure.domain.records import (
@@ -41,6 +43,7 @@ from perdure.domain.records import (
     RunState,
     Signal,
     TaskKey,
+    TaskRecord,
 )
 from perdure.steps.agent.attempt_pods import AttemptPods
 from tests.fakes.clients import LedgerClient
@@ -264,7 +267,10 @@ def _leave_the_old_attempt_open() -> AbstractContextManager[Any]:
 
 
 def _count_disruptions_as_retries() -> AbstractContextManager[Any]:
-    return patch.object(attempts, "after_disruption", attempts.after_failure)
+    def mutated(changes: ChangeSet, step: PlannedStep, task: TaskRecord, outcome: Outcome) -> None:
+        attempts.after_failure(changes, step, task, outcome, again=task.retries < step.retry.limit)
+
+    return patch.object(attempts, "after_disruption", mutated)
 
 
 def _take_interruptions_for_failures() -> AbstractContextManager[Any]:

@@ -7,7 +7,7 @@ tasks. Each part is written by one side of the loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from perdure.control.cluster_cache.run_key import RunKey
 from perdure.domain.engine.lazy_heap import LazyHeap
 from perdure.domain.engine.observed import Refusal
 from perdure.domain.engine.view import RunView
+from perdure.domain.expressions.evaluation import Answer
 from perdure.domain.phases import Reason
 from perdure.domain.records import AttemptRecord, LedgerError, LedgerUnavailable, Signal, TaskKey, Vitals
 
@@ -78,6 +79,16 @@ class Agenda:
         """Trust nothing here until the run is read again: a write was refused, or its outcome is unknown."""
         self.stale = True
         self.unsettled |= isinstance(error, LedgerUnavailable)
+
+
+@dataclass(slots=True)
+class Evaluations:
+    """What decisions have asked to be evaluated. Written by `control.runs.evaluations`."""
+
+    #: Answers by the keys of their requests, as long as decisions use them.
+    answers: dict[str, Answer] = field(default_factory=dict)
+    #: The batch that is being answered.
+    under_way: asyncio.Task[Mapping[str, Answer]] | None = None
 
 
 @dataclass(slots=True)
@@ -173,6 +184,7 @@ class LiveRun:
     #: The object that created the run, if no person did.
     owner: RunKey | None = None
     agenda: Agenda = field(default_factory=Agenda)
+    evaluations: Evaluations = field(default_factory=Evaluations)
     objects: Objects = field(default_factory=Objects)
     updates: Updates = field(default_factory=Updates)
     published: Published = field(default_factory=Published)

@@ -22,7 +22,7 @@ from perdure.control.leadership.fenced_kube import FencedKube
 from perdure.control.leadership.leader import Leader
 from perdure.control.leadership.lease_elector import Elector, elapsed_seconds, leave_at_once
 from perdure.control.passed_over import PassedOver
-from perdure.control.ports import KubePort, LedgerPort
+from perdure.control.ports import EvaluatorPort, KubePort, LedgerPort
 from perdure.control.queue.slots import Slots
 from perdure.control.queue.workqueue import WorkQueue
 from perdure.control.runs.cleanup import Cleanup
@@ -86,12 +86,15 @@ class ControlLoop:
         options: LoopOptions,
         *,
         kinds: tuple[ActingKind, ...],
+        evaluator: EvaluatorPort,
         recorder: EventRecorder,
         while_leading: Callable[[], Awaitable[None]] | None = None,
         elapsed: Callable[[], float] = elapsed_seconds,
         leave: Callable[[], NoReturn] = leave_at_once,
     ) -> None:
         """`clock` is the wall clock; `elapsed` and `leave` are for the `Elector`; `kinds` is the registry.
+
+        `evaluator` evaluates what is too dear for a decision; its owner starts and closes it.
 
         `while_leading` runs for as long as this process leads, and is cancelled at the end: the relay.
         `recorder` posts Kubernetes Events; its owner runs and closes it.
@@ -129,6 +132,7 @@ class ControlLoop:
                 store=self._store,
                 kube=fenced,
                 ledger=ledger,
+                evaluator=evaluator,
                 gateway_url=options.gateway_url,
                 audience=options.audience,
             ),
@@ -154,6 +158,7 @@ class ControlLoop:
             kube=fenced,
             ledger=ledger,
             executors=executors,
+            evaluator=evaluator,
             kube_events=KubeEvents(recorder),
             clock=clock,
             template_timeout=options.template_timeout,

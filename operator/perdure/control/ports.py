@@ -7,10 +7,11 @@ faults.
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
+from perdure.domain.expressions.evaluation import Answer, EvaluationRequest
 from perdure.domain.records import (
     AttemptRecord,
     CachedResult,
@@ -80,6 +81,17 @@ class LedgerPort(Protocol):
 
     def wakes(self) -> AsyncGenerator[Wake | None, None]:
         """Runs about which reports, signals or signs of life were written; None after a gap."""
+        ...
+
+
+class EvaluatorPort(Protocol):
+    """Where expressions are evaluated that are too dear for a decision."""
+
+    async def evaluate(self, namespace: str, requests: Sequence[EvaluationRequest]) -> Mapping[str, Answer]:
+        """Answers by key, to at least one of the requests; the others are to be asked for again.
+
+        `namespace` is whose turn it takes. An evaluation that exceeds its limits is answered by an error.
+        """
         ...
 
 

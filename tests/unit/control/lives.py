@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any
 
+from tests.unit.domain.answering import answered
 from tests.unit.domain.builders import view_of_task, view_of_workflow
 from tests.unit.domain.runs import Run
 
@@ -40,7 +41,7 @@ class Live(Run):
     def decide(self, observed: Observed | None = None, *, now: datetime | None = None) -> Decision:
         """One decision, committed. That decisions keep the rules is tested with the pure core."""
         self.now = now or self.now
-        decision = decide(self.view, observed or Observed(), self.now)
+        decision = decide(self.view, answered(self.view, observed or Observed(), self.now), self.now)
         self.wants = decision.wants
         if decision.commit is not None:
             self._commit(decision.commit)

@@ -14,6 +14,7 @@ from tests.unit.domain.builders import UID
 
 from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.cluster_cache.store import Store
+from perdure.control.evaluation.in_process import InProcessEvaluator
 from perdure.control.live_run import LiveRun
 from perdure.control.runs.actuator import Actuator
 from perdure.control.runs.executor import ExecutorContext, Executors
@@ -39,7 +40,12 @@ Result = TypeVar("Result")
 def executors(*, store: Store, kube: Any, ledger: Any = None) -> Executors:
     """The executors of all step kinds, acting on a cluster of a test."""
     context = ExecutorContext(
-        store=store, kube=kube, ledger=ledger, gateway_url="http://gateway", audience="perdure"
+        evaluator=InProcessEvaluator(),
+        store=store,
+        kube=kube,
+        ledger=ledger,
+        gateway_url="http://gateway",
+        audience="perdure",
     )
     return Executors(KINDS, context)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 from tests.support.echo import WITH_ECHO
+from tests.unit.domain.answering import answered
 from tests.unit.domain.clock import START
 from tests.unit.domain.rules import check_commit, check_decision
 
@@ -91,6 +92,7 @@ class Run:
         assert self.view.delays.ranks == reloaded.delays.ranks
         assert self.view.deadlines.ranks == reloaded.deadlines.ranks
         assert {name: +counts for name, counts in self.view.counts.items()} == reloaded.counts
+        observed = answered(reloaded, answered(self.view, observed, self.now), self.now)
         decision = decide(self.view, observed, self.now)
         assert decide(self.view, observed, self.now) == decision
         assert decide(reloaded, observed, self.now) == decision

@@ -24,6 +24,7 @@ from perdure.control.runs.creation import InvalidObject, NameConflict, StillLeav
 from perdure.control.runs.executor import Executors
 from perdure.control.runs.pod_warnings import note_created
 from perdure.domain.engine.observed import Refusal
+from perdure.domain.expressions.cel import ExpressionError
 from perdure.domain.phases import Reason
 from perdure.domain.records import AttemptRecord, TaskKey
 from perdure.kube.errors import ApiError
@@ -171,6 +172,9 @@ class Actuator:
             _retry(live, attempt, now)
         except NameConflict as error:
             _refuse(live, attempt, Reason.NAME_CONFLICT, str(error))
+        except ExpressionError as error:
+            # The decision has evaluated the same: this time a limit of time or memory was exceeded.
+            _refuse(live, attempt, Reason.EXPRESSION_ERROR, str(error))
         except InvalidObject as error:
             _refuse(live, attempt, Reason.INVALID_CONFIG, str(error))
         except ApiError as error:

@@ -17,12 +17,13 @@ from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.cluster_cache.run_objects import Root
 from perdure.control.cluster_cache.store import Store
 from perdure.control.live_run import LiveRun
-from perdure.control.ports import KubePort, LedgerPort
+from perdure.control.ports import EvaluatorPort, KubePort, LedgerPort
 from perdure.control.queue.slots import Slots
 from perdure.control.runs.actuator import Actuator
 from perdure.control.runs.cleanup import Cleanup
 from perdure.control.runs.closing import Closer
 from perdure.control.runs.desired_state import desired_state
+from perdure.control.runs.evaluations import PassEvaluations
 from perdure.control.runs.executor import Executors
 from perdure.control.runs.live_runs import LiveRuns
 from perdure.control.runs.observer import Observer
@@ -62,6 +63,7 @@ class Reconciler:
         kube: KubePort,
         ledger: LedgerPort,
         executors: Executors,
+        evaluator: EvaluatorPort,
         kube_events: KubeEvents,
         clock: Callable[[], datetime],
         template_timeout: float,
@@ -80,6 +82,7 @@ class Reconciler:
         self._executors = executors
         self._actuator = Actuator(ledger=ledger, executors=executors, wake=wake)
         self._warnings = PodWarnings(store=store, kube=kube)
+        self._evaluations = PassEvaluations(evaluator, wake)
         self._cleanup = cleanup
         self._kube_events = kube_events
         self._clock = clock
@@ -112,6 +115,7 @@ class Reconciler:
     async def close(self) -> None:
         """Cancel what is under way outside of passes, at the end of leadership."""
         await self._actuator.close()
+        await self._evaluations.close()
 
     async def reconcile(self, key: RunKey) -> float | None:
         """Take a run as far as it goes. Returns the seconds until the next pass, None for never.
@@ -215,22 +219,27 @@ class Reconciler:
                 desired=desired_state(root, self._store.roots, self._runs.by_key),
                 slots=self._slots.grant(live.uid, run.namespace, view.plan.settings.priority, run.created_at),
                 signals=live.updates.signals,
+                answers=live.evaluations.answers,
             )
             decision = decide(view, observed, now)
             if decision.commit is not None:
                 committed = await self._ledger.commit(decision.commit, epoch=self.epoch)
                 self._take_over(live, decision.commit, committed)
                 acting.update(task.key for task in decision.commit.tasks)
-            acting.update(observed.pods)
+            if not decision.held:
+                acting.update(observed.pods)
             await self._actuator.ensure(live, sorted(acting), now=now, epoch=self.epoch)
             acting.clear()
+            if not await self._evaluations.answer(live, decision):
+                return (now if decision.more else decision.requeue_at), decision.wants
+            if decision.held:
+                continue
             if live.objects.refusals:
                 # The API server's refusal of a pod is an observation like any other.
                 observed = await self._observer.observe(live, now)
-            elif decision.questions:
-                observed = replace(
-                    observed.without_changes(), cached=await self._answers(live, decision, now)
-                )
+            elif decision.questions or decision.requests:
+                cached = await self._answers(live, decision, now) if decision.questions else {}
+                observed = replace(observed.without_changes(), cached=cached)
             else:
                 # What is left to start of a large fan-out has its own pass: what happens meanwhile is seen.
                 live.agenda.unmet_slots = decision.wants

@@ -10,7 +10,12 @@ from perdure.domain.engine.observed import Observed
 from perdure.domain.engine.outcome import EndKind, Outcome, outcome_of_report
 from perdure.domain.engine.plan import PlannedStep
 from perdure.domain.engine.pod_facts import PodFacts
-from perdure.domain.engine.retry_decision import after_disruption, after_failure, allow_start
+from perdure.domain.engine.retry_decision import (
+    after_disruption,
+    after_failure,
+    allow_start,
+    judge_failure,
+)
 from perdure.domain.engine.task_end import close_attempt, succeed_task
 from perdure.domain.events import EventType
 from perdure.domain.names import pod_name
@@ -99,8 +104,12 @@ def _observe_stopping(
 def end_attempt(
     changes: ChangeSet, step: PlannedStep, task: TaskRecord, attempt: AttemptRecord, outcome: Outcome
 ) -> None:
-    """Close an attempt, and end its task or decide about another attempt."""
+    """Close an attempt, and end its task or decide about another attempt.
+
+    Raises EvaluationPending before the attempt is closed.
+    """
     succeeded = outcome.kind is EndKind.SUCCEEDED
+    again = judge_failure(changes, step, task, outcome) if outcome.kind is EndKind.FAILED else None
     close_attempt(
         changes,
         attempt,
@@ -124,8 +133,8 @@ def end_attempt(
     )
     if outcome.kind is EndKind.DISRUPTED:
         after_disruption(changes, step, task, outcome)
-    else:
-        after_failure(changes, step, task, outcome)
+    elif again is not None:
+        after_failure(changes, step, task, outcome, again=again)
 
 
 def start_attempt(changes: ChangeSet, step: PlannedStep, task: TaskRecord) -> None:

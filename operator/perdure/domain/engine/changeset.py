@@ -13,6 +13,7 @@ from perdure.domain.engine.observed import Observed
 from perdure.domain.engine.plan import Plan, PlannedStep
 from perdure.domain.engine.view import Evaluated, RunView, fails_run, has_settled, may_start
 from perdure.domain.events import EventType
+from perdure.domain.expressions.evaluation import Evaluation
 from perdure.domain.phases import RUN, STEP, TASK, Phase, Trigger, check_transition
 from perdure.domain.records import (
     WORKFLOW,
@@ -56,7 +57,11 @@ class ChangeSet:
         #: Tasks for which the cache was asked and has not answered, by their cache keys; and how many of
         #: each step do.
         self.questions: dict[TaskKey, str] = {}
+        #: Tasks that are not made because some of what they run with is not evaluated, or because the same
+        #: holds for an earlier task of their step.
+        self.postponed: set[TaskKey] = set()
         self._asked: Counter[str] = Counter()
+        self.evaluation = Evaluation(self.observed.answers)
         self._signs: dict[TaskKey, datetime] | None = None
 
     @property
@@ -173,13 +178,26 @@ class ChangeSet:
             self._asked[key.step] += 1
         self.questions[key] = cache_key
 
+    def postpone(self, key: TaskKey) -> None:
+        """Do not make a task before the requests of this decision are answered."""
+        if key not in self.postponed:
+            self._asked[key.step] += 1
+        self.postponed.add(key)
+
     def asked(self, step: str) -> int:
-        """How many tasks of a step are not made, because this decision asks for cached results."""
+        """How many tasks of a step are not made, because this decision waits for answers."""
         return self._asked[step]
+
+    @property
+    def asked_total(self) -> int:
+        """How many tasks of all steps are not made for that cause."""
+        return len(self.questions) + len(self.postponed)
 
     def discard_requests(self) -> None:
         """Ask for nothing, and want no slots."""
         self.questions.clear()
+        self.postponed.clear()
+        self.evaluation.requests.clear()
         self._asked.clear()
         self.unmade.clear()
         self.wants = 0

@@ -35,7 +35,7 @@ def room(changes: ChangeSet, step: PlannedStep) -> tuple[int, str]:
         number = step.parallelism - live - changes.asked(step.name)
         limit = f"the step's parallelism {step.parallelism}"
     if changes.plan.settings.parallelism is not None and step.kind.counts.parallelism:
-        left = changes.plan.settings.parallelism - changes.working - len(changes.questions)
+        left = changes.plan.settings.parallelism - changes.working - changes.asked_total
         if left < number:
             number, limit = left, f"parallelism {changes.plan.settings.parallelism}"
     return max(0, number), limit
@@ -53,7 +53,7 @@ def wants(changes: ChangeSet) -> int:
     number = changes.wants
     left = sys.maxsize
     if changes.plan.settings.parallelism is not None:
-        left = changes.plan.settings.parallelism - changes.working - len(changes.questions)
+        left = changes.plan.settings.parallelism - changes.working - changes.asked_total
     for name, remaining in changes.unmade.items():
         more = min(remaining, room(changes, changes.plan.steps[name])[0], max(0, left))
         number += more

@@ -24,6 +24,7 @@ from perdure.domain.engine.steps import advance, end_step
 from perdure.domain.engine.task_end import end_task
 from perdure.domain.engine.view import RunView
 from perdure.domain.events import EventType
+from perdure.domain.expressions.evaluation import EvaluationPending, EvaluationRequest
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import Commit, TaskKey
 
@@ -39,6 +40,13 @@ class Decision:
     #: Tasks that are not made before it is known whether there is a result under their cache keys; decide
     #: again with the answers.
     questions: Mapping[TaskKey, str] = field(default_factory=dict)
+    #: What is to be evaluated before the decision can be whole, by key; decide again with the answers
+    #: (`Observed.answers`).
+    requests: Mapping[str, EvaluationRequest] = field(default_factory=dict)
+    #: Keys of the answers that this decision used: more, if less is remembered of earlier decisions.
+    used: frozenset[str] = field(default=frozenset(), compare=False)
+    #: Nothing was decided: what was observed is to be part of the next decision as well.
+    held: bool = False
     #: Attempts that would be started if there were slots for them.
     wants: int = 0
 
@@ -55,7 +63,12 @@ def decide(view: RunView, observed: Observed, now: datetime) -> Decision:
         return Decision(commit=changes.commit())
     apply_cancel(changes)
     # Observations precede a pause that starts in this decision, and fall into a pause that ends in it.
-    _observe(changes)
+    try:
+        _observe(changes)
+    except EvaluationPending:
+        # How an attempt ended is one observation, and whether it is tried again is decided with it.
+        requests = changes.evaluation.requests
+        return Decision(commit=None, requests=requests, used=frozenset(changes.evaluation.used), held=True)
     apply_deadline(changes)
     apply_pause(changes)
     stop_rest(changes)
@@ -69,11 +82,14 @@ def decide(view: RunView, observed: Observed, now: datetime) -> Decision:
         requeue_at=_requeue_at(changes),
         more=more,
         questions=changes.questions,
+        requests=changes.evaluation.requests,
+        used=frozenset(changes.evaluation.used),
         wants=wants(changes),
     )
 
 
 def _observe(changes: ChangeSet) -> None:
+    """Record what was observed. Raises EvaluationPending if it is not known what follows from it."""
     observed = changes.observed
     seen = (
         observed.pods.keys()
@@ -84,11 +100,17 @@ def _observe(changes: ChangeSet) -> None:
         | observed.signals.keys()
     )
     overdue = frozenset() if changes.paused else frozenset(changes.overdue())
+    pending = False
     for key in sorted(overdue.union(seen)):
         task = changes.task(key)
         if task is not None and not task.phase.terminal:
             step = changes.plan.steps[key.step]
-            step.kind.observe(changes, step, task, overdue=key in overdue)
+            try:
+                step.kind.observe(changes, step, task, overdue=key in overdue)
+            except EvaluationPending:
+                pending = True
+    if pending:
+        raise EvaluationPending
 
 
 def _start_what_is_due(changes: ChangeSet) -> None:

@@ -64,7 +64,7 @@ def _is_full(changes: ChangeSet, step: PlannedStep) -> bool:
     number, limit = room(changes, step)
     if number:
         return False
-    if not changes.counts(step.name).total():
+    if not changes.counts(step.name).total() and not changes.asked(step.name):
         _hold(changes, step, Reason.PARALLELISM, f"{limit} is used up")
     return True
 
@@ -78,10 +78,10 @@ def _hold(changes: ChangeSet, step: PlannedStep, reason: Reason, message: str) -
 
 
 def _make_task(changes: ChangeSet, step: PlannedStep, index: int) -> bool:
-    """Make a task, or ask for its cached result first. False if that has to wait for other answers."""
+    """Make a task, or ask first for what it needs. False if that has to wait for other answers."""
     key = TaskKey(step.name, index)
     if not create_task(changes, step, index):
-        return key in changes.questions
+        return key in changes.questions or key in changes.postponed
     if step.repeat is not None:
         record = _record(changes, step)
         changes.put_step(replace(record, total=record.total + 1))
@@ -120,11 +120,11 @@ def _goes_on(changes: ChangeSet, step: PlannedStep, record: StepRecord) -> bool:
 def loop_end(
     changes: ChangeSet, step: PlannedStep, record: StepRecord
 ) -> tuple[Phase, Reason | None, str] | None:
-    """How a loop ends after an iteration that succeeded; None if it goes on."""
+    """How a loop ends after an iteration that succeeded; None if it goes on. Raises EvaluationPending."""
     assert step.repeat is not None
     try:
-        names = TaskScope(changes, step, record.total).names
-        if evaluate_condition(step.repeat.until, {**names, "index": record.total - 1}, "repeat.until"):
+        names = TaskScope(changes, step, record.total, changes.evaluation).names
+        if evaluate_condition(step.repeat.until, names.plus(index=record.total - 1), "repeat.until"):
             return Phase.SUCCEEDED, None, ""
     except ExpressionError as error:
         return Phase.FAILED, Reason.EXPRESSION_ERROR, shorten(str(error))

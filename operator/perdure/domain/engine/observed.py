@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from perdure.domain.engine.pod_facts import PodFacts
+from perdure.domain.expressions.evaluation import Answer
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import CachedResult, DesiredState, Report, Signal, TaskKey
 
@@ -58,6 +59,8 @@ class Observed:
     warnings: Mapping[TaskKey, tuple[int, str]] = field(default_factory=dict)
     #: Answers to a decision's questions for cached results; None where there is none.
     cached: Mapping[TaskKey, CachedResult | None] = field(default_factory=dict)
+    #: Answers to the requests of earlier decisions, by the keys of the requests.
+    answers: Mapping[str, Answer] = field(default_factory=dict)
     #: What is wanted of the run, here or by the Workflow above.
     desired: DesiredState = "Running"
     #: Attempts that may be started now under limits that many runs share; None if there are no such limits.

@@ -49,14 +49,32 @@ def after_disruption(changes: ChangeSet, step: PlannedStep, task: TaskRecord, ou
         allow_start(changes, task)
 
 
-def after_failure(changes: ChangeSet, step: PlannedStep, task: TaskRecord, outcome: Outcome) -> None:
-    """Retry a task whose attempt failed, if its budget and `retry.on` allow, or fail the task."""
+def judge_failure(
+    changes: ChangeSet, step: PlannedStep, task: TaskRecord, outcome: Outcome
+) -> bool | ExpressionError:
+    """Whether budget and `retry.on` allow another attempt; the error, if `retry.on` gives one.
+
+    `task` is as it was during the attempt. Raises EvaluationPending.
+    """
     try:
-        again = (
+        return (
             outcome.retryable and task.retries < step.retry.limit and _retries(changes, step, task, outcome)
         )
     except ExpressionError as error:
-        message = shorten(f"{error}, when the attempt had failed: {outcome.message}")
+        return error
+
+
+def after_failure(
+    changes: ChangeSet,
+    step: PlannedStep,
+    task: TaskRecord,
+    outcome: Outcome,
+    *,
+    again: bool | ExpressionError,
+) -> None:
+    """Retry a task whose attempt failed, or fail the task; `again` is what `judge_failure` gave."""
+    if isinstance(again, ExpressionError):
+        message = shorten(f"{again}, when the attempt had failed: {outcome.message}")
         end_task(changes, task, Phase.FAILED, Reason.EXPRESSION_ERROR, message)
         return
     if not again:
@@ -80,16 +98,14 @@ def _retries(changes: ChangeSet, step: PlannedStep, task: TaskRecord, outcome: O
     """What `retry.on` says of a failure. Raises ExpressionError."""
     if step.retry.on is None:
         return True
-    names = {
-        **TaskScope(changes, step, task.key.index).names,
-        "attempt": {
-            "number": task.attempt,
-            "exitCode": outcome.exit_code,
-            "reason": None if outcome.reason is None else outcome.reason.value,
-            "message": outcome.message,
-            "disruptions": task.disruptions,
-        },
+    attempt = {
+        "number": task.attempt,
+        "exitCode": outcome.exit_code,
+        "reason": None if outcome.reason is None else outcome.reason.value,
+        "message": outcome.message,
+        "disruptions": task.disruptions,
     }
+    names = TaskScope(changes, step, task.key.index, changes.evaluation).names.plus(attempt=attempt)
     return evaluate_condition(step.retry.on, names, "retry.on")
 
 

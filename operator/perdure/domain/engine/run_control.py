@@ -44,6 +44,8 @@ def apply_deadline(changes: ChangeSet) -> None:
         return
     # What ended in time counts, even if it is seen only now.
     complete(changes, changes.plan.order)
+    if changes.evaluation.requests:
+        return  # Whether a loop has ended in time is known once they are answered.
     if not main_ended(changes):
         changes.replace_run(stop=Reason.TIMEOUT)
 

@@ -10,6 +10,7 @@ from perdure.domain.engine.run_control import finally_ended, is_cancelled, main_
 from perdure.domain.engine.scope import scope, step_values
 from perdure.domain.events import TASK_ENDED, WORKFLOW_ENDED
 from perdure.domain.expressions.cel import ExpressionError
+from perdure.domain.expressions.evaluation import EvaluationPending
 from perdure.domain.expressions.templating import render
 from perdure.domain.phases import END_TRIGGERS, Phase, Reason
 from perdure.domain.records import AGENT_TASK, StepRecord, TaskKey, TaskRecord
@@ -36,8 +37,11 @@ def finish(changes: ChangeSet) -> None:
         return
     try:
         every = (*changes.plan.order, *changes.plan.finally_order)
-        names = scope(changes, step_values(changes, every) if changes.plan.outputs else {}, is_finally=True)
+        values = step_values(changes, every) if changes.plan.outputs else {}
+        names = scope(changes, values, is_finally=True, evaluation=changes.evaluation)
         outputs = render(changes.plan.outputs, names, "spec.outputs")
+    except EvaluationPending:
+        return
     except ExpressionError as error:
         end_run(changes, Phase.FAILED, Reason.EXPRESSION_ERROR, shorten(str(error)))
         return

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from perdure.domain.engine.plan import Plan, PlannedStep
 from perdure.domain.engine.view import task_keys
 from perdure.domain.expressions.cel import ExpressionError, kind_of
+from perdure.domain.expressions.evaluation import Evaluation, Names
 from perdure.domain.expressions.templating import render
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import NO_INDEX, RunRecord, StepRecord, TaskKey, TaskRecord
@@ -35,8 +36,14 @@ def step_values(records: Records, names: Iterable[str]) -> dict[str, Any]:
     return {name: _step_value(records, name) for name in names}
 
 
-def scope(records: Records, steps: Mapping[str, Any], *, is_finally: bool = False) -> dict[str, Any]:
-    """The names that every expression of a workflow may use."""
+def scope(
+    records: Records,
+    steps: Mapping[str, Any],
+    *,
+    is_finally: bool = False,
+    evaluation: Evaluation | None = None,
+) -> Names:
+    """The names that every expression of a workflow may use. See `Names` for `evaluation`."""
     run = records.run
     # Main steps see a running run whenever they are evaluated: what is evaluated on the way to a first
     # attempt must not differ when it is evaluated again for a later one.
@@ -57,7 +64,7 @@ def scope(records: Records, steps: Mapping[str, Any], *, is_finally: bool = Fals
             for name in records.plan.order
             if (record := records.step(name)) is not None and record.phase is Phase.FAILED
         ]
-    return {"inputs": records.plan.inputs, "steps": steps, "workflow": workflow}
+    return Names({"inputs": records.plan.inputs, "steps": steps, "workflow": workflow}, evaluation)
 
 
 def phase_to_be(records: Records) -> Phase:
@@ -68,29 +75,35 @@ def phase_to_be(records: Records) -> Phase:
     return Phase.FAILED if failed else Phase.SUCCEEDED
 
 
-def item_scope(names: Mapping[str, Any], items: list[Any] | None, index: int) -> Mapping[str, Any]:
+def item_scope(names: Names, items: list[Any] | None, index: int) -> Names:
     """The names of one task: those of its step, and its item if the step has `forEach`."""
     if items is None or index == NO_INDEX:
         return names
-    return {**names, "item": items[index], "index": index}
+    return names.plus(item=items[index], index=index)
 
 
-def iteration_scope(records: Records, step: str, names: Mapping[str, Any], index: int) -> Mapping[str, Any]:
+def iteration_scope(records: Records, step: str, names: Names, index: int) -> Names:
     """The names of one iteration of a `repeat`: `last` is the output of the one before, null at first."""
     before = records.task(TaskKey(step, index - 1)) if index > 0 else None
-    return {**names, "last": None if before is None else before.output, "index": index}
+    return names.plus(last=None if before is None else before.output, index=index)
 
 
-def evaluate_condition(condition: Any, names: Mapping[str, Any], path: str) -> bool:
-    """The value of a compiled expression that must be true or false. Raises ExpressionError."""
+def evaluate_condition(condition: Any, names: Names, path: str) -> bool:
+    """The value of a compiled expression that must be true or false.
+
+    Raises ExpressionError and EvaluationPending.
+    """
     value = render(condition, names, path)
     if not isinstance(value, bool):
         raise ExpressionError(f"{path}: must give true or false; it gave {kind_of(value)}")
     return value
 
 
-def evaluate_items(step: PlannedStep, names: Mapping[str, Any]) -> list[Any]:
-    """The items of a step's `forEach`; of a map, `{key, value}` in order of keys. Raises ExpressionError."""
+def evaluate_items(step: PlannedStep, names: Names) -> list[Any]:
+    """The items of a step's `forEach`; of a map, `{key, value}` in order of keys.
+
+    Raises ExpressionError and EvaluationPending.
+    """
     value = render(step.for_each, names, "forEach")
     if isinstance(value, dict):
         return [{"key": key, "value": value[key]} for key in sorted(value)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 
 from perdure.api.workflow import MAX_ITEMS
@@ -16,6 +17,7 @@ from perdure.domain.engine.task_scope import items_of, names_of_step
 from perdure.domain.engine.view import task_keys
 from perdure.domain.events import EventType
 from perdure.domain.expressions.cel import ExpressionError
+from perdure.domain.expressions.evaluation import EvaluationPending
 from perdure.domain.phases import END_TRIGGERS, Phase, Reason, Trigger
 from perdure.domain.records import StepRecord, TaskKey
 
@@ -32,19 +34,23 @@ _FAILED_BEFORE = "the run failed before this step could start"
 
 
 def advance(changes: ChangeSet, names: Iterable[str]) -> bool:
-    """Evaluate these steps as far as they are not terminal. True if there is more to start at once."""
+    """Evaluate these steps as far as they are not terminal. True if there is more to start at once.
+
+    A step that depends on a request without an answer stays as it is; the other steps go on.
+    """
     budget = MAX_NEW_TASKS
     for name in names:
         step = changes.plan.steps[name]
-        record = changes.step(name)
-        if record is None and budget:
-            record = _evaluate_step(changes, step)
-        if record is None or record.phase.terminal:
-            continue
-        note_start(changes, step)
-        if not changes.paused:
-            budget = fill_step(changes, step, budget)
-        _complete_step(changes, step)
+        with suppress(EvaluationPending):
+            record = changes.step(name)
+            if record is None and budget:
+                record = _evaluate_step(changes, step)
+            if record is None or record.phase.terminal:
+                continue
+            note_start(changes, step)
+            if not changes.paused:
+                budget = fill_step(changes, step, budget)
+            _complete_step(changes, step)
     return budget == 0
 
 
@@ -53,7 +59,8 @@ def complete(changes: ChangeSet, names: Iterable[str]) -> None:
     for name in names:
         record = changes.step(name)
         if record is not None and not record.phase.terminal:
-            _complete_step(changes, changes.plan.steps[name])
+            with suppress(EvaluationPending):
+                _complete_step(changes, changes.plan.steps[name])
 
 
 def end_step(
@@ -81,7 +88,10 @@ def end_step(
 
 
 def _evaluate_step(changes: ChangeSet, step: PlannedStep) -> StepRecord | None:
-    """Start, skip or fail a step whose dependencies have all ended. None if it has to wait."""
+    """Start, skip or fail a step whose dependencies have all ended. None if it has to wait.
+
+    Raises EvaluationPending before anything of the step has changed.
+    """
     if changes.run.stop is not None and not step.is_finally:
         return end_step(changes, step, Phase.CANCELLED, *STOPPED[changes.run.stop])
     records = {name: changes.step(name) for name in step.depends_on}
@@ -96,10 +106,10 @@ def _evaluate_step(changes: ChangeSet, step: PlannedStep) -> StepRecord | None:
         return end_step(changes, step, Phase.SKIPPED, Reason.WORKFLOW_FAILED, _FAILED_BEFORE)
     total = 0 if step.repeat is not None else 1
     try:
-        if step.when is not None and not evaluate_condition(step.when, names_of_step(changes, step), "when"):
+        if step.when is not None and not _is_wanted(changes, step):
             return end_step(changes, step, Phase.SKIPPED, Reason.CONDITION_FALSE, "its condition was false")
         if step.is_for_each:
-            total = len(items_of(changes, step))
+            total = len(items_of(changes, step, changes.evaluation))
     except ExpressionError as error:
         return end_step(changes, step, Phase.FAILED, Reason.EXPRESSION_ERROR, shorten(str(error)))
     if total > MAX_ITEMS:
@@ -112,6 +122,11 @@ def _evaluate_step(changes: ChangeSet, step: PlannedStep) -> StepRecord | None:
         return start_step(changes, record)
     changes.put_step(record)
     return record
+
+
+def _is_wanted(changes: ChangeSet, step: PlannedStep) -> bool:
+    """What the step's `when` gives. Raises ExpressionError and EvaluationPending."""
+    return evaluate_condition(step.when, names_of_step(changes, step, changes.evaluation), "when")
 
 
 def _is_met(changes: ChangeSet, name: str) -> bool:

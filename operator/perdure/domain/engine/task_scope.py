@@ -15,6 +15,7 @@ from perdure.domain.engine.scope import (
     step_values,
 )
 from perdure.domain.engine.view import Evaluated
+from perdure.domain.expressions.evaluation import Evaluation, Names
 
 
 class ScopeSource(Records, Protocol):
@@ -30,45 +31,54 @@ class ScopeSource(Records, Protocol):
 class TaskScope:
     """The names that the expressions of one task see, evaluated at their first use.
 
-    `source` is a view, once a decision is committed, or the change set of a decision.
+    `source` is a view, once a decision is committed, or the change set of a decision. See `Names` for
+    `evaluation`.
     """
 
-    __slots__ = ("_index", "_names", "_source", "_step")
+    __slots__ = ("_evaluation", "_index", "_names", "_source", "_step")
 
-    def __init__(self, source: ScopeSource, step: PlannedStep, index: int) -> None:
+    def __init__(
+        self, source: ScopeSource, step: PlannedStep, index: int, evaluation: Evaluation | None = None
+    ) -> None:
         self._source = source
         self._step = step
         self._index = index
-        self._names: Mapping[str, Any] | None = None
+        self._evaluation = evaluation
+        self._names: Names | None = None
 
     @property
-    def names(self) -> Mapping[str, Any]:
-        """Values by name. Raises ExpressionError if `forEach` fails."""
+    def names(self) -> Names:
+        """Values by name. Raises ExpressionError if `forEach` fails, EvaluationPending if it has to wait."""
         if self._names is None:
             self._names = self._evaluate()
         return self._names
 
-    def _evaluate(self) -> Mapping[str, Any]:
-        source, step = self._source, self._step
-        names = names_of_step(source, step)
+    def _evaluate(self) -> Names:
+        source, step, evaluation = self._source, self._step, self._evaluation
+        names = names_of_step(source, step, evaluation)
         if step.repeat is not None:
             return iteration_scope(source, step.name, names, self._index)
-        return item_scope(names, items_of(source, step) if step.is_for_each else None, self._index)
+        return item_scope(
+            names, items_of(source, step, evaluation) if step.is_for_each else None, self._index
+        )
 
 
-def names_of_step(source: ScopeSource, step: PlannedStep) -> Mapping[str, Any]:
+def names_of_step(source: ScopeSource, step: PlannedStep, evaluation: Evaluation | None) -> Names:
     """The names that a step's own expressions see: `when`, `forEach`."""
     values = source.step_values_of(step.name)
     if values is None:
         values = step_values(source, step.sees)
         source.remember(step).step_values[step.name] = values
-    return scope(source, values, is_finally=step.is_finally)
+    return scope(source, values, is_finally=step.is_finally, evaluation=evaluation)
 
 
-def items_of(source: ScopeSource, step: PlannedStep) -> list[Any]:
-    """The items of a step's `forEach`, which follow from inputs and steps that have ended."""
+def items_of(source: ScopeSource, step: PlannedStep, evaluation: Evaluation | None = None) -> list[Any]:
+    """The items of a step's `forEach`, which follow from inputs and steps that have ended.
+
+    Raises ExpressionError and EvaluationPending.
+    """
     items = source.items_of(step.name)
     if items is None:
-        items = evaluate_items(step, names_of_step(source, step))
+        items = evaluate_items(step, names_of_step(source, step, evaluation))
         source.remember(step).items[step.name] = items
     return items

@@ -12,6 +12,7 @@ from perdure.domain.engine.plan import PlannedStep
 from perdure.domain.engine.task_end import end_task
 from perdure.domain.engine.task_scope import TaskScope
 from perdure.domain.expressions.cel import ExpressionError
+from perdure.domain.expressions.evaluation import EvaluationPending
 from perdure.domain.expressions.templating import compact, render
 from perdure.domain.names import task_name
 from perdure.domain.phases import Phase, Reason
@@ -22,20 +23,24 @@ MAX_TASK_INPUT_BYTES = 1024 * 1024
 
 
 def create_task(changes: ChangeSet, step: PlannedStep, index: int) -> bool:
-    """Create a task. False if whether there is a cached result has to be asked first: nothing is created.
+    """Create a task. False if something has to be asked first: nothing is created.
 
-    Tasks of a step are created in order, so none is created while an earlier one waits for its answer; what
-    can be asked for it is asked at the same time.
+    That is what its expressions give, and whether there is a cached result. Tasks of a step are created in
+    order, so none is created while an earlier one waits for its answer; what can be asked for it is asked at
+    the same time.
     """
     run = changes.run
     key = TaskKey(step.name, index)
     name = run.name if run.kind == AGENT_TASK else task_name(run.name, run.uid, key)
     task = TaskRecord(key=key, name=name, phase=Phase.PENDING)
     try:
-        scope = TaskScope(changes, step, index)
+        scope = TaskScope(changes, step, index, changes.evaluation)
         prepared = step.kind.prepare(changes, step, task, scope)
         if step.cache is not None:
             prepared = replace(prepared, cache_key=_cache_key(step.cache.key, scope))
+    except EvaluationPending:
+        changes.postpone(key)
+        return False
     except ExpressionError as error:
         if changes.asked(step.name):
             return False
@@ -44,6 +49,9 @@ def create_task(changes: ChangeSet, step: PlannedStep, index: int) -> bool:
     # Only now: a task that fails for one of its expressions is recorded without what the others gave.
     task = prepared
     if task.cache_key is None:
+        if changes.asked(step.name):
+            changes.postpone(key)
+            return False
         step.kind.start(changes, step, task)
         return True
     if key not in changes.observed.cached or changes.asked(step.name):

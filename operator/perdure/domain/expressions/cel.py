@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from perdure.api.base import MAX_EXPRESSION
@@ -31,6 +32,14 @@ class ExpressionError(Exception):
 #: tokens need less than 1 MiB of stack (measured: tests/unit/domain/expressions/shapes.py), and a thread has
 #: 8 MiB by default.
 MAX_TOKENS = 1000
+#: Tokens, and characters of text, of an expression that may be evaluated in the operator's own thread.
+CHEAP_TOKENS = 200
+CHEAP_SOURCE = 2000
+#: Functions that such an expression may call: none of them is more than linear in its arguments, calls back
+#: into Python, or compiles anything.
+CHEAP_FUNCTIONS = frozenset(
+    "has size string int uint double bool type dyn contains startsWith endsWith".split()
+)
 #: `math.abs` is called `abs` in a program's references, and `math` a variable.
 _LIBRARY_NAMES = frozenset(name.rpartition(".")[2] for name in LIBRARY)
 _LIBRARY_SPACES = frozenset(name.partition(".")[0] for name in LIBRARY if "." in name)
@@ -47,6 +56,8 @@ class Expression:
     steps: frozenset[str]
     #: The keys of a plain path such as `steps.a.output[0]`, which needs no evaluator.
     path: tuple[str | int, ...] | None
+    #: Whether the work is at most linear in the values: no macros, and no functions but CHEAP_FUNCTIONS.
+    cheap: bool
     _program: Any
     #: The functions that the program calls in addition to those of the specification.
     _functions: dict[str, Callable[..., Any]]
@@ -59,7 +70,7 @@ class Expression:
         try:
             if self.path is not None:
                 return to_json(_walk(values, self.path))
-            variables: Any = {name: values[name] for name in self.names}
+            variables: Any = self.narrowed(values)
             if self._functions:
                 variables = evaluator.Context(variables, self._functions)
             return to_json(evaluator.execute(self._program, variables))
@@ -69,7 +80,36 @@ class Expression:
             text = f"no such key: {error.args[0]!r}"
         except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
             text = _runtime_message(str(error))
-        raise ExpressionError(f"${{{self.source}}}: {text}{self._hint(values)}")
+        raise self._failure(text, values)
+
+    def narrowed(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values that the expression sees: its names, and of `steps` those that it refers to."""
+        seen = {name: values[name] for name in self.names}
+        if "steps" in seen:
+            steps = seen["steps"]
+            seen["steps"] = {name: steps[name] for name in self.steps if name in steps}
+        return seen
+
+    def walk(self, values: Mapping[str, Any]) -> Any:
+        """The value at the end of a plain path, as it is there. Raises ExpressionError."""
+        assert self.path is not None
+        try:
+            return _walk(values, self.path)
+        except KeyError as error:
+            text = f"no such key: {error.args[0]!r}"
+        except (LookupError, TypeError) as error:
+            text = _runtime_message(str(error))
+        raise self._failure(text, values)
+
+    def result(self, value: Any) -> Any:
+        """What the expression gives as JSON. Raises ExpressionError."""
+        try:
+            return to_json(value)
+        except ExpressionError as error:
+            raise ExpressionError(f"${{{self.source}}}: {error}") from None
+
+    def _failure(self, text: str, values: Mapping[str, Any]) -> ExpressionError:
+        return ExpressionError(f"${{{self.source}}}: {text}{self._hint(values)}")
 
     def _hint(self, values: Mapping[str, Any]) -> str:
         """Names the steps whose output is missing, which is what most failed references come from."""
@@ -120,6 +160,7 @@ def compile_expression(source: str) -> Expression:
         names=_free_names(references["variables"], tokens, bound) - _TYPE_NAMES - _LIBRARY_SPACES,
         steps=_step_references(source, tokens),
         path=_plain_path(tokens),
+        cheap=_is_cheap(tokens),
         _program=program,
         _functions=calls,
     )
@@ -291,6 +332,17 @@ def _plain_path(tokens: list[Token]) -> tuple[str | int, ...] | None:
         else:
             return None
     return tuple(path)
+
+
+def _is_cheap(tokens: list[Token]) -> bool:
+    """Whether the work of an expression is bounded by its text and its values."""
+    if len(tokens) > CHEAP_TOKENS or sum(len(token.text) for token in tokens) > CHEAP_SOURCE:
+        return False
+    return all(
+        name.text in CHEAP_FUNCTIONS
+        for name, bracket in pairwise(tokens)
+        if bracket.text == "(" and name.kind == "name"
+    )
 
 
 def _walk(values: Mapping[str, Any], path: tuple[str | int, ...]) -> Any:

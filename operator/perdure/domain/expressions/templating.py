@@ -6,14 +6,18 @@ stands for `${`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
 from perdure.domain.expressions.cel import Expression, ExpressionError, compile_expression, shortened
+from perdure.domain.expressions.evaluation import EvaluationPending, Names
 from perdure.domain.expressions.tokens import end_of_expression
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,37 +93,68 @@ def walk_strings(value: Any, path: str) -> Iterator[tuple[str, str]]:
 def render(value: Any, values: Mapping[str, Any], path: str) -> Any:
     """A compiled value with its expressions evaluated.
 
-    Raises ExpressionError, naming the place in the value, whose own place is `path`.
+    Raises ExpressionError, naming the place in the value, whose own place is `path`; and EvaluationPending,
+    once all expressions that have to wait have been asked for.
     """
     if isinstance(value, Text):
         try:
             if value.whole is not None:
-                return value.whole.evaluate(values)
-            return "".join(
-                part if isinstance(part, str) else as_text(part.evaluate(values)) for part in value.parts
-            )
+                return evaluate(value.whole, values)
+            return "".join(map(as_text, _results(value, values)))
         except ExpressionError as error:
             raise ExpressionError(f"{path}: {error}") from None
     if isinstance(value, dict):
-        return {key: render(item, values, f"{path}.{key}") for key, item in value.items()}
+        keys = list(value)
+        parts = in_turn(lambda key: render(value[key], values, f"{path}.{key}"), keys)
+        return dict(zip(keys, parts, strict=True))
     if isinstance(value, list):
-        return [render(item, values, f"{path}[{index}]") for index, item in enumerate(value)]
+        return in_turn(lambda index: render(value[index], values, f"{path}[{index}]"), range(len(value)))
     return value
+
+
+def evaluate(expression: Expression, values: Mapping[str, Any]) -> Any:
+    """What an expression gives. Raises ExpressionError, and EvaluationPending if `values` are `Names`."""
+    return values.evaluate(expression) if isinstance(values, Names) else expression.evaluate(values)
+
+
+def in_turn(call: Callable[[_T], _R], arguments: Iterable[_T]) -> list[_R]:
+    """The results of all calls. The first error is raised, as if nothing had to wait.
+
+    If one of the calls has to wait, so does the whole; the calls after it only ask for what they need.
+    """
+    results: list[_R] = []
+    pending = False
+    for argument in arguments:
+        try:
+            results.append(call(argument))
+        except EvaluationPending:
+            pending = True
+        except ExpressionError:
+            if not pending:
+                raise
+    if pending:
+        raise EvaluationPending
+    return results
+
+
+def _results(text: Text, values: Mapping[str, Any]) -> list[Any]:
+    """The parts of a text, evaluated."""
+    return in_turn(lambda part: part if isinstance(part, str) else evaluate(part, values), text.parts)
 
 
 def render_argument(value: str | Text, values: Mapping[str, Any], path: str) -> str:
     """An argument or environment value: always text, in which the kubelet expands only what was written.
 
     The kubelet reads `$$` as `$` and expands `$(NAME)`; what an expression gave is doubled, so that it
-    arrives exactly as computed. Raises ExpressionError, naming `path`.
+    arrives exactly as computed. Raises ExpressionError, naming `path`, and EvaluationPending.
     """
     if isinstance(value, str):
         return value
     text = ""
     try:
-        for position, part in enumerate(value.parts):
+        for position, (part, result) in enumerate(zip(value.parts, _results(value, values), strict=True)):
             if not isinstance(part, str):
-                text += as_text(part.evaluate(values)).replace("$", "$$")
+                text += as_text(result).replace("$", "$$")
             elif position + 1 < len(value.parts):
                 text += _closed(part)
             else:

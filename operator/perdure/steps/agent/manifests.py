@@ -15,6 +15,7 @@ from perdure.control.runs.creation import labels_of_task, owner_reference
 from perdure.control.runs.deletion import JOB
 from perdure.domain.engine.plan import PlannedStep
 from perdure.domain.engine.task_scope import TaskScope
+from perdure.domain.expressions.evaluation import Evaluation
 from perdure.domain.expressions.templating import compact
 from perdure.domain.names import ANNOTATION_CONTROLLED, ANNOTATION_RETENTION, pod_labels
 from perdure.domain.records import AGENT_TASK, WORKFLOW, AttemptRecord, TaskKey, TaskRecord
@@ -34,7 +35,13 @@ def runs_as_job(live: LiveRun, key: TaskKey) -> bool:
     return is_job(live.view.plan.steps[key.step])
 
 
-def task_manifest(live: LiveRun, task: TaskRecord) -> dict[str, Any]:
+def agent_block(live: LiveRun, task: TaskRecord, evaluation: Evaluation) -> dict[str, Any]:
+    """The agent block of a task, rendered. Raises ExpressionError and EvaluationPending."""
+    step = live.view.plan.steps[task.key.step]
+    return render_agent(step, TaskScope(live.view, step, task.key.index, evaluation).names)
+
+
+def task_manifest(live: LiveRun, task: TaskRecord, agent: dict[str, Any]) -> dict[str, Any]:
     """The AgentTask of a run's task. People read it; nothing that the run does depends on its spec."""
     step = live.view.plan.steps[task.key.step]
     durations = {
@@ -54,7 +61,7 @@ def task_manifest(live: LiveRun, task: TaskRecord) -> dict[str, Any]:
             "ownerReferences": [owner_reference(WORKFLOW, live.key.name, live.uid)],
         },
         "spec": {
-            "agent": displayed(_agent(live, step, task.key)),
+            "agent": displayed(agent),
             # Agents get theirs from the ledger if it is too large for an object.
             **({"input": task.input} if len(compact(task.input)) <= MAX_INPUT_BYTES else {}),
             "retry": {"limit": step.retry_limit},
@@ -69,6 +76,7 @@ def attempt_manifest(
     task: TaskRecord,
     attempt: AttemptRecord,
     *,
+    agent: dict[str, Any],
     owner_uid: str,
     gateway_url: str,
     audience: str,
@@ -83,7 +91,7 @@ def attempt_manifest(
         namespace=live.key.namespace,
         owner=owner_reference(AGENT_TASK, task.name, owner_uid),
         labels=pod_labels(labels_of_task(live, task), attempt.number),
-        agent=_agent(live, live.view.plan.steps[task.key.step], task.key),
+        agent=agent,
         input=task.input,
         env=PodEnvironment(
             gateway_url=gateway_url,
@@ -99,10 +107,6 @@ def attempt_manifest(
         # After the end of the run, the pod is the only place from which its retention is known.
         pod["metadata"]["annotations"][ANNOTATION_RETENTION] = live.view.plan.pod_retention
     return build_job(pod) if runs_as_job(live, task.key) else pod
-
-
-def _agent(live: LiveRun, step: PlannedStep, key: TaskKey) -> dict[str, Any]:
-    return render_agent(step, TaskScope(live.view, step, key.index).names)
 
 
 def _duration(value: timedelta) -> str:

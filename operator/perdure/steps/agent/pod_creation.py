@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from perdure.control.cluster_cache.store import POD
 from perdure.control.live_run import LiveRun
 from perdure.control.runs.creation import InvalidObject, create_owned
 from perdure.control.runs.deletion import JOB
+from perdure.control.runs.evaluations import evaluated
 from perdure.control.runs.executor import ExecutorContext
 from perdure.domain.records import AGENT_TASK, AttemptRecord, TaskRecord
 from perdure.kube.podtemplate import PodTemplateError
 from perdure.steps.agent.attempt_pods import AttemptPods, job_of, made_job
-from perdure.steps.agent.manifests import attempt_manifest, runs_as_job, task_manifest
+from perdure.steps.agent.manifests import agent_block, attempt_manifest, runs_as_job, task_manifest
 
 
 class PodCreation:
@@ -38,7 +40,7 @@ class PodCreation:
         children = self._store.of(live.key)
         if task.name in children.tasks:
             return children.tasks[task.name].uid
-        body = task_manifest(live, task)
+        body = task_manifest(live, task, await self._agent(live, task))
         made = await self._create(AGENT_TASK, live, body, owner=(live.uid, live.key.name))
         self._store.apply_created(AGENT_TASK, made)
         return str(made["metadata"]["uid"])
@@ -50,7 +52,7 @@ class PodCreation:
         known = self._store.of(live.key).pods.get(attempt.pod_name)
         if known is not None and known.owner_uid == owner_uid:
             return known.uid
-        body = self._manifest(live, task, attempt, owner_uid)
+        body = await self._manifest(live, task, attempt, owner_uid)
         made = await self._create(POD, live, body, owner=(owner_uid, task.name))
         self._store.apply_created(POD, made)
         return str(made["metadata"]["uid"])
@@ -60,7 +62,7 @@ class PodCreation:
     ) -> str | None:
         """The uid of the pod of the attempt's Job, created if need be; None while it has no pod."""
         if made_job(live, attempt) is None:
-            body = self._manifest(live, task, attempt, owner_uid)
+            body = await self._manifest(live, task, attempt, owner_uid)
             made = await self._create(JOB, live, body, owner=(owner_uid, task.name))
             live.objects.jobs[task.key] = job_of(attempt, made)
         pod = self._pods.known(live, attempt)
@@ -71,14 +73,21 @@ class PodCreation:
     ) -> dict[str, Any]:
         return await create_owned(self._kube, kind, live.key.namespace, body, owner=owner)
 
-    def _manifest(
+    async def _agent(self, live: LiveRun, task: TaskRecord) -> dict[str, Any]:
+        """The rendered agent block. Raises ExpressionError."""
+        render = partial(agent_block, live, task)
+        return await evaluated(self._context.evaluator, live.key.namespace, render)
+
+    async def _manifest(
         self, live: LiveRun, task: TaskRecord, attempt: AttemptRecord, owner_uid: str
     ) -> dict[str, Any]:
+        agent = await self._agent(live, task)
         try:
             return attempt_manifest(
                 live,
                 task,
                 attempt,
+                agent=agent,
                 owner_uid=owner_uid,
                 gateway_url=self._context.gateway_url,
                 audience=self._context.audience,

@@ -16,7 +16,7 @@ from perdure.domain.engine.pod_waiting import Waiting, waiting_reason
 from perdure.domain.engine.step_kind import ClusterView, Counts
 from perdure.domain.engine.task_scope import TaskScope
 from perdure.domain.engine.tasks import check_size
-from perdure.domain.expressions.templating import Text, compile_value, render, render_argument
+from perdure.domain.expressions.templating import Text, compile_value, in_turn, render, render_argument
 from perdure.domain.phases import Reason
 from perdure.domain.records import AttemptRecord, TaskRecord
 from perdure.steps.agent.arguments import check_arguments
@@ -40,11 +40,10 @@ class AgentRules(AttemptStep):
         self, changes: ChangeSet, step: PlannedStep, task: TaskRecord, scope: TaskScope
     ) -> TaskRecord:
         names = scope.names
-        task = replace(task, input=render(step.input, names, "input"))
-        check_size(task.input, "input")
-        # Only to fail before a pod is asked for: the manifests render the block again when they are made.
-        check_arguments(render_agent(step, names))
-        return task
+        # The block is rendered only to fail before a pod is asked for: the manifests render it again.
+        value, agent = in_turn(lambda part: part(step, names), (_input, render_agent))
+        check_arguments(agent)
+        return replace(task, input=value)
 
     def started_at(self, changes: ChangeSet, attempt: AttemptRecord) -> datetime | None:
         """The kubelet's time counts if it is older than now: the operator may have been away meanwhile."""
@@ -70,20 +69,32 @@ class AgentRules(AttemptStep):
         return Reason.STARTING, cluster.warning(attempt) or "the pod is being made"
 
 
+def _input(step: PlannedStep, names: Mapping[str, Any]) -> Any:
+    value = render(step.input, names, "input")
+    check_size(value, "input")
+    return value
+
+
 def render_agent(step: PlannedStep, names: Mapping[str, Any]) -> dict[str, Any]:
-    """The agent block with its expressions filled in, ready for a pod. Raises ExpressionError."""
-    agent = dict(step.block)
-    for field in ("command", "args"):
-        if field in agent:
-            agent[field] = [
-                render_argument(value, names, f"agent.{field}[{position}]")
-                for position, value in enumerate(agent[field])
-            ]
-    if "env" in agent:
-        agent["env"] = [
-            {**variable, "value": render_argument(variable["value"], names, f"agent.env.{variable['name']}")}
-            if isinstance(variable.get("value"), (str, Text))
-            else variable
-            for variable in agent["env"]
-        ]
-    return agent
+    """The agent block with its expressions filled in, ready for a pod.
+
+    Raises ExpressionError, and EvaluationPending if `names` says so of an expression.
+    """
+
+    def words(field: str) -> list[str]:
+        values = step.block[field]
+        return in_turn(
+            lambda place: render_argument(values[place], names, f"agent.{field}[{place}]"), range(len(values))
+        )
+
+    def variable(given: dict[str, Any]) -> dict[str, Any]:
+        value = given.get("value")
+        if not isinstance(value, (str, Text)):
+            return given
+        return {**given, "value": render_argument(value, names, f"agent.env.{given['name']}")}
+
+    fields = [field for field in _RENDERED if field in step.block]
+    rendered = in_turn(
+        lambda field: in_turn(variable, step.block[field]) if field == "env" else words(field), fields
+    )
+    return {**step.block, **dict(zip(fields, rendered, strict=True))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from perdure.api import API_VERSION
@@ -13,10 +14,12 @@ from perdure.control.cluster_cache.run_objects import DEPTH_ANNOTATION
 from perdure.control.live_run import LiveRun
 from perdure.control.runs.creation import InvalidObject, create_owned, labels_of_task, owner_reference
 from perdure.control.runs.deletion import Deletion
+from perdure.control.runs.evaluations import evaluated
 from perdure.control.runs.executor import ExecutorContext, Findings
 from perdure.domain.engine.observed import ChildRun
 from perdure.domain.engine.plan import PlannedStep
 from perdure.domain.engine.task_scope import TaskScope
+from perdure.domain.expressions.evaluation import Evaluation
 from perdure.domain.names import pod_labels
 from perdure.domain.records import WORKFLOW, AttemptRecord, RunRecord, TaskKey, TaskRecord
 from perdure.steps.workflow.rules import render_workflow
@@ -33,6 +36,7 @@ class WorkflowExecutor:
         self._store = context.store
         self._kube = context.kube
         self._ledger = context.ledger
+        self._evaluator = context.evaluator
         self._field = field
 
     def noun(self, step: PlannedStep) -> str:
@@ -56,7 +60,8 @@ class WorkflowExecutor:
                 f"this would be a child at depth {depth}, and at most {MAX_WORKFLOW_DEPTH} is allowed; "
                 "does a WorkflowTemplate refer to itself?"
             )
-        body = child_manifest(live, task, attempt, depth=depth)
+        spec = await evaluated(self._evaluator, live.key.namespace, partial(child_spec, live, task))
+        body = child_manifest(live, task, attempt, spec=spec, depth=depth)
         owner = (live.uid, live.key.name)
         made = await create_owned(self._kube, WORKFLOW, live.key.namespace, body, owner=owner)
         return str(made["metadata"]["uid"])
@@ -119,9 +124,16 @@ class WorkflowExecutor:
         return RunKey(WORKFLOW, live.key.namespace, attempt.pod_name)
 
 
-def child_manifest(live: LiveRun, task: TaskRecord, attempt: AttemptRecord, *, depth: int) -> dict[str, Any]:
-    """The Workflow of an attempt. `depth` counts the Workflows above it."""
+def child_spec(live: LiveRun, task: TaskRecord, evaluation: Evaluation) -> dict[str, Any]:
+    """The spec of a task's child Workflow. Raises ExpressionError and EvaluationPending."""
     step = live.view.plan.steps[task.key.step]
+    return render_workflow(step, TaskScope(live.view, step, task.key.index, evaluation).names)
+
+
+def child_manifest(
+    live: LiveRun, task: TaskRecord, attempt: AttemptRecord, *, spec: dict[str, Any], depth: int
+) -> dict[str, Any]:
+    """The Workflow of an attempt. `depth` counts the Workflows above it."""
     return {
         "apiVersion": API_VERSION,
         "kind": WORKFLOW,
@@ -131,7 +143,7 @@ def child_manifest(live: LiveRun, task: TaskRecord, attempt: AttemptRecord, *, d
             "annotations": {DEPTH_ANNOTATION: str(depth)},
             "ownerReferences": [owner_reference(WORKFLOW, live.key.name, live.uid)],
         },
-        "spec": render_workflow(step, TaskScope(live.view, step, task.key.index).names),
+        "spec": spec,
     }
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from tests.unit.domain.answering import answered
 from tests.unit.domain.builders import planned, view_of_workflow
 from tests.unit.domain.cases import begun, end_of, failed, gave, phases_of, step
 from tests.unit.domain.runs import FATAL, SUCCESS, Run
@@ -184,7 +185,7 @@ def test_the_largest_step_starts_in_batches() -> None:
 
 def _unchecked(run: Run) -> Any:
     """A decision, committed without all the checks, which go through every task each time."""
-    decision = decide(run.view, Observed(), run.now)
+    decision = decide(run.view, answered(run.view, Observed(), run.now), run.now)
     if decision.commit is not None:
         run._commit(decision.commit)
     return decision

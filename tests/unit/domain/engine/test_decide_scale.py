@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests.unit.domain.answering import answered
 from tests.unit.domain.builders import view_of_plan
 from tests.unit.domain.cases import step
 from tests.unit.domain.runs import Run
@@ -41,7 +42,7 @@ class Opaque(set[Any]):
 
 def commit(run: Run, observed: Observed | None = None) -> Decision:
     """A decision, committed without all the checks, which go through every task each time."""
-    decision = decide(run.view, observed or Observed(), run.now)
+    decision = decide(run.view, answered(run.view, observed or Observed(), run.now), run.now)
     if decision.commit is not None:
         run._commit(decision.commit)
     return decision

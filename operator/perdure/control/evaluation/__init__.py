@@ -1,0 +1,1 @@
+"""Evaluation of what people wrote, outside of decisions."""
