@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
+from perdure.control.cluster_cache.relist import SELECTORS
 from perdure.kube.errors import ApiError
 from tests.fakes.clock import now
 from tests.fakes.faults import Faults
@@ -80,7 +81,7 @@ class Watch:
 
     def _relist(self) -> None:
         for (kind, namespace, _), obj in self._api.listed()[0].items():
-            if namespace not in self._api.forbidden:
+            if namespace not in self._api.forbidden and is_watched(kind, obj):
                 self._handle(kind, obj, False)
         self._gap()
 
@@ -114,6 +115,8 @@ class ApiServer(Server):
         self.on_terminating: Callable[[Object], None] = lambda obj: None
         self.on_removed: Callable[[Object], None] = lambda obj: None
         self.on_collected: Callable[[Object], None] = lambda obj: None
+        #: Called for a Job whose spec was changed.
+        self.on_job_changed: Callable[[Object], None] = lambda obj: None
 
     async def call(self, effect: Callable[[], Result], *, may_be_late: bool = True) -> Result:
         def allowed() -> Result:
@@ -221,6 +224,21 @@ class ApiServer(Server):
         self._put(place, {**there, **fields})
         return True
 
+    def relabel(self, obj: Object, kind: str, labels: Mapping[str, str | None], **fields: Any) -> bool:
+        """What `kubectl label --overwrite` does; None removes a label. Further `fields` replace metadata."""
+        metadata = obj["metadata"]
+        there = self.objects.get((kind, metadata["namespace"], metadata["name"]))
+        if there is None:
+            return False
+        merged = {**(there["metadata"].get("labels") or {}), **labels}
+        kept = {name: text for name, text in merged.items() if text is not None}
+        return self.change(obj, kind, metadata={**there["metadata"], "labels": kept, **fields})
+
+    def set_spec(self, kind: str, namespace: str, name: str, **fields: Any) -> None:
+        """What `kubectl patch` does to top-level fields of a spec."""
+        there = self.get(kind, namespace, name)
+        self.change(there, kind, spec={**there["spec"], **fields})
+
     def desire(self, kind: str, name: str, state: str, *, namespace: str = NAMESPACE) -> None:
         """What `kubectl patch` does to `spec.desiredState`."""
         there = self.objects.get((kind, namespace, name))
@@ -241,7 +259,7 @@ class ApiServer(Server):
         self._version += 1
         self._note(place, obj)
         gone = {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(self._version)}}
-        for watch in self.watches:
+        for watch in self.watches if is_watched(kind, obj) else ():
             watch.push(kind, gone, True)
         self._collect_soon(obj["metadata"]["uid"])
         if kind == "Pod":
@@ -302,12 +320,21 @@ class ApiServer(Server):
     def _put(self, place: Place, obj: Object) -> Object:
         self._version += 1
         obj["metadata"] = {**obj["metadata"], "resourceVersion": str(self._version)}
-        self._note(place, self.objects.get(place))
+        before = self.objects.get(place)
+        self._note(place, before)
         if self.trace is not None and place[0] != "Lease":
             self.trace(f"{place[0]} {place[2]} {obj['metadata']['uid'][:8]}: {_summary(obj)}")
         self.objects[place] = obj
-        for watch in self.watches:
-            watch.push(place[0], obj, False)
+        if is_watched(place[0], obj):
+            for watch in self.watches:
+                watch.push(place[0], obj, False)
+        elif before is not None and is_watched(place[0], before):
+            # To a watch with a selector, an object that leaves the selector is deleted.
+            left = {**before, "metadata": {**before["metadata"], "resourceVersion": str(self._version)}}
+            for watch in self.watches:
+                watch.push(place[0], left, True)
+        if place[0] == "Job" and before is not None and before.get("spec") != obj.get("spec"):
+            self.on_job_changed(obj)
         return obj
 
     def _note(self, place: Place, before: Object | None) -> None:
@@ -346,6 +373,11 @@ def _is_bound(pod: Object) -> bool:
         "Succeeded",
         "Failed",
     )
+
+
+def is_watched(kind: str, obj: Object) -> bool:
+    """Whether the operator's watch of a kind selects an object."""
+    return _is_selected(obj, SELECTORS.get(kind))
 
 
 def _is_selected(obj: Object, selector: str | None) -> bool:

@@ -99,7 +99,7 @@ class Cluster(KubeClient):
         owner = job_of(pod)
         assert owner is not None
         job = self.stored("Job", owner["name"], pod["metadata"]["namespace"])
-        if job is not None and "status" not in job:
+        if job is not None and "status" not in job and not job["spec"].get("suspend"):
             succeeded = (pod.get("status") or {}).get("phase") == "Succeeded"
             ended = {"type": "Complete" if succeeded else "Failed", "status": "True"}
             self.api.change(job, "Job", status={"conditions": [ended]})

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from tests.fakes.apiserver import Object
+
+#: The label by which the Job controller finds the pods of a Job.
+JOB_UID: Final = "batch.kubernetes.io/controller-uid"
 
 
 def pod_of_job(job: Object, number: int) -> Object:
@@ -14,6 +17,7 @@ def pod_of_job(job: Object, number: int) -> Object:
     return {
         "metadata": {
             **template["metadata"],
+            "labels": {**(template["metadata"].get("labels") or {}), JOB_UID: metadata["uid"]},
             "name": f"{metadata['name']}-{number:05x}",
             "ownerReferences": [{**owner, "controller": True}],
         },

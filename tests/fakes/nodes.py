@@ -13,7 +13,7 @@ from tests.fakes.apiserver import ApiServer, Object
 from tests.fakes.clock import now
 from tests.fakes.faults import Faults
 from tests.fakes.guarantees import Guarantees
-from tests.fakes.jobs import job_of, pod_of_job
+from tests.fakes.jobs import JOB_UID, job_of, pod_of_job
 from tests.fakes.model import PodTruth
 from tests.fakes.network import OUTSIDE
 
@@ -117,6 +117,9 @@ class Nodes:
         api.on_terminating = self._terminating
         api.on_removed = self._removed
         api.on_collected = self._collected
+        api.on_job_changed = lambda job: self.start(self._sync_job(job))
+        #: By Job, the uids of its pods that have failed.
+        self._failed_of_job: dict[str, set[str]] = {}
 
     def start(self, work: Any) -> None:
         """Run a coroutine in the background, outside of all processes."""
@@ -142,7 +145,7 @@ class Nodes:
         if kind == "Pod" and owner and LABEL_TASK in (metadata.get("labels") or {}):
             self.start(self._run_pod(self._place(obj)))
         elif kind == "Job":
-            self.start(self._run_job(obj))
+            self.start(self._sync_job(obj))
 
     def _terminating(self, obj: Object) -> None:
         pod = self.pods.get(obj["metadata"]["uid"])
@@ -184,30 +187,64 @@ class Nodes:
             await self._api.back.wait()
             await node.reachable.wait()
 
-    async def _run_job(self, job: Object) -> None:
+    async def _sync_job(self, job: Object) -> None:
+        """What the Job controller does: a pod for a Job without one, none for a Job that is suspended."""
         metadata = job["metadata"]
         namespace = metadata["namespace"]
         await asyncio.sleep(self._faults.between(0.01, 1.0))
         await self._api.back.wait()
-        if self._api.objects.get(("Job", namespace, metadata["name"])) is None:
+        there = self._api.objects.get(("Job", namespace, metadata["name"]))
+        if there is None or there["metadata"]["uid"] != metadata["uid"] or "status" in there:
             return
-        if not self.jobs_get_pods:
+        live = [pod for pod in self._pods_of_job(metadata["uid"]) if not _has_ended(pod)]
+        if there["spec"].get("suspend"):
+            for pod in live:
+                self._taken(pod)
+                self._api.delete("Pod", namespace, pod["metadata"]["name"], pod["metadata"]["uid"])
+            return
+        if live or not self.jobs_get_pods:
             return
         self._jobs += 1
+        job = there
         body = pod_of_job(job, self._jobs)
         quota, self._api.quota_used_up = self._api.quota_used_up, False
         self._api.create("Pod", namespace, body)
         self._api.quota_used_up = quota
 
+    def _pods_of_job(self, uid: str) -> list[Object]:
+        return [
+            pod
+            for pod in self._api.all("Pod")
+            if (owner := job_of(pod)) is not None
+            and owner["uid"] == uid
+            and (pod["metadata"].get("labels") or {}).get(JOB_UID) == uid
+        ]
+
     async def _end_job(self, name: str, uid: str, pod: Object) -> None:
-        """A Job ends with its pod, and creates no other."""
+        """A Job ends with its pod, and creates no other unless its `backoffLimit` was raised."""
         await asyncio.sleep(self._faults.between(0.01, 1.0))
         await self._api.back.wait()
         job = self._api.objects.get(("Job", pod["metadata"]["namespace"], name))
-        if job is not None and job["metadata"]["uid"] == uid and "status" not in job:
-            succeeded = (pod.get("status") or {}).get("phase") == "Succeeded"
+        if job is None or job["metadata"]["uid"] != uid or "status" in job or job["spec"].get("suspend"):
+            return
+        succeeded = (pod.get("status") or {}).get("phase") == "Succeeded"
+        failed = self._failed_of_job.setdefault(uid, set())
+        if not succeeded:
+            failed.add(pod["metadata"]["uid"])
+        if succeeded or len(failed) > job["spec"].get("backoffLimit", 0):
             ended = {"type": "Complete" if succeeded else "Failed", "status": "True"}
             self._api.change(job, "Job", status={"conditions": [ended]})
+        else:
+            await self._sync_job(job)
+
+    def release_from_job(self, pod: Pod) -> None:
+        """A user takes the Job controller's label from a pod: it gives the pod up, and creates another."""
+        owner = job_of(self._there(pod))
+        if owner is None:
+            return
+        job = self._api.objects.get(("Job", pod.obj["metadata"]["namespace"], owner["name"]))
+        if self._api.relabel(pod.obj, "Pod", {JOB_UID: None}, ownerReferences=[]) and job is not None:
+            self.start(self._sync_job(job))
 
     # --- what a kubelet does
 
@@ -216,7 +253,7 @@ class Nodes:
         labels = metadata["labels"]
         truth = PodTruth(metadata["name"], metadata["uid"], labels[LABEL_TASK], int(labels[LABEL_ATTEMPT]))
         self._guarantees.pod_made(truth, self.run_of[metadata["uid"]])
-        self._check_alone(truth, metadata)
+        self._check_alone(truth, obj)
         pod = Pod(obj, self._faults.choice(self._nodes), self._agent(obj, truth), truth)
         self.pods[metadata["uid"]] = pod
         pod.agent.on_report = partial(self._reports, pod)
@@ -274,20 +311,32 @@ class Nodes:
         status |= {"phase": phase, "containerStatuses": [{"name": "agent", "state": state}]}
         self._api.change(pod.obj, "Pod", status=status)
 
-    def _check_alone(self, truth: PodTruth, metadata: Object) -> None:
-        owner = metadata["ownerReferences"][0]
-        for other in self._api.all("Pod"):
-            theirs = other["metadata"]
-            if theirs["uid"] == truth.uid or (other.get("status") or {}).get("phase") in (
-                "Succeeded",
-                "Failed",
-            ):
+    def _check_alone(self, truth: PodTruth, obj: Object) -> None:
+        """A pod is created only when the one of the attempt before has ended, is gone, or is to leave.
+
+        Further pods of a Job that a user changed are the doing of the Job controller. A request that
+        arrives late may create the pod of an attempt whose successor has a pod already.
+        """
+        run = self.run_of[truth.uid]
+        for other in list(self.pods.values()):
+            theirs = other.truth
+            if theirs.uid == truth.uid or theirs.task != truth.task or self.run_of[theirs.uid] != run:
                 continue
-            self._guarantees.demand(
-                theirs.get("ownerReferences", [{}])[0].get("uid") != owner["uid"]
-                or theirs["labels"][LABEL_ATTEMPT] != str(truth.attempt),
-                f"{truth.pod} and {theirs['name']} live at once for one attempt",
+            there = self._api.objects.get(("Pod", obj["metadata"]["namespace"], theirs.pod))
+            alive = (
+                there is not None
+                and there["metadata"]["uid"] == theirs.uid
+                and "deletionTimestamp" not in there["metadata"]
+                and not _has_ended(there)
             )
+            if theirs.attempt == truth.attempt and job_of(obj) is None:
+                self._guarantees.demand(
+                    not alive, f"{truth.pod} and {theirs.pod} live at once for one attempt"
+                )
+            elif theirs.attempt == truth.attempt - 1:
+                self._guarantees.demand(
+                    not alive, f"{truth.pod} is created, and {theirs.pod} was not asked to leave"
+                )
 
     # --- what goes wrong
 
@@ -367,6 +416,10 @@ class Nodes:
         for node in self._nodes:
             if not node.crashed:
                 node.reachable.set()
+
+
+def _has_ended(pod: Object) -> bool:
+    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
 
 
 def _seconds() -> str:

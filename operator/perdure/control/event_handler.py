@@ -49,7 +49,10 @@ class EventHandler:
     def _handle(self, kind: str, obj: Mapping[str, Any], deleted: bool) -> None:
         metadata = obj["metadata"]
         if deleted:
-            key = self._store.remove(kind, metadata["namespace"], metadata["name"], uid=metadata["uid"])
+            version = int(metadata["resourceVersion"])
+            key = self._store.remove(
+                kind, metadata["namespace"], metadata["name"], uid=metadata["uid"], version=version
+            )
         else:
             key = self._store.apply(kind, obj)
         if not self._is_reconciling():

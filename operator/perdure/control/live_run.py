@@ -118,6 +118,13 @@ class Objects:
     terminating: set[TaskKey] = field(default_factory=set)
     #: Jobs without a pod so far: only the API server knows whether such a Job still exists.
     jobs: dict[TaskKey, CreatedJob] = field(default_factory=dict)
+    #: Attempts of which only the API server knows more, because no watch reports their objects, and when to
+    #: ask again: pods outside the selector of the watch, Jobs without a pod.
+    recheck: dict[TaskKey, datetime] = field(default_factory=dict)
+    #: Tasks whose attempt has an object that an earlier creation left behind: observed in the same pass.
+    adopted: set[TaskKey] = field(default_factory=set)
+    #: Attempts that were open when the run was loaded: what the one before left behind is not known.
+    unsure: dict[TaskKey, int] = field(default_factory=dict)
     #: Tasks whose attempt was asked to leave and has not left.
     stopping: set[TaskKey] = field(default_factory=set)
     #: Names of pods that may have outlived their closed attempts.

@@ -133,6 +133,7 @@ class ControlLoop:
                 kube=fenced,
                 ledger=ledger,
                 evaluator=evaluator,
+                clock=clock,
                 gateway_url=options.gateway_url,
                 audience=options.audience,
             ),

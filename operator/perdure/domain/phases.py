@@ -63,6 +63,8 @@ class Reason(StrEnum):
     LIMIT = "Limit"
     #: The time or the signal that the step waits for has not come.
     WAITING = "Waiting"
+    #: Its Job is suspended.
+    SUSPENDED = "Suspended"
     #: A template that it names does not exist (yet).
     TEMPLATE_NOT_FOUND = "TemplateNotFound"
     #: The ledger cannot be reached; nothing new starts.
@@ -80,6 +82,8 @@ class Reason(StrEnum):
     EXIT_CODE = "ExitCode"
     #: The container exceeded its memory limit and was killed.
     OOM_KILLED = "OOMKilled"
+    #: The pod exceeded a limit of its own for ephemeral storage or for a volume, and was evicted for that.
+    EVICTED = "Evicted"
     #: Lost to disruptions more often than allowed.
     DISRUPTION_LIMIT = "DisruptionLimit"
     #: What the manifest says can never work.

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
 
+from tests.fakes.clock import now
 from tests.fakes.clock import run as on_virtual_time
 from tests.fakes.cluster import Cluster
 from tests.unit.control.lives import Live
@@ -44,6 +45,7 @@ def executors(*, store: Store, kube: Any, ledger: Any = None) -> Executors:
         store=store,
         kube=kube,
         ledger=ledger,
+        clock=now,
         gateway_url="http://gateway",
         audience="perdure",
     )

@@ -64,7 +64,12 @@ def task(name: str, version: int = 1, *, run: str = "audit", phase: str | None =
 def pod(
     name: str, version: int = 1, *, run: str = "audit", phase: str = "Running", uid: str | None = None
 ) -> dict[str, Any]:
-    labels = {"perdure.dev/workflow": run, "perdure.dev/task": name[:-2], "perdure.dev/attempt": name[-1]}
+    labels = {
+        "app.kubernetes.io/managed-by": "perdure",
+        "perdure.dev/workflow": run,
+        "perdure.dev/task": name[:-2],
+        "perdure.dev/attempt": name[-1],
+    }
     return obj(name, version, uid=uid, labels=labels, status={"phase": phase})
 
 

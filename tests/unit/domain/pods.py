@@ -20,7 +20,11 @@ def pod(
         "name": "audit-a-x7k2q-1",
         "namespace": "team",
         "uid": "pod-1",
-        "labels": {"perdure.dev/task": "audit-a-x7k2q", "perdure.dev/attempt": "1"}
+        "labels": {
+            "app.kubernetes.io/managed-by": "perdure",
+            "perdure.dev/task": "audit-a-x7k2q",
+            "perdure.dev/attempt": "1",
+        }
         if labels is None
         else labels,
         "ownerReferences": [

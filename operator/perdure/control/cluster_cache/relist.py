@@ -110,7 +110,7 @@ async def _list(kube: KubePort, store: Store, of: Selection, passed_over: Passed
         # was created again meanwhile: hence the uid.
         with passed_over.guard("relist", f"{of.kind} {place}/{name}"):
             if seen <= int(version):
-                store.remove(of.kind, place, name, uid=uid)
+                store.remove(of.kind, place, name, uid=uid, version=int(version))
         if number % SLICE == 0:
             await asyncio.sleep(0)
     return version

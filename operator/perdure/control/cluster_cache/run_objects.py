@@ -54,6 +54,8 @@ class Children:
     #: Its AgentTask objects, by name.
     tasks: dict[str, TaskObject] = field(default_factory=dict)
     pods: dict[str, PodFacts] = field(default_factory=dict)
+    #: Further pods of Jobs that have one, by their own names.
+    surplus: dict[str, PodFacts] = field(default_factory=dict)
     #: Names of pods that were created, changed or deleted.
     changed: set[str] = field(default_factory=set)
     #: A child Workflow was created, was deleted, or has ended.

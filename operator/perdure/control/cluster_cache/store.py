@@ -6,9 +6,10 @@ ever replaced by a newer version of itself. The store is a hint: no decision fol
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from perdure.control.cluster_cache.recent import remember
 from perdure.control.cluster_cache.run_key import SCHEDULE, RunKey, run_key
@@ -36,6 +37,16 @@ class _Entry:
     run: RunKey | None
     #: Key of a pod in `Children.pods`: the name of its Job, if a Job created the pod, else its own.
     kept_as: str = ""
+    #: False for a pod whose labels have left the selector: no watch and no list has the pod.
+    watched: bool = True
+
+
+class _Tombstone(NamedTuple):
+    #: resourceVersion of the deletion, or of the list that lacked the object.
+    version: int
+    #: Number of removals before this one.
+    ordinal: int
+    name: str
 
 
 class Store:
@@ -54,7 +65,9 @@ class Store:
         self._dirty_owners: dict[RunKey, None] = {}
         self._entries: dict[tuple[str, str, str], _Entry] = {}
         #: Tombstones: the response to a write may arrive after the event of the object's deletion.
-        self._removed: dict[str, None] = {}
+        self._removed: dict[str, _Tombstone] = {}
+        #: Number of removals so far.
+        self.removals = 0
         self._made: dict[str, None] = {}
         self.unreadable = UnreadableObjects()
         #: By finished run, the uids of pods whose retention has been decided.
@@ -83,22 +96,28 @@ class Store:
         place = (kind, metadata["namespace"], metadata["name"])
         version = int(metadata["resourceVersion"])
         entry = self._entries.get(place)
-        if metadata["uid"] in self._removed or (entry is not None and entry.version >= version):
+        if self._is_removed(kind, metadata["uid"], version) or (
+            entry is not None and entry.version >= version
+        ):
             return None
         if kind in (AGENT_TEMPLATE, WORKFLOW_TEMPLATE):
             self._entries[place] = _Entry(version, metadata["uid"], None)
             self._templates(kind)[place[1:]] = obj.get("spec") or {}
             return None
-        run = run_key(kind, obj)
+        known_pod = self._known_pod(entry, metadata["uid"]) if kind == POD else None
+        # A pod stays its run's, whatever becomes of its labels.
+        run = run_key(kind, obj) if known_pod is None or entry is None else entry.run
         if run is None:
             return None
         # Parsing precedes storing, so that an unreadable object leaves no partial state.
         is_root = kind != SCHEDULE and run == RunKey(kind, *place[1:])
         root_read = read_root(run, obj, version) if is_root else None
         facts = read_pod(obj) if kind == POD else None
+        if facts is not None and known_pod is not None:
+            facts = facts.identified_as(known_pod)
         task = TaskObject(metadata["uid"], (obj.get("status") or {}).get("phase"))
         if entry is not None and entry.uid != metadata["uid"]:
-            self._note_removed(entry.uid)
+            self._note_removed(entry.uid, None, metadata["name"])
             self._forget(place, entry)
         self._entries[place] = _Entry(version, metadata["uid"], run)
         if kind == SCHEDULE:
@@ -109,14 +128,16 @@ class Store:
         if root_read is not None:
             return run if self._keep_root(root_read) else None
         if facts is not None:
-            self._entries[place].kept_as = facts.name
+            self._entries[place].kept_as, self._entries[place].watched = facts.name, facts.watched
             if finished and facts.ended and not self._is_undecided(run, facts):
                 self._forget(place, self._entries[place])
                 return run
             if self._is_second_pod(run, facts):
                 # The next relist reports this pod again, and the other may be gone by then.
                 del self._entries[place]
-                return None
+                self.of(run).surplus[facts.pod_name] = facts
+                self.of(run).changed.add(facts.name)
+                return run
             return run if self._keep_pod(run, facts) else None
         if finished:
             # No pass needs objects of a finished run, and every relist would bring all of them back.
@@ -139,22 +160,74 @@ class Store:
         del self._made[version]
         return True
 
-    def remove(self, kind: str, namespace: str, name: str, *, uid: str | None = None) -> RunKey | None:
-        """Remove a deleted object. An object of the same name with another uid stays."""
+    def take_pod(self, run: RunKey, obj: Mapping[str, Any], known: PodFacts, *, since: int) -> None:
+        """Store the pod of an attempt, which the API server has just answered with, whatever its labels say.
+
+        `known` has the identity that the attempt gives the pod. `since` is the number of removals at the time
+        of the question: the answer outweighs an earlier removal, since a pod whose labels left the selector
+        is reported as deleted, but not a later one.
+
+        Raises KeyError, TypeError, ValueError or AttributeError if the pod is malformed.
+        """
+        metadata = obj["metadata"]
+        place = (POD, metadata["namespace"], metadata["name"])
+        version = int(metadata["resourceVersion"])
+        tombstone = self._removed.get(metadata["uid"])
+        if tombstone is not None and tombstone.ordinal >= since and tombstone.version > version:
+            return
+        entry = self._entries.get(place)
+        if entry is not None and entry.uid == metadata["uid"] and entry.version > version:
+            return
+        facts = read_pod(obj).identified_as(known)
+        if entry is not None and (entry.uid, entry.run, entry.kept_as) != (
+            metadata["uid"],
+            run,
+            facts.name,
+        ):
+            if entry.uid != metadata["uid"]:
+                self._note_removed(entry.uid, version, metadata["name"])
+            self._forget(place, entry)
+        self._removed.pop(metadata["uid"], None)
+        self._entries[place] = _Entry(version, metadata["uid"], run, facts.name, facts.watched)
+        self._keep_pod(run, facts)
+
+    def identify_pod(self, run: RunKey, known: PodFacts, *, attempt: int, task: str) -> PodFacts:
+        """Correct what the labels of a run's pod say wrongly of its attempt. Returns the pod as kept."""
+        pod = replace(known, attempt=attempt, task=task)
+        self.of(run).pods[known.name] = pod
+        return pod
+
+    def removed_name(self, uid: str) -> str | None:
+        """The name that a removed object had; None if the object was not removed lately."""
+        tombstone = self._removed.get(uid)
+        return None if tombstone is None else tombstone.name
+
+    def remove(
+        self, kind: str, namespace: str, name: str, *, uid: str | None = None, version: int | None = None
+    ) -> RunKey | None:
+        """Remove a deleted object. An object of the same name with another uid stays.
+
+        `version` is the resourceVersion of the deletion, or of the list that lacks the object.
+        """
         entry = self._entries.get((kind, namespace, name))
         if uid is not None:
-            self._note_removed(uid)
+            self._note_removed(uid, version, name)
         if entry is None or (uid is not None and entry.uid != uid):
             return None
-        self._note_removed(entry.uid)
+        self._note_removed(entry.uid, version, name)
         self._forget((kind, namespace, name), entry)
         return entry.run
 
     def names(self, kind: str) -> Iterator[tuple[str, str, int, str]]:
-        """Namespace, name, version and uid of every object of a kind."""
+        """Namespace, name, version and uid of every object of a kind that a list has to contain."""
         for (entry_kind, namespace, name), entry in self._entries.items():
-            if entry_kind == kind:
+            if entry_kind == kind and not self._is_followed(entry):
                 yield namespace, name, entry.version, entry.uid
+
+    def _is_followed(self, entry: _Entry) -> bool:
+        """True for a pod that no list contains and of which its run asks the API server."""
+        root = None if entry.watched or entry.run is None else self.roots.get(entry.run)
+        return root is not None and not root.finished
 
     def of(self, run: RunKey) -> Children:
         """Objects that a run has created."""
@@ -265,8 +338,37 @@ class Store:
         children.changed.add(facts.name)
         return True
 
-    def _note_removed(self, uid: str) -> None:
-        remember(self._removed, uid, most=REMOVED)
+    def _known_pod(self, entry: _Entry | None, uid: str) -> PodFacts | None:
+        """The facts of an earlier version of a pod."""
+        if entry is None or entry.uid != uid or entry.run is None or entry.run not in self.children:
+            return None
+        pod = self.children[entry.run].pods.get(entry.kept_as)
+        return pod if pod is not None and pod.uid == uid else None
+
+    def _is_removed(self, kind: str, uid: str, version: int) -> bool:
+        """Whether a version of an object is older than the object's removal.
+
+        The watch of pods has a selector: a pod whose labels leave the selector is reported as deleted, and a
+        newer version of it is reported once the labels are back. No other object outlives its removal.
+        """
+        tombstone = self._removed.get(uid)
+        if tombstone is None:
+            return False
+        if kind == POD and version > tombstone.version:
+            del self._removed[uid]
+            return False
+        return True
+
+    def _note_removed(self, uid: str, version: int | None, name: str) -> None:
+        # Without the version of the deletion, no version of the object is newer.
+        known = self._removed.pop(uid, None)
+        at = sys.maxsize if version is None else version
+        if known is not None:
+            at = max(at, known.version) if version is not None else known.version
+        self._removed[uid] = _Tombstone(at, self.removals, name)
+        self.removals += 1
+        if len(self._removed) > REMOVED:
+            del self._removed[next(iter(self._removed))]
 
     def _forget(self, place: tuple[str, str, str], entry: _Entry) -> None:
         del self._entries[place]

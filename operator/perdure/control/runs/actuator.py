@@ -168,7 +168,7 @@ class Actuator:
         try:
             uid = creation.task.result()
         except StillLeaving as error:
-            _block(live, key, (Reason.STARTING, str(error)))
+            _block(live, key, (error.reason, str(error)))
             _retry(live, attempt, now)
         except NameConflict as error:
             _refuse(live, attempt, Reason.NAME_CONFLICT, str(error))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from perdure.api import API_VERSION
 from perdure.control.live_run import LiveRun
@@ -10,6 +10,7 @@ from perdure.control.ports import KubePort
 from perdure.domain.expressions.templating import compact
 from perdure.domain.kube_objects import OwnerReference, controller_reference, controlling_owner
 from perdure.domain.names import task_labels
+from perdure.domain.phases import Reason
 from perdure.domain.records import WORKFLOW, TaskRecord
 from perdure.kube.errors import ApiError
 
@@ -23,7 +24,23 @@ class NameConflict(Exception):
 
 
 class StillLeaving(Exception):
-    """An object of the name we need exists, but not for long: it is being deleted, or its owner was."""
+    """What has to leave first is still there: an object of the needed name, or the attempt before."""
+
+    reason: Reason = Reason.STARTING
+
+
+class StillSuspended(StillLeaving):
+    """The Job of the attempt before is suspended, and would create another pod once it is resumed."""
+
+    reason = Reason.SUSPENDED
+
+
+class Created(NamedTuple):
+    """An object as `create_owned` gives it."""
+
+    obj: dict[str, Any]
+    #: Whether an earlier request had created the object: its state is not that of a new one.
+    existed: bool
 
 
 class InvalidObject(Exception):
@@ -32,7 +49,7 @@ class InvalidObject(Exception):
 
 async def create_owned(
     kube: KubePort, kind: str, namespace: str, body: dict[str, Any], *, owner: tuple[str, str]
-) -> dict[str, Any]:
+) -> Created:
     """Create an object, or get the one that was created before.
 
     `owner` is the uid and name of the owner that the object must have. Raises InvalidObject, NameConflict,
@@ -46,13 +63,13 @@ async def create_owned(
             "shorten what the manifest and its podTemplate say"
         )
     try:
-        return await kube.create(kind, namespace, body, brief=True)
+        return Created(await kube.create(kind, namespace, body, brief=True), existed=False)
     except ApiError as error:
         if not error.already_exists:
             raise
     created = await kube.get(kind, namespace, name)
     _check_owner(created, *owner, f"{kind} {name!r}")
-    return created
+    return Created(created, existed=True)
 
 
 def owner_reference(kind: str, name: str, uid: str) -> OwnerReference:

@@ -19,7 +19,10 @@ class Deletion(NamedTuple):
 
 
 def deletion_of_pod(pod: PodFacts) -> Deletion:
-    """What is deleted to delete a pod: a Job's goes with the Job, which would create another one."""
-    if pod.of_job:
+    """What is deleted to delete a pod: a Job's goes with the Job, which would create another one.
+
+    A pod that has lost its Job is deleted itself.
+    """
+    if pod.of_job and pod.owner_uid:
         return Deletion(JOB, pod.name, pod.owner_uid)
-    return Deletion(POD, pod.name, pod.uid)
+    return Deletion(POD, pod.pod_name, pod.uid)

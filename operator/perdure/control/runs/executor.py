@@ -6,7 +6,7 @@ kind. A kind without objects in the cluster has no executor.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -32,6 +32,7 @@ class ExecutorContext:
     kube: KubePort
     ledger: LedgerPort
     evaluator: EvaluatorPort
+    clock: Callable[[], datetime]
     gateway_url: str
     #: The audience of the tokens by which agents authenticate at the gateway.
     audience: str

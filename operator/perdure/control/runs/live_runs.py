@@ -89,6 +89,11 @@ class LiveRuns:
             generation=state.run.generation,
         )
         live.objects.index(state.attempts.values())
+        live.objects.unsure = {
+            attempt.key: attempt.number
+            for attempt in state.attempts.values()
+            if attempt.closed_at is None and attempt.pod_uid is None
+        }
         objects = self._store.of(key).tasks
         live.published.mark_dirty(
             (

@@ -21,6 +21,9 @@ from perdure.domain.engine.observed import Observed
 from perdure.domain.engine.pod_facts import PodFacts
 from perdure.domain.records import AttemptRecord, Report, TaskKey, VersionConflict
 
+#: Attempts for whose objects one pass asks the API server because no watch reports them. Each run has its own
+#: passes, so that many pods with changed labels slow down their own run only.
+RECHECKS = 32
 #: An attempt whose time is over this much later is observed now: that costs less than a second pass.
 SOON = timedelta(seconds=1)
 
@@ -42,9 +45,10 @@ class Observer:
         live.objects.cleanup_candidates |= objects.pods.keys() if live.agenda.full_pass else changed
         overdue = _overdue(live, now)
         findings = Findings()
-        attempts = self._to_observe(live, changed, overdue)
+        asked = overdue | _to_recheck(live, now)
+        attempts = self._to_observe(live, changed, asked)
         for executor, own in self._executors.grouped(live, attempts):
-            await executor.find(live, own, now, overdue=overdue, findings=findings)
+            await executor.find(live, own, now, overdue=asked, findings=findings)
         live.agenda.full_pass = False
         refusals, live.objects.refusals = live.objects.refusals, {}
         reports = await self._reports(live, now, overdue=bool(overdue), since=_since(live, overdue))
@@ -72,8 +76,9 @@ class Observer:
         keys = live.view.open
         if not live.agenda.full_pass:
             named = {live.objects.pod_names[name] for name in changed if name in live.objects.pod_names}
-            keys = (named | live.objects.terminating | overdue) & live.view.open
+            keys = (named | live.objects.terminating | live.objects.adopted | overdue) & live.view.open
         live.objects.terminating.clear()
+        live.objects.adopted.clear()
         return [live.view.attempts[key] for key in sorted(keys)]
 
     async def _reports(
@@ -115,6 +120,15 @@ def _overdue(live: LiveRun, now: datetime) -> set[TaskKey]:
         if limit is not None and last_sign(view.attempts[key], known) + limit <= now + SOON:
             due.add(key)
     return due
+
+
+def _to_recheck(live: LiveRun, now: datetime) -> set[TaskKey]:
+    """Attempts to ask the API server for, because no watch reports their objects; those due first, first."""
+    recheck = live.objects.recheck
+    for key in [key for key in recheck if key not in live.view.open]:
+        del recheck[key]
+    due = sorted((at, key) for key, at in recheck.items() if at <= now)
+    return {key for _, key in due[:RECHECKS]}
 
 
 def _since(live: LiveRun, overdue: set[TaskKey]) -> datetime | None:

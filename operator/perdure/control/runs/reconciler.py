@@ -197,6 +197,8 @@ class Reconciler:
             delays.append((warnings_due - self._clock()).total_seconds())
         if live.agenda.retry_blocked_at is not None:
             delays.append((live.agenda.retry_blocked_at - self._clock()).total_seconds())
+        if live.objects.recheck:
+            delays.append((min(live.objects.recheck.values()) - self._clock()).total_seconds())
         tidy_again = await self._cleanup.tidy(live, self._clock())
         if tidy_again is not None:
             delays.append(tidy_again)
@@ -234,8 +236,9 @@ class Reconciler:
                 return (now if decision.more else decision.requeue_at), decision.wants
             if decision.held:
                 continue
-            if live.objects.refusals:
-                # The API server's refusal of a pod is an observation like any other.
+            if live.objects.refusals or live.objects.adopted:
+                # The API server's refusal of a pod is an observation like any other. So is a pod that an
+                # earlier creation left behind: no event may ever follow.
                 observed = await self._observer.observe(live, now)
             elif decision.questions or decision.requests:
                 cached = await self._answers(live, decision, now) if decision.questions else {}

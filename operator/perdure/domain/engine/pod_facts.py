@@ -5,8 +5,9 @@ The store keeps these instead of whole pods, which are five kilobytes each and m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -20,13 +21,27 @@ from perdure.domain.kube_objects import (
     PodStatus,
     controlling_owner,
 )
-from perdure.domain.names import ANNOTATION_RETENTION, LABEL_ATTEMPT, LABEL_TASK
+from perdure.domain.names import (
+    ANNOTATION_RETENTION,
+    LABEL_ATTEMPT,
+    LABEL_MANAGED_BY,
+    LABEL_TASK,
+    MANAGED_BY,
+)
 
 #: More attempts than a task can have: 1,000 retries, 1,000 disruptions, and as many pauses as people ask for.
 _MAX_ATTEMPT = 999_999_999
 #: Pod-level reasons with which the kubelet or a controller says that the pod, not its program, was ended.
 _ENDED_FROM_OUTSIDE = frozenset(
     {"Evicted", "Preempted", "Preempting", "Terminated", "NodeShutdown", "Shutdown", "NodeLost"}
+)
+_EVICTED = "Evicted"
+#: Messages of the kubelet about a pod that it evicts for a limit of the pod's own (Kubernetes,
+#: `pkg/kubelet/eviction`). Such a pod has no condition DisruptionTarget. Neither has a pod
+#: that a node under pressure refuses, which is Evicted as well: hence the messages.
+_OVER_LIMIT = re.compile(
+    r"Usage of EmptyDir volume |Pod ephemeral local storage usage exceeds "
+    r"|Container \S+ exceeded its local ephemeral storage limit"
 )
 
 
@@ -58,6 +73,8 @@ class PodFacts:
     deletion: datetime | None = None
     #: Why it was ended from outside, if it was.
     disruption: str | None = None
+    #: Which limit of its own the pod exceeded, if it was evicted for that: of ephemeral storage, of a volume.
+    over_limit: str | None = None
     started_at: datetime | None = None
     exit: ContainerExit | None = None
     #: Why the container does not start: the kubelet's reason and message.
@@ -78,6 +95,8 @@ class PodFacts:
     others_run: bool = False
     #: False if the retention of its run may delete the pod once the pod has ended.
     kept: bool = True
+    #: False once its labels have left the selector of the watch: no event reports a change of the pod.
+    watched: bool = True
 
     @property
     def of_job(self) -> bool:
@@ -98,6 +117,23 @@ class PodFacts:
     def ended(self) -> bool:
         """True once nothing of the pod runs any more."""
         return self.agent_ended and not self.others_run
+
+    def identified_as(self, known: PodFacts) -> PodFacts:
+        """The facts with the identity of an earlier version of the same pod.
+
+        Labels, annotations and owner references can be changed by everybody who may change pods, and the pod
+        stays the pod of its attempt: otherwise a second pod of the task would run. Of a Job's pod the
+        owner is the present one: a Job that was deleted without its pod cannot be deleted to end the pod.
+        """
+        return replace(
+            self,
+            name=known.name,
+            task=known.task,
+            owner_uid=self.owner_uid if known.of_job else known.owner_uid,
+            attempt=known.attempt,
+            generated_name=known.generated_name,
+            kept=known.kept,
+        )
 
 
 def read_pod(pod: Mapping[str, Any]) -> PodFacts:
@@ -122,6 +158,7 @@ def read_pod(pod: Mapping[str, Any]) -> PodFacts:
         phase=status.get("phase", "Pending"),
         deletion=read_time(deletion) if deletion else None,
         disruption=_disruption(status),
+        over_limit=_over_limit(status),
         started_at=read_time(started) if started else None,
         exit=_failed_before(spec, status) if terminated is None else _exit(terminated),
         waiting=None if waiting is None else (waiting.get("reason", ""), waiting.get("message", "")),
@@ -133,6 +170,7 @@ def read_pod(pod: Mapping[str, Any]) -> PodFacts:
         generated_name=metadata["name"] if job else None,
         others_run=_others_run(status),
         kept=ANNOTATION_RETENTION not in (metadata.get("annotations") or {}),
+        watched=labels.get(LABEL_MANAGED_BY) == MANAGED_BY,
     )
 
 
@@ -199,9 +237,21 @@ def _disruption(status: PodStatus) -> str | None:
     for condition in status.get("conditions") or ():
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
             return f"{condition.get('reason', '')}: {condition.get('message', '')}".strip(": ")
-    if status.get("reason") in _ENDED_FROM_OUTSIDE:
+    if status.get("reason") in _ENDED_FROM_OUTSIDE and not _exceeds_limit(status):
         return f"{status['reason']}: {status.get('message', '')}".strip(": ")
     return None
+
+
+def _over_limit(status: PodStatus) -> str | None:
+    """What the kubelet says of a pod that it evicted for exceeding a limit of its own, like an OOM kill."""
+    if _disruption(status) is not None or not _exceeds_limit(status):
+        return None
+    return str(status.get("message", "")).strip()
+
+
+def _exceeds_limit(status: PodStatus) -> bool:
+    message = status.get("message") or ""
+    return status.get("reason") == _EVICTED and _OVER_LIMIT.match(message) is not None
 
 
 def _unschedulable(status: PodStatus) -> str | None:

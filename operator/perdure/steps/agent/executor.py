@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from perdure.control.cluster_cache.run_key import RunKey
+from perdure.control.cluster_cache.store import POD
 from perdure.control.live_run import LiveRun
 from perdure.control.runs.deletion import JOB, Deletion, deletion_of_pod
 from perdure.control.runs.executor import ExecutorContext, Findings
 from perdure.domain.engine.plan import PlannedStep
+from perdure.domain.engine.pod_facts import PodFacts
 from perdure.domain.records import AGENT_TASK, WORKFLOW, AttemptRecord, TaskKey, TaskRecord
 from perdure.steps.agent.attempt_pods import AttemptPods, made_job
 from perdure.steps.agent.manifests import is_job
@@ -37,6 +39,19 @@ class AgentExecutor:
             if made.name not in self._store.of(live.key).pods:
                 await self._kube.delete(JOB, live.key.namespace, made.name, uid=made.uid)
             del live.objects.jobs[key]
+        surplus = self._store.of(live.key).surplus
+        while surplus:
+            # A Job creates a second pod if its first was taken from it, by other labels for example.
+            pod = surplus[next(iter(surplus))]
+            if self._is_surplus(live, pod):
+                await self._kube.delete(POD, live.key.namespace, pod.pod_name, uid=pod.uid)
+            del surplus[pod.pod_name]
+
+    def _is_surplus(self, live: LiveRun, pod: PodFacts) -> bool:
+        key = live.objects.pod_names.get(pod.name)
+        attempt = None if key is None else live.view.attempts.get(key)
+        known = None if attempt is None else self._pods.known(live, attempt)
+        return known is not None and known.uid != pod.uid
 
     def is_pending(self, live: LiveRun, attempt: AttemptRecord) -> bool:
         return made_job(live, attempt) is not None

@@ -1,4 +1,10 @@
-"""The creation of an attempt's pod, or of its Job, under the AgentTask that owns it."""
+"""The creation of an attempt's pod, or of its Job, under the AgentTask that owns it.
+
+Before that, whatever the attempt before left behind is asked to leave: two pods of a task never run at once
+unless one of them was asked to leave. That holds for pods that no pass expects any more: of an attempt whose
+time was over, of one that reported its failure and works on, of a Job that was suspended, or changed so that
+the Job creates further pods.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +13,24 @@ from typing import Any
 
 from perdure.control.cluster_cache.store import POD
 from perdure.control.live_run import LiveRun
-from perdure.control.runs.creation import InvalidObject, create_owned
-from perdure.control.runs.deletion import JOB
+from perdure.control.runs.creation import Created, InvalidObject, StillSuspended, create_owned
+from perdure.control.runs.deletion import JOB, deletion_of_pod
 from perdure.control.runs.evaluations import evaluated
 from perdure.control.runs.executor import ExecutorContext
+from perdure.domain.engine.pod_facts import read_pod
+from perdure.domain.kube_objects import is_controlled_by
+from perdure.domain.names import pod_name
 from perdure.domain.records import AGENT_TASK, AttemptRecord, TaskRecord
 from perdure.kube.podtemplate import PodTemplateError
-from perdure.steps.agent.attempt_pods import AttemptPods, job_of, made_job
+from perdure.steps.agent.attempt_pods import (
+    JOB_RECHECK,
+    AttemptPods,
+    is_as_created,
+    is_suspended,
+    job_of,
+    made_job,
+    makes_no_pod,
+)
 from perdure.steps.agent.manifests import agent_block, attempt_manifest, runs_as_job, task_manifest
 
 
@@ -29,6 +46,8 @@ class PodCreation:
     async def ensure(self, live: LiveRun, task: TaskRecord, attempt: AttemptRecord) -> str | None:
         """The uid of the attempt's pod; None if the pod is a Job's, and still to come."""
         owner_uid = await self._ensure_task(live, task)
+        if attempt.number > 1:
+            await self._leave_before(live, task, attempt, owner_uid)
         if runs_as_job(live, task.key):
             return await self._ensure_job(live, task, attempt, owner_uid)
         return await self._ensure_pod(live, task, attempt, owner_uid)
@@ -42,8 +61,41 @@ class PodCreation:
             return children.tasks[task.name].uid
         body = task_manifest(live, task, await self._agent(live, task))
         made = await self._create(AGENT_TASK, live, body, owner=(live.uid, live.key.name))
-        self._store.apply_created(AGENT_TASK, made)
-        return str(made["metadata"]["uid"])
+        self._store.apply_created(AGENT_TASK, made.obj)
+        return str(made.obj["metadata"]["uid"])
+
+    async def _leave_before(
+        self, live: LiveRun, task: TaskRecord, attempt: AttemptRecord, owner_uid: str
+    ) -> None:
+        """See to it that the attempt before is gone, or has been asked to leave.
+
+        Raises StillSuspended while its Job is suspended.
+        """
+        number = attempt.number - 1
+        name = pod_name(task.name, live.uid, task.key, number)
+        pod = self._store.of(live.key).pods.get(name)
+        if pod is not None and pod.task != task.name:
+            pod = None
+        if runs_as_job(live, task.key):
+            job = await self._kube.find(JOB, live.key.namespace, name)
+            if job is not None and is_controlled_by(job, owner_uid) and not makes_no_pod(job):
+                if is_suspended(job):
+                    raise StillSuspended(
+                        f"Job {name} of attempt {number} is suspended: resume or delete it,"
+                        " and the next attempt starts"
+                    )
+                if not is_as_created(job):
+                    await self._kube.delete(JOB, live.key.namespace, name, uid=job["metadata"]["uid"])
+                    return
+        elif pod is None and live.objects.unsure.get(task.key) == attempt.number:
+            # The operator was restarted since that attempt was closed, and may not have deleted its pod.
+            there = await self._kube.find(POD, live.key.namespace, name)
+            if there is not None and is_controlled_by(there, owner_uid):
+                pod = read_pod(there)
+        if pod is None or pod.ended or pod.deletion is not None:
+            return
+        deletion = deletion_of_pod(pod)
+        await self._kube.delete(deletion.kind, live.key.namespace, deletion.name, uid=deletion.uid)
 
     async def _ensure_pod(
         self, live: LiveRun, task: TaskRecord, attempt: AttemptRecord, owner_uid: str
@@ -51,11 +103,18 @@ class PodCreation:
         """The uid of the attempt's pod, created if need be."""
         known = self._store.of(live.key).pods.get(attempt.pod_name)
         if known is not None and known.owner_uid == owner_uid:
+            live.objects.adopted.add(task.key)
             return known.uid
         body = await self._manifest(live, task, attempt, owner_uid)
+        since = self._store.removals
         made = await self._create(POD, live, body, owner=(owner_uid, task.name))
-        self._store.apply_created(POD, made)
-        return str(made["metadata"]["uid"])
+        if made.existed:
+            # Its agent may have ended long ago, in which case no event follows.
+            self._pods.take(live, attempt, made.obj, since=since)
+            live.objects.adopted.add(task.key)
+        else:
+            self._store.apply_created(POD, made.obj)
+        return str(made.obj["metadata"]["uid"])
 
     async def _ensure_job(
         self, live: LiveRun, task: TaskRecord, attempt: AttemptRecord, owner_uid: str
@@ -64,13 +123,16 @@ class PodCreation:
         if made_job(live, attempt) is None:
             body = await self._manifest(live, task, attempt, owner_uid)
             made = await self._create(JOB, live, body, owner=(owner_uid, task.name))
-            live.objects.jobs[task.key] = job_of(attempt, made)
+            live.objects.jobs[task.key] = job_of(attempt, made.obj)
+            live.objects.recheck[task.key] = self._context.clock() + JOB_RECHECK
+            if made.existed:
+                live.objects.adopted.add(task.key)
         pod = self._pods.known(live, attempt)
         return None if pod is None else pod.uid
 
     async def _create(
         self, kind: str, live: LiveRun, body: dict[str, Any], *, owner: tuple[str, str]
-    ) -> dict[str, Any]:
+    ) -> Created:
         return await create_owned(self._kube, kind, live.key.namespace, body, owner=owner)
 
     async def _agent(self, live: LiveRun, task: TaskRecord) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class WorkflowExecutor:
         body = child_manifest(live, task, attempt, spec=spec, depth=depth)
         owner = (live.uid, live.key.name)
         made = await create_owned(self._kube, WORKFLOW, live.key.namespace, body, owner=owner)
-        return str(made["metadata"]["uid"])
+        return str(made.obj["metadata"]["uid"])
 
     async def stop(self, live: LiveRun, attempt: AttemptRecord) -> bool:
         return False

@@ -158,7 +158,8 @@ def test_a_second_pod_of_a_job_is_met_again_once_the_first_is_gone() -> None:
     """The next relist has the second pod in the same version that was ignored before."""
     store = filled()
     assert store.apply(POD, of_job("audit-a-1-x", 4)) == AUDIT
-    assert store.apply(POD, of_job("audit-a-1-y", 5)) is None
+    assert store.apply(POD, of_job("audit-a-1-y", 5)) == AUDIT
+    assert list(store.of(AUDIT).surplus) == ["audit-a-1-y"]
     assert store.of(AUDIT).pods["audit-a-1"].pod_name == "audit-a-1-x"
     store.remove(POD, "team", "audit-a-1-x", uid="uid-audit-a-1-x")
     assert store.apply(POD, of_job("audit-a-1-y", 5)) == AUDIT

@@ -16,7 +16,7 @@ def test_a_pod_names_its_task_owner_and_attempt() -> None:
 
 def test_a_pod_that_just_appeared() -> None:
     assert read_pod({"metadata": {"name": "p", "uid": "u"}}) == PodFacts(
-        name="p", uid="u", task="", owner_uid="", attempt=0, phase="Pending"
+        name="p", uid="u", task="", owner_uid="", attempt=0, phase="Pending", watched=False
     )
 
 

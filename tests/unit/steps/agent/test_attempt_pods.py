@@ -51,7 +51,7 @@ def test_a_deleted_job_is_a_disruption_and_the_next_attempt_has_its_own() -> Non
         stage.remove("Job", first)
         await asyncio.sleep(A_WHILE)
         await stage.step()
-        assert ("list", "Pod") in stage.cluster.calls, "gone only once the API server has said so"
+        assert ("get", "Pod") in stage.cluster.calls, "gone only once the API server has said so"
         task = stage.history.tasks[A]
         assert (task.attempt, task.disruptions, task.retries) == (2, 1, 0)
         assert stage.names("Job") == [stage.attempt().pod_name] != [first]
