@@ -91,6 +91,8 @@ def outcome_of_pod(pod: PodFacts, now: datetime, *, result_required: bool = Fals
 
 
 def _outcome_of_pod(pod: PodFacts, now: datetime) -> Outcome | None:
+    if pod.over_limit is not None and pod.agent_ended:
+        return _outcome_over_limit(pod, pod.over_limit)
     disruption = pod.disruption
     if disruption is None and pod.deletion is not None:
         disruption = "the pod was deleted from outside"
@@ -112,6 +114,15 @@ def _outcome_of_pod(pod: PodFacts, now: datetime) -> Outcome | None:
     if text is None:
         return None
     return Outcome(kind=EndKind.FAILED, reason=Reason.INVALID_CONFIG, message=shorten(text), retryable=False)
+
+
+def _outcome_over_limit(pod: PodFacts, limit: str) -> Outcome:
+    """The end of a pod that was evicted for a limit of its own: a failure, as another pod would end alike."""
+    code = None if pod.exit is None else pod.exit.code
+    if pod.exit is not None and code == 0 and pod.exit.message:
+        return Outcome(kind=EndKind.SUCCEEDED, exit_code=0, output=read_output(pod.exit.message))
+    text = f"the pod was evicted: {_on_one_line(limit)}"
+    return Outcome(kind=EndKind.FAILED, reason=Reason.EVICTED, message=shorten(text), exit_code=code)
 
 
 def outcome_of_gone(child: str | None = None) -> Outcome:

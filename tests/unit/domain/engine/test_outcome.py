@@ -32,6 +32,19 @@ EVICTED = [condition("DisruptionTarget", "True", "EvictionByEvictionAPI", "Evict
 PREEMPTED = [condition("DisruptionTarget", "True", "PreemptionByScheduler", "default-scheduler: preempting")]
 PRESSURE = [condition("DisruptionTarget", "True", "TerminationByKubelet", "The node was low on resource")]
 TAINTED = [condition("DisruptionTarget", "True", "DeletionByTaintManager", "Taint manager: deleting")]
+#: The kubelet's texts, with the trailing space that some of them have.
+OVER_LIMIT = [
+    'Usage of EmptyDir volume "scratch" exceeds the limit "1Mi". ',
+    "Pod ephemeral local storage usage exceeds the total limit of containers 10Mi. ",
+    'Container agent exceeded its local ephemeral storage limit "10Mi". ',
+]
+PRESSURE_OF_OTHERS = [
+    "The node was low on resource: ephemeral-storage. Threshold quantity: 1. Container agent was"
+    " using 5Mi, request is 0, has larger consumption of ephemeral-storage. ",
+    "Pod was rejected: The node had condition: [DiskPressure]. ",
+    "",
+]
+UNKNOWN = ended(137, reason="ContainerStatusUnknown")
 NO_DISRUPTION = [condition("DisruptionTarget", "False", "EvictionByEvictionAPI")]
 
 S, F, D = EndKind.SUCCEEDED, EndKind.FAILED, EndKind.DISRUPTED
@@ -118,6 +131,41 @@ def test_what_may_still_go_on(raw: dict[str, Any]) -> None:
             for reason in ("Evicted", "Preempted", "Preempting", "Terminated", "NodeShutdown", "NodeLost")
         ),
         (pod(phase="Failed", reason="Evicted", message="DiskPressure"), D, Reason.DISRUPTED, None),
+        # 25: evicted for a limit of its own is a failure, as an OOM kill …
+        *(
+            (pod(phase="Failed", reason="Evicted", message=text, state=ended(137)), F, Reason.EVICTED, 137)
+            for text in OVER_LIMIT
+        ),
+        (pod(phase="Failed", reason="Evicted", message=OVER_LIMIT[0]), F, Reason.EVICTED, None),
+        (
+            pod(phase="Failed", reason="Evicted", message=OVER_LIMIT[0], state=UNKNOWN),
+            F,
+            Reason.EVICTED,
+            137,
+        ),
+        (
+            pod(phase="Failed", reason="Evicted", message=OVER_LIMIT[0], deletion=GRACE_RUNS),
+            F,
+            Reason.EVICTED,
+            None,
+        ),
+        (
+            pod(phase="Failed", reason="Evicted", message=OVER_LIMIT[0], state=ended(0, message="done")),
+            S,
+            None,
+            0,
+        ),
+        # … and one for the pressure of others is a disruption, with and without the condition.
+        *(
+            (pod(phase="Failed", reason="Evicted", message=text, state=ended(137)), D, Reason.DISRUPTED, 137)
+            for text in PRESSURE_OF_OTHERS
+        ),
+        (
+            pod(phase="Failed", reason="Evicted", message=OVER_LIMIT[1], conditions=PRESSURE),
+            D,
+            Reason.DISRUPTED,
+            None,
+        ),
         (pod(phase="Failed", reason="OutOfcpu", message="Node didn't have"), D, Reason.DISRUPTED, None),
         (pod(phase="Failed", reason="UnexpectedAdmissionError"), D, Reason.DISRUPTED, None),
         (pod(phase="Failed"), D, Reason.DISRUPTED, None),
