@@ -14,6 +14,8 @@ from perdure.domain.records import (
     CachedResult,
     Commit,
     Committed,
+    LiveEntry,
+    LivePage,
     RunRecord,
     RunState,
     RunUpdates,
@@ -139,8 +141,11 @@ class LedgerClient:
     async def take_epoch(self, holder: str) -> int:
         return await self._ledger.call(self._ledger.take_epoch)
 
-    async def load_live(self) -> list[RunState]:
-        return await self._ledger.call(self._ledger.load_live)
+    async def live_index(self) -> list[LiveEntry]:
+        return await self._ledger.call(self._ledger.live_index)
+
+    async def load_page(self, uids: Sequence[str]) -> LivePage:
+        return await self._ledger.call(lambda: self._ledger.load_page(uids))
 
     async def load(self, uid: str) -> RunState | None:
         return await self._ledger.call(lambda: self._ledger.load(uid))

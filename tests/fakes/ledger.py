@@ -20,6 +20,8 @@ from perdure.domain.records import (
     Commit,
     Committed,
     Deposed,
+    LiveEntry,
+    LivePage,
     Report,
     RunRecord,
     RunState,
@@ -108,8 +110,24 @@ class FakeLedger(Server):
         self._guarantees.epoch_taken(self.epoch)
         return self.epoch
 
-    def load_live(self) -> list[RunState]:
-        return [_state(rows) for rows in self.rows.values() if not rows.run.phase.terminal]
+    def live_index(self) -> list[LiveEntry]:
+        live = (rows for rows in self.rows.values() if not rows.run.phase.terminal)
+        return [
+            LiveEntry(
+                uid=rows.run.uid,
+                kind=rows.run.kind,
+                namespace=rows.run.namespace,
+                name=rows.run.name,
+                open=sum(attempt.closed_at is None for attempt in rows.attempts.values()),
+                size=1024 * (1 + len(rows.tasks)),
+            )
+            for rows in sorted(live, key=lambda rows: (rows.run.created_at, rows.run.uid))
+        ]
+
+    def load_page(self, uids: Sequence[str]) -> LivePage:
+        known = (self.rows[uid] for uid in uids if uid in self.rows)
+        states = tuple(_state(rows) for rows in known if not rows.run.phase.terminal)
+        return LivePage(states=states, unreadable={})
 
     def load(self, uid: str) -> RunState | None:
         return _state(self.rows[uid]) if uid in self.rows else None

@@ -269,5 +269,6 @@ class ControlLoop:
         async with asyncio.TaskGroup() as group:
             if self._while_leading is not None:
                 group.create_task(call(self._while_leading))
+            await self._leader.loaded.wait()
             await self._queue.idle()
             self.settled.set()

@@ -17,6 +17,8 @@ from perdure.domain.records import (
     CachedResult,
     Commit,
     Committed,
+    LiveEntry,
+    LivePage,
     RunRecord,
     RunState,
     RunUpdates,
@@ -32,8 +34,12 @@ class LedgerPort(Protocol):
         """Become the writer of all shards: returns a new, higher epoch, and fences all older ones."""
         ...
 
-    async def load_live(self) -> list[RunState]:
-        """Every run that has not finished."""
+    async def live_index(self) -> list[LiveEntry]:
+        """Every run that has not finished, without its state; oldest first."""
+        ...
+
+    async def load_page(self, uids: Sequence[str]) -> LivePage:
+        """The live ones of these runs; one that cannot be read is set aside."""
         ...
 
     async def load(self, uid: str) -> RunState | None:

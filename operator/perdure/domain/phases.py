@@ -40,7 +40,10 @@ TERMINAL = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, Phase.SKIP
 
 
 class Reason(StrEnum):
-    """Why something is in its phase. A closed set: metrics, alerts and scripts may rely on it."""
+    """Why something is in its phase. A closed set: metrics, alerts and scripts may rely on it.
+
+    Only the ledger may hold others: reasons of a newer version, which `Reason.kept` reads.
+    """
 
     # --- waiting
     #: A step it depends on has not finished.
@@ -125,6 +128,20 @@ class Reason(StrEnum):
     INTERRUPTED = "Interrupted"
     #: The agent left with exit code 76: it had been superseded.
     SUPERSEDED = "Superseded"
+
+    @classmethod
+    def kept(cls, text: str) -> Reason:
+        """The reason of a row, also one that this version does not know.
+
+        The set grows, and after a roll-back this version reads what a newer one wrote. An unknown reason is
+        shown and written back as it is; it equals no member.
+        """
+        try:
+            return cls(text)
+        except ValueError:
+            unknown = str.__new__(cls, text)
+            unknown._name_ = unknown._value_ = text
+            return unknown
 
 
 class Trigger(StrEnum):

@@ -264,6 +264,29 @@ class RunState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LiveEntry:
+    """A live run in the ledger's index: what an operator knows of a run before the run is loaded."""
+
+    uid: str
+    #: Text: a newer version may have further kinds.
+    kind: str
+    namespace: str
+    name: str
+    #: Open attempts, children of `workflow` steps included.
+    open: int
+    #: An estimate of the bytes that the state of the run takes when it is read.
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LivePage:
+    """Some of the live runs; those that cannot be read by their uid, with the cause."""
+
+    states: tuple[RunState, ...]
+    unreadable: Mapping[str, Exception]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
     """One decision's changes to one run: written as a whole, or not at all.
 

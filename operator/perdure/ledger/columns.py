@@ -100,7 +100,7 @@ _BY_NAME: Final[Mapping[str, Callable[[Any], Any]]] = {
 }
 _BY_TYPE: Final[Mapping[Any, Callable[[Any], Any]]] = {
     Phase: Phase,
-    Reason: Reason,
+    Reason: Reason.kept,
     datetime: _time,
     Report: _report,
 }

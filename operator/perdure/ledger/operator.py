@@ -13,6 +13,9 @@ from perdure.domain.records import (
     Commit,
     Committed,
     Deposed,
+    LedgerUnavailable,
+    LiveEntry,
+    LivePage,
     RunRecord,
     RunState,
     RunUpdates,
@@ -37,10 +40,33 @@ class OperatorSide(Side):
         epoch: int = row["epoch"]
         return epoch
 
-    async def load_live(self) -> list[RunState]:
-        """Every run that has not ended."""
+    async def live_index(self) -> list[LiveEntry]:
+        """Every run that has not ended, without its state; oldest first."""
+        return [rows.live_entry(row) for row in await self.database.fetch(SQL["live_index"])]
+
+    async def load_page(self, uids: Sequence[str]) -> LivePage:
+        """The live ones of these runs, read at one moment.
+
+        A run that cannot be read is set aside, and keeps none of the others back.
+        """
+        try:
+            return LivePage(states=tuple(await self._load(uids)), unreadable={})
+        except LedgerUnavailable:
+            raise
+        except Exception as error:
+            if len(uids) == 1:
+                return LivePage(states=(), unreadable={uids[0]: error})
+        # Which of the runs is at fault, the error does not say.
+        pages = [await self.load_page([uid]) for uid in uids]
+        return LivePage(
+            states=tuple(state for page in pages for state in page.states),
+            unreadable={uid: error for page in pages for uid, error in page.unreadable.items()},
+        )
+
+    async def _load(self, uids: Sequence[str]) -> list[RunState]:
         async with self.database.snapshot() as connection:
-            return await _states(connection, await connection.fetch(SQL["runs_live"]))
+            states = await _states(connection, await connection.fetch(SQL["runs_by_uid"], list(uids)))
+        return [state for state in states if not state.run.phase.terminal]
 
     async def load(self, uid: str) -> RunState | None:
         """One run with its steps, tasks and newest attempts, live or ended; None if the ledger has none."""

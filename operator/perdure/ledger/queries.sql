@@ -265,17 +265,28 @@ from perdure.workflow
 where uid = any ($1::uuid[])
 
 
--- name: runs_live
--- Two selects, since each has its own index. A run that neither finds has ended.
-select spec,
-    -- columns of run
-from perdure.workflow
-where phase in ('Pending', 'Running')
-union all
-select spec,
-    -- columns of run
-from perdure.workflow
-where phase = 'Paused'
+-- name: live_index
+-- Live runs without their state, oldest first: a parent comes before its children. Two selects, since each has its
+-- own index; a run that neither finds has ended. The size is an estimate: the snapshot as stored, and what the
+-- records of an ordinary task take.
+with live as (
+    select uid, kind, namespace, name, created_at, pg_column_size(spec) as spec_size
+    from perdure.workflow
+    where phase in ('Pending', 'Running')
+    union all
+    select uid, kind, namespace, name, created_at, pg_column_size(spec)
+    from perdure.workflow
+    where phase = 'Paused'
+)
+select l.uid, l.kind, l.namespace, l.name, a.open, l.spec_size + 1024 * t.total as size
+from live l
+cross join lateral (
+    select count(*) as open from perdure.attempt a where a.workflow_uid = l.uid and a.closed_at is null
+) a
+cross join lateral (
+    select count(*) as total from perdure.task t where t.workflow_uid = l.uid
+) t
+order by l.created_at, l.uid
 
 
 -- name: steps_of

@@ -11,6 +11,7 @@ from perdure.domain.records import (
     CachedResult,
     Commit,
     Event,
+    LiveEntry,
     OutboxRow,
     PendingEvent,
     Report,
@@ -38,6 +39,7 @@ _VITALS: Final = Columns(Vitals)
 _SESSION: Final = Columns(AgentSession)
 
 run_record: Final = _RUN.read
+live_entry: Final = Columns(LiveEntry).read
 event: Final = _EVENT.read
 checkpoint_info: Final = Columns(CheckpointInfo).read
 cached_result: Final = Columns(CachedResult).read

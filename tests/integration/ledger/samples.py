@@ -91,6 +91,13 @@ async def started(ledger: Ledger, epoch: int, *keys: TaskKey, **changes: Any) ->
     return state
 
 
+async def load_live(ledger: Ledger) -> list[RunState]:
+    """Every live run, as an operator that starts loads them: no run may be unreadable."""
+    page = await ledger.load_page([entry.uid for entry in await ledger.live_index()])
+    assert not page.unreadable
+    return list(page.states)
+
+
 async def session_of(ledger: Ledger, state: RunState, key: TaskKey = KEY) -> AgentSession:
     pod_uid = state.attempts[key].pod_uid
     assert pod_uid is not None

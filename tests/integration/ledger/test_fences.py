@@ -15,7 +15,7 @@ from perdure.ledger import AgentSession, Ledger, rows
 from perdure.ledger.parameters import dumps
 from perdure.ledger.queries import SQL
 from tests.integration.ledger import samples
-from tests.integration.ledger.samples import KEY, START, at, event
+from tests.integration.ledger.samples import KEY, START, at, event, load_live
 from tests.support.waiting import until
 
 
@@ -53,7 +53,7 @@ async def test_a_deposed_operator_writes_nothing(ledger: Ledger, epoch: int) -> 
     assert await ledger.load(state.run.uid) == state
     assert await ledger.load(finished.run.uid) == finished
     assert len(await ledger.events(state.run.uid)) == 1
-    assert [entry.run.uid for entry in await ledger.load_live()] == [state.run.uid]
+    assert [entry.run.uid for entry in await load_live(ledger)] == [state.run.uid]
 
 
 async def test_a_new_epoch_waits_for_statements_of_the_old_one(ledger: Ledger, epoch: int) -> None:

@@ -13,6 +13,7 @@ import pytest
 from perdure.domain.records import LedgerUnavailable
 from perdure.ledger import Ledger, MigrationError, migrate
 from perdure.ledger.migrate import Migration, apply, migrations
+from tests.integration.ledger.samples import load_live
 
 
 @pytest.fixture
@@ -86,10 +87,10 @@ async def test_ready_says_what_to_do(database_url: str) -> None:
         with pytest.raises(LedgerUnavailable, match="run `perdure migrate`"):
             await ledger.ready()
         with pytest.raises(LedgerUnavailable, match="run `perdure migrate`"):
-            await ledger.load_live()
+            await load_live(ledger)
         await migrate(database_url)
         await ledger.ready()
-        assert await ledger.load_live() == []
+        assert await load_live(ledger) == []
         await ledger.database.fetch("delete from perdure.migration")
         with pytest.raises(LedgerUnavailable, match=r"lacks 0001_initial\.sql"):
             await ledger.ready()

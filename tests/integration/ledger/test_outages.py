@@ -10,7 +10,7 @@ import pytest
 from perdure.domain.records import Commit, LedgerUnavailable, TaskKey, VersionConflict
 from perdure.ledger import Ledger
 from tests.integration.ledger import samples
-from tests.integration.ledger.samples import at, event
+from tests.integration.ledger.samples import at, event, load_live
 from tests.integration.postgres import PostgresServer
 from tests.support.waiting import until
 
@@ -80,7 +80,7 @@ async def test_nothing_acknowledged_is_lost(
             postgres_server.kill()
             await refused()
             with pytest.raises(LedgerUnavailable):
-                await ledger.load_live()
+                await load_live(ledger)
             await postgres_server.start_soon()
             await written(50)
         done.set()
@@ -113,7 +113,7 @@ async def test_entering_needs_no_server(postgres_server: PostgresServer, ledger_
             calls = [
                 ledger.ready(),
                 ledger.take_epoch("a"),
-                ledger.load_live(),
+                load_live(ledger),
                 ledger.commit(Commit(run=samples.run_record()), epoch=1),
                 ledger.outbox_batch(1),
                 ledger.attempt_for_pod("team-a", "pod"),
@@ -132,7 +132,7 @@ async def test_a_server_that_does_not_answer(postgres_server: PostgresServer, le
         postgres_server.freeze()
         try:
             calls = [
-                ledger.load_live(),
+                load_live(ledger),
                 ledger.commit(Commit(run=state.run), epoch=epoch),
                 ledger.outbox_batch(1),
                 ledger.outbox_done([0]),
@@ -159,7 +159,7 @@ async def test_after_closing(ledger_url: str) -> None:
         await ledger.ready()
         await ledger.outbox_batch(1)
     with pytest.raises(LedgerUnavailable):
-        await ledger.load_live()
+        await load_live(ledger)
     with pytest.raises(LedgerUnavailable):
         await ledger.commit(Commit(run=samples.run_record()), epoch=1)
     with pytest.raises(LedgerUnavailable):

@@ -22,7 +22,7 @@ from perdure.domain.records import (
 )
 from perdure.ledger import Ledger
 from tests.integration.ledger import samples
-from tests.integration.ledger.samples import KEY, START, at, event
+from tests.integration.ledger.samples import KEY, START, at, event, load_live
 
 #: Order of keys, unusual numbers, all of Unicode but what no JSON text can keep.
 PAYLOAD = {
@@ -162,7 +162,7 @@ async def test_live_runs_and_newest_attempts(ledger: Ledger, epoch: int) -> None
     await ledger.commit(Commit(run=replace(done.run, phase=Phase.SUCCEEDED)), epoch=epoch)
     newest = await samples.superseded(ledger, one, epoch, TaskKey("a", 1))
 
-    live = {state.run.uid: state for state in await ledger.load_live()}
+    live = {state.run.uid: state for state in await load_live(ledger)}
     assert set(live) == {one.run.uid, two.run.uid, paused.run.uid}
     assert live[two.run.uid] == two
     assert live[paused.run.uid] == paused

@@ -20,7 +20,16 @@ from perdure.ledger.migrate import apply, migrations
 from perdure.ledger.parameters import dumps
 from perdure.ledger.queries import SQL, parse
 from tests.integration.ledger import samples
-from tests.integration.ledger.samples import KEY, START, at, attempt_record, event, run_record, task_record
+from tests.integration.ledger.samples import (
+    KEY,
+    START,
+    at,
+    attempt_record,
+    event,
+    load_live,
+    run_record,
+    task_record,
+)
 from tests.support.waiting import until
 
 OLD: Final = parse(Path(__file__).with_name("statements_0001.sql").read_text())
@@ -89,7 +98,7 @@ async def test_live_runs_go_on(old: Any, old_url: str) -> None:
 
     async with Ledger(old_url) as ledger:
         await ledger.ready()
-        states = {state.run.name: state for state in await ledger.load_live()}
+        states = {state.run.name: state for state in await load_live(ledger)}
         assert states == {"first": state_of(first, events=4), "second": state_of(second)}
         assert [run[0] for run in await ledger.expired(at(2), limit=9)] == [over.run.uid]
         session = await ledger.attempt_for_pod("team-a", "pod-first")
@@ -120,7 +129,7 @@ async def test_live_runs_go_on(old: Any, old_url: str) -> None:
             attempts=(replace(going.attempts[KEY], stopping=Reason.PAUSED),),
         )
         await ledger.commit(paused, epoch=epoch)
-        live = {state.run.name: state for state in await ledger.load_live()}
+        live = {state.run.name: state for state in await load_live(ledger)}
         assert live["first"].run == replace(paused.run, version=2)
         assert list(live["first"].tasks.values()) == list(paused.tasks)
         assert list(live["first"].attempts.values()) == list(paused.attempts)
@@ -155,7 +164,7 @@ async def test_old_code_goes_on_working_with_the_new_schema(old: Any, old_url: s
         assert (await old.fetchrow(OLD["report"], *place, report))["written"]
 
     async with Ledger(old_url) as ledger:
-        assert {state.run.name for state in await ledger.load_live()} == {"before", "after"}
+        assert {state.run.name for state in await load_live(ledger)} == {"before", "after"}
         loaded = await ledger.load(after.run.uid)
         assert loaded is not None
         new = Commit(
@@ -218,7 +227,7 @@ async def test_new_code_waits_for_the_new_schema(old: Any, old_url: str) -> None
         with pytest.raises(LedgerUnavailable, match=r"lacks 0002_.*run `perdure migrate`"):
             await ledger.ready()
         for call in (
-            lambda: ledger.load_live(),
+            lambda: load_live(ledger),
             lambda: ledger.load(before.run.uid),
             lambda: ledger.commit(changed, epoch=EPOCH),
             lambda: ledger.attempt_for_pod("team-a", "pod-before"),
@@ -232,7 +241,7 @@ async def test_new_code_waits_for_the_new_schema(old: Any, old_url: str) -> None
                 await call()
         await migrate(old_url)
         # Nothing was written, and no process has to be restarted.
-        assert await ledger.load_live() == [state_of(before)]
+        assert await load_live(ledger) == [state_of(before)]
         assert (await ledger.commit(changed, epoch=EPOCH)).version == 2
         assert await ledger.attempt_for_pod("team-a", "pod-before") is not None
 
@@ -299,7 +308,7 @@ async def test_live_and_expired_runs_are_found_by_their_indexes(ledger_url: str)
         async def plan(name: str, *arguments: Any) -> str:
             return "\n".join(row[0] for row in await connection.fetch("explain " + SQL[name], *arguments))
 
-        live = await plan("runs_live")
+        live = await plan("live_index")
         assert "workflow_live" in live
         assert "workflow_paused" in live
         assert "workflow_expiry" in await plan("expired", START, 9)

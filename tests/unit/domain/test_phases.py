@@ -1,5 +1,8 @@
 """The tables of transitions, and phases and reasons as closed sets."""
 
+import copy
+
+import orjson
 import pytest
 
 from perdure.domain.phases import (
@@ -121,3 +124,19 @@ def test_phases_and_reasons_are_words_that_conditions_may_hold() -> None:
         assert word.value.isalpha()
         assert word.value[0].isupper()
         assert len(word.value) <= 63
+
+
+@pytest.mark.parametrize("text", ["ReasonOfTheNextVersion", "", "exitcode", "Ü"])
+def test_a_reason_of_a_newer_version_is_kept_as_text(text: str) -> None:
+    reason = Reason.kept(text)
+    assert (reason, reason.value, str(reason), orjson.loads(orjson.dumps(reason))) == (text,) * 4
+    assert isinstance(reason, Reason)
+    assert reason not in set(Reason)
+    assert {Reason.kept(text)} == {reason}
+    assert copy.deepcopy(reason) == reason
+    with pytest.raises(ValueError):
+        Reason(text)
+
+
+def test_a_known_reason_is_its_member() -> None:
+    assert all(Reason.kept(reason.value) is reason for reason in Reason)

@@ -1,7 +1,8 @@
 """The leader's work: take the epoch, list cluster and ledger, then reconcile until cancelled.
 
 The order of the start guarantees that no decision is based on a partial view: first the fence in the ledger,
-then the full relist of the cluster, then the live runs of the ledger, and only then the first decision.
+then the full relist of the cluster, and only then the first decision. The live runs of the ledger are loaded
+page by page, next to the workers: a decision needs its own run whole, and of the others only their slots.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from perdure.aio import call, wait_for_event
 from perdure.control.cluster_cache.relist import Relisted, relist
 from perdure.control.cluster_cache.run_key import SCHEDULE, RunKey
 from perdure.control.cluster_cache.store import Store
+from perdure.control.leadership.loading import Loader
 from perdure.control.leadership.retention import Retention
 from perdure.control.passed_over import MAX_ERROR, THROUGH, PassedOver
 from perdure.control.ports import KubePort, LedgerPort
@@ -90,7 +92,12 @@ class Leader:
         self._on_cannot_start = on_cannot_start
         self._passed_over = passed_over
         self._retention = Retention(kube=kube, ledger=ledger, clock=clock, passed_over=passed_over)
+        self._loader = Loader(
+            store=store, ledger=ledger, runs=runs, enqueue=queue.add, passed_over=passed_over
+        )
         self._relist_now = asyncio.Event()
+        #: Set once the live runs of the ledger are loaded.
+        self.loaded = asyncio.Event()
         self._reconciling = False
         #: resourceVersions of the lists of the first full relist.
         self.listed: Mapping[Selection, str] = {}
@@ -107,10 +114,12 @@ class Leader:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(call(self._write_statuses))
+                self.loaded.clear()
                 await self._begin()
                 self._reconciling = True
                 for _ in range(self._workers):
                     group.create_task(self._work())
+                group.create_task(self._load())
                 group.create_task(self._listen())
                 group.create_task(self._relist())
                 group.create_task(self._readmit())
@@ -127,14 +136,14 @@ class Leader:
             self._runs.clear()
 
     async def _begin(self) -> None:
-        """Fence older leaders, list the cluster, then load the live runs of the ledger."""
+        """Fence older leaders, list the cluster, then read the index of the live runs of the ledger."""
         while True:
             try:
                 self._reconciler.epoch = await self._ledger.take_epoch(self._identity)
                 relisted = await relist(self._kube, self._store, self._namespaces, self._passed_over)
                 self.listed = relisted.versions
                 self._note_left_out(self._namespaces, relisted)
-                states = await self._ledger.load_live()
+                to_load = await self._loader.begin()
                 break
             except (LedgerError, ApiError) as error:
                 _log.warning("waiting to begin", error=str(error))
@@ -143,12 +152,15 @@ class Leader:
                     for key in self._unfinished():
                         self._runs.note_unavailable(key)
                 await asyncio.sleep(START_RETRY)
-        # Runs without a running pod come first: only they wait for a decision.
-        for key in sorted(self._runs.restore(states), key=self._store.has_running_pod):
-            self._queue.add(key)
+        # Runs to load are enqueued with their pages: to load each alone would take several times as long.
         for key in self._unfinished():
-            self._queue.add(key)
-        _log.info("working", epoch=self._reconciler.epoch, live_runs=len(states))
+            if key not in to_load:
+                self._queue.add(key)
+        _log.info("working", epoch=self._reconciler.epoch, live_runs=len(to_load))
+
+    async def _load(self) -> None:
+        await self._loader.load()
+        self.loaded.set()
 
     def relist_soon(self) -> None:
         """Relist the whole cluster without waiting for the interval."""

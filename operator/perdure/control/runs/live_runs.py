@@ -6,7 +6,7 @@ load the run again, so a run may be dropped at any time, and a new term of leade
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -23,7 +23,7 @@ from perdure.control.status.backfill import status_differs
 from perdure.control.status.status_writer import StatusWriter
 from perdure.domain.engine.plan import compile_plan
 from perdure.domain.engine.view import RunView
-from perdure.domain.records import RunState, Wake
+from perdure.domain.records import LiveEntry, RunState, Wake
 
 #: A refused run has no plan.
 _EMPTY_SNAPSHOT: dict[str, Any] = {
@@ -61,6 +61,8 @@ class LiveRuns:
         self._wake = wake
         self.by_uid: dict[str, LiveRun] = {}
         self.by_key: dict[RunKey, LiveRun] = {}
+        #: Runs that the ledger has, by uid, and that were not in memory since the start of the term.
+        self._expected: set[str] = set()
         #: Runs that wait for templates: since when, and the message for their statuses.
         self._waiting: dict[RunKey, tuple[datetime, Waits]] = {}
         #: Runs whose passes fail because the ledger is unavailable, and whose statuses say so.
@@ -68,17 +70,28 @@ class LiveRuns:
 
     # --- runs in memory
 
-    def restore(self, states: list[RunState]) -> list[RunKey]:
-        """Keep the live runs that the ledger has, at the start of a term. Returns the keys of all.
+    def expect(self, index: Iterable[LiveEntry]) -> None:
+        """Note the live runs of the ledger, which are restored later: their slots are held from now on.
 
-        A run that cannot be restored is logged and left out: its own passes try again, and the other runs
-        begin.
+        The index counts the attempts of children as well, which take no slot. Until its run is restored, a
+        slot too many is held, and never one too few.
+        """
+        for entry in index:
+            self._expected.add(entry.uid)
+            self._slots.hold(entry.uid, entry.namespace, entry.open)
+
+    def restore(self, states: Iterable[RunState]) -> None:
+        """Keep live runs that the ledger has, at the start of a term.
+
+        A run whose own pass came first is newer in memory, or has ended already, and stays as it is. A run
+        that cannot be restored is logged and left out: its own passes try again, and the other runs begin.
         """
         for state in states:
+            if state.run.uid not in self._expected:
+                continue
             key = RunKey(state.run.kind, state.run.namespace, state.run.name)
             with self._passed_over.guard("restore", key):
                 self.keep(key, state)
-        return list(self.by_key)
 
     def keep(self, key: RunKey, state: RunState, root: Root | None = None) -> LiveRun:
         """Keep a run as the ledger has it, in place of what memory had of the run."""
@@ -103,6 +116,7 @@ class LiveRuns:
             ),
             self._clock(),
         )
+        self._expected.discard(live.uid)
         self.by_uid[live.uid] = live
         self.by_key[key] = live
         self._slots.hold(live.uid, key.namespace, live.view.slots)
@@ -133,6 +147,7 @@ class LiveRuns:
         self._status_writer.close()
         self.by_uid.clear()
         self.by_key.clear()
+        self._expected.clear()
         self._waiting.clear()
         self._slots.clear()
         self._unavailable.clear()
