@@ -72,6 +72,8 @@ async def run_gateway(settings: Settings) -> None:
     from perdure.gateway.server import serve
     from perdure.kube.tokens import TokenVerifier
 
+    # Imported modules are never freed: without this every full collection would traverse them.
+    gc.freeze()
     with _Signals() as signals:
         ledger = Ledger(settings.database_url.get_secret_value(), pool_size=settings.database_pool_size)
         kube = KubeClient.from_config(settings.kubeconfig)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
 from perdure.domain.records import Report, Superseded, TaskKey
 from perdure.kube.tokens import AgentIdentity, ExpiredToken, InvalidToken
 from perdure.ledger.types import (
@@ -191,7 +193,8 @@ class MemoryLedger:
         if session.attempt not in self.reported:
             self._fence(session)
             self.reported.add(session.attempt)
-            self.reports.append(report)
+            # The output is JSON that was not parsed.
+            self.reports.append(replace(report, output=orjson.loads(orjson.dumps(report.output))))
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for `condition`, which a write makes true."""

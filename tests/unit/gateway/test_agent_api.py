@@ -9,14 +9,17 @@ import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
+import orjson
 import pytest
+from tests.support.loop_watch import watch_loop
 from tests.unit.gateway.conftest import RunningGateway
 from tests.unit.gateway.memory import session
 
 from perdure.domain.records import LedgerUnavailable, TaskKey
 from perdure.gateway.agent_api.limits import AgentLimits
-from perdure.gateway.agent_api.request_fields import parse_output
-from perdure.gateway.http.problems import Problem
+from perdure.gateway.agent_api.request_fields import read_output
+from perdure.gateway.http.limits import MIB
+from perdure.gateway.http.problems import HttpProblem, Problem
 from perdure.kube.tokens import ExpiredToken, KeysUnavailable
 
 WRITES: list[tuple[str, str, dict[str, Any]]] = [
@@ -277,15 +280,60 @@ async def test_an_invalid_body_is_refused_with_field_and_remedy(gateway: Running
 
 
 @pytest.mark.parametrize("levels", [101, 253, 300])
-def test_a_deeply_nested_output_is_refused(levels: int) -> None:
+async def test_a_deeply_nested_output_is_refused(levels: int) -> None:
     body = b'{"output": ' + b"[" * levels + b"]" * levels + b"}"
     with pytest.raises(Problem, match="output: nested too deeply"):
-        parse_output(body, limits=AgentLimits())
+        await output_of(body)
 
 
-def test_an_output_of_a_hundred_levels_is_kept() -> None:
+async def test_an_output_of_a_hundred_levels_is_kept() -> None:
     body = b'{"output": ' + b"[" * 100 + b"]" * 100 + b"}"
-    assert parse_output(body, limits=AgentLimits()) is not None
+    assert await output_of(body) == body[len(b'{"output": ') : -1]
+
+
+async def output_of(body: bytes) -> bytes:
+    """The compact output of a result's body."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield body
+
+    return orjson.dumps(await read_output(pieces(), limits=AgentLimits()))
+
+
+@pytest.mark.parametrize(
+    "number",
+    [b"1.10", b"123456789012345678901234567890", b"-0", b"18446744073709551616", b"1E5"],
+)
+async def test_a_number_keeps_the_digits_that_were_sent(number: bytes) -> None:
+    assert await output_of(b'{"output": [' + number + b", 1]}") == b"[" + number + b",1]"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(b"[" + b"[]," * (8 * MIB // 3 - 10) + b"[]]", id="lists"),
+        pytest.param(b"[" + b'{"a":{}},' * (8 * MIB // 9 - 10) + b"1]", id="maps"),
+        pytest.param(b"[" + b"1," * (4 * MIB - 20) + b"1]", id="numbers"),
+        pytest.param(b'"' + b"x" * (8 * MIB - 100) + b'"', id="text"),
+    ],
+)
+async def test_a_result_far_over_the_limit_costs_no_more_than_one_at_the_limit(value: bytes) -> None:
+    with watch_loop() as watch, pytest.raises(Problem) as caught:
+        await output_of(b'{"output":' + value + b"}")
+    assert caught.value.kind is HttpProblem.TOO_LARGE
+    watch.check()
+    with watch_loop() as smaller, pytest.raises(Problem):
+        await output_of(b'{"output":' + value[: MIB + 100_000] + b"}")
+    assert watch.total < 2 * smaller.total + 0.05
+
+
+@pytest.mark.parametrize("unit", [b"[],", b'{"a":[]},', b'"",', b'"\\u00e9\\\\",', b"  1 ,", b'"a b" ,'])
+async def test_a_result_at_the_limit_holds_no_callback(unit: bytes) -> None:
+    value = b"[" + unit * ((MIB - 100) // len(unit)) + b"1]"
+    with watch_loop() as watch:
+        found = await output_of(b'{"output":' + value + b"}")
+    watch.check()
+    assert orjson.loads(found) == orjson.loads(value)
 
 
 async def test_text_with_the_letters_of_an_escape_is_no_nul(gateway: RunningGateway) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import AsyncIterable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import parse_qs, quote, unquote_to_bytes
 
 import orjson
@@ -12,8 +14,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from perdure.api.validation.parse import MAX_DEPTH
 from perdure.gateway.agent_api.limits import AgentLimits
+from perdure.gateway.http.compact_json import (
+    SLICE,
+    CompactJson,
+    InvalidJson,
+    NulCharacter,
+    TooDeep,
+    TooLong,
+)
 from perdure.gateway.http.problems import HttpProblem, Problem
-from perdure.gateway.http.request_body import parse_json
 
 BINARY = "application/octet-stream"
 
@@ -23,8 +32,8 @@ _SHA256 = re.compile(rb"[0-9A-Fa-f]{64}")
 _NUMBER = re.compile(rb"[0-9]{1,80}")
 #: The largest `bigint` of Postgres, in which the ledger counts.
 LARGEST = 2**63 - 1
-#: U+0000 in compact JSON: the escape, after an even number of backslashes.
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+#: The start of a result's compact body.
+_OUTPUT = b'{"output":'
 #: Characters that are not encoded in a label header: printable ASCII but the percent sign.
 _PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
@@ -47,54 +56,46 @@ class FailureBody(_Body):
     retryable: bool = False
 
 
-def _too_deep() -> Problem:
-    return Problem(
-        HttpProblem.INVALID_FIELD, f"output: nested too deeply; at most {MAX_DEPTH} levels can be kept"
-    )
+async def read_output(pieces: AsyncIterable[bytes], *, limits: AgentLimits) -> orjson.Fragment:
+    """The `output` of a result as compact JSON with the digits that were sent, read while the body arrives.
 
-
-def _nesting(value: Any) -> int:
-    """Levels of lists and maps, counted without recursion."""
-    deepest = 0
-    waiting = [(value, 1)]
-    while waiting:
-        found, level = waiting.pop()
-        if isinstance(found, dict | list):
-            deepest = max(deepest, level)
-            children = found.values() if isinstance(found, dict) else found
-            waiting.extend((child, level + 1) for child in children)
-    return deepest
-
-
-def parse_output(content: bytes, *, limits: AgentLimits) -> Any:
-    """The `output` of a result. Raises Problem (invalid-json, invalid-field, too-large)."""
+    Nothing more is read once the output is larger than allowed. Raises Problem (invalid-json, invalid-field,
+    too-large), and what `pieces` raises.
+    """
     example = '{"output": any JSON value}'
-    body = parse_json(content, example=example)
-    if not isinstance(body, dict) or set(body) != {"output"}:
+    document = CompactJson(limit=limits.output + len(_OUTPUT) + 1, depth=MAX_DEPTH + 1)
+    try:
+        async for piece in pieces:
+            for start in range(0, len(piece), SLICE):
+                document.feed(piece[start : start + SLICE])
+                if len(piece) > SLICE:
+                    await asyncio.sleep(0)
+        content = document.finish()
+    except InvalidJson as error:
+        raise Problem(HttpProblem.INVALID_JSON, f"body: {error}; send {example}") from None
+    except TooDeep:
+        raise Problem(
+            HttpProblem.INVALID_FIELD, f"output: nested too deeply; at most {MAX_DEPTH} levels can be kept"
+        ) from None
+    except NulCharacter:
+        raise Problem(
+            HttpProblem.INVALID_FIELD,
+            "output: a string in it holds the character U+0000, which cannot be kept; remove it",
+        ) from None
+    except TooLong as error:
+        size = error.size - len(_OUTPUT) - 1
+        raise Problem(
+            HttpProblem.TOO_LARGE,
+            f"output: {size} bytes of compact JSON, at most {limits.output} can be kept; "
+            "keep what is large elsewhere and return a reference to it",
+            members={"limit": limits.output},
+        ) from None
+    if document.several or not content.startswith(_OUTPUT) or content[-1:] != b"}":
         raise Problem(
             HttpProblem.INVALID_FIELD,
             f"output: the body must be an object with this one field; send {example}",
         )
-    output = body["output"]
-    try:
-        compact = orjson.dumps(output)
-    except orjson.JSONEncodeError:
-        raise _too_deep() from None
-    if _nesting(output) > MAX_DEPTH:
-        raise _too_deep()
-    if len(compact) > limits.output:
-        raise Problem(
-            HttpProblem.TOO_LARGE,
-            f"output: {len(compact)} bytes of compact JSON, at most {limits.output} can be kept; "
-            "keep what is large elsewhere and return a reference to it",
-            members={"limit": limits.output},
-        )
-    if _NUL.search(compact):
-        raise Problem(
-            HttpProblem.INVALID_FIELD,
-            "output: a string in it holds the character U+0000, which cannot be kept; remove it",
-        )
-    return output
+    return orjson.Fragment(content[len(_OUTPUT) : -1])
 
 
 def message(text: str, limit: int) -> str:

@@ -72,7 +72,8 @@ class Call(Generic[IdentityT]):
 
     async def reserve(self, size: int) -> None:
         """Memory for `size` bytes of a body that passes through in pieces. Raises Problem(busy)."""
-        self.holds.append(await self.memory.hold(size))
+        if size > self.body.uncounted:
+            self.holds.append(await self.memory.hold(size))
 
 
 #: May raise Problem, and the errors of its family's table.

@@ -95,6 +95,11 @@ class Body:
                 raise self._too_large(limit, what)
             yield piece
 
+    @property
+    def uncounted(self) -> int:
+        """Bytes up to which memory does not count."""
+        return self._limits.uncounted
+
     def refuse_larger(self, limit: int, *, what: str) -> None:
         """Raises Problem(too-large) if the declared length exceeds `limit`."""
         if self.declared is not None and self.declared > limit:
