@@ -11,9 +11,13 @@ from typing import Any
 import pytest
 
 from perdure.control.cluster_cache.run_key import RunKey
+from perdure.control.cluster_cache.run_objects import Root
+from perdure.control.live_run import LiveRun
 from perdure.control.runs.live_runs import LiveRuns
+from perdure.control.runs.reconciler import Reconciler
 from perdure.control.runs.status_source import RunStatusSource
 from perdure.domain.phases import Phase
+from perdure.kube.recorder import EventRecorder
 from tests.fakes.apiserver import NAMESPACE
 from tests.fakes.clock import run
 from tests.fakes.world import World, eventually
@@ -218,6 +222,75 @@ def test_a_live_run_that_breaks_a_loop_stops_no_other(
         await eventually(lambda: bool(broken), seconds=200)
         await succeeds(at, "ours")
         assert operator.alive
+        await at.close()
+
+    run(scenario())
+
+
+def test_a_defect_that_one_run_triggers_is_written_to_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[float] = []
+    reconcile = Reconciler._advance
+    broken = True
+
+    async def breaks(self: Reconciler, live: LiveRun, root: Root) -> float | None:
+        if live.key.namespace != THEIRS or not broken:
+            return await reconcile(self, live, root)
+        passes.append(asyncio.get_running_loop().time())
+        raise RuntimeError("password=hunter2 in a message")
+
+    monkeypatch.setattr(Reconciler, "_advance", breaks)
+
+    def shown(at: World) -> dict[str, Any]:
+        status = (at.find("Workflow", "theirs", THEIRS) or {}).get("status") or {}
+        return {it["type"]: it for it in status.get("conditions") or ()}
+
+    async def scenario() -> None:
+        nonlocal broken
+        at = World(9)
+        operator = at.start_operator()
+        events: list[tuple[str, str]] = []
+        monkeypatch.setattr(
+            EventRecorder,
+            "record",
+            lambda self, about, *, reason, message, **_: events.append((reason, message)),
+        )
+        uid = at.apply("theirs", CHAIN, namespace=THEIRS)
+        await eventually(lambda: shown(at).get("Reconciling", {}).get("reason") == "ReconcileError")
+        message = shown(at)["Reconciling"]["message"]
+        assert "RuntimeError" in message and "hunter2" not in message
+        assert ("ReconcileError", message) in events
+        await succeeds(at, "ours")
+        await asyncio.sleep(3600)
+        pauses = [later - earlier for earlier, later in pairwise(passes)]
+        assert 290 < pauses[-1] < 310, "five minutes at most, whatever the relists enqueue"
+        broken = False
+        (ended,) = await at.until_ended([uid], seconds=400)
+        assert ended.phase is Phase.SUCCEEDED
+        await eventually(lambda: "Complete" in shown(at))
+        assert shown(at)["Reconciling"]["status"] == "False" and operator.alive
+        await at.close()
+
+    run(scenario())
+
+
+def test_a_namespace_whose_passes_hang_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    reconcile = Reconciler.reconcile
+
+    async def hangs(self: Reconciler, key: RunKey) -> float | None:
+        if key.namespace == THEIRS:
+            await asyncio.sleep(3600)
+        return await reconcile(self, key)
+
+    monkeypatch.setattr(Reconciler, "reconcile", hangs)
+
+    async def scenario() -> None:
+        at = World(10)
+        at.start_operator()
+        for number in range(20):
+            at.apply(f"theirs-{number}", CHAIN, namespace=THEIRS)
+        await asyncio.sleep(10)
+        (ended,) = await at.until_ended([at.apply("ours", CHAIN)], seconds=120)
+        assert ended.phase is Phase.SUCCEEDED
         await at.close()
 
     run(scenario())

@@ -65,6 +65,8 @@ class EventHandler:
         elif key is not None and kind == POD and not deleted and self._can_wait(metadata):
             self._queue.add_after(key, min(LONGEST_START_DEBOUNCE, max(START_DEBOUNCE, self._shown_in(key))))
         elif key is not None:
+            if kind == key.kind and metadata["name"] == key.name:
+                self._queue.release(key)  # what people applied has changed
             self._queue.add(key)
 
     def _can_wait(self, metadata: Mapping[str, Any]) -> bool:

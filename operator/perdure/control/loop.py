@@ -107,7 +107,7 @@ class ControlLoop:
         #: What the loops over foreign objects could not handle, for the readiness probe.
         self.passed_over = PassedOver()
         self._store = Store()
-        self._queue = WorkQueue()
+        self._queue = WorkQueue(shared=options.workers)
         self._gap_timer: asyncio.TimerHandle | None = None
         self._elector: Elector | None = None
         fenced = kube
@@ -143,6 +143,7 @@ class ControlLoop:
         self.status_writer = StatusWriter(
             kube=fenced, interval=options.status_interval, clock=clock, passed_over=self.passed_over
         )
+        kube_events = KubeEvents(recorder)
         runs = LiveRuns(
             store=self._store,
             kinds=kinds,
@@ -152,6 +153,7 @@ class ControlLoop:
             clock=clock,
             wake=self._queue.add,
             passed_over=self.passed_over,
+            kube_events=kube_events,
         )
         statuses = RunStatusSource(store=self._store, runs=runs, cleanup=cleanup)
         self.reconciler = Reconciler(
@@ -160,7 +162,7 @@ class ControlLoop:
             ledger=ledger,
             executors=executors,
             evaluator=evaluator,
-            kube_events=KubeEvents(recorder),
+            kube_events=kube_events,
             clock=clock,
             template_timeout=options.template_timeout,
             slots=slots,

@@ -7,9 +7,11 @@ that leaves such a loop stops all of these namespaces, so every turn of such a l
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import structlog
 
@@ -22,6 +24,11 @@ THROUGH = (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit,
 REMEMBERED = 4096
 #: Characters of an error in the log.
 MAX_ERROR = 500
+
+#: Characters of the name of an error's type.
+MAX_NAME = 100
+
+_PACKAGE = Path(__file__).parents[1]
 
 _log = structlog.get_logger(__name__)
 
@@ -66,3 +73,16 @@ class PassedOver:
     def summary(self) -> list[str]:
         """A line for each loop that has passed something over."""
         return [f"{loop}: passed over {number} times" for loop, number in sorted(self.counts.items())]
+
+
+def place_of(error: BaseException) -> str:
+    """The type of an unexpected error, and the line of Perdure that raised the error, for statuses.
+
+    Without the error's own text, which may contain anything: the log has the text.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _PACKAGE in Path(frame.filename).parents]
+    name = type(error).__name__[:MAX_NAME]
+    if not own:
+        return name
+    return f"{name} at {Path(own[-1].filename).relative_to(_PACKAGE)}:{own[-1].lineno}"

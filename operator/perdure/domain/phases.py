@@ -72,6 +72,8 @@ class Reason(StrEnum):
     TEMPLATE_NOT_FOUND = "TemplateNotFound"
     #: The ledger cannot be reached; nothing new starts.
     LEDGER_UNAVAILABLE = "LedgerUnavailable"
+    #: A pass of the operator over the run fails, and is tried again with growing delays.
+    RECONCILE_ERROR = "ReconcileError"
     # --- ended
     #: An attempt ran longer than its `timeout`, or a run longer than its own.
     TIMEOUT = "Timeout"

@@ -29,10 +29,14 @@ COUNT_INTERVAL = timedelta(minutes=5)
 #: Token bucket of one object: posts at once, and seconds for each further post.
 OBJECT_BURST = 25
 OBJECT_SECONDS = 300.0
+#: Token bucket of all objects of a namespace: four namespaces that post all they may leave room for others.
+NAMESPACE_BURST = 50
+NAMESPACE_SECONDS = 1.0
 #: Token bucket of all objects together.
-GLOBAL_BURST = 100
+GLOBAL_BURST = 250
 GLOBAL_SECONDS = 0.2
-#: Length of the queue of posts; further posts are dropped.
+#: Length of the queues of posts, of one namespace and in all; further posts are dropped.
+NAMESPACE_QUEUE = 250
 QUEUE_LENGTH = 1000
 #: Sizes of the LRU caches of objects and of series.
 REMEMBERED = 4096
@@ -128,7 +132,9 @@ class EventRecorder:
         self._series: OrderedDict[tuple[str, ...], _Series] = OrderedDict()
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
         self._all: _Bucket | None = None
-        self._waiting: deque[_Series] = deque()
+        self._by_namespace: OrderedDict[str, _Bucket] = OrderedDict()
+        #: Series to be posted, by namespace; the namespace whose turn is next comes first.
+        self._waiting: OrderedDict[str, deque[_Series]] = OrderedDict()
         self._arrived = asyncio.Event()
         self._closing = False
         self._limit: asyncio.Timeout | None = None
@@ -159,7 +165,7 @@ class EventRecorder:
         if series is not None and now - series.last_seen < SAME_EVENT:
             self._repeat(key, series, regarding.uid, now)
             return
-        if not self._allowed(regarding.uid, now):
+        if not self._allowed(regarding.namespace, regarding.uid, now):
             return
         name = _event_name(regarding, key, now)
         body = self._body(name, regarding, note, now)
@@ -174,13 +180,13 @@ class EventRecorder:
             async with asyncio.timeout(DRAIN_SECONDS if self._closing else None) as self._limit:
                 while True:
                     while self._waiting:
-                        await self._post(self._waiting.popleft())
+                        await self._post(self._next())
                     if self._closing:
                         return
                     self._arrived.clear()
                     await self._arrived.wait()
         except TimeoutError:
-            self.dropped += len(self._waiting)
+            self.dropped += self._queued()
             self._waiting.clear()
         finally:
             self._limit = None
@@ -200,22 +206,42 @@ class EventRecorder:
         self._series.move_to_end(key)
         series.count += 1
         series.last_seen = now
-        if now - series.written_at >= COUNT_INTERVAL and self._allowed(uid, now):
+        namespace = str(series.body["metadata"]["namespace"])
+        if now - series.written_at >= COUNT_INTERVAL and self._allowed(namespace, uid, now):
             series.written_at = now
             self._enqueue(series)
 
-    def _allowed(self, uid: str, now: datetime) -> bool:
+    def _allowed(self, namespace: str, uid: str, now: datetime) -> bool:
         bucket = self._buckets.get(uid) or _Bucket(OBJECT_BURST, OBJECT_SECONDS, now)
         _put(self._buckets, uid, bucket)
+        shared = self._by_namespace.get(namespace) or _Bucket(NAMESPACE_BURST, NAMESPACE_SECONDS, now)
+        _put(self._by_namespace, namespace, shared)
         if self._all is None:
             self._all = _Bucket(GLOBAL_BURST, GLOBAL_SECONDS, now)
-        allowed = len(self._waiting) < QUEUE_LENGTH and bucket.take(now) and self._all.take(now)
+        allowed = (
+            self._queued() < QUEUE_LENGTH
+            and len(self._waiting.get(namespace, ())) < NAMESPACE_QUEUE
+            and bucket.take(now)
+            and shared.take(now)
+            and self._all.take(now)
+        )
         if not allowed:
             self.dropped += 1
         return allowed
 
+    def _queued(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    def _next(self) -> _Series:
+        """The oldest series of the namespace whose turn it is."""
+        namespace, queue = self._waiting.popitem(last=False)
+        series = queue.popleft()
+        if queue:
+            self._waiting[namespace] = queue
+        return series
+
     def _enqueue(self, series: _Series) -> None:
-        self._waiting.append(series)
+        self._waiting.setdefault(series.body["metadata"]["namespace"], deque()).append(series)
         self._arrived.set()
 
     def _body(self, name: str, regarding: Regarding, note: str, now: datetime) -> dict[str, Any]:

@@ -148,12 +148,34 @@ async def test_one_object_cannot_exhaust_the_common_limit(api: Api, recorder: Ev
     assert recorder.dropped == 15
 
 
-async def test_all_objects_together_have_a_limit(api: Api, recorder: EventRecorder) -> None:
+async def test_objects_of_a_namespace_have_a_limit_that_leaves_room_for_others(
+    api: Api, recorder: EventRecorder
+) -> None:
     for number in range(150):
         record(recorder, number=number)
+    quiet = Regarding(
+        api_version="perdure.dev/v1alpha1", kind="Workflow", namespace="quiet", name="audit", uid="uid-quiet"
+    )
+    recorder.record(quiet, reason="Started", message="started", action="Start", now=NOW)
     await drain(recorder)
-    assert len(api.events) == module.GLOBAL_BURST
-    assert recorder.dropped == 50
+    assert len(api.events) == module.NAMESPACE_BURST + 1
+    assert recorder.dropped == 150 - module.NAMESPACE_BURST
+    posted = [event["metadata"]["namespace"] for event in api.events.values()]
+    assert posted.index("quiet") <= 1, "namespaces take turns"
+
+
+async def test_all_namespaces_together_have_a_limit(api: Api, recorder: EventRecorder) -> None:
+    for number in range(module.GLOBAL_BURST + 1):
+        about = Regarding(
+            api_version="perdure.dev/v1alpha1",
+            kind="Workflow",
+            namespace=f"team-{number}",
+            name="audit",
+            uid=f"uid-{number}",
+        )
+        recorder.record(about, reason="Started", message="started", action="Start", now=NOW)
+    await drain(recorder)
+    assert (len(api.events), recorder.dropped) == (module.GLOBAL_BURST, 1)
 
 
 async def test_a_record_never_waits_for_the_server(

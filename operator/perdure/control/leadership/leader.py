@@ -20,7 +20,7 @@ from perdure.control.cluster_cache.run_key import SCHEDULE, RunKey
 from perdure.control.cluster_cache.store import Store
 from perdure.control.leadership.loading import Loader
 from perdure.control.leadership.retention import Retention
-from perdure.control.passed_over import MAX_ERROR, THROUGH, PassedOver
+from perdure.control.passed_over import MAX_ERROR, THROUGH, PassedOver, place_of
 from perdure.control.ports import KubePort, LedgerPort
 from perdure.control.queue.workqueue import WorkQueue
 from perdure.control.runs.cleanup import Cleanup
@@ -38,10 +38,19 @@ START_RETRY = 1.0
 VITALS_DEBOUNCE = 1.0
 #: Seconds between attempts to relist a namespace that was left out: from, doubled up to.
 LEFT_OUT_RETRY = (1.0, 60.0)
+#: Longest delay in seconds before a run whose passes break is reconciled again.
+LONGEST_BROKEN = 300.0
+#: Failures in a row after which the status says that the API server refuses a request.
+FAILURES_SHOWN = 3
 #: Live runs that are marked for a full pass before other tasks have a turn.
 RUNS_AT_ONCE = 20
 
 _log = structlog.get_logger(__name__)
+
+
+def reserved_workers(workers: int) -> int:
+    """How many further workers serve only namespaces that no worker serves: one for every four."""
+    return max(1, workers // 4)
 
 
 class Leader:
@@ -117,7 +126,7 @@ class Leader:
                 self.loaded.clear()
                 await self._begin()
                 self._reconciling = True
-                for _ in range(self._workers):
+                for _ in range(self._workers + reserved_workers(self._workers)):
                     group.create_task(self._work())
                 group.create_task(self._load())
                 group.create_task(self._listen())
@@ -185,6 +194,7 @@ class Leader:
                 else:
                     delay = await self._reconciler.reconcile(key)
                 self._queue.succeeded(key)
+                self._runs.note_succeeded(key)
                 if delay is not None:
                     self._queue.add_after(key, delay)
             except VersionConflict:
@@ -195,13 +205,17 @@ class Leader:
                 if isinstance(error, LedgerUnavailable):
                     self._runs.note_unavailable(key)
                 delay = self._queue.add_failed(key)
+                if isinstance(error, ApiError) and self._queue.failures(key) >= FAILURES_SHOWN:
+                    self._runs.note_failing(key, f"the API server refuses a request: {error.message}")
                 _log.warning("pass failed", run=key, error=str(error), again_in=delay)
             except THROUGH:
                 raise
-            except BaseException:
+            except BaseException as error:
                 # A defect that one run triggers must not stop the others. The panic of a native library is no
                 # Exception, and would end the workers' task group, and so the process.
-                delay = self._queue.add_failed(key)
+                delay = self._queue.add_failed(key, longest=LONGEST_BROKEN, hold=True)
+                self._passed_over.counts["pass"] += 1
+                self._runs.note_failing(key, f"a defect of the operator ({place_of(error)})", report=True)
                 _log.exception("pass broke", run=key, again_in=delay)
             finally:
                 self._queue.done(key)

@@ -2,13 +2,16 @@
 
 A key that is added while it waits is one entry; one that is added while a worker has it is reconciled
 again afterwards. A key names what to reconcile and carries no event, so nothing is lost by joining two.
+
+Namespaces take turns: the ten thousand runs of one do not delay those of another. Workers beyond `shared`
+serve only namespaces that no worker serves, so that slow passes of one namespace cannot take all workers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-from collections import deque
+from collections import Counter, OrderedDict, deque
 
 from perdure.control.cluster_cache.run_key import RunKey
 
@@ -19,8 +22,15 @@ MAX_DELAY = 60.0
 class WorkQueue:
     """Deduplicating, per-key exclusive, with delays and backoff. Times are the running event loop's."""
 
-    def __init__(self) -> None:
-        self._ready: deque[RunKey] = deque()
+    def __init__(self, *, shared: int | None = None) -> None:
+        """`shared`: keys with workers beyond which a namespace that has a worker waits; None for no limit."""
+        self._shared = shared
+        #: Keys that wait for a worker, by namespace; the namespace whose turn is next comes first.
+        self._ready: OrderedDict[str, deque[RunKey]] = OrderedDict()
+        #: Keys of each namespace with workers.
+        self._active_in: Counter[str] = Counter()
+        #: Keys that are not reconciled before a time, whatever happens, because their passes break.
+        self._held: dict[RunKey, float] = {}
         self._waiting: set[RunKey] = set()
         self._active: set[RunKey] = set()
         self._again: set[RunKey] = set()
@@ -36,27 +46,31 @@ class WorkQueue:
 
     def __len__(self) -> int:
         """Keys that wait for a worker now."""
-        return len(self._ready)
+        return sum(map(len, self._ready.values()))
 
     @property
     def pending(self) -> int:
         """Keys that wait for a worker, or for their time."""
-        return len(self._ready) + len(self._due)
+        return len(self) + len(self._due)
 
     def add(self, key: RunKey) -> None:
-        """Reconcile a key as soon as a worker is free."""
+        """Reconcile a key as soon as a worker is free, and not before the end of its hold."""
+        if key in self._held:
+            self.add_after(key, 0.0)
+            return
         self._due.pop(key, None)
         if key in self._active:
             self._again.add(key)
         elif key not in self._waiting:
             self._waiting.add(key)
             self._idle.clear()
-            self._ready.append(key)
+            self._ready.setdefault(key.namespace, deque()).append(key)
             self._wake_worker()
 
     def add_after(self, key: RunKey, delay: float) -> None:
         """Reconcile a key after `delay` seconds, unless it is due sooner anyway."""
         due = asyncio.get_running_loop().time() + max(delay, 0.0)
+        due = max(due, self._held.get(key, due))
         if key in self._waiting or (key in self._due and self._due[key] <= due):
             return
         self._due[key] = due
@@ -65,28 +79,40 @@ class WorkQueue:
         if self._delayed[0][2] == key:
             self._set_timer()
 
-    def add_failed(self, key: RunKey) -> float:
-        """Retry after a failure: 0.1 s, doubled each time up to a minute. Returns the delay.
+    def add_failed(self, key: RunKey, *, longest: float = MAX_DELAY, hold: bool = False) -> float:
+        """Retry after a failure: 0.1 s, doubled each time up to `longest`. Returns the delay.
 
         A key that was reconciled sooner, because of an event, waits out the rest: many events are not many
-        failures.
+        failures. With `hold` the key is not reconciled sooner: events of a run whose passes break would else
+        take the time of the workers.
         """
         now = asyncio.get_running_loop().time()
         failures, until = self._failures.get(key, (0, now))
         delay = until - now
         if delay < FIRST_DELAY / 2:  # timers are not exact
-            delay = min(MAX_DELAY, FIRST_DELAY * 2.0 ** min(failures, 16))
+            delay = min(longest, FIRST_DELAY * 2.0 ** min(failures, 16))
             self._failures[key] = (failures + 1, now + delay)
+        if hold:
+            self._held[key] = now + delay
         self.add_after(key, delay)
         return delay
+
+    def failures(self, key: RunKey) -> int:
+        """How often in a row a key has failed."""
+        return self._failures.get(key, (0, 0.0))[0]
+
+    def release(self, key: RunKey) -> None:
+        """End the hold of a key: its object has changed, and its passes may succeed now."""
+        self._held.pop(key, None)
 
     def succeeded(self, key: RunKey) -> None:
         """Forget a key's failures."""
         self._failures.pop(key, None)
+        self._held.pop(key, None)
 
     async def get(self) -> RunKey:
         """The next key. It is the caller's alone until `done`."""
-        while not self._ready:
+        while (namespace := self._next()) is None:
             turn = asyncio.get_running_loop().create_future()
             self._workers.append(turn)
             try:
@@ -96,14 +122,31 @@ class WorkQueue:
                 if turn.done() and not turn.cancelled() and self._ready:
                     self._wake_worker()
                 raise
-        key = self._ready.popleft()
+        keys = self._ready[namespace]
+        key = keys.popleft()
+        if keys:
+            self._ready.move_to_end(namespace)
+        else:
+            del self._ready[namespace]
         self._waiting.discard(key)
         self._active.add(key)
+        self._active_in[namespace] += 1
         return key
+
+    def _next(self) -> str | None:
+        """The namespace whose turn is next; None if no key may have a worker now."""
+        if self._shared is None or len(self._active) < self._shared:
+            return next(iter(self._ready), None)
+        return next((namespace for namespace in self._ready if not self._active_in[namespace]), None)
 
     def done(self, key: RunKey) -> None:
         """Give a key back."""
         self._active.discard(key)
+        self._active_in[key.namespace] -= 1
+        if not self._active_in[key.namespace]:
+            del self._active_in[key.namespace]
+        if self._ready:
+            self._wake_worker()  # a key that had to wait for its namespace may be served now
         if key in self._again:
             self._again.discard(key)
             self.add(key)
@@ -121,6 +164,7 @@ class WorkQueue:
         self._delayed.clear()
         self._due.clear()
         self._failures.clear()
+        self._held.clear()
         self._note_idle()
         if self._timer is not None:
             self._timer.cancel()
@@ -152,5 +196,6 @@ class WorkQueue:
                 break
             heapq.heappop(self._delayed)
             if self._due.get(key) == due:  # else it was added sooner, or for sooner, in the meantime
+                self._held.pop(key, None)
                 self.add(key)
         self._set_timer()

@@ -20,11 +20,16 @@ from perdure.control.runs.admission import Waits
 from perdure.control.runs.cleanup import Cleanup
 from perdure.control.runs.executor import ActingKind
 from perdure.control.status.backfill import status_differs
+from perdure.control.status.kube_events import KubeEvents
 from perdure.control.status.status_writer import StatusWriter
+from perdure.domain.engine.outcome import shorten
 from perdure.domain.engine.plan import compile_plan
 from perdure.domain.engine.view import RunView
+from perdure.domain.phases import Reason
 from perdure.domain.records import LiveEntry, RunState, Wake
 
+#: Characters of the cause of a failure in a status.
+MAX_CAUSE = 500
 #: A refused run has no plan.
 _EMPTY_SNAPSHOT: dict[str, Any] = {
     "inputs": {},
@@ -49,9 +54,11 @@ class LiveRuns:
         clock: Callable[[], datetime],
         wake: Callable[[RunKey], None],
         passed_over: PassedOver | None = None,
+        kube_events: KubeEvents | None = None,
     ) -> None:
         """`wake` has a run reconciled soon, because of a change to another run."""
         self._passed_over = passed_over or PassedOver()
+        self._kube_events = kube_events
         self._store = store
         self._kinds = kinds
         self._slots = slots
@@ -67,6 +74,8 @@ class LiveRuns:
         self._waiting: dict[RunKey, tuple[datetime, Waits]] = {}
         #: Runs whose passes fail because the ledger is unavailable, and whose statuses say so.
         self._unavailable: set[RunKey] = set()
+        #: Runs whose passes fail, and the cause for their statuses.
+        self._failing: dict[RunKey, str] = {}
 
     # --- runs in memory
 
@@ -138,6 +147,7 @@ class LiveRuns:
         self.by_uid.pop(live.uid, None)
         if self.by_key.get(live.key) is live:
             del self.by_key[live.key]
+        self._failing.pop(live.key, None)
         self._cleanup.forget(live.key, live.uid)
         self.wake(self._slots.forget(live.uid))
         self._status_writer.forget(live.key)
@@ -151,6 +161,7 @@ class LiveRuns:
         self._waiting.clear()
         self._slots.clear()
         self._unavailable.clear()
+        self._failing.clear()
 
     # --- runs that wait
 
@@ -185,6 +196,27 @@ class LiveRuns:
     def is_unavailable(self, key: RunKey) -> bool:
         """Whether the last pass over a run failed because the ledger was unavailable."""
         return key in self._unavailable
+
+    def note_failing(self, key: RunKey, cause: str, *, report: bool = False) -> None:
+        """Passes over a run fail: its status is to say so, and with `report` a Kubernetes Event as well."""
+        root = self._store.roots.get(key)
+        if root is None:
+            return
+        message = f"{shorten(cause, MAX_CAUSE)}; the operator tries again, the log has more"
+        if self._failing.get(key) != message:
+            self._failing[key] = message
+            self._status_writer.mark(key)
+        if report and self._kube_events is not None:
+            self._kube_events.warn(key, root.uid, Reason.RECONCILE_ERROR, message, self._clock())
+
+    def note_succeeded(self, key: RunKey) -> None:
+        """A pass has succeeded: the status of a run that failed is written again."""
+        if self._failing.pop(key, None) is not None:
+            self._status_writer.mark(key)
+
+    def failing_message(self, key: RunKey) -> str | None:
+        """Why passes over a run fail, in words; None if they do not."""
+        return self._failing.get(key)
 
     # --- which runs to reconcile
 

@@ -166,6 +166,10 @@ class Reconciler:
         except (ApiError, LedgerError):
             live.agenda.request_full_pass()
             raise
+        except BaseException:
+            # A defect may have left the view half changed, or a commit with an unknown outcome.
+            live.agenda.stale = live.agenda.unsettled = True
+            raise
         self._runs.note_available(key)
         live.published.mark_dirty(live.published.changed, self._clock())
         live.published.changed.clear()

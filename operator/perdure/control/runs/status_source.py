@@ -10,6 +10,7 @@ from perdure.control.runs.cleanup import Cleanup
 from perdure.control.runs.live_runs import LiveRuns
 from perdure.control.status.pending import (
     more_is_due_in,
+    write_of_failing,
     write_of_unavailable,
     write_of_waiting,
     writes_of_live,
@@ -33,6 +34,8 @@ class RunStatusSource:
         live = self._runs.by_uid.get(root.uid)
         if self._runs.is_unavailable(key) and (live is None or live.agenda.stale):
             return [write_of_unavailable(root, now)]
+        if (failing := self._runs.failing_message(key)) is not None:
+            return [write_of_failing(root, live, failing, now)]
         over = live is not None and live.view.run.phase.terminal
         if live is not None and over and (not live.published.backfilled or self._cleanup.behind(live)):
             return []  # once the final status is written the run is not reconciled again

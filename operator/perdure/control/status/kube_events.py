@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Literal
 
 from perdure.api import API_VERSION
+from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.live_run import LiveRun
 from perdure.domain.events import EventType
 from perdure.domain.phases import Reason
@@ -65,6 +66,15 @@ class KubeEvents:
             self._recorder.record(
                 regarding, reason=reason, message=_sentence(event), action=action, now=now, type=type_
             )
+
+    def warn(self, key: RunKey, uid: str, reason: Reason, message: str, now: datetime) -> None:
+        """Record a warning about a run that no commit is about. Never waits, raises nothing."""
+        regarding = Regarding(
+            api_version=API_VERSION, kind=key.kind, namespace=key.namespace, name=key.name, uid=uid
+        )
+        self._recorder.record(
+            regarding, reason=reason.value, message=message, action="Reconcile", now=now, type="Warning"
+        )
 
 
 def _sentence(event: PendingEvent) -> str:

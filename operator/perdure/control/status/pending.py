@@ -92,6 +92,18 @@ def write_of_unavailable(root: Root, now: datetime) -> StatusWrite:
     return _root_write(root, before, after, ignore)
 
 
+def write_of_failing(root: Root, live: LiveRun | None, message: str, now: datetime) -> StatusWrite:
+    """The status of a run whose passes fail: the last one, with the cause."""
+    before = root.status or {}
+    status = refused_status(root.generation, Reason.RECONCILE_ERROR, message, before, now, final=False)
+    after = {**before, **status, "phase": before.get("phase", Phase.PENDING.value)}
+    written = ignore
+    if live is not None:
+        # The status after the next success is a patch of this one.
+        written = partial(live.published.written_status.__setitem__, (root.key.kind, root.key.name), after)
+    return _root_write(root, before, after, written)
+
+
 def write_of_waiting(root: Root, message: str, now: datetime) -> StatusWrite:
     """The status of a run that waits for a template."""
     before = root.status or {}

@@ -259,3 +259,69 @@ def test_a_closed_queue_has_forgotten_all_that_waits() -> None:
         assert [await next_at(queue), await next_at(queue)] == [(A, start), (C, start + 1)]
 
     on_virtual_time(scenario())
+
+
+def keys(namespace: str, number: int) -> list[RunKey]:
+    return [RunKey("Workflow", namespace, f"run-{index}") for index in range(number)]
+
+
+def test_namespaces_take_turns() -> None:
+    async def scenario() -> None:
+        queue = WorkQueue()
+        many, few, one = keys("many", 1000), keys("few", 2), keys("one", 1)
+        for key in (*many, *few, *one):
+            queue.add(key)
+        assert len(queue) == 1003
+        assert [await queue.get() for _ in range(6)] == [many[0], few[0], one[0], many[1], few[1], many[2]]
+
+    on_virtual_time(scenario())
+
+
+def test_a_namespace_cannot_take_all_workers() -> None:
+    async def scenario() -> None:
+        queue = WorkQueue(shared=3)
+        many = keys("many", 5)
+        for key in many:
+            queue.add(key)
+        taken = [await queue.get() for _ in range(3)]
+        assert taken == many[:3]
+        await nothing_comes(queue, 1)
+        waiting = asyncio.create_task(queue.get())
+        (other,) = keys("other", 1)
+        queue.add(other)
+        assert await waiting == other, "the fourth worker serves another namespace"
+        waiting = asyncio.create_task(queue.get())
+        queue.done(many[0])
+        await asyncio.sleep(1)
+        assert not waiting.done(), "three keys have workers"
+        queue.done(other)
+        assert await waiting == many[3]
+
+    on_virtual_time(scenario())
+
+
+def test_a_held_key_waits_whatever_happens_and_until_its_object_changes() -> None:
+    async def scenario() -> None:
+        queue = WorkQueue()
+        for _ in range(6):
+            queue.add(A)
+            assert await queue.get() == A
+            delay = queue.add_failed(A, longest=300, hold=True)
+            queue.done(A)
+            begun = now()
+            queue.add(A)
+            queue.add_after(A, delay / 2)
+            queue.add(B)
+            assert await next_at(queue) == (B, begun)
+            key, at = await next_at(queue)
+            assert key == A and at == pytest.approx(begun + delay)
+        for _ in range(20):
+            delay = queue.add_failed(A, longest=300, hold=True)
+            await asyncio.sleep(delay)
+        assert delay == 300
+        queue.release(A)
+        begun = now()
+        queue.add(A)
+        assert await next_at(queue) == (A, begun)
+
+    on_virtual_time(scenario())
