@@ -52,6 +52,9 @@ class PassedOver:
         except THROUGH:
             raise
         except BaseException as error:
+            # Tasks of a group are deposed together, and the group's exception is then one of several.
+            if isinstance(error, BaseExceptionGroup) and error.subgroup(THROUGH) is not None:
+                raise
             self.note(loop, what, error)
 
     def note(self, loop: str, what: object, error: BaseException) -> None:
