@@ -102,6 +102,8 @@ class ApiServer(Server):
         #: Since when lists and watches are served from a cache that lags behind; None if they are not.
         self.lags_since: float | None = None
         self.quota_used_up = False
+        #: The answer to creates of objects that another object owns, if it is a refusal.
+        self.refusal: ApiError | None = None
         #: Namespaces in which nothing may be read or written, with the status of the answers.
         self.forbidden: dict[str, int] = {}
         #: Namespaces in which a webhook refuses every deletion.
@@ -160,6 +162,8 @@ class ApiServer(Server):
             raise ApiError(409, "AlreadyExists", f"{kind} {name}")
         if kind in ("Pod", "Job") and self.quota_used_up and not self.faults.quiesced:
             raise ApiError(403, "Forbidden", "exceeded quota: pods")
+        if self.refusal is not None and body["metadata"].get("ownerReferences") and not self.faults.quiesced:
+            raise self.refusal
         self._uids += 1
         metadata = {
             **body["metadata"],

@@ -47,6 +47,7 @@ SUDDEN: Final = {
     "evict pod": 2.0,
     "lose node": 1.0,
     "quota": 1.0,
+    "creates refused": 1.0,
     "pause": 4.0,
     "cancel": 0.4,
     "delete run": 2.0,

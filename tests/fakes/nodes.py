@@ -208,8 +208,10 @@ class Nodes:
         job = there
         body = pod_of_job(job, self._jobs)
         quota, self._api.quota_used_up = self._api.quota_used_up, False
+        refusal, self._api.refusal = self._api.refusal, None
         self._api.create("Pod", namespace, body)
         self._api.quota_used_up = quota
+        self._api.refusal = refusal
 
     def _pods_of_job(self, uid: str) -> list[Object]:
         return [

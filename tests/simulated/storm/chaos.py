@@ -6,10 +6,24 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from perdure.kube.errors import ApiError
 from tests.fakes.apiserver import NAMESPACE
 from tests.fakes.network import Server
 from tests.fakes.nodes import Pod
 from tests.simulated.storm.world import StormWorld
+
+#: Status codes and reasons of refusals that waiting heals.
+HEALING = (
+    (400, ""),
+    (403, "Forbidden"),
+    (404, ""),
+    (409, ""),
+    (413, ""),
+    (422, "Invalid"),
+    (429, "TooManyRequests"),
+    (500, "InternalError"),
+    (503, "ServiceUnavailable"),
+)
 
 
 class Chaos:
@@ -38,6 +52,7 @@ class Chaos:
             "evict pod": self._evict_pod,
             "lose node": world.nodes.lose_node,
             "quota": lambda: self._soon(self._quota()),
+            "creates refused": lambda: self._soon(self._refuse_creates()),
             "pause": lambda: self._soon(self._pause()),
             "cancel": self._cancel,
             "delete run": lambda: self._soon(self._delete_run()),
@@ -156,6 +171,13 @@ class Chaos:
         self._world.api.quota_used_up = True
         await asyncio.sleep(self._faults.between(1.0, 30.0))
         self._world.api.quota_used_up = False
+
+    async def _refuse_creates(self) -> None:
+        """A policy, a webhook or the API server refuses what runs create, and heals."""
+        status, reason = self._faults.choice(HEALING)
+        self._world.api.refusal = ApiError(status, reason, "denied by a fault")
+        await asyncio.sleep(self._faults.between(1.0, 30.0))
+        self._world.api.refusal = None
 
     # --- pods
 

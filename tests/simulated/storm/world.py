@@ -81,6 +81,7 @@ class StormWorld(World):
         faults.error_bursts = dict.fromkeys(faults.error_bursts, 0)
         self.senders.hold()
         self.api.quota_used_up = False
+        self.api.refusal = None
         self.api.catch_up()
         self.api.come_back()
         self.ledger.come_back()
