@@ -179,8 +179,14 @@ class BoundedConnection(HttpToolsProtocol, asyncio.BufferedProtocol):
                 self._head_timer = self.loop.call_later(self._limits.head_time, self._head_is_late)
 
     def data_received(self, data: bytes) -> None:
-        """Never called: the transport uses `get_buffer`."""
-        raise NotImplementedError
+        """The same for uvloop, which takes every subclass of `Protocol` for one without a buffer."""
+        for start in range(0, len(data), READ):
+            # What follows a refusal is counted as dropped; after the end of the connection nothing is read.
+            if self.transport.is_closing():
+                return
+            piece = data[start : start + READ]
+            self._buffer[: len(piece)] = piece
+            self.buffer_updated(len(piece))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
