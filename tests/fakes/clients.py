@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from perdure.domain.records import (
     AttemptRecord,
     CachedResult,
+    ChildClaim,
     Commit,
     Committed,
     LiveEntry,
@@ -161,6 +162,13 @@ class LedgerClient:
 
     async def record_pod(self, uid: str, attempt: AttemptRecord, *, pod_uid: str, epoch: int) -> None:
         await self._ledger.call(lambda: self._ledger.record_pod(uid, attempt, pod_uid=pod_uid, epoch=epoch))
+
+    async def claim_child(
+        self, parent: RunRecord, attempt: AttemptRecord, *, owner_uid: str | None, most: int
+    ) -> ChildClaim:
+        return await self._ledger.call(
+            lambda: self._ledger.claim_child(parent, attempt, owner_uid=owner_uid, most=most)
+        )
 
     async def updates(self, uid: str, *, since: datetime | None) -> RunUpdates:
         return await self._ledger.call(lambda: self._ledger.updates(uid, since=since))

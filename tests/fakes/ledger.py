@@ -17,6 +17,7 @@ from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import (
     AttemptRecord,
     CachedResult,
+    ChildClaim,
     Commit,
     Committed,
     Deposed,
@@ -99,6 +100,8 @@ class FakeLedger(Server):
         self.rows: dict[str, Rows] = {}
         self.forgotten: set[str] = set()
         self.outbox: list[tuple[str, int]] = []
+        #: By root run, the attempts whose children are counted.
+        self.descendants: dict[str, set[tuple[str, TaskKey, int]]] = {}
         self.cache: dict[tuple[str, str], tuple[TaskRecord, RunRecord]] = {}
         self.listeners: list[Callable[[str | None], None]] = []
         self._by_pod: dict[str, tuple[str, TaskKey, int]] = {}
@@ -196,6 +199,27 @@ class FakeLedger(Server):
         rows.attempts[place] = replace(known, pod_uid=pod_uid)
         self._by_pod[pod_uid] = uid, *place
         self._guarantees.pod_recorded(uid, *place, pod_uid, owner=self._maker_of(pod_uid))
+
+    def claim_child(
+        self, parent: RunRecord, attempt: AttemptRecord, *, owner_uid: str | None, most: int
+    ) -> ChildClaim:
+        mine = self.rows[parent.uid].attempts.get((attempt.key, attempt.number))
+        if mine is None or mine.closed_at is not None:
+            raise VersionConflict(f"no open attempt {attempt.key} {attempt.number}")
+        depth, top = 0, parent.uid
+        above = {made.pod_uid: uid for uid, rows in self.rows.items() for made in rows.attempts.values()}
+        owner = self.rows.get(owner_uid or "")
+        if owner is not None and owner.run.namespace == parent.namespace:
+            names = {made.pod_name for made in owner.attempts.values()}
+            if parent.name in names:
+                above.setdefault(parent.uid, owner.run.uid)
+        while top in above and depth < 33:
+            depth, top = depth + 1, above[top]
+        counted = self.descendants.setdefault(top, set())
+        place = parent.uid, attempt.key, attempt.number
+        if place not in counted and len(counted) < most:
+            counted.add(place)
+        return ChildClaim(granted=place in counted, depth=depth)
 
     def updates(self, uid: str, *, since: datetime | None) -> RunUpdates:
         rows = self.rows.get(uid)

@@ -32,6 +32,10 @@ MAX_ITERATIONS: Final = 1000
 
 #: Workflows in each other: a run, its child, and so on down.
 MAX_WORKFLOW_DEPTH: Final = 8
+#: Workflows that one run may create, with those that its children create.
+MAX_DESCENDANTS: Final = 10_000
+#: Unfinished children of a `workflow` step with `forEach` that says nothing about parallelism.
+CHILD_PARALLELISM: Final = 100
 
 
 class Repeat(Model):
@@ -91,7 +95,8 @@ class StepEffort(Model):
     #: Whether a failure of this step is tolerated: it fails neither the run nor what depends on the step.
     #: Default: false.
     continue_on_failure: bool = False
-    #: Tasks of this step that may be unfinished at once; with `forEach` only.
+    #: Tasks of this step that may be unfinished at once; with `forEach` only. Default: no limit, and 100 for
+    #: a `workflow` step.
     parallelism: Annotated[int, Field(ge=1, le=MAX_ITEMS)] | None = None
     #: Tasks of this step that may fail without failing it: a number, or a percentage such as `20%`; with
     #: `forEach` only. Default: 0.

@@ -15,6 +15,7 @@ from perdure.domain.expressions.evaluation import Answer, EvaluationRequest
 from perdure.domain.records import (
     AttemptRecord,
     CachedResult,
+    ChildClaim,
     Commit,
     Committed,
     LiveEntry,
@@ -63,6 +64,21 @@ class LedgerPort(Protocol):
 
     async def record_pod(self, uid: str, attempt: AttemptRecord, *, pod_uid: str, epoch: int) -> None:
         """Note the uid of the pod made for an open attempt, which lets the pod in at the gateway."""
+        ...
+
+    async def claim_child(
+        self,
+        parent: RunRecord,
+        attempt: AttemptRecord,
+        *,
+        owner_uid: str | None,
+        most: int,
+    ) -> ChildClaim:
+        """Count the child of an open attempt among the descendants of its root run, once for each attempt.
+
+        `owner_uid`: the object that owns the parent, as the cluster says. `most`: descendants of one root.
+        Raises VersionConflict if there is no such open attempt.
+        """
         ...
 
     async def updates(self, uid: str, *, since: datetime | None) -> RunUpdates:

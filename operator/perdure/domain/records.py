@@ -166,6 +166,15 @@ class AttemptRecord:
     report: Report | None = None
 
 
+class ChildClaim(NamedTuple):
+    """Whether an attempt of a `workflow` step may create its child."""
+
+    #: False if the root run has as many descendants as it may have.
+    granted: bool
+    #: Number of Workflows above the one that creates the child.
+    depth: int
+
+
 class Wake(NamedTuple):
     """A notification that something was written about a run, which a decision has not seen."""
 

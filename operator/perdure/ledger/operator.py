@@ -10,6 +10,7 @@ from perdure.domain.names import shard_of
 from perdure.domain.records import (
     AttemptRecord,
     CachedResult,
+    ChildClaim,
     Commit,
     Committed,
     Deposed,
@@ -125,6 +126,37 @@ class OperatorSide(Side):
             raise VersionConflict(
                 f"run {uid} has no open attempt {attempt.number} of {key.step}[{key.index}]"
             )
+
+    async def claim_child(
+        self,
+        parent: RunRecord,
+        attempt: AttemptRecord,
+        *,
+        owner_uid: str | None,
+        most: int,
+    ) -> ChildClaim:
+        """Count the child of an open attempt among the descendants of its root run, once for each attempt.
+
+        `owner_uid`: the object that owns the parent, as the cluster says. Raises VersionConflict if there is
+        no such open attempt.
+        """
+        key = attempt.key
+        row = await self.database.fetchrow(
+            SQL["claim_child"],
+            parent.uid,
+            key.step,
+            key.index,
+            attempt.number,
+            most,
+            owner_uid,
+            parent.name,
+            parent.namespace,
+        )
+        if not row["open"]:
+            raise VersionConflict(
+                f"run {parent.uid} has no open attempt {attempt.number} of {key.step}[{key.index}]"
+            )
+        return ChildClaim(granted=row["granted"], depth=row["depth"])
 
     async def updates(self, uid: str, *, since: datetime | None) -> RunUpdates:
         """Unread reports, and vitals changed after `since` (all if None).

@@ -204,6 +204,48 @@ with fence as materialized (
 select exists (select from fence) as fenced, exists (select from noted) as noted
 
 
+-- name: claim_child
+-- $1 uid of the parent, $2 step, $3 index and $4 number of the attempt, $5 most descendants of one root,
+-- $6 uid of the parent's owner or null, $7 name and $8 namespace of the parent.
+--
+-- The Workflows above follow from the attempts whose object a run is: annotations and owner references can be
+-- edited. The owner is used besides them, since a parent records the uid of a child a moment after its creation.
+with recursive above (uid, depth) as (
+    (
+        select $1::uuid, 0
+        union all
+        select a.workflow_uid, 1
+        from perdure.attempt a join perdure.workflow w on w.uid = a.workflow_uid
+        where a.workflow_uid = $6::uuid and a.pod_name = $7 and w.namespace = $8
+    )
+    union all
+    select a.workflow_uid, above.depth + 1
+    from above join perdure.attempt a on a.pod_uid = above.uid::text
+    where above.depth < 32
+), top as (
+    select uid, depth from above order by depth desc limit 1
+), root as materialized (
+    select w.uid, w.descendants from perdure.workflow w join top on top.uid = w.uid for no key update of w
+), mine as materialized (
+    select a.counted from perdure.attempt a, root
+    where a.workflow_uid = $1::uuid and a.step = $2 and a.index = $3 and a.number = $4 and a.closed_at is null
+), counted as (
+    update perdure.attempt a set counted = true
+    from root, mine
+    where a.workflow_uid = $1::uuid and a.step = $2 and a.index = $3 and a.number = $4
+        and not mine.counted and root.descendants < $5
+    returning 1
+), added as (
+    update perdure.workflow w set descendants = w.descendants + 1
+    from root, counted
+    where w.uid = root.uid
+)
+select
+    exists (select from mine) as open,
+    exists (select from counted) or exists (select from mine where counted) as granted,
+    (select depth from top) as depth
+
+
 -- name: updates
 -- $1 uid, $2 since. One statement, so that the version goes with the reports and the signals.
 select

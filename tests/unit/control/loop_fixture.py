@@ -24,6 +24,7 @@ from perdure.domain.engine.decide import Decision
 from perdure.domain.engine.observed import Observed
 from perdure.domain.records import (
     AttemptRecord,
+    ChildClaim,
     Report,
     RunRecord,
     RunUpdates,
@@ -98,11 +99,19 @@ class RecordingLedger:
         self.reports: dict[TaskKey, tuple[int, Report]] = {}
         self.vitals: tuple[Vitals, ...] = ()
         self.runs: dict[str, RunRecord] = {}
+        #: Children that the root run may still have, and how many Workflows are above this run.
+        self.room, self.depth = 1, 0
         #: Names of the queries.
         self.asked: list[str] = []
 
     async def record_pod(self, uid: str, attempt: AttemptRecord, *, pod_uid: str, epoch: int) -> None:
         self.recorded[attempt.key] = pod_uid
+
+    async def claim_child(
+        self, parent: RunRecord, attempt: AttemptRecord, *, owner_uid: str | None, most: int
+    ) -> ChildClaim:
+        self.asked.append("claim_child")
+        return ChildClaim(granted=self.room > 0, depth=self.depth)
 
     async def updates(self, uid: str, *, since: datetime | None) -> RunUpdates:
         self.asked.append("updates")

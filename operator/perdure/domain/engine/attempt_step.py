@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from perdure.api.status import timestamp
 from perdure.domain.engine.attempts import observe_attempt, start_attempt
@@ -26,6 +26,8 @@ class AttemptStep:
 
     A kind adds `field`, `counts`, `prepare`, `gone` and what it observes of its attempts.
     """
+
+    default_parallelism: ClassVar[int | None] = None
 
     def gone(self, attempt: AttemptRecord) -> Outcome:
         """The end of an attempt whose object was deleted, with nothing reported."""

@@ -169,7 +169,7 @@ def _step(step: StepSnapshot, kinds: Mapping[str, StepRules], *, is_finally: boo
         pending_timeout=_duration(step.pending_timeout),
         idle_timeout=_duration(step.idle_timeout),
         continue_on_failure=step.continue_on_failure,
-        parallelism=step.parallelism,
+        parallelism=kind.default_parallelism if step.parallelism is None else step.parallelism,
         max_failures=step.max_failures,
         cache=None
         if step.cache is None

@@ -58,6 +58,8 @@ class StepRules(Protocol):
     #: The key of the kind's block in a manifest's step.
     field: ClassVar[str]
     counts: ClassVar[Counts]
+    #: Unfinished tasks of a step that says nothing about `parallelism`; None for no limit.
+    default_parallelism: ClassVar[int | None]
 
     def compile(self, block: Mapping[str, Any]) -> Mapping[str, Any]:
         """The block of a snapshot with its expressions compiled."""

@@ -29,6 +29,7 @@ class TimerStep:
     """
 
     counts: ClassVar[Counts] = Counts(parallelism=False, slot=False, objects=False)
+    default_parallelism: ClassVar[int | None] = None
 
     def compile(self, block: Mapping[str, Any]) -> Mapping[str, Any]:
         compiled: Mapping[str, Any] = compile_value(block)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from perdure.api import API_VERSION
-from perdure.api.step import MAX_WORKFLOW_DEPTH
+from perdure.api.step import MAX_DESCENDANTS, MAX_WORKFLOW_DEPTH
 from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.cluster_cache.run_objects import DEPTH_ANNOTATION
 from perdure.control.live_run import LiveRun
@@ -54,11 +54,24 @@ class WorkflowExecutor:
         The child is not put into the store: the event of its creation is what has it accepted.
         """
         root = self._store.roots.get(live.key)
-        depth = 1 + (0 if root is None else root.depth)
+        claim = await self._ledger.claim_child(
+            live.view.run,
+            attempt,
+            owner_uid=None if root is None else root.owner_uid,
+            most=MAX_DESCENDANTS,
+        )
+        # The annotation can be edited, and can only lower what the ledger allows.
+        depth = 1 + max(claim.depth, 0 if root is None else root.depth)
         if depth > MAX_WORKFLOW_DEPTH:
             raise InvalidObject(
                 f"this would be a child at depth {depth}, and at most {MAX_WORKFLOW_DEPTH} is allowed; "
                 "does a WorkflowTemplate refer to itself?"
+            )
+        if not claim.granted:
+            raise InvalidObject(
+                "the first Workflow above this one, and the Workflows below it, have created"
+                f" {MAX_DESCENDANTS:,} Workflows, and no more are allowed: let a WorkflowTemplate that refers"
+                " to itself come to an end, or let steps do more by themselves"
             )
         spec = await evaluated(self._evaluator, live.key.namespace, partial(child_spec, live, task))
         body = child_manifest(live, task, attempt, spec=spec, depth=depth)
@@ -125,9 +138,14 @@ class WorkflowExecutor:
 
 
 def child_spec(live: LiveRun, task: TaskRecord, evaluation: Evaluation) -> dict[str, Any]:
-    """The spec of a task's child Workflow. Raises ExpressionError and EvaluationPending."""
+    """The spec of a task's child Workflow. Raises ExpressionError and EvaluationPending.
+
+    The child has the parent's priority, which wins over that of a WorkflowTemplate, unless it has none.
+    """
     step = live.view.plan.steps[task.key.step]
-    return render_workflow(step, TaskScope(live.view, step, task.key.index, evaluation).names)
+    spec = render_workflow(step, TaskScope(live.view, step, task.key.index, evaluation).names)
+    priority = live.view.plan.settings.priority
+    return {"priority": priority, **spec} if priority else spec
 
 
 def child_manifest(

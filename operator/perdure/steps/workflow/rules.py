@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
+from perdure.api.step import CHILD_PARALLELISM
 from perdure.domain.engine.attempt_step import AttemptStep
 from perdure.domain.engine.changeset import ChangeSet
 from perdure.domain.engine.observed import ChildRun
@@ -26,6 +27,7 @@ class WorkflowRules(AttemptStep):
 
     field: ClassVar[str] = "workflow"
     counts: ClassVar[Counts] = Counts(parallelism=True, slot=False, objects=False)
+    default_parallelism: ClassVar[int | None] = CHILD_PARALLELISM
 
     def compile(self, block: Mapping[str, Any]) -> Mapping[str, Any]:
         # The expressions of an inline child are its own: they are compiled when the child starts.
