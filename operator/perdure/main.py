@@ -27,7 +27,7 @@ from perdure.aio import wait_for_event
 from perdure.api import API_VERSION
 from perdure.control.cluster_cache.relist import selected
 from perdure.control.cluster_cache.store import KINDS, POD
-from perdure.control.evaluation.in_process import InProcessEvaluator
+from perdure.control.evaluation.pool import EvaluationPool
 from perdure.control.loop import ControlLoop, LeaseOptions, LoopOptions
 from perdure.domain.records import AGENT_TASK
 from perdure.kube.client import KubeClient
@@ -118,13 +118,14 @@ class _Operator:
         #: Selections in namespaces that may not be read.
         self._refused: set[Selection] = set()
         self._recorder = EventRecorder(kube, instance=settings.identity, enabled=settings.kubernetes_events)
+        self._evaluations = EvaluationPool()
         self._loop = ControlLoop(
             kube,
             ledger,
             utc_now,
             _loop_options(settings),
             kinds=STEP_KINDS,
-            evaluator=InProcessEvaluator(),
+            evaluator=self._evaluations,
             recorder=self._recorder,
             while_leading=self._publish,
         )
@@ -135,6 +136,7 @@ class _Operator:
         ending = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._recorder.run())
+            evaluating = group.create_task(self._evaluations.run())
             leading = group.create_task(self._loop.lead(stop))
             stopping = group.create_task(_until(stop))
             stopping.add_done_callback(lambda _: self._loop.stop_waiting())
@@ -186,6 +188,8 @@ class _Operator:
                 _log.error("workers did not stop in time; leaving at once")
                 os._exit(1)
             self._recorder.close()
+            evaluating.cancel()
+            await asyncio.wait([evaluating])
             for follower in followers:
                 follower.cancel()
             await asyncio.wait(followers)

@@ -17,6 +17,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Pl
 from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
 
+from perdure.api.expression_limits import MAX_COUNT as MAX_COUNT
+from perdure.api.expression_limits import MAX_EXPRESSION as MAX_EXPRESSION
+
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -33,10 +36,7 @@ _QUANTITY = re.compile(
 
 #: The form of a string that is one expression. Its syntax is checked when the expression is compiled.
 EXPRESSION_PATTERN: Final = r"^\s*\$\{[\s\S]*\}\s*$"
-MAX_EXPRESSION: Final = 8192
 _PERCENTAGE: Final = r"^(100|[1-9]?[0-9])%$"
-#: Tasks of one step: the items of a `forEach`, and so every field that counts them.
-MAX_COUNT: Final = 10_000
 
 Json = JsonValue
 JsonObject = dict[str, Any]

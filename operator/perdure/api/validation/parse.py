@@ -18,7 +18,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from perdure.api import API_VERSION
 from perdure.api.agenttask import AgentTaskSpec
@@ -32,6 +32,7 @@ from perdure.api.custom_resources import (
     WORKFLOW_TEMPLATE,
     CustomResource,
 )
+from perdure.api.expression_limits import MAX_DEPTH
 from perdure.api.graph import MAX_INPUT_BYTES, InlineWorkflowSpec
 from perdure.api.raw_spec import Found, Location, Raw, Repair, path_of
 from perdure.api.spec_models import SpecModels
@@ -70,9 +71,6 @@ __all__ = [
     "parse_workflowschedule",
     "parse_workflowtemplate",
 ]
-
-#: Levels of lists and maps in a spec. Deeper ones exhaust the stack of one parser or another.
-MAX_DEPTH: Final = 100
 
 _Spec = TypeVar("_Spec", bound=Model)
 #: The cross-field checks of a raw spec.

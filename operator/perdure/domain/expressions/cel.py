@@ -11,14 +11,14 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
-from perdure.api.base import MAX_EXPRESSION
-from perdure.api.validation.parse import MAX_DEPTH
+from perdure.api.expression_limits import MAX_DEPTH, MAX_EXPRESSION
 from perdure.domain.expressions import evaluator
+from perdure.domain.expressions.compiled import CompiledCache
 from perdure.domain.expressions.macros import LIBRARY, MACROS, ORDERING, STANDARD_FUNCTIONS, repeatable
+from perdure.domain.expressions.meter import METER, TOO_MUCH_WORK
 from perdure.domain.expressions.tokens import Token, closing_bracket, tokenize
 
 
@@ -70,6 +70,7 @@ class Expression:
         try:
             if self.path is not None:
                 return to_json(_walk(values, self.path))
+            METER.reset()
             variables: Any = self.narrowed(values)
             if self._functions:
                 variables = evaluator.Context(variables, self._functions)
@@ -79,7 +80,9 @@ class Expression:
         except KeyError as error:
             text = f"no such key: {error.args[0]!r}"
         except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
-            text = _runtime_message(str(error))
+            text = TOO_MUCH_WORK if METER.exceeded else _runtime_message(str(error))
+        except MemoryError:
+            text = TOO_MUCH_WORK
         raise self._failure(text, values)
 
     def narrowed(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,12 +129,20 @@ class Expression:
         return f" ({'; '.join(without)}; guard the reference with has())"
 
 
-@lru_cache(maxsize=4096)
+#: The compiled expressions of this process.
+COMPILED: CompiledCache[Expression] = CompiledCache()
+
+
 def compile_expression(source: str) -> Expression:
     """Compile CEL text (without `${` and `}`). Raises ExpressionError naming the place of the fault.
 
     The text has at most MAX_EXPRESSION characters and MAX_TOKENS tokens. Nothing longer reaches the parser.
     """
+    known = COMPILED.get(source)
+    return COMPILED.put(source, _compiled(source)) if known is None else known
+
+
+def _compiled(source: str) -> Expression:
     tokens = _tokens_within_limits(source)
     program = _compile(source, source)
     try:

@@ -29,6 +29,8 @@ CHEAP_PATH_VALUES = 2000
 #: Characters of all strings that an expression sees which is evaluated in place. The evaluator converts each
 #: value before it begins, and every operator is at most linear in its operands.
 CHEAP_CHARACTERS = 4096
+#: Compact JSON of all that one expression sees, if it is evaluated elsewhere.
+MAX_SEEN_BYTES = 32 * 1024 * 1024
 #: Fields of a step's value that are times.
 _TIMES = frozenset({"startedAt", "finishedAt"})
 
@@ -104,6 +106,12 @@ class Evaluation:
         ]
         if steps is not None:
             parts += [(("steps", name), self._encode(expression, steps[name])) for name in sorted(steps)]
+        size = sum(len(encoded.body) for _, encoded in parts)
+        if size > MAX_SEEN_BYTES:
+            raise ExpressionError(
+                f"${{{expression.source}}}: it sees {size} bytes of JSON; the limit is {MAX_SEEN_BYTES}; "
+                "let steps give less, or refer to fewer of them"
+            )
         digest = hashlib.sha256(f"{expression.source}\0".encode())
         for name, encoded in parts:
             digest.update(f"{'/'.join(name)}\0".encode())
@@ -188,7 +196,7 @@ def answer(request: EvaluationRequest, expression: Expression) -> Answer:
         if len(name) == 1:
             values[name[0]] = value
         else:
-            values.setdefault(name[0], {})[name[1]] = _with_times(value)
+            values.setdefault(name[0], {})[name[1]] = step_value(value)
     if "steps" in expression.names:
         values.setdefault("steps", {})
     try:
@@ -197,6 +205,6 @@ def answer(request: EvaluationRequest, expression: Expression) -> Answer:
         return Answer(error=str(error))
 
 
-def _with_times(step: dict[str, Any]) -> dict[str, Any]:
-    """The value of a step, in which times are times again."""
+def step_value(step: dict[str, Any]) -> dict[str, Any]:
+    """The value of a step that was JSON: its times are times again."""
     return {name: datetime.fromisoformat(value) if name in _TIMES else value for name, value in step.items()}

@@ -49,12 +49,12 @@ def references(program: Program) -> Mapping[str, Any]:
 def execute(program: Program, variables: dict[str, Any] | Context) -> Any:
     """What a program gives for these variables.
 
-    Raises ArithmeticError, LookupError, TypeError, ValueError and RuntimeError, as the library does, and
-    ValueError for whatever else the library raises.
+    Raises ArithmeticError, LookupError, TypeError, ValueError, RuntimeError and MemoryError, as the library
+    does, and ValueError for whatever else the library raises.
     """
     try:
         return program.execute(variables)
-    except (*_ENDINGS, *_COMPLAINTS):
+    except (*_ENDINGS, *_COMPLAINTS, MemoryError):
         raise
     except BaseException as error:
         raise ValueError(_failure(error)) from error

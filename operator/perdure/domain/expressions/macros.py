@@ -12,17 +12,36 @@ where the macro makes a list:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
-from perdure.api.workflow import MAX_ITEMS
+from perdure.api.expression_limits import MAX_COUNT
 from perdure.domain.expressions.evaluator import STDLIB_FUNCTIONS
+from perdure.domain.expressions.meter import METER
 from perdure.domain.expressions.tokens import Token, closing_bracket
 
 MACROS = frozenset({"map", "filter", "all", "exists", "exists_one", "existsOne"})
 _LIST_MACROS = frozenset({"map", "filter"})
 #: About the square root of the longest list: the cost is that of the pieces plus that of their number.
 _PIECE = 100
+
+#: A duration as CEL and Go write it (https://pkg.go.dev/time#ParseDuration).
+_DURATION = re.compile(r"[+-]?(0|((\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h))+)", re.ASCII)
+_DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)", re.ASCII)
+_SECONDS = {
+    "ns": Decimal("1e-9"),
+    "us": Decimal("1e-6"),
+    "µs": Decimal("1e-6"),
+    "ms": Decimal("1e-3"),
+    "s": Decimal(1),
+    "m": Decimal(60),
+    "h": Decimal(3600),
+}
+#: Nanoseconds in 64 bits.
+_LONGEST_DURATION = Decimal(2**63 - 1).scaleb(-9)
 
 #: Functions of the CEL specification that the evaluator has itself; operators are named `_+_` and the like.
 STANDARD_FUNCTIONS = frozenset(
@@ -33,7 +52,10 @@ STANDARD_FUNCTIONS = frozenset(
 
 
 def repeatable(source: str, tokens: list[Token]) -> str:
-    """The source with the range of every macro put in order; the same text if it has none."""
+    """The source with the range of every macro put in order, and the text of every duration checked.
+
+    It is the same text if it has neither.
+    """
     # (place, 0 for what closes a macro before 1 for what opens the next one there, text)
     edits: list[tuple[int, int, str]] = []
     for position, (dot, name, bracket) in enumerate(zip(tokens, tokens[1:], tokens[2:], strict=False)):
@@ -45,6 +67,13 @@ def repeatable(source: str, tokens: list[Token]) -> str:
             continue
         edits.append((dot.start, 1, ".perdurePieces().map(perdurePiece, perdurePiece"))
         edits.append((tokens[closing].end, 0, ").perdureJoined()"))
+    for position, (name, bracket) in enumerate(pairwise(tokens)):
+        if name.text != "duration" or bracket.text != "(" or (position and tokens[position - 1].text == "."):
+            continue
+        closing = closing_bracket(tokens, position + 1)
+        if closing is not None:
+            edits.append((bracket.end, 1, "perdureDuration("))
+            edits.append((tokens[closing].start, 0, ")"))
     parts = []
     done = 0
     for place, _, text in sorted(edits):
@@ -53,13 +82,20 @@ def repeatable(source: str, tokens: list[Token]) -> str:
     return "".join([*parts, source[done:]])
 
 
+def _range_in_order(value: Any) -> Any:
+    """The range of a macro, whose elements are counted."""
+    if isinstance(value, (Mapping, list)):
+        METER.spend(len(value) + 1)
+    return _in_order(value)
+
+
 def _in_order(value: Any) -> Any:
     """A map's keys in order; anything else as it is."""
     return sorted(value, key=_key_order) if isinstance(value, Mapping) else value
 
 
 def _pieces(value: Any) -> Any:
-    value = _in_order(value)
+    value = _range_in_order(value)
     if not isinstance(value, list):
         return value  # the macro itself then says that it cannot go through it
     return [value[start : start + _PIECE] for start in range(0, len(value), _PIECE)]
@@ -77,6 +113,7 @@ def _with_maps_in_order(call: Callable[..., Any]) -> Callable[..., Any]:
     """The function, given maps whose order does not change from call to call."""
 
     def call_in_order(*arguments: Any) -> Any:
+        METER.spend(1 + sum(len(it) for it in arguments if isinstance(it, (Mapping, list))))
         return call(
             *(
                 {key: argument[key] for key in _in_order(argument)}
@@ -89,10 +126,40 @@ def _with_maps_in_order(call: Callable[..., Any]) -> Callable[..., Any]:
     return call_in_order
 
 
+def _checked_duration(text: Any) -> Any:
+    """The text of a duration. Raises ValueError for one that the evaluator cannot hold.
+
+    The evaluator reads a longer one as the longest it has, without an error.
+    """
+    if not isinstance(text, str):
+        return text
+    if not _DURATION.fullmatch(text):
+        raise ValueError(f"{text[:60]!r} is not a duration; write it like 10s, 1h30m or 250ms")
+    seconds = sum(Decimal(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
+    if seconds > _LONGEST_DURATION:
+        raise ValueError(f"{text[:60]!r} is longer than any duration: about 292 years")
+    return text
+
+
 def _range(number: int) -> list[int]:
-    if number > MAX_ITEMS:
-        raise ValueError(f"{number} numbers; the limit is {MAX_ITEMS}")
+    if number > MAX_COUNT:
+        raise ValueError(f"{number} numbers; the limit is {MAX_COUNT}")
+    METER.spend(max(0, number))
     return list(range(number))
+
+
+def _replace(text: str, old: str, new: str, limit: int = -1) -> str:
+    """`replace`, whose result is counted before it is made."""
+    number = text.count(old) if limit < 0 else min(limit, text.count(old))
+    METER.spend(1, max(len(text), len(text) + number * (len(new) - len(old))))
+    return str(STDLIB_FUNCTIONS["replace"](text, old, new, limit))
+
+
+def _join(items: Any, separator: str = "") -> str:
+    """`join`, whose result is counted before it is made."""
+    items = _in_order(items)
+    METER.spend(len(items), sum(len(it) + len(separator) for it in items if isinstance(it, str)))
+    return str(STDLIB_FUNCTIONS["join"](items, separator))
 
 
 #: The evaluator's extensions (strings, lists, math, …) that replace nothing of the specification.
@@ -100,10 +167,11 @@ LIBRARY: dict[str, Callable[..., Any]] = {
     name: _with_maps_in_order(call)
     for name, call in STDLIB_FUNCTIONS.items()
     if name not in STANDARD_FUNCTIONS
-} | {"lists.range": _range}
+} | {"lists.range": _range, "replace": _replace, "join": _join}
 #: The functions that `repeatable` inserts into a program; an author's expression may not call them.
 ORDERING: dict[str, Callable[..., Any]] = {
-    "perdureInOrder": _in_order,
+    "perdureInOrder": _range_in_order,
     "perdurePieces": _pieces,
     "perdureJoined": _joined,
+    "perdureDuration": _checked_duration,
 }

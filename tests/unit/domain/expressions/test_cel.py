@@ -308,3 +308,31 @@ def test_a_macros_variable_may_have_a_known_name() -> None:
     assert evaluate("item.l.map(item, item.p)", values) == [1]
     assert evaluate("inputs.l.map(inputs, inputs + 1)", values) == [3]
     assert evaluate("inputs.l.map(item, item) + [item.l[0].p]", values) == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["10000000000000000h", "2562048h", "-2562048h", "9223372037s", "1e300s", "9" * 400 + "ns", "1d", "", "h"],
+)
+def test_a_duration_that_cannot_be_held_is_an_error(text: str) -> None:
+    with pytest.raises(ExpressionError, match="duration"):
+        compile_expression("duration(inputs.d)").evaluate({"inputs": {"d": text}})
+    with pytest.raises(ExpressionError, match="duration"):
+        compile_expression(f"[1].map(x, duration('{text}'))").evaluate({})
+
+
+@pytest.mark.parametrize(
+    ("text", "gives"),
+    [
+        ("2562047h", "9223369200s"),
+        ("1h30m", "5400s"),
+        ("-1.5s", "-1.5s"),
+        ("250ms", "0.25s"),
+        ("0", "0s"),
+        ("1us", "0.000001s"),
+        (".5s", "0.5s"),
+    ],
+)
+def test_a_duration_is_what_is_written(text: str, gives: str) -> None:
+    assert compile_expression("duration(inputs.d)").evaluate({"inputs": {"d": text}}) == gives
+    assert compile_expression(f"[duration('{text}')].map(x, x)").evaluate({}) == [gives]

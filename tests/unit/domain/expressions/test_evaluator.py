@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from perdure.domain.expressions import cel, evaluator
-from perdure.domain.expressions.cel import ExpressionError, compile_expression
+from perdure.domain.expressions.cel import COMPILED, ExpressionError
 from perdure.domain.expressions.templating import compile_value, render
 
 #: A syntax error beyond column 65,535: the parser panics when it formats the message.
@@ -40,13 +40,23 @@ def test_a_panic_of_the_parser_names_the_field(monkeypatch: pytest.MonkeyPatch) 
         compile_value({"x": f"${{{PANICS}}}"})
 
 
-@pytest.mark.parametrize("error", [Panic("odd"), MemoryError("odd"), AttributeError("odd")])
+@pytest.mark.parametrize("error", [Panic("odd"), AttributeError("odd")])
 def test_whatever_a_program_raises_is_an_expression_error(error: BaseException) -> None:
     program: Any = Failing(error)
     with pytest.raises(ValueError, match=f"the evaluator failed \\({type(error).__name__}: odd"):
         evaluator.execute(program, {})
     with pytest.raises(ValueError, match="the evaluator failed"):
         evaluator.references(program)
+
+
+def test_an_evaluation_without_memory_is_too_much_work() -> None:
+    value: Any = compile_value("${2 + 2}")
+    object.__setattr__(value.whole, "_program", Failing(MemoryError()))
+    try:
+        with pytest.raises(ExpressionError, match=r"^input: \$\{2 \+ 2\}: too much work"):
+            render(value, {}, "input")
+    finally:
+        COMPILED.clear()
 
 
 def test_a_panic_of_an_evaluation_names_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +73,7 @@ def test_a_panic_of_an_evaluation_names_the_place(monkeypatch: pytest.MonkeyPatc
         ):
             render(value, {}, "input")
     finally:
-        compile_expression.cache_clear()
+        COMPILED.clear()
 
 
 @pytest.mark.parametrize(
