@@ -54,6 +54,7 @@ lint-generated:
 	$(PYTHON) -m hack.docs.reference --check
 	$(PYTHON) -m hack.docs.semantics --check
 	$(PYTHON) -m hack.docs.events --check
+	$(PYTHON) -m hack.docs.limits --check
 	$(PYTHON) hack/version.py
 
 lint-words: venv ## Check prose for words that have a better word, with a count per folder; WORDS=folders for some.
@@ -70,10 +71,11 @@ crds: venv ## Generate the CustomResourceDefinitions, and the admission policy o
 	$(PYTHON) -m hack.docs.policy
 
 .PHONY: docs
-docs: venv ## Generate the reference, the page of events and the tables of phases and reasons in docs/.
+docs: venv ## Generate the reference, the pages of events and limits, and the tables of phases and reasons in docs/.
 	$(PYTHON) -m hack.docs.reference
 	$(PYTHON) -m hack.docs.semantics
 	$(PYTHON) -m hack.docs.events
+	$(PYTHON) -m hack.docs.limits
 
 .PHONY: test-unit
 test-unit: venv ## Unit tests, in as many processes as there are cores.

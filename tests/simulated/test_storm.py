@@ -24,6 +24,7 @@ FAILED_ONCE = {
     1563: "the guarantee of timers refused a signal that ended a wait in the decision that ended its pause",
     2404: "the storm took a result that another run had cached for a wrong one",
     3899: "the storm left the last operator ended, which had found its Lease expired",
+    463: "a run that was applied again during the load of live runs hid its predecessor",
     10875: "a commit that took effect after its run had been read again exceeded the limit",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
@@ -17,6 +18,7 @@ from perdure.gateway.http.budget import Budget
 from perdure.gateway.http.endpoint import Runtime
 from perdure.gateway.http.limits import Limits
 from perdure.gateway.http.problems import ErrorTable, HttpProblem, Problem
+from perdure.gateway.http.request_rates import RequestRates
 
 #: Longest time of one readiness check. Seconds.
 READY_TIME = 3.0
@@ -66,13 +68,19 @@ def build_app(
     stops: the application is not ready from then on, and streams end.
     """
     limits = limits or Limits()
-    memory = Budget(limits.memory, wait=limits.memory_wait)
+    memory = Budget(
+        limits.memory,
+        wait=limits.memory_wait,
+        per_caller=limits.memory_per_caller,
+        per_namespace=limits.memory_per_namespace,
+    )
+    rates = RequestRates(limits, clock=time.monotonic)
     routes: list[BaseRoute] = []
     # One flat list instead of Starlette's mounts: a mount redirects its bare prefix, and costs every request
     # a second router.
     for family in families:
         errors = {**COMMON_ERRORS, **family.errors}
-        routes += family.routes(Runtime(limits=limits, memory=memory, stop=stop, errors=errors))
+        routes += family.routes(Runtime(limits=limits, memory=memory, rates=rates, stop=stop, errors=errors))
 
     async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok")

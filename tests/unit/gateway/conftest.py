@@ -16,7 +16,7 @@ from perdure.gateway.http.server import open_listener
 from perdure.gateway.server import serve
 from perdure.settings import Settings
 
-SMALL = Limits(memory=4000, uncounted=500, memory_wait=0.05, drain=5)
+SMALL = Limits(memory=16_000, uncounted=500, memory_wait=0.2, drain=5)
 SMALL_AGENT = AgentLimits(
     checkpoint=2000,
     whole=500,

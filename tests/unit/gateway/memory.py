@@ -248,7 +248,9 @@ class MemoryVerifier:
             raise ExpiredToken("the token has expired")
         if word != "good":
             raise InvalidToken("the token's signature is wrong")
-        return AgentIdentity(NAMESPACE, f"{pod_uid}-name", pod_uid, "default")
+        # A namespace may follow the pod.
+        pod_uid, _, namespace = pod_uid.partition("@")
+        return AgentIdentity(namespace or NAMESPACE, f"{pod_uid}-name", pod_uid, "default")
 
     async def warm(self, *, now: datetime) -> None:
         if self.error is not None:

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 from tests.support.loop_watch import watch_loop
-from tests.unit.gateway.conftest import RunningGateway
+from tests.unit.gateway.conftest import SMALL, RunningGateway
 from tests.unit.gateway.memory import session
 
 from perdure.domain.records import LedgerUnavailable, TaskKey
@@ -183,15 +183,16 @@ async def test_a_client_that_expects_100_continue_is_refused_before_the_body(gat
     assert b"connection: close" in answer.lower()
 
 
-async def test_large_bodies_wait_for_memory_and_time_out_with_busy(
-    gateway: RunningGateway,
-) -> None:
+async def test_large_bodies_wait_for_a_place_and_time_out_with_busy(gateway: RunningGateway) -> None:
+    for pod, namespace in (("pod-2", "team-b"), ("pod-3", "team-c")):
+        gateway.ledger.sessions[pod] = session(pod, namespace=namespace)
     gateway.ledger.gate = asyncio.Event()
     first, second = (
-        asyncio.create_task(gateway.call("PUT", "/checkpoints", data=b"x" * 2000)) for _ in range(2)
+        asyncio.create_task(gateway.call("PUT", "/checkpoints", token=token, data=b"x" * 2000))
+        for token in ("good-pod-1", "good-pod-2@team-b")
     )
     await gateway.ledger.until(lambda: gateway.ledger.entered == 2)
-    third = await gateway.call("PUT", "/checkpoints", data=b"x" * 2000)
+    third = await gateway.call("PUT", "/checkpoints", token="good-pod-3@team-c", data=b"x" * 2000)
     assert (third.status, third.kind) == (503, "busy")
     assert third.headers["Retry-After"] == "1"
     # Small bodies do not wait behind large ones.
@@ -203,10 +204,85 @@ async def test_large_bodies_wait_for_memory_and_time_out_with_busy(
     assert (await gateway.call("PUT", "/checkpoints", data=b"x" * 2000)).status == 201
 
 
+async def test_uploads_that_send_little_keep_no_other_out(gateway: RunningGateway) -> None:
+    async def stalled() -> AsyncIterator[bytes]:
+        yield b"x" * 400
+        await asyncio.Event().wait()
+
+    gateway.ledger.sessions["pod-2"] = session("pod-2")
+    gateway.ledger.sessions["pod-3"] = session("pod-3", namespace="team-b")
+    held = [
+        asyncio.create_task(gateway.call("PUT", "/checkpoints", token=f"good-pod-{pod}", data=stalled()))
+        for pod in (1, 2)
+    ]
+    await asyncio.sleep(0.05)
+    honest = await gateway.call("PUT", "/checkpoints", token="good-pod-3@team-b", data=b"x" * 2000)
+    assert honest.status == 201
+    for task in held:
+        task.cancel()
+    await asyncio.wait(held)
+
+
+async def test_an_upload_reaches_the_ledger_only_once_it_is_whole(gateway: RunningGateway) -> None:
+    more = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"x" * 1900
+        await more.wait()
+        yield b"y" * 100
+
+    saving = asyncio.create_task(gateway.call("PUT", "/checkpoints", data=slow()))
+    assert (await gateway.call("POST", "/heartbeat")).status == 204
+    assert gateway.ledger.entered == 0
+    more.set()
+    assert (await saving).status == 201
+    assert gateway.ledger.kept[-1].data == b"x" * 1900 + b"y" * 100
+
+
+async def test_requests_beyond_those_of_one_pod_at_once_are_refused(gateway: RunningGateway) -> None:
+    gateway.ledger.sessions["pod-2"] = session("pod-2")
+    gateway.ledger.gate = asyncio.Event()
+    most = SMALL.requests_at_once
+    held = [asyncio.create_task(gateway.call("PUT", "/checkpoints", data=b"x")) for _ in range(most)]
+    await gateway.ledger.until(lambda: gateway.ledger.entered == most)
+    refused = await gateway.call("PUT", "/checkpoints", data=b"x")
+    assert (refused.status, refused.kind) == (429, "too-many-requests")
+    assert int(refused.headers["Retry-After"]) >= 1
+    # Another pod of the namespace is not concerned.
+    assert (await gateway.call("POST", "/heartbeat", token="good-pod-2")).status == 204
+    gateway.ledger.gate.set()
+    assert {(await task).status for task in held} == {201}
+
+
 async def test_a_task_without_checkpoints_has_no_latest(gateway: RunningGateway) -> None:
     for path in ("/checkpoints/latest", "/checkpoints/1"):
         reply = await gateway.call("GET", path)
         assert (reply.status, reply.kind) == (404, "checkpoint-not-found")
+
+
+async def test_head_answers_without_reading_the_checkpoint(gateway: RunningGateway) -> None:
+    await gateway.call("PUT", "/checkpoints", data=b"first", headers={"Perdure-Label": "a"})
+    await gateway.call("PUT", "/checkpoints", data=b"second")
+    await gateway.call("PUT", "/checkpoints", data=b"third", headers={"Perdure-Recoverable": "false"})
+    expected = {
+        "/checkpoints/latest": (200, "2", "6"),
+        "/checkpoints/latest?label=a": (200, "1", "5"),
+        "/checkpoints/3": (200, "3", "5"),
+    }
+    for path, (status, sequence, size) in expected.items():
+        whole = await gateway.call("GET", path)
+        # A read would find the damage.
+        gateway.ledger.damaged |= {1, 2, 3}
+        reply = await gateway.call("HEAD", path)
+        gateway.ledger.damaged.clear()
+        assert (reply.status, reply.headers["Perdure-Sequence"]) == (status, sequence)
+        assert (reply.headers["Content-Length"], reply.body) == (size, b"")
+        different = {"Date"}
+        assert {k: v for k, v in reply.headers.items() if k not in different} == {
+            k: v for k, v in whole.headers.items() if k not in different
+        }
+    for path in ("/checkpoints/4", "/checkpoints/latest?label=none"):
+        assert (await gateway.call("HEAD", path)).status == 404
 
 
 async def test_an_unknown_sequence_is_not_found(gateway: RunningGateway) -> None:

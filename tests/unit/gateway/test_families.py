@@ -20,6 +20,7 @@ from perdure.gateway.agent_api.problems import AgentProblem
 from perdure.gateway.agent_api.progress_throttle import ProgressThrottle
 from perdure.gateway.agent_api.routes import AgentRoutes
 from perdure.gateway.app import build_app
+from perdure.gateway.authn import Owner
 from perdure.gateway.http.endpoint import Call, Routes, Runtime, json_response
 from perdure.gateway.http.problems import ErrorTable, HttpProblem, Problem, ProblemType
 from perdure.gateway.http.request_body import parse_json
@@ -49,6 +50,9 @@ class PeopleAuthenticator:
     """Authenticator by a header with the person's name."""
 
     challenge: ClassVar[str] = 'Name realm="people"'
+
+    def owner(self, identity: Person) -> Owner:
+        return Owner("", identity.name)
 
     async def identify(self, headers: Mapping[bytes, bytes]) -> Person:
         name = headers.get(b"x-person")

@@ -53,12 +53,16 @@ class Opener:
         Returns the run, or None and the seconds until another attempt. Raises LedgerError.
         """
         state = await self._ledger.load(root.uid)
+        if root.key in self._runs.by_key:
+            # The start has loaded a run meanwhile: this one, or an earlier object of its name, which is to be
+            # ended first. Kept under the same key, this run would hide it for the rest of the term.
+            return None, 0.0
         if state is not None:
             return self._runs.keep(root.key, state, root), None
         try:
             accepted = accept(root, self._store, self._kinds)
         except Refused as refused:
-            return await self._refuse(root, Reason.INVALID_CONFIG, str(refused), epoch=epoch), None
+            return await self._refuse(root, Reason.INVALID_CONFIG, str(refused), epoch=epoch)
         if isinstance(accepted, Waits):
             now = self._clock()
             since = self._runs.wait_for_template(root.key, accepted, now)
@@ -66,8 +70,7 @@ class Opener:
                 self._status_writer.mark(root.key)
                 left = (since + self._template_timeout - now).total_seconds()
                 return None, min(TEMPLATE_RECHECK, left)
-            refused_run = await self._refuse(root, Reason.TEMPLATE_NOT_FOUND, accepted.message, epoch=epoch)
-            return refused_run, None
+            return await self._refuse(root, Reason.TEMPLATE_NOT_FOUND, accepted.message, epoch=epoch)
         self._runs.stop_waiting(root.key)
         return self._runs.keep_new(root, accepted), None
 
@@ -90,12 +93,16 @@ class Opener:
         live.agenda.request_full_pass()
         return live
 
-    async def _refuse(self, root: Root, reason: Reason, message: str, *, epoch: int) -> LiveRun:
+    async def _refuse(
+        self, root: Root, reason: Reason, message: str, *, epoch: int
+    ) -> tuple[LiveRun | None, float | None]:
         self._runs.stop_waiting(root.key)
         commit = refusal(root, reason, message, self._clock())
         committed = await self._ledger.commit(commit, epoch=epoch)
+        if root.key in self._runs.by_key:
+            return None, 0.0
         state = RunState(run=commit.run, steps={}, tasks={}, attempts={})
         live = self._runs.keep(root.key, state, root)
         live.view.apply(commit, committed)
         self._kube_events.announce(live, commit, self._clock())
-        return live
+        return live, None

@@ -37,7 +37,11 @@ _RUNTIME_FAULTS = (
     "transport is closing",
     "error reading from server",
 )
+#: Characters of a message that Perdure makes, in the ledger and in statuses.
 MAX_MESSAGE = 1024
+#: Characters of the failure that an agent reports, as many as the gateway accepts. Statuses have MAX_MESSAGE
+#: of them; the next attempt, and the history, have all.
+MAX_REPORTED = 4096
 #: Characters of a failed container's own message that are kept.
 MAX_LAST_WORDS = 512
 
@@ -71,7 +75,7 @@ def outcome_of_report(report: Report) -> Outcome:
     return Outcome(
         kind=EndKind.FAILED,
         reason=Reason.AGENT_FAILURE,
-        message=shorten(report.message),
+        message=shorten(report.message, MAX_REPORTED),
         retryable=report.retryable,
     )
 

@@ -20,11 +20,12 @@ from perdure.gateway.agent_api.ports import AgentLedger
 from perdure.gateway.agent_api.problems import AgentProblem
 from perdure.gateway.agent_api.progress_throttle import ProgressThrottle
 from perdure.gateway.agent_api.sessions import Sessions
-from perdure.gateway.agent_api.transfer import checkpoint_response
+from perdure.gateway.agent_api.transfer import checkpoint_head, checkpoint_response
 from perdure.gateway.http.budget import Budget
 from perdure.gateway.http.endpoint import Call, json_response
 from perdure.gateway.http.problems import HttpProblem, Problem
 from perdure.gateway.http.request_body import parse
+from perdure.gateway.http.spool import Spool
 from perdure.kube.tokens import AgentIdentity
 from perdure.ledger.types import AgentSession, CheckpointInfo
 
@@ -104,7 +105,11 @@ class AgentApi:
         label = fields.label(None, call.query, limit=self.limits.label)
         session = await self.sessions.for_reading(call.identity)
         found = None
-        if session.checkpoint_sequence is not None:
+        if call.head:
+            info = await self._latest_info(session, label)
+            if info is not None:
+                return checkpoint_head(info)
+        elif session.checkpoint_sequence is not None:
             await call.reserve(self.limits.window)
             found = await self.ledger.open_latest(session, label)
         if found is None and label is None:
@@ -122,6 +127,11 @@ class AgentApi:
         """200 with the bytes of one checkpoint."""
         session = await self.sessions.for_reading(call.identity)
         sequence = int(call.path_params["sequence"])
+        if call.head:
+            listed = await self.ledger.checkpoints(session, before=sequence + 1, limit=1)
+            if listed and listed[0].sequence == sequence:
+                return checkpoint_head(listed[0])
+            raise _no_checkpoint(f"there is no number {sequence}, or it is no longer kept")
         await call.reserve(self.limits.window)
         found = await self.ledger.open_checkpoint(session, sequence)
         if found is None:
@@ -176,23 +186,39 @@ class AgentApi:
         )
         return Response(status_code=204)
 
+    async def _latest_info(self, session: AgentSession, label: str | None) -> CheckpointInfo | None:
+        """The newest recoverable checkpoint, with `label` of that label, without its bytes."""
+        newest = session.checkpoint_sequence
+        if newest is None:
+            return None
+        listed = await self.ledger.checkpoints(
+            session, label=label, before=newest + 1, limit=1 if label is None else self.limits.listed
+        )
+        return next((info for info in listed if info.recoverable), None)
+
     async def _checkpoint(self, call: AgentCall) -> bytes | AsyncIterable[bytes]:
-        """The body: whole if it is small, in pieces as they arrive if it is large."""
+        """The body: whole if it is small, in pieces from the disk if it is large."""
         body, limits, what = call.body, self.limits, "checkpoint"
         body.refuse_larger(limits.checkpoint, what=what)
         if body.declared is not None and body.declared <= limits.whole:
             return await call.read(limits.whole, what=what)
-        first = b""
-        if body.declared is None:
-            await call.reserve(self.limits.window)
-            first = await body.begin(limits.whole, what=what)
-            if body.ended and len(first) <= limits.whole:
-                return first
-        else:
-            await call.reserve(self.limits.window)
+        await call.reserve(limits.window)
+        # A place is for clients that send: one that has sent nothing could hold it for nothing.
+        first = await body.begin(limits.whole, what=what)
+        if body.ended and len(first) <= limits.whole:
+            return first
         # Until a place is free the rest of the body stays with the client: TCP stops the sender.
-        call.holds.append(await self.uploads.hold(1))
-        return body.pieces(limits.checkpoint, what=what, first=first)
+        call.holds.append(await self.uploads.hold(1, call.owner))
+        spool = Spool()
+        call.holds.append(spool)
+        try:
+            await spool.fill(body.pieces(limits.checkpoint, what=what, first=first))
+        except OSError as error:
+            raise Problem(
+                HttpProblem.NO_SPACE,
+                f"checkpoint: the gateway cannot keep it while it arrives: {error.strerror}",
+            ) from error
+        return spool.pieces()
 
 
 def _about_latest(session: AgentSession) -> dict[str, Any] | None:

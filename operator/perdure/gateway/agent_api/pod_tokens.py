@@ -8,6 +8,7 @@ from typing import ClassVar, Final
 
 from perdure.gateway.agent_api.ports import Verifier
 from perdure.gateway.agent_api.problems import AgentProblem
+from perdure.gateway.authn import Owner
 from perdure.gateway.http.problems import Problem
 from perdure.kube.tokens import AgentIdentity, ExpiredToken, InvalidToken, KeysUnavailable
 
@@ -29,6 +30,10 @@ class PodAuthenticator:
     def __init__(self, verifier: Verifier, *, clock: Callable[[], datetime]) -> None:
         self._verifier = verifier
         self._clock = clock
+
+    def owner(self, identity: AgentIdentity) -> Owner:
+        """See Authenticator."""
+        return Owner(identity.namespace, identity.pod_uid)
 
     async def identify(self, headers: Mapping[bytes, bytes]) -> AgentIdentity:
         """The pod that sent the request.

@@ -77,7 +77,13 @@ class AgentRoutes:
             ledger=self._ledger,
             sessions=sessions,
             throttle=self._throttle,
-            uploads=Budget(self._limits.uploads, wait=runtime.limits.memory_wait),
+            uploads=Budget(
+                self._limits.uploads,
+                wait=runtime.limits.memory_wait,
+                per_caller=1,
+                # One is always left for others, who need not wait for the end of a slow upload.
+                per_namespace=max(1, self._limits.uploads - 1),
+            ),
             limits=self._limits,
             clock=self._clock,
         )

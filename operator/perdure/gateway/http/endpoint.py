@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import orjson
 import structlog
@@ -18,8 +19,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from perdure.gateway.authn import Authenticator
-from perdure.gateway.http.budget import Budget, Hold
+from perdure.gateway.authn import Authenticator, Owner
+from perdure.gateway.http.budget import Budget
 from perdure.gateway.http.limits import Limits
 from perdure.gateway.http.log_limiter import LogLimiter
 from perdure.gateway.http.problems import (
@@ -30,6 +31,7 @@ from perdure.gateway.http.problems import (
     is_expected,
 )
 from perdure.gateway.http.request_body import Body, ClientGone
+from perdure.gateway.http.request_rates import RequestRates
 from perdure.gateway.http.streaming import StreamedResponse
 
 _log = LogLimiter(structlog.get_logger(__name__))
@@ -37,13 +39,20 @@ _log = LogLimiter(structlog.get_logger(__name__))
 IdentityT = TypeVar("IdentityT")
 
 
+class Releasable(Protocol):
+    """What a request holds until its response was sent."""
+
+    def release(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
     """State of the server that all endpoints share, and the errors that one family's endpoints expect."""
 
     limits: Limits
-    #: Bytes of request bodies in memory.
+    #: Bytes of bodies in memory.
     memory: Budget
+    rates: RequestRates
     #: Set when the server stops: streams without an end of their own end then.
     stop: asyncio.Event
     errors: ErrorTable
@@ -54,18 +63,21 @@ class Call(Generic[IdentityT]):
     """One authenticated request."""
 
     identity: IdentityT
+    owner: Owner
     #: Names in lower case; of repeated headers the last one.
     headers: Mapping[bytes, bytes]
     query: bytes
     path_params: Mapping[str, Any]
+    #: True if the answer will have no body.
+    head: bool
     body: Body
     memory: Budget
-    #: Shares of budgets, which are released after the response was sent.
-    holds: list[Hold] = field(default_factory=list)
+    #: Shares of budgets and the like, which are released after the response was sent.
+    holds: list[Releasable] = field(default_factory=list)
 
     async def read(self, limit: int, *, what: str) -> bytes:
         """The whole body, at most `limit` bytes. Raises Problem (too-large, too-slow, busy), ClientGone."""
-        content, hold = await self.body.read(limit, what=what, budget=self.memory)
+        content, hold = await self.body.read(limit, what=what, budget=self.memory, owner=self.owner)
         if hold is not None:
             self.holds.append(hold)
         return content
@@ -73,7 +85,7 @@ class Call(Generic[IdentityT]):
     async def reserve(self, size: int) -> None:
         """Memory for `size` bytes of a body that passes through in pieces. Raises Problem(busy)."""
         if size > self.body.uncounted:
-            self.holds.append(await self.memory.hold(size))
+            self.holds.append(await self.memory.hold(size, self.owner))
 
 
 #: May raise Problem, and the errors of its family's table.
@@ -95,12 +107,16 @@ class Endpoint(Generic[IdentityT]):
         runtime = self._runtime
         body = Body(headers, receive, limits=runtime.limits)
         call: Call[IdentityT] | None = None
+        under_way = ExitStack()
         try:
             try:
                 identity = await self._authenticator.identify(headers)
-                call = Call(
-                    identity, headers, scope["query_string"], scope["path_params"], body, runtime.memory
-                )
+                owner = self._authenticator.owner(identity)
+                under_way.enter_context(runtime.rates.under_way(owner))
+                await runtime.rates.pace(owner)
+                query, parameters = scope["query_string"], scope["path_params"]
+                head = scope["method"] == "HEAD"
+                call = Call(identity, owner, headers, query, parameters, head, body, runtime.memory)
                 response = await self._handler(call)
             except ClientGone:
                 return
@@ -113,6 +129,7 @@ class Endpoint(Generic[IdentityT]):
                     response.headers["Connection"] = "close"
             await self._send(response, scope, receive, send)
         finally:
+            under_way.close()
             for hold in call.holds if call is not None else ():
                 hold.release()
 

@@ -31,10 +31,21 @@ class Limits:
     keep_alive: float = 75.0
     #: Time for which a client may read nothing of what it was sent.
     write_time: float = 30.0
-    #: Request bodies in memory, of all clients together. A body that exceeds the rest waits.
+    #: Requests of one caller a second, and those that may come at once after a pause. Beyond it answers are
+    #: delayed, by at most a second.
+    requests_rate: float = 300.0
+    requests_burst: float = 3000.0
+    #: Requests of one caller that are under way.
+    requests_at_once: int = 32
+    #: Request and response bodies in memory, of all clients together. A body that exceeds the rest waits.
     memory: int = 256 * MIB
-    #: Bodies up to this size do not count against `memory`.
-    uncounted: int = 256 * KIB
+    #: The same of one caller, and of one namespace.
+    memory_per_caller: int = 16 * MIB
+    memory_per_namespace: int = 192 * MIB
+    #: Memory that a body takes for each of its bytes: the body, and its copy in the statement that stores it.
+    copies: int = 2
+    #: Bodies up to this size do not count against `memory`: 4,096 connections hold 64 MiB of them.
+    uncounted: int = 16 * KIB
     #: Longest wait of a large body for its share of `memory`.
     memory_wait: float = 15.0
     #: Unused rest of a request body that is read before the response is sent. A client that is still sending
@@ -44,6 +55,11 @@ class Limits:
     body_time: float = 30.0
     #: Slowest acceptable transfer in bytes per second, on top of `body_time`.
     slowest: int = 512 * KIB
+    #: Slowest acceptable transfer of a large body over the last `rate_time` seconds, in bytes per second.
+    #: Without it a client could send one byte, and hold what it holds until the end of the whole transfer's
+    #: time.
+    least_rate: int = 128 * KIB
+    rate_time: float = 10.0
     #: Life of a streamed response without an end of its own. The client opens the stream again afterwards,
     #: with a token that is checked again.
     stream_time: float = 3600.0

@@ -41,6 +41,10 @@ class HttpProblem(ProblemType):
     NOT_READY = ("not-ready", 503, "The gateway is not ready", True)
     #: The connection is one too many, of all or of its address.
     TOO_MANY_CONNECTIONS = ("too-many-connections", 503, "There are too many connections", True)
+    #: The caller sends too many requests, or too many at once.
+    TOO_MANY_REQUESTS = ("too-many-requests", 429, "There are too many requests")
+    #: The gateway's disk has no room for a large body.
+    NO_SPACE = ("no-space", 503, "There is no room for the body now", True)
     #: Not HTTP/1.1.
     INVALID_REQUEST = ("invalid-request", 400, "The request cannot be read")
     #: The head of the request did not arrive in time.

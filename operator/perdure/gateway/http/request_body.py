@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import orjson
 from pydantic import BaseModel, ValidationError
 from starlette.types import Message, Receive
 
+from perdure.gateway.authn import Owner
 from perdure.gateway.http.budget import Budget, Hold
 from perdure.gateway.http.limits import Limits
 from perdure.gateway.http.problems import HttpProblem, Problem
+
+#: The owner of bodies in tests and tools.
+NO_OWNER: Final = Owner("", "")
 
 BodyModel = TypeVar("BodyModel", bound=BaseModel)
 
@@ -40,7 +44,9 @@ class Body:
         self._ended = self.declared == 0
         self._invited = headers.get(b"expect", b"").lower() != b"100-continue"
 
-    async def read(self, limit: int, *, what: str, budget: Budget | None = None) -> tuple[bytes, Hold | None]:
+    async def read(
+        self, limit: int, *, what: str, budget: Budget | None = None, owner: Owner = NO_OWNER
+    ) -> tuple[bytes, Hold | None]:
         """The whole body, at most `limit` bytes. `what` names the body in errors.
 
         With a budget, a large body waits for its share before its first byte is read. The caller releases the
@@ -48,9 +54,9 @@ class Body:
         """
         self.refuse_larger(limit, what=what)
         expected = limit if self.declared is None else self.declared
-        hold = None
+        hold, copies = None, self._limits.copies
         if budget is not None and expected > self._limits.uncounted:
-            hold = await budget.hold(expected)
+            hold = await budget.hold(copies * expected, owner)
         try:
             async with asyncio.timeout(self._limits.transfer_time(expected)):
                 content = await self._collect(limit, what)
@@ -61,7 +67,7 @@ class Body:
             self._release(hold)
             raise
         if hold is not None:
-            hold.shrink(len(content))
+            hold.shrink(copies * len(content))
         return content, hold
 
     async def begin(self, limit: int, *, what: str) -> bytes:
@@ -128,16 +134,27 @@ class Body:
         return self._ended
 
     async def _timely(self, expected: int, what: str) -> AsyncIterator[bytes]:
-        deadline = asyncio.get_running_loop().time() + self._limits.transfer_time(expected)
+        loop, limits = asyncio.get_running_loop(), self._limits
+        deadline = loop.time() + limits.transfer_time(expected)
+        # Bytes since the start of a window: at its end there must be enough of them.
+        window, received = loop.time() + limits.rate_time, 0
+        enough = min(limits.least_rate * limits.rate_time, max(1, expected / 2))
         while True:
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(min(deadline, window)):
                     piece = await self._next()
             except TimeoutError:
-                raise self._too_slow(what) from None
+                if loop.time() >= deadline or received < enough:
+                    raise self._too_slow(what) from None
+                window, received = window + limits.rate_time, 0
+                continue
             if piece is None:
                 return
+            received += len(piece)
             yield piece
+            # The consumer may have taken long: a client is measured only while its bytes are awaited.
+            if loop.time() >= window:
+                window, received = loop.time() + limits.rate_time, 0
 
     async def _collect(self, limit: int, what: str) -> bytes:
         pieces: list[bytes] = []

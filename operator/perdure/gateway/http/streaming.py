@@ -55,7 +55,9 @@ class Transfer(StreamedResponse):
             await send(_start(self))
             if scope["method"] != "HEAD":
                 async for chunk in self._chunks():
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    # A client that reads nothing would hold memory until the end of the whole time.
+                    async with asyncio.timeout(limits.rate_time):
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send(_END)
 
 

@@ -12,6 +12,7 @@ from perdure.domain.engine.observed import ChildRun
 from perdure.domain.engine.outcome import (
     LOST_AFTER,
     MAX_MESSAGE,
+    MAX_REPORTED,
     EndKind,
     Outcome,
     outcome_of_child,
@@ -243,7 +244,7 @@ def test_a_report_of_failure(retryable: bool) -> None:
     report = Report(outcome="Failed", message="x" * 5000, retryable=retryable, at=NOW)
     result = outcome_of_report(report)
     assert (result.kind, result.reason, result.retryable) == (F, Reason.AGENT_FAILURE, retryable)
-    assert len(result.message) == MAX_MESSAGE
+    assert len(result.message) == MAX_REPORTED
 
 
 def test_a_report_of_success() -> None:
