@@ -14,6 +14,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from perdure.api.codegen.generated import command
 
 FILE: Final = Path("docs/limits.md")
 TABLE: Final = Path(__file__).with_name("limits.toml")
-_NUMBER: Final = re.compile(r"\{([\w.]+):([\w.]+)(?:\|(\w+))?\}")
+_NUMBER: Final = re.compile(r"\{([\w.]+):([\w.]+)(?:\|(\w*))?\}")
 _UNITS: Final = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (0.001, "ms"))
 
 
@@ -96,11 +97,12 @@ def shown(value: Any, unit: str) -> str:
                 return f"{value // size:,} {name}"
         return f"{value:,} bytes"
     if unit == "s":
+        value = value.total_seconds() if isinstance(value, timedelta) else value
         for seconds, name in _UNITS:
             if value >= seconds and (value / seconds).is_integer() if value >= 1 else name == "ms":
                 return f"{value / seconds:g} {name}"
         return f"{value:g} s"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,g}" if isinstance(value, int | float) else str(value)
 
 
 def _filled(text: str) -> str:
