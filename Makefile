@@ -9,6 +9,12 @@ CLUSTER ?= native
 STATE_DIR ?= .cluster
 # Items of the forEach of `make test-scale`.
 ITEMS ?= 10000
+# Versions of Python under which `make test-python` runs the unit tests.
+PYTHONS ?= 3.11 3.13
+# What `make test` has of the tiers that take long: faults of the matrix and the agents of each, items of a forEach.
+CI_FAULTS := operator-killed,postgres-killed,agent-killed-after-checkpoint,node-drained
+CI_FAULT_ITEMS := 6
+CI_ITEMS := 300
 export CLUSTER STATE_DIR
 
 .DEFAULT_GOAL := help
@@ -81,6 +87,14 @@ docs: venv ## Generate the reference, the pages of events and limits, and the ta
 test-unit: venv ## Unit tests, in as many processes as there are cores.
 	$(PYTEST) -n auto --dist worksteal tests/unit
 
+.PHONY: test-python
+test-python: ## Unit tests under each of PYTHONS (3.11 3.13), which uv downloads where the machine has none.
+	@for version in $(PYTHONS); do \
+	    echo "==> unit tests under Python $$version"; \
+	    UV_PROJECT_ENVIRONMENT=.venv-$$version $(UV) sync --frozen --quiet --python $$version && \
+	    .venv-$$version/bin/pytest -n auto --dist worksteal -p no:cacheprovider tests/unit || exit 1; \
+	done
+
 .PHONY: test-simulated
 test-simulated: venv ## Control loop tests in simulation: virtual clock, injected faults.
 	$(PYTEST) tests/simulated
@@ -96,8 +110,9 @@ test-integration: venv tools-light ## Integration tests against a real Postgres,
 	$(PYTEST) tests/integration
 
 .PHONY: test-cluster
-test-cluster: venv ## End-to-end tests on a real cluster: the chart is installed, pods and processes are killed.
-	$(PYTEST) tests/cluster --ignore tests/cluster/faults --ignore tests/cluster/hostile
+test-cluster: venv ## End-to-end tests on a real cluster: the chart, kills, and some of the fault matrix.
+	FAULTS=$${FAULTS:-$(CI_FAULTS)} FAULT_ITEMS=$${FAULT_ITEMS:-$(CI_FAULT_ITEMS)} \
+	    $(PYTEST) tests/cluster --ignore tests/cluster/hostile
 
 .PHONY: test-scale
 test-scale: venv ## Run a forEach of ITEMS (10000) items on simulated nodes and check the sizes that must stay bounded.
@@ -119,8 +134,22 @@ test-kills: venv ## Kill the operator KILLS (100) times at random during 100 run
 test-checkpoints: venv tools-light ## Save COUNT (20000) checkpoints while each process is killed in turn; none may be lost.
 	COUNT=$${COUNT:-20000} $(PYTEST) tests/integration/operator/test_acknowledged.py -s
 
-.PHONY: test
-test: lint test-unit test-simulated test-integration test-cluster ## Lint and every tier of tests; builds Kubernetes once (about 10 minutes).
+.PHONY: test test-tiers
+test: test-tiers lint test-unit test-simulated test-integration ## Lint and every tier of tests; builds Kubernetes once (about 10 minutes).
+	@$(MAKE) --no-print-directory test-scale ITEMS=$(CI_ITEMS)
+	@$(MAKE) --no-print-directory test-cluster
+
+test-tiers:
+	@echo "make test runs:"
+	@echo "  lint          style, types, layers, words, freshness of generated files"
+	@echo "  unit          pure code and parts, milliseconds each"
+	@echo "  simulated     the control loop on a virtual clock, with faults between any two awaits"
+	@echo "  integration   real Postgres, NATS and kube-apiserver"
+	@echo "  scale         a forEach of $(CI_ITEMS) items on simulated nodes (make test-scale: $(ITEMS))"
+	@echo "  cluster       kubelet, containerd and the chart; of the fault matrix: $(CI_FAULTS)"
+	@echo "                with $(CI_FAULT_ITEMS) agents each (make test-faults: all faults, 50 agents)"
+	@echo "Targets of their own, not part of it: simulate, test-faults, test-hostile, test-kills, test-checkpoints,"
+	@echo "  test-python, bench"
 
 .PHONY: bench
 bench: venv ## Run the benchmarks, JSON to .bench; `make bench-B2` for one, ARGS=--small for a trial.
