@@ -3,7 +3,7 @@
 python3 hack/install.py                     into the cluster under .cluster (boot it with `make cluster`)
 CLUSTER=kind python3 hack/install.py        into a kind cluster
 CLUSTER=current IMAGE_REPOSITORY=registry.example/perdure IMAGE_TAG=dev python3 hack/install.py
-                                            wherever kubectl points; the image must be there already
+                                            wherever kubectl points; says first what is missing
 """
 
 import argparse
@@ -32,26 +32,60 @@ from hack.target import (  # noqa: E402
 CHART = ROOT / "charts" / "perdure"
 #: Seconds for everything to become ready.
 DEADLINE = 300
+#: The oldest Kubernetes that the chart accepts: see kubeVersion in Chart.yaml.
+OLDEST = (1, 30)
+#: What the chart creates outside its namespace, and the namespace itself.
+RIGHTS = (
+    ("create", "namespaces"),
+    ("create", "customresourcedefinitions"),
+    ("create", "clusterroles"),
+    ("create", "clusterrolebindings"),
+    ("create", "validatingadmissionpolicies"),
+)
 
 
 def install(target: Target) -> None:
     """Images into the cluster, then the chart. Does little when nothing has changed. Raises Problem."""
+    if target.kind == "current":
+        check_needs(target)
     image_id = _images(target)
     _namespace(target)
     _chart(target, image_id)
     say(target.kubectl("get", "pods", "-n", NAMESPACE).rstrip())
 
 
+def check_needs(target: Target) -> None:
+    """Say what a cluster that was not built here must have, and check all of it before anything is changed.
+
+    Raises Problem, which lists everything that is missing with its remedy.
+    """
+    image = f"{os.environ.get('IMAGE_REPOSITORY') or 'IMAGE_REPOSITORY'}:{os.environ.get('IMAGE_TAG', 'dev')}"
+    major, minor = OLDEST
+    say("==> what this cluster needs")
+    missing = []
+    if not os.environ.get("IMAGE_REPOSITORY"):
+        missing.append(
+            "an image in a registry that the cluster reaches, in IMAGE_REPOSITORY and IMAGE_TAG (dev):\n"
+            "    docker build -t REGISTRY/perdure:TAG . && docker push REGISTRY/perdure:TAG\n"
+            "    CLUSTER=current IMAGE_REPOSITORY=REGISTRY/perdure IMAGE_TAG=TAG make install"
+        )
+    say(f"    the image {image}, pushed to a registry from which its nodes pull")
+    say(f"    Kubernetes {major}.{minor} or newer")
+    server = json.loads(target.kubectl("version", "-o", "json"))["serverVersion"]
+    found = (int(server["major"]), int("".join(filter(str.isdecimal, server["minor"]))))
+    if found < OLDEST:
+        missing.append(f"Kubernetes {major}.{minor} or newer; the cluster has {found[0]}.{found[1]}")
+    for verb, resource in RIGHTS:
+        say(f"    the right to {verb} {resource}")
+        if not target.kubectl_may(verb, resource):
+            missing.append(f"the right to {verb} {resource}: ask an administrator of the cluster")
+    if missing:
+        raise Problem("this cluster lacks what the chart needs; nothing was changed", "\n".join(missing))
+
+
 def _images(target: Target) -> str:
     """Build and load the images. Returns the id of the operator's image, so that a new one is rolled out."""
     if target.kind == "current":
-        if "IMAGE_REPOSITORY" not in os.environ:
-            raise Problem(
-                "your cluster takes its images from a registry: IMAGE_REPOSITORY must say which",
-                "Build the images and push them:\n"
-                "  docker build -t REGISTRY/perdure:TAG . && docker push REGISTRY/perdure:TAG\n"
-                "then name them: CLUSTER=current IMAGE_REPOSITORY=REGISTRY/perdure IMAGE_TAG=TAG",
-            )
         return f"{os.environ['IMAGE_REPOSITORY']}:{os.environ.get('IMAGE_TAG', 'dev')}"
     say("==> images")
     # kind users have docker; without it the images are made from Debian packages and wheels.

@@ -135,6 +135,17 @@ class Target:
         """Whether `kubectl get …` finds something."""
         return bool(self.kubectl("get", *arguments, "--ignore-not-found", "-o", "name").strip())
 
+    def kubectl_may(self, verb: str, resource: str) -> bool:
+        """Whether the user may do that in all namespaces. Raises Problem if kubectl gives no answer."""
+        line = self.kubectl_line("auth", "can-i", verb, resource, "--all-namespaces", "--quiet")
+        environment = {**os.environ, **self.environment}
+        done = subprocess.run(
+            line, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, env=environment
+        )
+        if done.stderr and b"Warning" not in done.stderr:
+            raise Problem(f"kubectl auth can-i: {done.stderr.decode(errors='replace').strip()}")
+        return done.returncode == 0
+
     def cluster(self, *arguments: str, deadline: float = 3600) -> str:
         """hack/cluster on our own cluster. Raises Problem."""
         command = [
