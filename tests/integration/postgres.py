@@ -97,6 +97,10 @@ class PostgresServer:
         return self._directory / "data"
 
     @property
+    def socket(self) -> Path:
+        return self._directory / ".s.PGSQL.5432"
+
+    @property
     def log(self) -> Path:
         return self._directory / "log"
 

@@ -11,6 +11,7 @@ from perdure.ledger import checkpoint_bytes, rows
 from perdure.ledger.base import Side, fence_arguments, superseded
 from perdure.ledger.parameters import text
 from perdure.ledger.queries import SQL
+from perdure.ledger.sessions import IDLE_TIMEOUT, SERVER_SHARE, abandon, set_local
 from perdure.ledger.types import (
     AgentSession,
     Checkpoint,
@@ -28,6 +29,9 @@ LARGE: Final = 256 * 1024
 _SLOWEST: Final = 1024 * 1024
 #: Seconds to read a checkpoint that is stored whole: one of an older version may have 64 MiB.
 _READ_TIMEOUT: Final = 60.0
+#: Seconds that an upload's transaction waits for the client's next piece. The gateway gives up earlier: this
+#: is the end of an upload whose gateway vanished.
+UPLOAD_IDLE: Final = 180.0
 #: The largest bigint of Postgres.
 _LARGEST: Final = 2**63 - 1
 
@@ -103,6 +107,9 @@ class CheckpointSide(Side):
         async with self.database.acquire() as connection:
             try:
                 await connection.execute("begin")
+                # The transaction waits for the client's bytes. Until the last one is stored, it locks no row
+                # of the run, so it may wait longer than others.
+                await set_local(connection, idle_in_transaction_session_timeout=UPLOAD_IDLE)
                 # A check without a lock: the bytes of a superseded attempt need not be received.
                 if not await connection.fetchval(SQL["attempt_is_open"], *fence_arguments(session)):
                     raise superseded(session)
@@ -112,6 +119,13 @@ class CheckpointSide(Side):
                     number += 1
                 _compare(pieces.sha256, expected)
                 totals = (pieces.size, pieces.stored_size, "identity", pieces.sha256, b"")
+                time = self._time_for(pieces.stored_size)
+                # From here on the run's row is locked: a gateway that vanishes now must not keep it.
+                await set_local(
+                    connection,
+                    idle_in_transaction_session_timeout=IDLE_TIMEOUT,
+                    statement_timeout=time * SERVER_SHARE,
+                )
                 row = await connection.fetchrow(
                     SQL["write_checkpoint"], *fence_arguments(session), *about, *totals, *kept, upload
                 )
@@ -119,10 +133,10 @@ class CheckpointSide(Side):
                     await connection.execute("rollback")
                 else:
                     # The commit may have to flush all pieces to disk.
-                    await connection.execute("commit", timeout=self._time_for(pieces.stored_size))
+                    await connection.execute("commit", timeout=time)
             except BaseException:
                 # Postgres rolls back when the connection ends; a `rollback` could fail or be cancelled, too.
-                connection.terminate()
+                await abandon(connection)
                 raise
         if row["sequence"] is None:
             return await self._refused(session, kept[2], pieces.sha256)
@@ -188,7 +202,7 @@ class CheckpointSide(Side):
         key = session.key
         tried = None
         while True:
-            row = await self.database.fetchrow(
+            row = await self.database.fetchrow_slow(
                 SQL[name], session.workflow_uid, key.step, key.index, which, timeout=_READ_TIMEOUT
             )
             if row is None:

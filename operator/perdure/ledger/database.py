@@ -8,16 +8,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
 
 import asyncpg
-import orjson
+import structlog
 
 from perdure.domain.records import LedgerUnavailable
+from perdure.ledger import sessions
+from perdure.ledger.queries import SQL
+from perdure.ledger.sessions import (
+    APPLICATION,
+    CANCEL_TIMEOUT,
+    LOCK_TIMEOUT,
+    SERVER_SHARE,
+    STUCK_AFTER,
+    Session,
+    abandon,
+    lock_wait_ended,
+)
+
+_log = structlog.get_logger(__name__)
 
 #: Seconds to open a connection.
 CONNECT_TIMEOUT: Final = 5.0
+
+#: Seconds between searches for sessions that keep locks and are silent.
+_SEARCH_EVERY: Final = 1.0
 
 #: SQLSTATE classes: connection, insufficient resources, operator intervention, system error.
 _PASSING_CLASSES: Final = frozenset({"08", "53", "57", "58"})
@@ -63,25 +80,22 @@ def passing_as_unavailable() -> Iterator[None]:
         raise
 
 
-async def _prepare(connection: Any) -> None:
-    # Parameters are JSON bytes already (see `parameters.dumps`), results are decoded. Binary format keeps
-    # both free of a copy through str.
-    await connection.set_type_codec(
-        "json", schema="pg_catalog", encoder=bytes, decoder=orjson.loads, format="binary"
-    )
-
-
 async def _no_reset(_: Any) -> None:
     # No statement sets session state, so a released connection needs no round trip for a reset.
     return
 
 
-async def connect(url: str, *, timeout: float) -> Any:
-    """One connection outside the pool. `timeout`: seconds for one statement."""
+async def connect(url: str, *, timeout: float, lock_timeout: float = LOCK_TIMEOUT) -> Any:
+    """One connection outside the pool. `timeout`: seconds for one statement, `lock_timeout`: for one lock."""
     with passing_as_unavailable():
-        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, command_timeout=timeout)
+        connection = await asyncpg.connect(
+            url, timeout=CONNECT_TIMEOUT, command_timeout=timeout, connection_class=Session
+        )
         try:
-            await _prepare(connection)
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await sessions.prepare(
+                    connection, sessions.settings(timeout=timeout, lock_timeout=lock_timeout)
+                )
         except BaseException:
             connection.terminate()
             raise
@@ -94,8 +108,12 @@ class KeptConnection:
     To acquire and release a pooled connection costs as much as a short statement.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[Any]]) -> None:
+    def __init__(
+        self, connect: Callable[[], Awaitable[Any]], *, on_held: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """`on_held`: called after a statement of `fetch` that waited too long for a lock."""
         self._connect = connect
+        self._on_held = on_held
         self._connection: Any = None
         self._closed = False
         self._turn = asyncio.Lock()
@@ -105,20 +123,20 @@ class KeptConnection:
         if self._closed:
             raise LedgerUnavailable("the ledger is closed")
         if self._connection is None or self._connection.is_closed():
-            self.drop()
+            await self.drop()
             self._connection = await self._connect()
         return self._connection
 
-    def drop(self) -> None:
-        """Terminate the connection, with the statement that it runs."""
+    async def drop(self) -> None:
+        """Close the connection, and cancel the statement that it runs in the server, too."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.terminate()
+            await abandon(connection)
 
-    def close(self) -> None:
-        """Terminate the connection, and refuse to open another."""
+    async def close(self) -> None:
+        """Close the connection, and refuse to open another."""
         self._closed = True
-        self.drop()
+        await self.drop()
 
     async def fetch(self, statement: str, *arguments: Any) -> list[Any]:
         """The rows of a statement; one caller at a time. Raises LedgerUnavailable."""
@@ -127,11 +145,13 @@ class KeptConnection:
                 connection = await self.get()
                 try:
                     rows: list[Any] = await connection.fetch(statement, *arguments)
-                except asyncpg.PostgresError:
+                except asyncpg.PostgresError as error:
+                    if self._on_held is not None and lock_wait_ended(error):
+                        await self._on_held()
                     raise
                 except BaseException:
                     # The statement may still run: only a new connection is known to be clean.
-                    self.drop()
+                    await self.drop()
                     raise
                 return rows
 
@@ -144,6 +164,7 @@ class Database:
         self._size = size
         #: Seconds for one statement.
         self.timeout = timeout
+        self._searched = -_SEARCH_EVERY
         self._pool: Any = None
 
     async def open(self) -> None:
@@ -157,7 +178,8 @@ class Database:
                 timeout=CONNECT_TIMEOUT,
                 command_timeout=self.timeout,
                 max_inactive_connection_lifetime=300,
-                init=_prepare,
+                connection_class=Session,
+                init=self._prepare,
                 reset=_no_reset,
             )
 
@@ -172,18 +194,51 @@ class Database:
         except TimeoutError:
             pool.terminate()
 
-    async def connect(self) -> Any:
+    async def _prepare(self, connection: Any) -> None:
+        await sessions.prepare(connection, sessions.settings(timeout=self.timeout))
+
+    async def connect(self, *, lock_timeout: float = LOCK_TIMEOUT) -> Any:
         """A connection outside the pool, for the writer, the relay and the listener."""
-        return await connect(self._url, timeout=self.timeout)
+        return await connect(self._url, timeout=self.timeout, lock_timeout=lock_timeout)
+
+    async def end_stuck(self) -> None:
+        """End sessions that hold locks in the middle of a batch and are silent, at most once a second."""
+        now = asyncio.get_running_loop().time()
+        if now - self._searched < _SEARCH_EVERY:
+            return
+        self._searched = now
+        # The caller waits for a lock and has an error of its own for that.
+        with suppress(LedgerUnavailable):
+            async with self._acquire() as connection:
+                ended = await connection.fetchval(SQL["end_stuck"], APPLICATION, STUCK_AFTER)
+            if ended:
+                _log.warning("ended sessions that kept locks and were silent", sessions=ended)
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Any]:
         """A pooled connection; waits for a free one as long as a statement may take."""
+        try:
+            async with self._acquire() as connection:
+                yield connection
+        except LedgerUnavailable as error:
+            if error.__cause__ is not None and lock_wait_ended(error.__cause__):
+                await self.end_stuck()
+            raise
+
+    @asynccontextmanager
+    async def _acquire(self) -> AsyncIterator[Any]:
         with passing_as_unavailable():
             if self._pool is None:
                 raise LedgerUnavailable("the ledger is closed")
-            async with self._pool.acquire(timeout=self.timeout) as connection:
+            pool = self._pool
+            connection = await pool.acquire(timeout=self.timeout)
+            try:
                 yield connection
+            finally:
+                # A statement that was given up is being cancelled in the server. After the deadline the pool
+                # closes the connection.
+                with suppress(TimeoutError):
+                    await pool.release(connection, timeout=CANCEL_TIMEOUT)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Any]:
@@ -200,5 +255,12 @@ class Database:
             return rows
 
     async def fetchrow(self, statement: str, *arguments: Any, timeout: float | None = None) -> Any:
+        """The first row. `timeout`: seconds for the client, where large arguments take longer to arrive."""
         async with self.acquire() as connection:
+            return await connection.fetchrow(statement, *arguments, timeout=timeout)
+
+    async def fetchrow_slow(self, statement: str, *arguments: Any, timeout: float) -> Any:
+        """The first row of a reading statement that may take longer than usual in the server, too."""
+        async with self.acquire() as connection, connection.transaction(readonly=True):
+            await sessions.set_local(connection, statement_timeout=timeout * SERVER_SHARE)
             return await connection.fetchrow(statement, *arguments, timeout=timeout)

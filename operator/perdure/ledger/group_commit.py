@@ -3,36 +3,28 @@
 While one batch is under way, the next one fills. An idle writer starts at once, so that a single write is not
 delayed for a batch; under load the batches grow by themselves. A batch is one pipelined `fetchmany`, which
 Postgres runs as one transaction: one round trip, one commit.
+
+A batch that meets a lock is rolled back by Postgres after `LOCK_TIMEOUT`, and falls apart into its runs: see
+`held_runs.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any, Final
 
-import asyncpg
-
 from perdure.domain.records import LedgerUnavailable
-from perdure.ledger.database import KeptConnection, passing, unavailable
+from perdure.ledger.database import KeptConnection
+from perdure.ledger.held_runs import HeldRuns
+from perdure.ledger.sessions import lock_wait_ended
+from perdure.ledger.write_item import Item, fail, write
 
 #: Items, and bytes of parameters, in one transaction.
 BATCH_ITEMS: Final = 256
 BATCH_BYTES: Final = 4 * 1024 * 1024
 
-#: Serialization failure and deadlock: rolled back, and the connection is usable.
-_UNDONE_STATES: Final = frozenset({"40001", "40P01"})
 _CUT_OFF: Final = "the ledger was closed while this was being written"
-
-
-@dataclass(slots=True, eq=False)
-class _Item:
-    #: (shard, uid): the order in which every writer takes its locks.
-    order: tuple[int, str]
-    arguments: tuple[Any, ...]
-    size: int
-    result: asyncio.Future[Any] = field(repr=False)
 
 
 class GroupWriter:
@@ -42,10 +34,16 @@ class GroupWriter:
     and one run keep the order in which they were submitted.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[Any]]) -> None:
+    def __init__(
+        self, connect: Callable[..., Awaitable[Any]], *, on_held: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """`connect` takes `lock_timeout`. `on_held`: see `HeldRuns`."""
         self._connection = KeptConnection(connect)
+        self._held = HeldRuns(connect, on_held=on_held)
         #: Waiting items, by statement.
-        self._waiting: dict[str, list[_Item]] = {}
+        self._waiting: dict[str, list[Item]] = {}
+        #: Items in the next batch: fewer after one that took too long, so that the rest comes through.
+        self._items = BATCH_ITEMS
         self._arrived = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
@@ -62,7 +60,7 @@ class GroupWriter:
             raise LedgerUnavailable("the ledger is closed")
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="ledger-writer")
-        item = _Item(order, arguments, size, asyncio.get_running_loop().create_future())
+        item = Item(statement, order, arguments, size, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(statement, []).append(item)
         self._arrived.set()
         return await item.result
@@ -77,9 +75,10 @@ class GroupWriter:
             task.cancel()
             await asyncio.wait({task})
         for items in self._waiting.values():
-            _fail(items, LedgerUnavailable("the ledger was closed before this was written"))
+            fail(items, LedgerUnavailable("the ledger was closed before this was written"))
         self._waiting.clear()
-        self._connection.drop()
+        await self._held.close(timeout=timeout)
+        await self._connection.drop()
 
     async def _run(self) -> None:
         while True:
@@ -90,15 +89,15 @@ class GroupWriter:
                 # rest of a long queue is inserted at the end.
                 statement = next(iter(self._waiting))
                 queue = self._waiting.pop(statement)
-                batch, rest = _cut(queue)
+                batch, rest = self._cut(queue)
                 if rest:
                     self._waiting[statement] = rest
                 if batch:
-                    await self._write(statement, batch)
+                    await self._write(batch)
             if self._closing:
                 return
 
-    async def _write(self, statement: str, batch: list[_Item]) -> None:
+    async def _write(self, batch: list[Item]) -> None:
         # Stable: items of one run stay in order.
         batch.sort(key=lambda item: item.order)
         try:
@@ -107,83 +106,41 @@ class GroupWriter:
             # All waiting items fail, too: each would only wait for its own timeout.
             waiting = [item for items in self._waiting.values() for item in items]
             self._waiting.clear()
-            _fail([*batch, *waiting], error)
+            fail([*batch, *waiting], error)
             return
         except asyncio.CancelledError:
-            _fail(batch, LedgerUnavailable(_CUT_OFF))
+            fail(batch, LedgerUnavailable(_CUT_OFF))
             raise
         try:
-            rows = await self._send(connection, statement, batch)
-        except Exception as error:
-            if len(batch) == 1 or not _refused(error):
-                _fail(batch, error)
-                return
-            # Postgres refused one item and rolled back all. Alone each item gets its own answer; a deadlock
-            # with another writer is resolved this way as well.
-            for position, item in enumerate(batch):
-                try:
-                    (row,) = await self._send(connection, statement, [item])
-                except LedgerUnavailable as error:
-                    _fail(batch[position:], error)
-                    return
-                except Exception as error:
-                    _fail([item], error)
-                else:
-                    _answer(item, row)
-        else:
-            for item, row in zip(batch, rows, strict=True):
-                _answer(item, row)
-
-    async def _send(self, connection: Any, statement: str, batch: list[_Item]) -> list[Any]:
-        """Raises LedgerUnavailable if the outcome is unknown, or the connection is lost."""
-        try:
-            rows: list[Any] = await connection.fetchmany(statement, [item.arguments for item in batch])
-            return rows
+            await write(connection, batch)
         except asyncio.CancelledError:
-            self._connection.drop()
-            _fail(batch, LedgerUnavailable(_CUT_OFF))
+            fail(batch, LedgerUnavailable(_CUT_OFF))
+            await self._connection.drop()
             raise
         except Exception as error:
-            if passing(error) and not (_refused(error) and len(batch) > 1):
-                # After a timeout the statement may still run: only a new connection is known to be clean.
-                self._connection.drop()
-                raise unavailable(error) from error
-            raise
+            if lock_wait_ended(error):
+                # Which run is held is unknown: all of the batch leave the way of the others.
+                self._held.add([item for item in batch if not item.result.done()])
+                return
+            # After a timeout the statement may still run: only a new connection is known to be clean.
+            fail(batch, error)
+            self._items = max(1, len(batch) // 2)
+            await self._connection.drop()
+        else:
+            self._items = min(BATCH_ITEMS, self._items * 2)
 
-
-def _refused(error: Exception) -> bool:
-    """True if Postgres has rolled back the batch and the connection is usable."""
-    if isinstance(error, asyncpg.PostgresError) and error.sqlstate in _UNDONE_STATES:
-        return True
-    return not isinstance(error, LedgerUnavailable) and not passing(error)
-
-
-def _cut(queue: list[_Item]) -> tuple[list[_Item], list[_Item]]:
-    """The first batch of a queue, without items of cancelled callers, and the rest."""
-    batch: list[_Item] = []
-    size = 0
-    for position, item in enumerate(queue):
-        if len(batch) == BATCH_ITEMS or (batch and size + item.size > BATCH_BYTES):
-            return batch, queue[position:]
-        if not item.result.done():
+    def _cut(self, queue: list[Item]) -> tuple[list[Item], list[Item]]:
+        """The first batch of a queue, without items of cancelled callers and of held runs, and the rest."""
+        batch: list[Item] = []
+        size = 0
+        for position, item in enumerate(queue):
+            if len(batch) >= self._items or (batch and size + item.size > BATCH_BYTES):
+                return batch, queue[position:]
+            if item.result.done():
+                continue
+            if self._held.owns(item.order):
+                self._held.add([item])
+                continue
             batch.append(item)
             size += item.size
-    return batch, []
-
-
-def _answer(item: _Item, row: Any) -> None:
-    if not item.result.done():
-        item.result.set_result(row)
-
-
-def _fail(batch: list[_Item], error: Exception) -> None:
-    for item in batch:
-        if item.result.done():
-            continue
-        if isinstance(error, LedgerUnavailable):
-            # One exception for each item: one that several tasks raise collects all their tracebacks.
-            own = LedgerUnavailable(*error.args)
-            own.__cause__ = error.__cause__
-            item.result.set_exception(own)
-        else:
-            item.result.set_exception(error)
+        return batch, []

@@ -35,8 +35,8 @@ class Ledger(OperatorSide, AgentReportSide, CheckpointSide, SignalSide, ReaderSi
         relay and each consumer of `wakes()` have one more each.
         """
         self.database = Database(url, size=pool_size, timeout=timeout)
-        self.writer = GroupWriter(self.database.connect)
-        self.outbox = KeptConnection(self.database.connect)
+        self.writer = GroupWriter(self.database.connect, on_held=self.database.end_stuck)
+        self.outbox = KeptConnection(self.database.connect, on_held=self.database.end_stuck)
         #: Set when this process put events into the outbox; the relay clears it before it reads. Events of
         #: other processes set it through `wakes()`, which may miss some, so the relay polls as well.
         self.outbox_written = asyncio.Event()
@@ -51,7 +51,7 @@ class Ledger(OperatorSide, AgentReportSide, CheckpointSide, SignalSide, ReaderSi
         try:
             await self.writer.close(timeout=DRAIN_TIMEOUT)
         finally:
-            self.outbox.close()
+            await self.outbox.close()
             await self.database.close(timeout=DRAIN_TIMEOUT)
 
     async def ready(self) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import suppress
 from typing import Any, Final
 
 from perdure.domain.records import LedgerUnavailable, Wake
 from perdure.ledger.database import passing
+from perdure.ledger.sessions import abandon
 
 CHANNEL: Final = "perdure_wake"
 #: Payload of a gateway that put events into the outbox.
@@ -86,8 +86,7 @@ async def listen(
             delay = await _pause(delay)
         finally:
             connection.remove_termination_listener(received.on_end)
-            with suppress(Exception):
-                connection.terminate()
+            await abandon(connection)
 
 
 async def _pause(delay: float) -> float:

@@ -35,7 +35,9 @@ class OperatorSide(Side):
     async def take_epoch(self, holder: str) -> int:
         """Become the writer of all shards: returns a new, higher epoch, and fences all older ones.
 
-        Waits for running statements of older epochs; later ones raise Deposed.
+        Waits for running statements of older epochs; later ones raise Deposed. After `LOCK_TIMEOUT` raises
+        LedgerUnavailable; a session of an older leader that is silent in the middle of a batch is ended by
+        then, so that a later call succeeds.
         """
         row = await self.database.fetchrow(SQL["take_epoch"], holder)
         epoch: int = row["epoch"]

@@ -736,3 +736,14 @@ limit 1
 
 -- name: applied
 select name from perdure.migration
+
+
+-- name: end_stuck
+-- $1 name of our sessions, $2 seconds
+-- Ends sessions that wait in the middle of a batch for a client that may be gone. They hold the locks of the
+-- batch, and no timeout of Postgres runs between its statements. A role may end sessions of its own.
+select count(*) filter (where pg_terminate_backend(a.pid)) as ended
+from pg_stat_activity a
+where a.datname = current_database() and a.usename = current_user and a.application_name = $1
+    and a.backend_type = 'client backend' and a.state = 'active' and a.wait_event_type = 'Client'
+    and a.query_start < clock_timestamp() - $2::float8 * interval '1 second'

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from perdure.domain.records import LedgerUnavailable, Superseded
-from perdure.ledger import AgentSession, CorruptCheckpoint, Ledger
+from perdure.ledger import AgentSession, CorruptCheckpoint, Ledger, write_item
 from perdure.ledger.checkpoint_bytes import PIECE, WHOLE
 from perdure.ledger.types import Overtaken, WrongChecksum
 from tests.integration.ledger import samples
@@ -261,7 +261,7 @@ async def test_one_that_is_pushed_out_while_it_is_read_is_gone_and_not_damaged(
     ledger: Ledger, session: AgentSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await save(ledger, session, LARGE)
-    fetchrow = ledger.database.fetchrow
+    fetchrow = ledger.database.fetchrow_slow
 
     async def pushing(statement: str, *arguments: Any, **options: Any) -> Any:
         row = await fetchrow(statement, *arguments, **options)
@@ -271,9 +271,9 @@ async def test_one_that_is_pushed_out_while_it_is_read_is_gone_and_not_damaged(
                 await save(ledger, session, LARGE)
         return row
 
-    monkeypatch.setattr(ledger.database, "fetchrow", pushing)
+    monkeypatch.setattr(ledger.database, "fetchrow_slow", pushing)
     assert await ledger.open_checkpoint(session, 1) is None
-    monkeypatch.setattr(ledger.database, "fetchrow", pushing)
+    monkeypatch.setattr(ledger.database, "fetchrow_slow", pushing)
     latest = await ledger.open_latest(session)
     assert latest is not None
     assert latest.info.sequence == 21
@@ -381,13 +381,13 @@ async def test_two_gateways_with_one_agents_checkpoints_at_once(
 async def test_a_commit_whose_answer_is_lost_is_acknowledged_by_the_retry(
     ledger: Ledger, session: AgentSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send = ledger.writer._send
+    send = write_item._send
 
     async def lost(*arguments: Any) -> Any:
         await send(*arguments)
         raise LedgerUnavailable("connection reset")
 
-    monkeypatch.setattr(ledger.writer, "_send", lost)
+    monkeypatch.setattr(write_item, "_send", lost)
     with pytest.raises(LedgerUnavailable):
         await save(ledger, session, b"x", order=1)
     monkeypatch.undo()
