@@ -114,7 +114,7 @@ async def test_a_gateway_that_is_lost_during_an_upload_holds_its_run_alone(
                 for (_, gateway), session in zip(lost, mine, strict=True)
             ]
             await until(lambda: all(proxy.swallowed.is_set() for proxy, _ in lost))
-            # The others, each on its first try: nobody waits beyond the time of one statement.
+            # The others, each on its first try: none waits beyond the time of one statement.
             async with Ledger(ledger_url) as gateway:
                 await asyncio.gather(
                     *(_commit(ledger, state, epoch) for state in others),
