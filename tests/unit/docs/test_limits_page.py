@@ -19,6 +19,11 @@ PRODUCT = ROOT / "operator"
 
 #: Constants with the name of a limit that bind no person, each with the reason.
 INTERNAL = {
+    "perdure.control.evaluation.limits:MAX_EVALUATIONS": "when a child is replaced",
+    "perdure.control.evaluation.pool:MAX_ANSWER_BYTES": "the answer to a batch; one result has a limit",
+    "perdure.control.evaluation.queue:MAX_TURN": "evaluations of one batch; more follow in the next",
+    "perdure.control.evaluation.wire:MAX_MESSAGE_BYTES": "a message between operator and child",
+    "perdure.domain.expressions.compiled:MAX_CHARACTERS": "a cache",
     "perdure.control.leadership.retention:MAX_REFUSED": "memory of refused deletions; they are tried again",
     "perdure.control.passed_over:MAX_ERROR": "text of an error in the log and the readiness",
     "perdure.control.passed_over:MAX_NAME": "text of an error in the log and the readiness",
