@@ -154,6 +154,8 @@ class Kubelet:
         self._kube = kube
         self._namespace = namespace
         self.script = script
+        #: Pods stay Pending, as on a node that cannot start them.
+        self.away = False
         #: Uids of the observed pods, by name: two uids of one name are a pod that was created twice.
         self.uids: dict[str, set[str]] = {}
 
@@ -174,6 +176,8 @@ class Kubelet:
     async def _advance(self, pod: dict[str, Any]) -> None:
         phase = pod["status"].get("phase", "Pending")
         started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        if self.away:
+            return
         if phase == "Pending":
             await self._set(pod, "Running", {"running": {"startedAt": started}})
         elif phase == "Running" and (end := self.script(pod)) is not None:
