@@ -6,6 +6,10 @@
 #       without network and without an engine: wheelhouse/ and dist/ in the build context hold everything as wheels
 #
 # What one of the two does not have is copied with a glob, since COPY of a missing file is an error.
+#
+# Everything that comes from a package index has a version and a hash: in uv.lock what runs, in build-tools.txt what
+# builds. The base image is an argument: give it with the digest that your registry has for the tag,
+#   --build-arg PYTHON_IMAGE=docker.io/library/python:3.13-slim@sha256:…
 ARG PYTHON_IMAGE=docker.io/library/python:3.13-slim
 
 FROM ${PYTHON_IMAGE} AS dependencies
@@ -25,22 +29,25 @@ RUN --mount=type=bind,target=/context set -eu; \
     if [ ! -e "$pins" ]; then \
         pins=/tmp/pins.txt; \
         from=""; \
-        pip install --quiet --target /tmp/uv uv; \
-        /tmp/uv/bin/uv export --quiet --project /context --frozen --no-dev --no-emit-workspace --output-file "$pins"; \
+        pip install --quiet --require-hashes --target /tmp/tools --requirement /context/build-tools.txt; \
+        /tmp/tools/bin/uv export --quiet --project /context --frozen --no-dev --no-emit-workspace --output-file "$pins"; \
     fi; \
     pip --python /opt/perdure/bin/python install --quiet --no-compile --no-deps --require-hashes $from --requirement "$pins"; \
-    rm -rf /tmp/uv /tmp/pins.txt; \
+    rm -rf /tmp/tools /tmp/pins.txt; \
     python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/perdure/lib
 
 FROM dependencies AS project
 WORKDIR /build
-COPY uv.lock pyproject.tom[l] README.m[d] LICENS[E] ./
+COPY uv.lock pyproject.tom[l] README.m[d] LICENS[E] build-tools.tx[t] ./
 COPY uv.lock operato[r] ./operator/
 COPY uv.lock dis[t] ./dist/
 # Into a root of its own, so that it becomes a layer of its own: a change of ours replaces nothing else.
 RUN set -eu; \
     export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore; \
-    if ! ls dist/perdure-*.whl >/dev/null 2>&1; then pip wheel --quiet --no-deps --wheel-dir dist .; fi; \
+    if ! ls dist/perdure-*.whl >/dev/null 2>&1; then \
+        pip install --quiet --require-hashes --target /tmp/tools --requirement build-tools.txt; \
+        PYTHONPATH=/tmp/tools pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .; \
+    fi; \
     pip --python /opt/perdure/bin/python install --quiet --no-index --no-compile --no-deps --ignore-installed \
         --no-warn-script-location --root /project dist/perdure-*.whl; \
     python -m compileall -q --invalidation-mode unchecked-hash -s /project /project/opt/perdure/lib

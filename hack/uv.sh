@@ -12,6 +12,8 @@ if [ ! -x "$root/.tools/bin/uv" ]; then
         echo "python3 has no venv module; on Debian: apt-get install python3-venv" >&2
         exit 1
     }
-    "$root/.tools/bin/pip" install --quiet --disable-pip-version-check uv
+    # The version and hashes that build the image, without the build backend.
+    sed -n '/^uv==/,$p' "$root/build-tools.txt" >"$root/.tools/uv.txt"
+    "$root/.tools/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$root/.tools/uv.txt"
 fi
 exec "$root/.tools/bin/uv" "$@"
