@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -29,6 +30,7 @@ from perdure.control.cluster_cache.relist import selected
 from perdure.control.cluster_cache.store import KINDS, POD
 from perdure.control.evaluation.pool import EvaluationPool
 from perdure.control.loop import ControlLoop, LeaseOptions, LoopOptions
+from perdure.control.pass_journal import PassJournal
 from perdure.domain.records import AGENT_TASK
 from perdure.kube.client import KubeClient
 from perdure.kube.errors import ApiError
@@ -127,6 +129,7 @@ class _Operator:
             kinds=STEP_KINDS,
             evaluator=self._evaluations,
             recorder=self._recorder,
+            journal=PassJournal.open(Path(settings.state_dir) / f"perdure-{settings.identity}.pass"),
             while_leading=self._publish,
         )
 

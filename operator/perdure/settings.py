@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
@@ -37,6 +38,9 @@ class Settings(BaseSettings):
     namespace: str = "perdure-system"
     #: The holder's identity in the Lease: the pod's name.
     identity: str = Field(default_factory=socket.gethostname)
+    #: Folder that outlives the process, and need not outlive the pod: it has the mark of the pass that
+    #: computes, by which the next process knows what killed this one.
+    state_dir: str = Field(default_factory=tempfile.gettempdir)
     #: Namespaces whose workflows the operator runs; all if empty.
     watch_namespaces: Annotated[tuple[str, ...], NoDecode] = ()
 

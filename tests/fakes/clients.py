@@ -20,6 +20,7 @@ from perdure.domain.records import (
     RunRecord,
     RunState,
     RunUpdates,
+    Suspect,
     Wake,
 )
 from perdure.kube.errors import ApiError
@@ -172,6 +173,15 @@ class LedgerClient:
 
     async def updates(self, uid: str, *, since: datetime | None) -> RunUpdates:
         return await self._ledger.call(lambda: self._ledger.updates(uid, since=since))
+
+    async def suspects(self) -> list[Suspect]:
+        return await self._ledger.call(lambda: list(self._ledger.suspects.values()))
+
+    async def keep_suspect(self, suspect: Suspect) -> None:
+        await self._ledger.call(lambda: self._ledger.suspects.update({suspect.uid: suspect}))
+
+    async def drop_suspect(self, uid: str) -> None:
+        await self._ledger.call(lambda: self._ledger.suspects.pop(uid, None))
 
     async def expired(self, now: datetime, *, limit: int) -> list[tuple[str, str, str, str]]:
         return await self._ledger.call(lambda: self._ledger.expired(now, limit=limit))

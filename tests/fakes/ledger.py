@@ -30,6 +30,7 @@ from perdure.domain.records import (
     Signal,
     StepRecord,
     Superseded,
+    Suspect,
     TaskKey,
     TaskRecord,
     VersionConflict,
@@ -100,6 +101,7 @@ class FakeLedger(Server):
         self.rows: dict[str, Rows] = {}
         self.forgotten: set[str] = set()
         self.outbox: list[tuple[str, int]] = []
+        self.suspects: dict[str, Suspect] = {}
         #: By root run, the attempts whose children are counted.
         self.descendants: dict[str, set[tuple[str, TaskKey, int]]] = {}
         self.cache: dict[tuple[str, str], tuple[TaskRecord, RunRecord]] = {}

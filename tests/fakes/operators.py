@@ -9,6 +9,7 @@ from typing import Any, Final, NoReturn
 
 from perdure.control.evaluation.in_process import InProcessEvaluator
 from perdure.control.loop import ControlLoop, LeaseOptions, LoopOptions
+from perdure.control.pass_journal import PassJournal
 from perdure.control.runs.executor import ActingKind
 from perdure.domain.records import LedgerUnavailable
 from perdure.kube.recorder import EventRecorder
@@ -63,6 +64,7 @@ class Operator:
         limit: int | None,
         kinds: tuple[ActingKind, ...],
         namespaces: tuple[str, ...] = (),
+        journal: bytearray | None = None,
     ) -> None:
         self.name = name
         self.process = Process(name)
@@ -80,6 +82,7 @@ class Operator:
             kinds=kinds,
             evaluator=InProcessEvaluator(),
             recorder=EventRecorder(self.kube, instance=name, enabled=False),
+            journal=PassJournal(journal),
             while_leading=relay.run,
             elapsed=asyncio.get_running_loop().time,
             leave=self._leave,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from perdure.api import API_VERSION
+from perdure.control.pass_journal import SIZE
 from perdure.control.runs.executor import ActingKind
 from perdure.domain.events import EventType
 from perdure.domain.phases import Phase, Reason
@@ -59,6 +60,8 @@ class World:
         self.operators: list[Operator] = []
         #: Whether operators take a Lease before they work. Without, only the ledger keeps them apart.
         self.leases = False
+        #: The file of the pod in which operators mark their passes.
+        self.journal = bytearray(SIZE)
         #: Namespaces that operators watch; all if empty.
         self.namespaces: tuple[str, ...] = ()
         self._kinds = kinds
@@ -86,10 +89,18 @@ class World:
             limit=self.guarantees.limit,
             kinds=self._kinds,
             namespaces=self.namespaces,
+            journal=self.journal,
         )
         self.operators.append(operator)
         operator.start()
         return operator
+
+    def die(self) -> None:
+        """The process of the operator dies in the midst of the code that calls this."""
+        assert self.operator is not None
+        # What the code still does until its next wait is done by a process that is dead.
+        self.journal = bytearray(self.journal)
+        self.operators.pop().kill()
 
     async def kill_operator(self) -> None:
         """SIGKILL for every operator: requests that were sent still arrive, nothing in memory survives.

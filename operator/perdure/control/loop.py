@@ -21,6 +21,7 @@ from perdure.control.event_handler import EventHandler
 from perdure.control.leadership.fenced_kube import FencedKube
 from perdure.control.leadership.leader import Leader
 from perdure.control.leadership.lease_elector import Elector, elapsed_seconds, leave_at_once
+from perdure.control.pass_journal import PassJournal
 from perdure.control.passed_over import PassedOver
 from perdure.control.ports import EvaluatorPort, KubePort, LedgerPort
 from perdure.control.queue.slots import Slots
@@ -28,6 +29,7 @@ from perdure.control.queue.workqueue import WorkQueue
 from perdure.control.runs.cleanup import Cleanup
 from perdure.control.runs.executor import ActingKind, ExecutorContext, Executors
 from perdure.control.runs.live_runs import LiveRuns
+from perdure.control.runs.quarantine import Quarantine
 from perdure.control.runs.reconciler import Reconciler
 from perdure.control.runs.status_source import RunStatusSource
 from perdure.control.schedules import ScheduleReconciler
@@ -88,6 +90,7 @@ class ControlLoop:
         kinds: tuple[ActingKind, ...],
         evaluator: EvaluatorPort,
         recorder: EventRecorder,
+        journal: PassJournal | None = None,
         while_leading: Callable[[], Awaitable[None]] | None = None,
         elapsed: Callable[[], float] = elapsed_seconds,
         leave: Callable[[], NoReturn] = leave_at_once,
@@ -97,7 +100,8 @@ class ControlLoop:
         `evaluator` evaluates what is too dear for a decision; its owner starts and closes it.
 
         `while_leading` runs for as long as this process leads, and is cancelled at the end: the relay.
-        `recorder` posts Kubernetes Events; its owner runs and closes it.
+        `recorder` posts Kubernetes Events; its owner runs and closes it. `journal` says which pass killed the
+        last process; without, deaths are not counted.
         """
         #: Set once the leader has listed the cluster, and once it has also reconciled every run. Both are set
         #: too when waiting for that is pointless: another process leads, or this one cannot start.
@@ -144,6 +148,15 @@ class ControlLoop:
             kube=fenced, interval=options.status_interval, clock=clock, passed_over=self.passed_over
         )
         kube_events = KubeEvents(recorder)
+        self._quarantine = Quarantine(
+            journal=journal or PassJournal(),
+            store=self._store,
+            ledger=ledger,
+            kube_events=kube_events,
+            mark_status=self.status_writer.mark,
+            clock=clock,
+            passed_over=self.passed_over,
+        )
         runs = LiveRuns(
             store=self._store,
             kinds=kinds,
@@ -154,8 +167,9 @@ class ControlLoop:
             wake=self._queue.add,
             passed_over=self.passed_over,
             kube_events=kube_events,
+            quarantine=self._quarantine,
         )
-        statuses = RunStatusSource(store=self._store, runs=runs, cleanup=cleanup)
+        statuses = RunStatusSource(store=self._store, runs=runs, cleanup=cleanup, quarantine=self._quarantine)
         self.reconciler = Reconciler(
             store=self._store,
             kube=fenced,
@@ -195,6 +209,7 @@ class ControlLoop:
             while_leading=self._settle_and_accompany,
             on_cannot_start=self.stop_waiting,
             passed_over=self.passed_over,
+            quarantine=self._quarantine,
         )
         self._handler = EventHandler(
             store=self._store,
@@ -259,7 +274,7 @@ class ControlLoop:
         left_out = [f"namespace {name} is left out: {why}" for name, why in sorted(self.left_out.items())]
         unreadable = len(self._store.unreadable)
         objects = [f"{unreadable} objects cannot be read"] if unreadable else []
-        return [*left_out, *objects, *self.passed_over.summary()]
+        return [*left_out, *objects, *self._quarantine.findings(), *self.passed_over.summary()]
 
     def stop_waiting(self) -> None:
         """Release everything that waits for `seen` and `settled`."""

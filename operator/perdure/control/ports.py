@@ -23,6 +23,7 @@ from perdure.domain.records import (
     RunRecord,
     RunState,
     RunUpdates,
+    Suspect,
     Wake,
 )
 from perdure.kube.page import Page
@@ -83,6 +84,18 @@ class LedgerPort(Protocol):
 
     async def updates(self, uid: str, *, since: datetime | None) -> RunUpdates:
         """Unread reports and signals, and vitals changed after `since` (all if None)."""
+        ...
+
+    async def suspects(self) -> list[Suspect]:
+        """Every run or schedule during whose passes processes died."""
+        ...
+
+    async def keep_suspect(self, suspect: Suspect) -> None:
+        """Write a suspect, in place of what the ledger had of the same uid."""
+        ...
+
+    async def drop_suspect(self, uid: str) -> None:
+        """Forget a suspect."""
         ...
 
     async def expired(self, now: datetime, *, limit: int) -> list[tuple[str, str, str, str]]:

@@ -72,6 +72,8 @@ class Reason(StrEnum):
     TEMPLATE_NOT_FOUND = "TemplateNotFound"
     #: The ledger cannot be reached; nothing new starts.
     LEDGER_UNAVAILABLE = "LedgerUnavailable"
+    #: The operator's process died twice during a pass over the run: set aside until the object changes.
+    QUARANTINED = "Quarantined"
     #: A pass of the operator over the run fails, and is tried again with growing delays.
     RECONCILE_ERROR = "ReconcileError"
     # --- ended

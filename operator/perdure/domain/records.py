@@ -166,6 +166,22 @@ class AttemptRecord:
     report: Report | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspect:
+    """A run or schedule during whose passes processes died."""
+
+    uid: str
+    kind: str
+    namespace: str
+    name: str
+    #: Of the object as it was then.
+    fingerprint: str
+    #: Deaths in a row.
+    deaths: int
+    #: The process that died last.
+    life: str
+
+
 class ChildClaim(NamedTuple):
     """Whether an attempt of a `workflow` step may create its child."""
 

@@ -20,6 +20,7 @@ from perdure.domain.records import (
     RunRecord,
     RunState,
     RunUpdates,
+    Suspect,
     VersionConflict,
     Wake,
 )
@@ -166,6 +167,28 @@ class OperatorSide(Side):
         Version 0 and nothing else if the ledger does not know the run.
         """
         return rows.run_updates(await self.database.fetchrow(SQL["updates"], uid, since))
+
+    async def suspects(self) -> list[Suspect]:
+        """Every run or schedule during whose passes processes died."""
+        found = await self.database.fetch(SQL["suspects"])
+        return [Suspect(**dict(row)) for row in found]
+
+    async def keep_suspect(self, suspect: Suspect) -> None:
+        """Write a suspect, in place of what the ledger had of the same uid."""
+        await self.database.fetchrow(
+            SQL["keep_suspect"],
+            suspect.uid,
+            suspect.kind,
+            suspect.namespace,
+            suspect.name,
+            suspect.fingerprint,
+            suspect.deaths,
+            suspect.life,
+        )
+
+    async def drop_suspect(self, uid: str) -> None:
+        """Forget a suspect."""
+        await self.database.fetchrow(SQL["drop_suspect"], uid)
 
     async def expired(self, now: datetime, *, limit: int) -> list[tuple[str, str, str, str]]:
         """Ended runs past their retention: (uid, kind, namespace, name), oldest first."""

@@ -246,6 +246,26 @@ select
     (select depth from top) as depth
 
 
+-- name: suspects
+select uid, kind, namespace, name, fingerprint, deaths, life from perdure.suspect order by uid
+
+
+-- name: keep_suspect
+-- Not fenced: the death of a process counts, whichever process leads now.
+insert into perdure.suspect (uid, kind, namespace, name, fingerprint, deaths, life)
+values ($1, $2, $3, $4, $5, $6, $7)
+on conflict (uid) do update set
+    fingerprint = excluded.fingerprint, deaths = excluded.deaths, life = excluded.life, noted_at = now()
+returning uid
+
+
+-- name: drop_suspect
+with gone as (
+    delete from perdure.suspect where uid = $1 returning 1
+)
+select count(*) as gone from gone
+
+
 -- name: updates
 -- $1 uid, $2 since. One statement, so that the version goes with the reports and the signals.
 select

@@ -32,6 +32,10 @@ class PerdureProcess:
         self._health = health
         self._process: asyncio.subprocess.Process | None = None
 
+    def set(self, name: str, value: str) -> None:
+        """Set a variable of the environment of later starts."""
+        self._environment[name] = value
+
     async def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -74,6 +78,12 @@ class PerdureProcess:
         """SIGTERM. Returns the exit code."""
         return await self._end(signal.SIGTERM)
 
+    async def died(self, *, within: float = 60.0) -> int:
+        """Wait until it ends by itself. Returns the exit code."""
+        assert self._process is not None
+        async with asyncio.timeout(within):
+            return await self._process.wait()
+
     async def _end(self, sign: signal.Signals) -> int:
         process, self._process = self._process, None
         if process is None:
@@ -109,6 +119,7 @@ class OperatorProcess(PerdureProcess):
             "PERDURE_DATABASE_URL": database_url,
             "PERDURE_NATS_URL": nats_url,
             "PERDURE_NAMESPACE": namespace,
+            "PERDURE_STATE_DIR": str(directory),
             "PERDURE_IDENTITY": identity,
             "PERDURE_WATCH_NAMESPACES": namespace,
             "PERDURE_HEALTH_HOST": "127.0.0.1",

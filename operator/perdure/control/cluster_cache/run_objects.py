@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from perdure.control.cluster_cache.run_key import RunKey, owner_key
 from perdure.domain.engine.pod_facts import PodFacts, read_number, read_time
@@ -38,6 +39,8 @@ class Root:
     owner: RunKey | None = None
     owner_uid: str | None = None
     depth: int = 0
+    #: Changes whenever people change the object: its generation, and a checksum of its annotations.
+    fingerprint: str = ""
 
 
 class TaskObject(NamedTuple):
@@ -85,7 +88,15 @@ def read_root(key: RunKey, obj: Mapping[str, Any], version: int) -> Root:
         owner=None if owner is None else owner[0],
         owner_uid=None if owner is None else owner[1],
         depth=_depth(metadata),
+        fingerprint=fingerprint_of(metadata),
     )
+
+
+def fingerprint_of(metadata: Mapping[str, Any]) -> str:
+    """A short text that changes whenever people change an object: its spec, or its annotations."""
+    annotations = metadata.get("annotations") or {}
+    text = "".join(f"{name}={value}\n" for name, value in sorted(annotations.items()))
+    return f"{metadata.get('generation', 1)}-{crc32(text.encode()):08x}"
 
 
 def _desired_state(spec: Mapping[str, Any]) -> DesiredState:

@@ -303,7 +303,7 @@ class Store:
                 self._mark_owner_dirty(root)
         return before is None or any(
             getattr(before, field) != getattr(root, field)
-            for field in ("uid", "generation", "finished", "owner_uid")
+            for field in ("uid", "fingerprint", "generation", "finished", "owner_uid")
         )
 
     def _mark_owner_dirty(self, root: Root) -> None:

@@ -25,6 +25,7 @@ from perdure.control.ports import KubePort, LedgerPort
 from perdure.control.queue.workqueue import WorkQueue
 from perdure.control.runs.cleanup import Cleanup
 from perdure.control.runs.live_runs import LiveRuns
+from perdure.control.runs.quarantine import Quarantine
 from perdure.control.runs.reconciler import Reconciler
 from perdure.control.schedules import ScheduleReconciler
 from perdure.domain.records import Deposed, LedgerError, LedgerUnavailable, VersionConflict
@@ -76,6 +77,7 @@ class Leader:
         while_leading: Callable[[], Awaitable[None]],
         on_cannot_start: Callable[[], None],
         passed_over: PassedOver,
+        quarantine: Quarantine,
     ) -> None:
         """`write_statuses` runs for as long as this process leads or tries to begin, and is cancelled then.
 
@@ -100,6 +102,7 @@ class Leader:
         self._while_leading = while_leading
         self._on_cannot_start = on_cannot_start
         self._passed_over = passed_over
+        self._quarantine = quarantine
         self._retention = Retention(kube=kube, ledger=ledger, clock=clock, passed_over=passed_over)
         self._loader = Loader(
             store=store, ledger=ledger, runs=runs, enqueue=queue.add, passed_over=passed_over
@@ -149,6 +152,7 @@ class Leader:
         while True:
             try:
                 self._reconciler.epoch = await self._ledger.take_epoch(self._identity)
+                await self._quarantine.begin()
                 relisted = await relist(self._kube, self._store, self._namespaces, self._passed_over)
                 self.listed = relisted.versions
                 self._note_left_out(self._namespaces, relisted)
@@ -189,10 +193,12 @@ class Leader:
         while True:
             key = await self._queue.get()
             try:
-                if key.kind == SCHEDULE:
-                    delay = await self._schedules.reconcile(key)
-                else:
-                    delay = await self._reconciler.reconcile(key)
+                if await self._quarantine.holds(key):
+                    continue
+                reconcile = self._schedules.reconcile if key.kind == SCHEDULE else self._reconciler.reconcile
+                subject = self._quarantine.subject(key)
+                delay = await self._quarantine.journal.watch(subject, reconcile(key))
+                await self._quarantine.note_succeeded(key)
                 self._queue.succeeded(key)
                 self._runs.note_succeeded(key)
                 if delay is not None:

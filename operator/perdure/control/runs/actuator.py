@@ -19,6 +19,7 @@ import structlog
 
 from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.live_run import CREATIONS, CreateRetry, Creation, LiveRun
+from perdure.control.pass_journal import continued
 from perdure.control.ports import LedgerPort
 from perdure.control.runs.creation import InvalidObject, NameConflict, StillLeaving
 from perdure.control.runs.executor import Executors
@@ -126,7 +127,7 @@ class Actuator:
                 return await executor.ensure(live, task, attempt)
 
         was_pending = executor.is_pending(live, attempt)
-        created = asyncio.create_task(create())
+        created = asyncio.create_task(continued(create()))
         self._under_way.add(created)
         created.add_done_callback(self._under_way.discard)
         return Creation(attempt.number, created, was_pending)
@@ -154,7 +155,7 @@ class Actuator:
                 await self._settle(live, key, now, epoch)
 
         # All are tried before the first error is raised, so that one bad task holds up none of the others.
-        results = await asyncio.gather(*(settle(key) for key in keys), return_exceptions=True)
+        results = await asyncio.gather(*(continued(settle(key)) for key in keys), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result

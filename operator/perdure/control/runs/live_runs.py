@@ -7,6 +7,7 @@ load the run again, so a run may be dropped at any time, and a new term of leade
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +20,7 @@ from perdure.control.queue.slots import Slots
 from perdure.control.runs.admission import Waits
 from perdure.control.runs.cleanup import Cleanup
 from perdure.control.runs.executor import ActingKind
+from perdure.control.runs.quarantine import Quarantine
 from perdure.control.status.backfill import status_differs
 from perdure.control.status.kube_events import KubeEvents
 from perdure.control.status.status_writer import StatusWriter
@@ -55,10 +57,12 @@ class LiveRuns:
         wake: Callable[[RunKey], None],
         passed_over: PassedOver | None = None,
         kube_events: KubeEvents | None = None,
+        quarantine: Quarantine | None = None,
     ) -> None:
         """`wake` has a run reconciled soon, because of a change to another run."""
         self._passed_over = passed_over or PassedOver()
         self._kube_events = kube_events
+        self._quarantine = quarantine
         self._store = store
         self._kinds = kinds
         self._slots = slots
@@ -99,8 +103,17 @@ class LiveRuns:
             if state.run.uid not in self._expected:
                 continue
             key = RunKey(state.run.kind, state.run.namespace, state.run.name)
-            with self._passed_over.guard("restore", key):
+            if self._quarantine is not None and self._quarantine.is_set_aside(key):
+                continue
+            with self._passed_over.guard("restore", key), self._marked(key):
                 self.keep(key, state)
+
+    def _marked(self, key: RunKey) -> AbstractContextManager[None]:
+        """To compile a plan may kill the process, as a pass may."""
+        subject = None if self._quarantine is None else self._quarantine.subject(key)
+        if self._quarantine is None or subject is None:
+            return nullcontext()
+        return self._quarantine.journal.marked(subject)
 
     def keep(self, key: RunKey, state: RunState, root: Root | None = None) -> LiveRun:
         """Keep a run as the ledger has it, in place of what memory had of the run."""

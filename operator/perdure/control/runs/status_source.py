@@ -8,6 +8,7 @@ from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.cluster_cache.store import Store
 from perdure.control.runs.cleanup import Cleanup
 from perdure.control.runs.live_runs import LiveRuns
+from perdure.control.runs.quarantine import MESSAGE, Quarantine
 from perdure.control.status.pending import (
     more_is_due_in,
     write_of_failing,
@@ -16,12 +17,14 @@ from perdure.control.status.pending import (
     writes_of_live,
 )
 from perdure.control.status.status_writer import StatusWrite
+from perdure.domain.phases import Reason
 
 
 class RunStatusSource:
     """The `StatusSource` of the control loop. Computes statuses from the live runs and the cache."""
 
-    def __init__(self, *, store: Store, runs: LiveRuns, cleanup: Cleanup) -> None:
+    def __init__(self, *, store: Store, runs: LiveRuns, cleanup: Cleanup, quarantine: Quarantine) -> None:
+        self._quarantine = quarantine
         self._store = store
         self._runs = runs
         self._cleanup = cleanup
@@ -32,10 +35,12 @@ class RunStatusSource:
         if root is None or root.finished:
             return []
         live = self._runs.by_uid.get(root.uid)
+        if self._quarantine.is_set_aside(key):
+            return [write_of_failing(root, live, Reason.QUARANTINED, MESSAGE, now)]
         if self._runs.is_unavailable(key) and (live is None or live.agenda.stale):
             return [write_of_unavailable(root, now)]
         if (failing := self._runs.failing_message(key)) is not None:
-            return [write_of_failing(root, live, failing, now)]
+            return [write_of_failing(root, live, Reason.RECONCILE_ERROR, failing, now)]
         over = live is not None and live.view.run.phase.terminal
         if live is not None and over and (not live.published.backfilled or self._cleanup.behind(live)):
             return []  # once the final status is written the run is not reconciled again

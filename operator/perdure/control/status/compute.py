@@ -130,7 +130,14 @@ def task_status(
 
 
 def refused_status(
-    generation: int, reason: Reason, message: str, before: Mapping[str, Any], now: datetime, *, final: bool
+    generation: int,
+    reason: Reason,
+    message: str,
+    before: Mapping[str, Any],
+    now: datetime,
+    *,
+    final: bool,
+    stalled: bool = False,
 ) -> dict[str, Any]:
     """The status of a run that was not accepted: for good (`final`), or not yet.
 
@@ -148,6 +155,7 @@ def refused_status(
             generation,
             waiting=None if final else (reason, message),
             accepted=False if final else was_accepted(before),
+            stalled=stalled,
             before=before,
             now=now,
         ),

@@ -25,11 +25,13 @@ def conditions(
     before: Mapping[str, Any],
     now: datetime,
     accepted: bool | None = True,
+    stalled: bool = False,
 ) -> list[dict[str, Any]]:
     """Conditions in the sense of kstatus, and Complete or Failed at the end for `kubectl wait`.
 
     `waiting` is the cause for which the object waits, and is written to Reconciling alone. `accepted` is None
-    while the acceptance is not known. `before` is the previous status, which has the transition times.
+    while the acceptance is not known. `stalled`: nothing happens before people act. `before` is the previous
+    status, which has the transition times.
     """
     word = reason.value if reason is not None else phase.value
     text = shorten(message, MAX_MESSAGE)
@@ -54,6 +56,9 @@ def conditions(
             waiting[0].value if waiting else phase.value,
             shorten(waiting[1], MAX_MESSAGE) if waiting else text,
         )
+    if stalled:
+        values["Reconciling"] = ("False", word, "")
+        values["Stalled"] = ("True", word, text)
     values.setdefault("Reconciling", ("False", word, ""))
     values.setdefault("Stalled", ("False", word, ""))
     old = {condition.get("type"): condition for condition in before.get("conditions") or ()}

@@ -92,10 +92,13 @@ def write_of_unavailable(root: Root, now: datetime) -> StatusWrite:
     return _root_write(root, before, after, ignore)
 
 
-def write_of_failing(root: Root, live: LiveRun | None, message: str, now: datetime) -> StatusWrite:
-    """The status of a run whose passes fail: the last one, with the cause."""
+def write_of_failing(
+    root: Root, live: LiveRun | None, reason: Reason, message: str, now: datetime
+) -> StatusWrite:
+    """The status of a run whose passes fail, or that is set aside: the last one, with the cause."""
     before = root.status or {}
-    status = refused_status(root.generation, Reason.RECONCILE_ERROR, message, before, now, final=False)
+    stalled = reason is Reason.QUARANTINED
+    status = refused_status(root.generation, reason, message, before, now, final=False, stalled=stalled)
     after = {**before, **status, "phase": before.get("phase", Phase.PENDING.value)}
     written = ignore
     if live is not None:
