@@ -166,6 +166,8 @@ class Published:
     dirty: dict[TaskKey, datetime] = field(default_factory=dict)
     #: Tasks whose cause for waiting has changed since the last pass: dirty at its end.
     changed: set[TaskKey] = field(default_factory=set)
+    #: Attempts whose agents have never reached the gateway, as their statuses say.
+    unheard: set[tuple[TaskKey, int]] = field(default_factory=set)
     #: The task whose status was written last, so that all have their turn.
     last_turn: TaskKey | None = None
     #: The statuses last written, by kind and name.

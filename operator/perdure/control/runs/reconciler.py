@@ -32,6 +32,7 @@ from perdure.control.runs.pod_warnings import PodWarnings
 from perdure.control.status.backfill import find_unreported
 from perdure.control.status.kube_events import KubeEvents
 from perdure.control.status.status_writer import StatusWriter
+from perdure.control.status.unheard import note_unheard
 from perdure.domain.engine.decide import Decision, decide
 from perdure.domain.engine.observed import Observed
 from perdure.domain.records import (
@@ -197,6 +198,9 @@ class Reconciler:
             if await self._actuator.stop(live, key):
                 delays.append(STOPPED_RECHECK)
         warnings_due = await self._warnings.refresh(live, self._clock())
+        unheard_due = note_unheard(live, self._clock())
+        if unheard_due is not None:
+            delays.append((unheard_due - self._clock()).total_seconds())
         if warnings_due is not None:
             delays.append((warnings_due - self._clock()).total_seconds())
         if live.agenda.retry_blocked_at is not None:

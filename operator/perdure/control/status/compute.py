@@ -13,6 +13,7 @@ from typing import Any
 from perdure.api.status import MAX_STATUS_STEPS, MAX_STEP_MESSAGE, MAX_SUMMARY, timestamp
 from perdure.control.live_run import LiveRun
 from perdure.control.status.conditions import MAX_MESSAGE, conditions, was_accepted
+from perdure.control.status.unheard import Unheard
 from perdure.control.status.waiting import (
     MAX_NAMES,
     StatusInputs,
@@ -50,7 +51,7 @@ def workflow_status(
     `before` keeps the transition times of its conditions. `children` are the statuses of child Workflows by
     name, as far as they are known; `wants` is more than 0 if attempts wait for slots (`Decision.wants`).
     """
-    inputs = StatusInputs(pods, children or {}, live.objects.warnings, wants=wants)
+    inputs = StatusInputs(pods, children or {}, live.objects.warnings, Unheard(live, now), wants=wants)
     view = live.view
     run = view.run
     counts = Counter[Phase]()
@@ -88,11 +89,15 @@ def task_status(
     live: LiveRun, key: TaskKey, pod: PodFacts | None, before: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:
     """The status of an AgentTask, in a Workflow or standalone."""
-    inputs = StatusInputs({} if pod is None else {pod.name: pod}, warnings=live.objects.warnings)
+    inputs = StatusInputs(
+        {} if pod is None else {pod.name: pod}, warnings=live.objects.warnings, unheard=Unheard(live, now)
+    )
     task = live.view.tasks[key]
     attempt = live.view.attempts.get(key)
     waiting = task_waiting(live, task, inputs)
     reason, message = (task.reason, task.message) if waiting is None else waiting
+    if task.phase is Phase.RUNNING and not message:
+        message = live.view.plan.steps[key.step].kind.activity(attempt, inputs)
     generation = live.generation if not key.step else 1
     status: dict[str, Any] = {
         "observedGeneration": generation,

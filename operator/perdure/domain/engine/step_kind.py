@@ -7,7 +7,7 @@ defaults of the two families: steps that only wait, and steps that are tried.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -45,6 +45,9 @@ class ClusterView:
     children: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: The newest warning Events about objects whose agents have not started, with the attempt's number.
     warnings: Mapping[TaskKey, tuple[int, str]] = field(default_factory=dict)
+
+    #: Tasks whose agents should have given a sign of life by now, and have never reached the gateway.
+    unheard: Container[TaskKey] = ()
 
     def warning(self, attempt: AttemptRecord) -> str | None:
         """The newest warning Event about the object of an attempt; None if there is none."""

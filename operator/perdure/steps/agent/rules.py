@@ -68,6 +68,11 @@ class AgentRules(AttemptStep):
             return waiting_reason(pod, cluster.warning(attempt))
         return Reason.STARTING, cluster.warning(attempt) or "the pod is being made"
 
+    def activity(self, attempt: AttemptRecord | None, cluster: ClusterView) -> str:
+        if attempt is None or attempt.key not in cluster.unheard:
+            return ""
+        return f"the agent of attempt {attempt.number} has not reached the gateway since its start"
+
 
 def _input(step: PlannedStep, names: Mapping[str, Any]) -> Any:
     value = render(step.input, names, "input")
