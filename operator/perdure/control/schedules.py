@@ -49,11 +49,6 @@ LONGEST_WAIT: Final = 300.0
 MAX_ACTIVE: Final = 100
 MAX_MESSAGE: Final = 1024
 
-#: Reasons of the condition Ready that only schedules have.
-SCHEDULED: Final = "Scheduled"
-SUSPENDED: Final = "Suspended"
-REFUSED: Final = "Refused"
-
 _log = structlog.get_logger(__name__)
 
 
@@ -61,7 +56,7 @@ _log = structlog.get_logger(__name__)
 class _Problem:
     """Why a schedule creates no runs."""
 
-    reason: str
+    reason: Reason
     message: str
     #: False if the schedule can create runs only after a change of its spec.
     accepted: bool = True
@@ -100,7 +95,7 @@ class ScheduleReconciler:
         try:
             spec = parse_workflowschedule(schedule, self._models)
         except InvalidManifest as error:
-            problem = _Problem(reason=Reason.INVALID_CONFIG.value, message=str(error), accepted=False)
+            problem = _Problem(reason=Reason.INVALID_CONFIG, message=str(error), accepted=False)
             live = [{"name": run.name, "uid": run.uid} for run in runs if not run.finished]
             await self._write(schedule, _remembered(before) | _status(schedule, live, now, problem=problem))
             return None
@@ -179,12 +174,13 @@ class ScheduleReconciler:
             if not error.conflict:
                 _log.warning("run refused", schedule=_place(schedule), run=due.name, error=str(error))
                 return _Problem(
-                    reason=REFUSED, message=f"the API server refuses the run {due.name}: {error.message}"
+                    reason=Reason.REFUSED,
+                    message=f"the API server refuses the run {due.name}: {error.message}",
                 )
             made = await self._kube.get(WORKFLOW, namespace, due.name)
             if not is_controlled_by(made, metadata["uid"]):
                 return _Problem(
-                    reason=Reason.NAME_CONFLICT.value,
+                    reason=Reason.NAME_CONFLICT,
                     message=f"a Workflow {due.name} exists and is not of this schedule: delete or rename it",
                 )
         self._store_run(made)
@@ -308,7 +304,7 @@ def _standing_message(schedule: Mapping[str, Any]) -> str:
     before = schedule.get("status") or {}
     same = before.get("observedGeneration") == schedule["metadata"].get("generation", 1)
     fine = any(
-        condition.get("type") == "Ready" and condition.get("reason") == SCHEDULED
+        condition.get("type") == "Ready" and condition.get("reason") == Reason.SCHEDULED
         for condition in before.get("conditions") or ()
     )
     return str(before.get("message") or "") if same and fine else ""
@@ -335,7 +331,8 @@ def _status(
         text = "suspended: it makes no runs"
     if text:
         status["message"] = text
-    reason = problem.reason if problem else SUSPENDED if suspended else SCHEDULED
+    standing = Reason.SUSPENDED if suspended else Reason.SCHEDULED
+    reason = (problem.reason if problem else standing).value
     accepted = problem is None or problem.accepted
     values = {
         "Accepted": ("True", "Accepted", "") if accepted else ("False", reason, text),

@@ -66,7 +66,7 @@ class Reason(StrEnum):
     LIMIT = "Limit"
     #: The time or the signal that the step waits for has not come.
     WAITING = "Waiting"
-    #: Its Job is suspended.
+    #: Its Job is suspended; of a schedule, `suspend` is true.
     SUSPENDED = "Suspended"
     #: A template that it names does not exist (yet).
     TEMPLATE_NOT_FOUND = "TemplateNotFound"
@@ -132,6 +132,11 @@ class Reason(StrEnum):
     INTERRUPTED = "Interrupted"
     #: The agent left with exit code 76: it had been superseded.
     SUPERSEDED = "Superseded"
+    # --- a schedule's condition Ready
+    #: Runs are created at their times.
+    SCHEDULED = "Scheduled"
+    #: The API server refuses the run that is due.
+    REFUSED = "Refused"
 
     @classmethod
     def kept(cls, text: str) -> Reason:
