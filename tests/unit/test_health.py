@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from hack.cluster.light import free_ports
 
-from perdure.health import Health, serve_health
+from perdure.health import MAX_FINDINGS, Health, serve_health
 
 
 @asynccontextmanager
@@ -58,3 +58,13 @@ async def test_probes_under_way_do_not_delay_the_shutdown() -> None:
         async with session.get(f"{url}/healthz") as answer:
             await answer.read()
     await session.close()
+
+
+async def test_a_process_that_is_ready_says_what_it_passes_over() -> None:
+    found = [f"namespace team-{number} is left out" for number in range(MAX_FINDINGS)]
+    health = Health(alive=lambda: None, ready=lambda: None, findings=lambda: found)
+    async with served(health) as url:
+        assert await asked(f"{url}/readyz") == (200, "\n".join(["ok", *found]))
+        found.append("one more")
+        assert await asked(f"{url}/readyz") == (200, "\n".join(["ok", *found[:MAX_FINDINGS]]))
+        assert await asked(f"{url}/healthz") == (200, "ok")

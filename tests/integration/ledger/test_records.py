@@ -17,6 +17,7 @@ from perdure.domain.records import (
     Committed,
     RunState,
     StepRecord,
+    Suspect,
     TaskKey,
     VersionConflict,
 )
@@ -313,3 +314,17 @@ async def test_record_pod(ledger: Ledger, epoch: int) -> None:
     session = await ledger.attempt_for_pod("team-a", "pod-1")
     assert session is not None
     assert not session.open
+
+
+async def test_a_suspect_is_replaced_and_dropped(ledger: Ledger) -> None:
+    suspect = Suspect(
+        uid="u-1", kind="Workflow", namespace="team-a", name="audit", fingerprint="1-0", deaths=1, life="x"
+    )
+    await ledger.keep_suspect(suspect)
+    again = replace(suspect, fingerprint="2-0", deaths=2, life="y")
+    await ledger.keep_suspect(again)
+    await ledger.keep_suspect(replace(suspect, uid="u-2"))
+    assert await ledger.suspects() == [again, replace(suspect, uid="u-2")]
+    await ledger.drop_suspect("u-1")
+    await ledger.drop_suspect("unknown")
+    assert [found.uid for found in await ledger.suspects()] == ["u-2"]
