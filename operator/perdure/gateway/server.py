@@ -7,6 +7,7 @@ import socket
 from datetime import UTC, datetime
 
 from perdure.domain.records import LedgerUnavailable
+from perdure.gateway.agent_api.checkpoint_throttle import CheckpointThrottle
 from perdure.gateway.agent_api.limits import AgentLimits
 from perdure.gateway.agent_api.ports import AgentLedger, Verifier
 from perdure.gateway.agent_api.progress_throttle import ProgressThrottle
@@ -39,9 +40,13 @@ async def serve(
     )
     agent_limits = agent_limits or AgentLimits()
     bound = listener or open_listener(settings.gateway_host, settings.gateway_port)
-    interval = agent_limits.progress_interval
-    async with ProgressThrottle(ledger, clock=_now, interval=interval) as throttle:
-        agents = AgentRoutes(ledger, verifier, throttle=throttle, limits=agent_limits, clock=_now)
+    async with (
+        ProgressThrottle(ledger, clock=_now, interval=agent_limits.progress_interval) as throttle,
+        CheckpointThrottle(ledger, clock=_now, interval=agent_limits.checkpoint_interval) as checkpoints,
+    ):
+        agents = AgentRoutes(
+            ledger, verifier, throttle=throttle, checkpoints=checkpoints, limits=agent_limits, clock=_now
+        )
 
         async def ready() -> None:
             await _check_ready(ledger, verifier)

@@ -49,6 +49,7 @@ class CheckpointSide(Side):
         recoverable: bool = True,
         order: int | None = None,
         sha256: bytes | None = None,
+        announced: bool = True,
         now: datetime,
     ) -> int:
         """Store a checkpoint; returns its sequence number once the checkpoint is durable.
@@ -56,7 +57,8 @@ class CheckpointSide(Side):
         An iterator's bytes are stored as they arrive, on a connection of its own. The checkpoint counts once
         its last byte is stored; an error of the iterator leaves nothing. `order` rises within an attempt: a
         checkpoint of an older order than a stored one is refused, one of the same order and bytes is
-        acknowledged again. `sha256` is the sender's checksum. Raises Superseded, Overtaken, WrongChecksum.
+        acknowledged again. `sha256` is the sender's checksum. Without `announced` the checkpoint has no event
+        of its own: see `announce_checkpoint`. Raises Superseded, Overtaken, WrongChecksum.
         """
         about = (
             now,
@@ -65,9 +67,13 @@ class CheckpointSide(Side):
         )
         kept = (session.checkpoints_per_task, recoverable, order)
         if not isinstance(data, bytes):
-            return await self._write_pieces(session, data, about=about, kept=kept, expected=sha256)
+            return await self._write_pieces(
+                session, data, about=about, kept=kept, expected=sha256, announced=announced
+            )
         if len(data) > checkpoint_bytes.WHOLE:
-            return await self._write_pieces(session, _once(data), about=about, kept=kept, expected=sha256)
+            return await self._write_pieces(
+                session, _once(data), about=about, kept=kept, expected=sha256, announced=announced
+            )
         stored = await checkpoint_bytes.pack(data)
         _compare(stored.sha256, sha256)
         arguments = (
@@ -80,6 +86,7 @@ class CheckpointSide(Side):
             stored.data,
             *kept,
             None,
+            announced,
         )
         if len(stored.data) > LARGE:
             row = await self.database.fetchrow(
@@ -101,6 +108,7 @@ class CheckpointSide(Side):
         about: tuple[Any, ...],
         kept: tuple[int, bool, int | None],
         expected: bytes | None,
+        announced: bool,
     ) -> int:
         pieces = checkpoint_bytes.Pieces()
         upload = uuid.uuid4()
@@ -127,7 +135,13 @@ class CheckpointSide(Side):
                     statement_timeout=time * SERVER_SHARE,
                 )
                 row = await connection.fetchrow(
-                    SQL["write_checkpoint"], *fence_arguments(session), *about, *totals, *kept, upload
+                    SQL["write_checkpoint"],
+                    *fence_arguments(session),
+                    *about,
+                    *totals,
+                    *kept,
+                    upload,
+                    announced,
                 )
                 if row["sequence"] is None:
                     await connection.execute("rollback")
@@ -143,6 +157,16 @@ class CheckpointSide(Side):
         self.outbox_written.set()
         sequence: int = row["sequence"]
         return sequence
+
+    async def announce_checkpoint(self, session: AgentSession, now: datetime) -> None:
+        """Write the event of the attempt's newest checkpoint, which stands for those without one before it.
+
+        Raises Superseded.
+        """
+        row = await self.submit_fenced(session, "announce_checkpoint", (*fence_arguments(session), now))
+        if not row["written"]:
+            raise superseded(session)
+        self.outbox_written.set()
 
     async def _refused(self, session: AgentSession, order: int | None, sha256: bytes) -> int:
         """The number that the same checkpoint got before; else raises why the write was refused."""

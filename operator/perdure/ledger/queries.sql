@@ -459,7 +459,8 @@ limit 1
 
 -- name: write_checkpoint
 -- $1 uid, $2 step, $3 index, $4 attempt, $5 now, $6 content type, $7 label, $8 size, $9 stored size,
--- $10 encoding, $11 sha256, $12 data, $13 how many to keep, $14 recoverable, $15 order, $16 upload
+-- $10 encoding, $11 sha256, $12 data, $13 how many to keep, $14 recoverable, $15 order, $16 upload,
+-- $17 whether the checkpoint has an event
 -- Nothing is written if the attempt is closed, or has written a checkpoint of the same or a newer order:
 -- `refused_checkpoint` finds out which.
 with run as materialized (
@@ -488,7 +489,7 @@ with run as materialized (
 ), numbered as (
     update perdure.workflow w set last_sequence = w.last_sequence + 1
     from task
-    where w.uid = $1::uuid
+    where w.uid = $1::uuid and $17::boolean
     returning w.last_sequence, w.kind, w.namespace, w.name as workflow, task.name as task,
         json_build_object(
             'sequence', task.checkpoint_sequence, 'label', $7::text, 'size', $8::bigint,
@@ -530,7 +531,50 @@ with run as materialized (
 select
     (select checkpoint_sequence from task) as sequence,
     (select pg_notify('perdure_wake', 'sign ' || $1::uuid::text) from task) as woken,
-    (select pg_notify('perdure_wake', 'outbox') from task) as relay_woken
+    (select pg_notify('perdure_wake', 'outbox') from numbered) as relay_woken
+
+
+-- name: announce_checkpoint
+-- $1 uid, $2 step, $3 index, $4 attempt, $5 now
+-- The event of the attempt's newest checkpoint, which was stored without one.
+with run as materialized (
+    select uid from perdure.workflow where uid = $1::uuid for no key update
+), fence as materialized (
+    select 1
+    from run, perdure.attempt a
+    where a.workflow_uid = run.uid and a.step = $2 and a.index = $3 and a.number = $4
+        and a.closed_at is null
+    for share of a
+), newest as (
+    select t.name as task, c.sequence, c.label, c.size, c.recoverable
+    from fence, perdure.task t, perdure.checkpoint c
+    where t.workflow_uid = $1::uuid and t.step = $2 and t.index = $3 and t.attempt = $4
+        and c.workflow_uid = $1::uuid and c.step = $2 and c.index = $3 and c.attempt = $4
+    order by c.sequence desc
+    limit 1
+), numbered as (
+    update perdure.workflow w set last_sequence = w.last_sequence + 1
+    from newest
+    where w.uid = $1::uuid
+    returning w.last_sequence, w.kind, w.namespace, w.name as workflow, newest.task,
+        json_build_object(
+            'sequence', newest.sequence, 'label', newest.label, 'size', newest.size,
+            'recoverable', newest.recoverable
+        ) as data
+), events as (
+    insert into perdure.event (workflow_uid, sequence, type, time, task, attempt, data)
+    select $1::uuid, n.last_sequence, 'task.checkpointed', $5, n.task, $4, n.data from numbered n
+), outbox as (
+    insert into perdure.outbox (
+        workflow_uid, sequence, kind, namespace, workflow, type, time, task, attempt, data
+    )
+    select $1::uuid, n.last_sequence, n.kind, n.namespace, n.workflow, 'task.checkpointed', $5, n.task, $4,
+        n.data
+    from numbered n
+)
+select
+    exists (select from newest) as written,
+    (select pg_notify('perdure_wake', 'outbox') from numbered) as relay_woken
 
 
 -- name: progress

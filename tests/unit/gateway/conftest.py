@@ -28,6 +28,7 @@ SMALL_AGENT = AgentLimits(
     result_body=300,
     small_body=200,
     progress_interval=0.05,
+    checkpoint_interval=0.05,
 )
 
 
@@ -61,6 +62,10 @@ class RunningGateway:
     port: int
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     client: aiohttp.ClientSession = field(init=False)
+
+    async def pause(self, seconds: float) -> None:
+        """Let time pass that the gateway measures."""
+        await asyncio.sleep(seconds)
 
     async def call(
         self,

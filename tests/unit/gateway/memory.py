@@ -53,6 +53,8 @@ class MemoryLedger:
     sessions: dict[str, AgentSession] = field(default_factory=lambda: {"pod-1": session()})
     kept: list[Checkpoint] = field(default_factory=list)
     progressed: list[tuple[float | None, str | None]] = field(default_factory=list)
+    #: Sequences of the checkpoints that have an event.
+    announced: list[int] = field(default_factory=list)
     heartbeats: int = 0
     reports: list[Report] = field(default_factory=list)
     #: Attempts that have reported.
@@ -102,6 +104,7 @@ class MemoryLedger:
         recoverable: bool = True,
         order: int | None = None,
         sha256: bytes | None = None,
+        announced: bool = True,
         now: datetime,
     ) -> int:
         self.entered += 1
@@ -136,10 +139,17 @@ class MemoryLedger:
                 recoverable=recoverable,
             )
         )
+        if announced:
+            self.announced.append(self.sequence)
         newest = max((kept.sequence for kept in self.kept if kept.recoverable), default=0)
         oldest = self.sequence - session.checkpoints_per_task
         self.kept = [kept for kept in self.kept if kept.sequence > oldest or kept.sequence == newest]
         return self.sequence
+
+    async def announce_checkpoint(self, session: AgentSession, now: datetime) -> None:
+        self._fence(session)
+        self.announced.append(self.sequence)
+        await self._notify()
 
     async def checkpoints(
         self, session: AgentSession, *, label: str | None = None, before: int | None = None, limit: int

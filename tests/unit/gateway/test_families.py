@@ -16,6 +16,7 @@ from tests.unit.gateway.conftest import SMALL, SMALL_AGENT, Reply
 from tests.unit.gateway.memory import MemoryLedger, MemoryVerifier
 
 from perdure.domain.records import LedgerUnavailable
+from perdure.gateway.agent_api.checkpoint_throttle import CheckpointThrottle
 from perdure.gateway.agent_api.problems import AgentProblem
 from perdure.gateway.agent_api.progress_throttle import ProgressThrottle
 from perdure.gateway.agent_api.routes import AgentRoutes
@@ -139,10 +140,18 @@ async def server() -> AsyncIterator[Server]:
 
     async with (
         ProgressThrottle(ledger, clock=clock, interval=0.05) as throttle,
+        CheckpointThrottle(ledger, clock=clock, interval=0.05) as checkpoints,
         asyncio.TaskGroup() as group,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as client,
     ):
-        agents = AgentRoutes(ledger, MemoryVerifier(), throttle=throttle, limits=SMALL_AGENT, clock=clock)
+        agents = AgentRoutes(
+            ledger,
+            MemoryVerifier(),
+            throttle=throttle,
+            checkpoints=checkpoints,
+            limits=SMALL_AGENT,
+            clock=clock,
+        )
         app = build_app([agents, people], ready=ready, stop=stop, limits=SMALL)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         serving = group.create_task(serve_app(app, listener, stop=stop, limits=SMALL))

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from perdure.domain.records import Report
 from perdure.gateway.agent_api import request_fields as fields
+from perdure.gateway.agent_api.checkpoint_throttle import CheckpointThrottle
 from perdure.gateway.agent_api.limits import AgentLimits
 from perdure.gateway.agent_api.ports import AgentLedger
 from perdure.gateway.agent_api.problems import AgentProblem
@@ -39,6 +40,7 @@ class AgentApi:
     ledger: AgentLedger
     sessions: Sessions
     throttle: ProgressThrottle
+    checkpoints: CheckpointThrottle
     #: Large checkpoints that arrive at once.
     uploads: Budget
     limits: AgentLimits
@@ -70,16 +72,21 @@ class AgentApi:
         sha256 = fields.checksum(call.headers.get(b"perdure-sha256"))
         # Before the body is read: an unknown pod must not take memory and a place among the uploads.
         session = await self.sessions.for_writing(call.identity)
+        data = await self._checkpoint(call)
+        announced = self.checkpoints.announces(session)
         sequence = await self.ledger.write_checkpoint(
             session,
-            await self._checkpoint(call),
+            data,
             content_type=content_type,
             label=label,
             recoverable=recoverable,
             order=order,
             sha256=sha256,
+            announced=announced,
             now=self.clock(),
         )
+        if not announced:
+            self.checkpoints.owe(session)
         return json_response({"sequence": sequence}, status=201)
 
     async def list_checkpoints(self, call: AgentCall) -> Response:

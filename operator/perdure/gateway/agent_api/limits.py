@@ -36,5 +36,7 @@ class AgentLimits:
     progress_message: int = 1024
     #: Least time between two progress events of one attempt.
     progress_interval: float = 0.5
+    #: Least time between two checkpoint events of one attempt.
+    checkpoint_interval: float = 0.5
     #: Attempts that are cached between the writes of their pods.
     sessions: int = 4096

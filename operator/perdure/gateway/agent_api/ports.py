@@ -31,8 +31,11 @@ class AgentLedger(Protocol):
         recoverable: bool = True,
         order: int | None = None,
         sha256: bytes | None = None,
+        announced: bool = True,
         now: datetime,
     ) -> int: ...
+
+    async def announce_checkpoint(self, session: AgentSession, now: datetime) -> None: ...
 
     async def checkpoints(
         self, session: AgentSession, *, label: str | None = None, before: int | None = None, limit: int

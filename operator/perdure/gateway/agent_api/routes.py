@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from perdure.domain.records import Superseded
+from perdure.gateway.agent_api.checkpoint_throttle import CheckpointThrottle
 from perdure.gateway.agent_api.handlers import AgentApi
 from perdure.gateway.agent_api.limits import AgentLimits
 from perdure.gateway.agent_api.pod_tokens import PodAuthenticator
@@ -60,13 +61,15 @@ class AgentRoutes:
         verifier: Verifier,
         *,
         throttle: ProgressThrottle,
+        checkpoints: CheckpointThrottle,
         limits: AgentLimits,
         clock: Callable[[], datetime],
     ) -> None:
-        """The caller enters `throttle`."""
+        """The caller enters the throttles."""
         self._ledger = ledger
         self._authenticator = PodAuthenticator(verifier, clock=clock)
         self._throttle = throttle
+        self._checkpoints = checkpoints
         self._limits = limits
         self._clock = clock
 
@@ -77,6 +80,7 @@ class AgentRoutes:
             ledger=self._ledger,
             sessions=sessions,
             throttle=self._throttle,
+            checkpoints=self._checkpoints,
             uploads=Budget(
                 self._limits.uploads,
                 wait=runtime.limits.memory_wait,
