@@ -88,7 +88,8 @@ async def _connected(url: str, wait: float) -> Any:
     deadline = loop.time() + wait
     while True:
         try:
-            return await connect(url, timeout=_TIMEOUT)
+            # The advisory lock is held for as long as another process migrates.
+            return await connect(url, timeout=_TIMEOUT, lock_timeout=_TIMEOUT)
         except LedgerUnavailable:
             if loop.time() + _PAUSE > deadline:
                 raise
