@@ -254,3 +254,15 @@ async def test_a_missing_secret_is_named_from_the_pods_events(stage: Stage) -> N
     failed = await _until_failed(stage, "unmounted")
     assert failed["reason"] == "PendingTimeout"
     assert f"FailedMount: {text}" in failed["message"]
+
+
+async def test_a_scheduling_gate_is_named(stage: Stage) -> None:
+    stage.kubelet.away = True
+    template = {"spec": {"schedulingGates": [{"name": "example.com/approved"}]}}
+    await stage.apply("gated", {"steps": [{"name": "a", "agent": {**AGENT, "podTemplate": template}}]})
+
+    async def named() -> bool:
+        message = (await _task_of(stage, "gated", "a")).get("status", {}).get("message", "")
+        return "SchedulingGated" in message and "(example.com/approved)" in message
+
+    await until(named, within=60)

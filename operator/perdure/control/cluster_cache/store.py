@@ -153,6 +153,15 @@ class Store:
         self.apply(kind, obj)
         remember(self._made, obj["metadata"]["resourceVersion"], most=MADE)
 
+    def apply_whole(self, kind: str, obj: Mapping[str, Any]) -> None:
+        """Store an object of which the same version may be known by its metadata alone (`apply_created`)."""
+        metadata = obj["metadata"]
+        entry = self._entries.get((kind, metadata["namespace"], metadata["name"]))
+        version = int(metadata["resourceVersion"])
+        if entry is not None and (entry.uid, entry.version) == (metadata["uid"], version):
+            entry.version -= 1
+        self.apply(kind, obj)
+
     def is_own_create(self, version: str) -> bool:
         """Whether the ADDED event of this resourceVersion answers an own create; true once."""
         if version not in self._made:

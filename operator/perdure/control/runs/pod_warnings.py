@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from perdure.control.cluster_cache.store import Store
+from perdure.control.cluster_cache.store import POD, Store
 from perdure.control.live_run import LiveRun
 from perdure.control.ports import KubePort
 from perdure.domain.engine.outcome import shorten
@@ -110,6 +110,7 @@ class PodWarnings:
     async def _read(self, live: LiveRun, asked: Sequence[tuple[AttemptRecord, str]]) -> None:
         async def read(attempt: AttemptRecord, uid: str) -> None:
             try:
+                await self._read_pod(live, attempt)
                 events = await self._kube.warnings(live.key.namespace, uid)
             except ApiError as error:
                 _log.debug("events not read", namespace=live.key.namespace, error=str(error))
@@ -125,6 +126,20 @@ class PodWarnings:
                     group.create_task(read(attempt, uid))
         except TimeoutError:
             _log.debug("events not read in time", namespace=live.key.namespace)
+
+    async def _read_pod(self, live: LiveRun, attempt: AttemptRecord) -> None:
+        """Read a pod that has not changed since its creation, whose answer had the metadata alone.
+
+        A scheduling gate is in the pod from its first moment on, and nothing changes while the gate holds.
+        Raises ApiError.
+        """
+        known = self._store.of(live.key).pods.get(attempt.pod_name)
+        if live.objects.reads.get(attempt.key) != (attempt.number, 1) or known is None or known.of_job:
+            return
+        pod = await self._kube.find(POD, live.key.namespace, attempt.pod_name)
+        if pod is not None:
+            self._store.apply_whole(POD, pod)
+            live.published.changed.add(attempt.key)
 
     def _take(self, namespace: str, now: datetime) -> bool:
         left, since = self._buckets.pop(namespace, (float(BURST), now))

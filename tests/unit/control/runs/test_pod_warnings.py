@@ -214,6 +214,28 @@ def test_a_read_that_fails_or_hangs_holds_up_nothing() -> None:
     played(scenario())
 
 
+def test_a_gate_that_a_pod_has_from_its_creation_on_is_named() -> None:
+    """The answer to the create has the metadata alone, and no event follows while the gate holds."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        stage.receives_events = False
+        await stage.ensure()
+        pod = stage.cluster.stored("Pod", stage.attempt().pod_name, NAMESPACE)
+        assert pod is not None
+        gate = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": "held"}
+        # The version is that of the create: whoever gated it did so before.
+        pod["status"] = {"phase": "Pending", "conditions": [gate]}
+        await stage.refresh(3)
+        facts = stage.store.of(stage.live.key).pods[stage.attempt().pod_name]
+        status = task_status(stage.live, A, facts, {}, stage.history.now)
+        assert status["message"] == "SchedulingGated: held"
+        assert A in stage.live.published.changed
+        assert await stage.refresh(60) is None
+
+    played(scenario())
+
+
 def test_a_job_without_a_pod_has_its_own_events_read() -> None:
     async def scenario() -> None:
         stage = Stage({"name": "a", "agent": {"image": "i", "executor": "Job"}})
