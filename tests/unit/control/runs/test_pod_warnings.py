@@ -224,7 +224,7 @@ def test_a_gate_that_a_pod_has_from_its_creation_on_is_named() -> None:
         pod = stage.cluster.stored("Pod", stage.attempt().pod_name, NAMESPACE)
         assert pod is not None
         gate = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": "held"}
-        # The version is that of the create: whoever gated it did so before.
+        # The version is that of the create: a webhook may have gated the pod before.
         pod["status"] = {"phase": "Pending", "conditions": [gate]}
         await stage.refresh(3)
         facts = stage.store.of(stage.live.key).pods[stage.attempt().pod_name]
