@@ -26,8 +26,9 @@ from perdure.domain.records import LedgerUnavailable, OutboxRow
 
 _log = structlog.get_logger(__name__)
 
-#: Seconds between polls of the outbox when nothing wakes the relay.
-POLL = 0.25
+#: Seconds between polls of the outbox when nothing wakes the relay. Commits of this process and notifications
+#: of gateways wake it, and a listener that connects again does; the poll is for a wake-up that is lost.
+POLL = 5.0
 #: Seconds from the start of one poll to the start of the next: for each event that the poll found, and at
 #: most. Events of many commits are so published in batches, and a single event is published at once.
 ROUND = 0.004
