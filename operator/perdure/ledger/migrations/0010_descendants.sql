@@ -1,6 +1,5 @@
--- How many Workflows the Workflows of a run have created, and which attempts are counted already.
+-- How many Workflows the Workflows of a run have created, kept at the run that is above all.
 --
--- Constant defaults rewrite no row. Old code neither reads nor writes the columns.
+-- A constant default rewrites no row. Old code neither reads nor writes the column.
 
 alter table perdure.workflow add column descendants int not null default 0;
-alter table perdure.attempt add column counted boolean not null default false;
