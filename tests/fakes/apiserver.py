@@ -210,7 +210,7 @@ class ApiServer(Server):
             return
         if kind == "Pod" and _is_bound(obj):
             if "deletionTimestamp" not in obj["metadata"]:
-                end = (now() + timedelta(seconds=GRACE)).strftime("%Y-%m-%dT%H:%M:%SZ")
+                end = _seconds_from_now(GRACE)
                 metadata = {**obj["metadata"], "deletionTimestamp": end}
                 self.on_terminating(self._put((kind, namespace, name), {**obj, "metadata": metadata}))
             return
@@ -268,6 +268,23 @@ class ApiServer(Server):
         self._collect_soon(obj["metadata"]["uid"])
         if kind == "Pod":
             self.on_removed(obj)
+
+    def hold(self, kind: str, namespace: str, name: str, finalizer: str = "example.com/audit") -> Object:
+        """A finalizer of another controller, and a deletion: the object stays until `release`."""
+        there = self.get(kind, namespace, name)
+        metadata = {**there["metadata"], "finalizers": [finalizer], "deletionTimestamp": _seconds_from_now(0)}
+        self.change(there, kind, metadata=metadata)
+        return there
+
+    def orphan(self, kind: str, namespace: str, name: str) -> None:
+        """What `kubectl delete --cascade=orphan` does: owners are taken from dependents, which stay."""
+        uid = self.hold(kind, namespace, name, "orphan")["metadata"]["uid"]
+        for (dependent, _, _), obj in list(self.objects.items()):
+            owners = obj["metadata"].get("ownerReferences") or ()
+            if any(owner["uid"] == uid for owner in owners):
+                left = [owner for owner in owners if owner["uid"] != uid]
+                self.change(obj, dependent, metadata={**obj["metadata"], "ownerReferences": left})
+        self.remove(kind, namespace, name)
 
     def all(self, kind: str) -> list[Object]:
         return [obj for place, obj in self.objects.items() if place[0] == kind]
@@ -361,6 +378,10 @@ class ApiServer(Server):
                     continue
                 self.on_collected(obj)
                 self.delete(kind, namespace, name, obj["metadata"]["uid"])
+
+
+def _seconds_from_now(seconds: float) -> str:
+    return (now() + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _summary(obj: Object) -> str:

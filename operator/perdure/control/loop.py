@@ -145,7 +145,11 @@ class ControlLoop:
         slots = Slots(options.max_running_tasks, options.max_running_tasks_per_namespace)
         cleanup = Cleanup(store=self._store, kube=fenced, executors=executors)
         self.status_writer = StatusWriter(
-            kube=fenced, interval=options.status_interval, clock=clock, passed_over=self.passed_over
+            kube=fenced,
+            interval=options.status_interval,
+            clock=clock,
+            passed_over=self.passed_over,
+            journal=self._store,
         )
         kube_events = KubeEvents(recorder)
         self._quarantine = Quarantine(

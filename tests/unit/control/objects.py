@@ -53,7 +53,13 @@ def owner(kind: str, name: str, *, group: str = GROUP_VERSION, controller: bool 
 def workflow(
     version: int = 1, *, name: str = "audit", phase: str | None = None, uid: str | None = None
 ) -> dict[str, Any]:
-    return obj(name, version, uid=uid, spec={"steps": []}, status=None if phase is None else {"phase": phase})
+    status: dict[str, Any] | None = None
+    if phase is not None:
+        end = "Complete" if phase == "Succeeded" else "Failed"
+        status = {"phase": phase}
+        if phase in ("Succeeded", "Failed", "Cancelled"):
+            status["conditions"] = [{"type": end, "status": "True"}]
+    return obj(name, version, uid=uid, spec={"steps": []}, status=status)
 
 
 def task(name: str, version: int = 1, *, run: str = "audit", phase: str | None = None) -> dict[str, Any]:

@@ -77,7 +77,11 @@ class ScheduleFixture:
     def finish(self, name: str, phase: str = "Succeeded") -> None:
         obj = self.cluster.stored("Workflow", name)
         assert obj is not None
-        status = {"phase": phase, "finishedAt": now().strftime("%Y-%m-%dT%H:%M:%SZ")}
+        status = {
+            "phase": phase,
+            "finishedAt": now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "conditions": [{"type": "Complete" if phase == "Succeeded" else "Failed", "status": "True"}],
+        }
         self.cluster.set_status("Workflow", NAMESPACE, name, obj["metadata"]["uid"], status)
 
     @property

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from perdure.api import GROUP
 from perdure.domain.kube_objects import OwnerReference, controlling_owner
-from perdure.domain.names import LABEL_TASK, LABEL_WORKFLOW
+from perdure.domain.names import LABEL_ATTEMPT, LABEL_MANAGED_BY, LABEL_TASK, LABEL_WORKFLOW, MANAGED_BY
 from perdure.domain.records import AGENT_TASK, WORKFLOW
 
 #: Schedules are no runs, but share the work queue with them.
@@ -38,12 +38,33 @@ def run_key(kind: str, obj: Mapping[str, Any]) -> RunKey | None:
         owner = controlling_owner(obj)
         if owner is not None and _is_workflow(owner):
             return RunKey(WORKFLOW, namespace, owner["name"])
+        if owner is None and is_orphan(kind, obj):
+            return RunKey(WORKFLOW, namespace, labels[LABEL_WORKFLOW])
         return RunKey(AGENT_TASK, namespace, metadata["name"])
     if LABEL_WORKFLOW in labels:
         return RunKey(WORKFLOW, namespace, labels[LABEL_WORKFLOW])
     if LABEL_TASK in labels:
         return RunKey(AGENT_TASK, namespace, labels[LABEL_TASK])
     return None
+
+
+def is_orphan(kind: str, obj: Mapping[str, Any]) -> bool:
+    """Whether a run created an AgentTask or Workflow that has no owner any more.
+
+    Such an object is never a run by itself, or a second pod of its task would start. The labels that a run
+    gives its objects name the object itself, so that a copy which a person applies under another name is a
+    run.
+    """
+    metadata = obj["metadata"]
+    labels: Mapping[str, str] = metadata.get("labels") or {}
+    if controlling_owner(obj) is not None or labels.get(LABEL_MANAGED_BY) != MANAGED_BY:
+        return False
+    if LABEL_WORKFLOW not in labels or LABEL_TASK not in labels:
+        return False
+    name, task = metadata["name"], labels[LABEL_TASK]
+    if kind == AGENT_TASK:
+        return bool(name == task)
+    return bool(name == f"{task}-{labels.get(LABEL_ATTEMPT)}")
 
 
 def owner_key(obj: Mapping[str, Any]) -> tuple[RunKey, str] | None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from perdure.control.cluster_cache.recent import remember
 from perdure.control.cluster_cache.run_key import SCHEDULE, RunKey, run_key
-from perdure.control.cluster_cache.run_objects import Children, Root, TaskObject, read_root
+from perdure.control.cluster_cache.run_objects import Children, Root, read_root, read_task
 from perdure.control.cluster_cache.unreadable import UnreadableObjects
 from perdure.control.passed_over import THROUGH
 from perdure.domain.engine.pod_facts import PodFacts, read_pod
@@ -70,6 +70,14 @@ class Store:
         self.removals = 0
         self._made: dict[str, None] = {}
         self.unreadable = UnreadableObjects()
+        #: Uids of the runs that this process reconciles and that have not ended.
+        self.working: set[str] = set()
+        #: Finished runs whose object has changed since.
+        self.altered: set[RunKey] = set()
+        #: resourceVersions of the newest own writes of statuses.
+        self._written: dict[tuple[str, str, str], int] = {}
+        #: Objects whose status is being written, and the newest version that arrived meanwhile.
+        self._writing: dict[tuple[str, str, str], tuple[int, Mapping[str, Any]] | None] = {}
         #: By finished run, the uids of pods whose retention has been decided.
         self._decided: dict[RunKey, set[str]] = {}
 
@@ -111,11 +119,12 @@ class Store:
             return None
         # Parsing precedes storing, so that an unreadable object leaves no partial state.
         is_root = kind != SCHEDULE and run == RunKey(kind, *place[1:])
-        root_read = read_root(run, obj, version) if is_root else None
+        live = metadata["uid"] in self.working
+        root_read = read_root(run, obj, version, live=live) if is_root else None
         facts = read_pod(obj) if kind == POD else None
         if facts is not None and known_pod is not None:
             facts = facts.identified_as(known_pod)
-        task = TaskObject(metadata["uid"], (obj.get("status") or {}).get("phase"))
+        task = read_task(obj)
         if entry is not None and entry.uid != metadata["uid"]:
             self._note_removed(entry.uid, None, metadata["name"])
             self._forget(place, entry)
@@ -125,8 +134,9 @@ class Store:
             return run
         root = self.roots.get(run)
         finished = root is not None and root.finished
+        foreign = kind != POD and entry is not None and self._is_foreign(run, place, version, obj, entry)
         if root_read is not None:
-            return run if self._keep_root(root_read) else None
+            return run if self._keep_root(root_read) or foreign else None
         if facts is not None:
             self._entries[place].kept_as, self._entries[place].watched = facts.name, facts.watched
             if finished and facts.ended and not self._is_undecided(run, facts):
@@ -139,14 +149,71 @@ class Store:
                 self.of(run).changed.add(facts.name)
                 return run
             return run if self._keep_pod(run, facts) else None
-        if finished:
+        if task.orphaned:
+            self.of(run).orphans.add(place[2])
+        elif self.has_orphans(run):
+            self.of(run).orphans.discard(place[2])
+        if finished and not task.orphaned:
             # No pass needs objects of a finished run, and every relist would bring all of them back.
             self._forget(place, self._entries[place])
             return None
         tasks = self.of(run).tasks
         known = tasks.get(place[2])
         tasks[place[2]] = task
-        return run if known is None or known.uid != metadata["uid"] else None
+        is_new = known is None or known.uid != metadata["uid"]
+        return run if is_new or foreign or task.orphaned else None
+
+    def _is_foreign(
+        self, run: RunKey, place: tuple[str, str, str], version: int, obj: Mapping[str, Any], entry: _Entry
+    ) -> bool:
+        """Whether a version of an object comes from others; then its status is kept, to be written again."""
+        status = obj.get("status") or {}
+        if place in self._writing:
+            self._writing[place] = version, status
+            return False
+        if version <= self._written.get(place, entry.version):
+            return False
+        return self._note_foreign(run, place, version, status)
+
+    def _note_foreign(
+        self, run: RunKey, place: tuple[str, str, str], version: int, status: Mapping[str, Any]
+    ) -> bool:
+        root = self.roots.get(run)
+        if root is None:
+            return False
+        if root.uid in self.working:
+            self._written[place] = version
+            self.of(run).foreign[place[0], place[2]] = status
+            return True
+        if root.finished and run == RunKey(*place):
+            self.altered.add(run)
+            return True
+        return False
+
+    def begin_write(self, kind: str, namespace: str, name: str) -> None:
+        """The status of an object is about to be written: the next version of the object may be our own."""
+        self._writing.setdefault((kind, namespace, name), None)
+
+    def end_write(self, kind: str, namespace: str, name: str, version: int | None) -> None:
+        """The status of an object was written as this version, or was perhaps not written, if None."""
+        place = kind, namespace, name
+        arrived = self._writing.pop(place, None)
+        entry = self._entries.get(place)
+        if entry is None or entry.run is None:
+            return
+        if version is not None:
+            self._written[place] = max(version, self._written.get(place, 0))
+        if arrived is not None and arrived[0] > (version or 0):
+            self._note_foreign(entry.run, place, *arrived)
+
+    def has_orphans(self, run: RunKey) -> bool:
+        """Whether AgentTasks of a run have no owner any more."""
+        children = self.children.get(run)
+        return children is not None and bool(children.orphans)
+
+    def orphaned(self) -> list[RunKey]:
+        """Runs with AgentTasks that have no owner any more."""
+        return [key for key, children in self.children.items() if children.orphans]
 
     def apply_created(self, kind: str, obj: Mapping[str, Any]) -> None:
         """Store the response to an own create. The ADDED event of the object then carries nothing new."""
@@ -312,7 +379,7 @@ class Store:
                 self._mark_owner_dirty(root)
         return before is None or any(
             getattr(before, field) != getattr(root, field)
-            for field in ("uid", "fingerprint", "generation", "finished", "owner_uid")
+            for field in ("uid", "fingerprint", "generation", "finished", "owner_uid", "leaving")
         )
 
     def _mark_owner_dirty(self, root: Root) -> None:
@@ -325,6 +392,7 @@ class Store:
     def _drop_root(self, key: RunKey) -> None:
         root = self.roots.pop(key, None)
         self._decided.pop(key, None)
+        self.altered.discard(key)
         if root is None or root.owner_uid is None:
             return
         owned = self._owned.get(root.owner_uid, set())
@@ -381,6 +449,7 @@ class Store:
 
     def _forget(self, place: tuple[str, str, str], entry: _Entry) -> None:
         del self._entries[place]
+        self._written.pop(place, None)
         kind, namespace, name = place
         if kind in (AGENT_TEMPLATE, WORKFLOW_TEMPLATE):
             self._templates(kind).pop((namespace, name), None)
@@ -399,5 +468,6 @@ class Store:
             children.changed.add(entry.kept_as)
         elif children is not None:
             children.tasks.pop(name, None)
+            children.orphans.discard(name)
         if children is not None and not (children.tasks or children.pods or entry.run in self.roots):
             del self.children[entry.run]

@@ -17,6 +17,7 @@ import structlog
 from perdure.aio import call, wait_for_event
 from perdure.control.cluster_cache.relist import Relisted, relist
 from perdure.control.cluster_cache.run_key import SCHEDULE, RunKey
+from perdure.control.cluster_cache.run_objects import is_behind
 from perdure.control.cluster_cache.store import Store
 from perdure.control.leadership.loading import Loader
 from perdure.control.leadership.retention import Retention
@@ -184,6 +185,9 @@ class Leader:
         self._store.pop_dirty_owners()
         return [
             *(key for key, root in self._store.roots.items() if not root.finished),
+            *(key for key, root in self._store.roots.items() if root.finished and is_behind(root)),
+            *self._store.altered,
+            *self._store.orphaned(),
             *self._store.finished_with_pods(),
             *self._cleanup.pending_runs,
             *self._store.schedules,

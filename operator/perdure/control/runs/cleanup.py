@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from perdure.control.cluster_cache.recent import remember
 from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.cluster_cache.store import Store
 from perdure.control.live_run import LiveRun
@@ -21,8 +22,8 @@ from perdure.control.runs.deletion import Deletion, deletion_of_pod
 from perdure.control.runs.executor import Executors
 from perdure.domain.engine.plan import PodRetention
 from perdure.domain.engine.pod_facts import PodFacts
-from perdure.domain.phases import Phase
-from perdure.domain.records import AttemptRecord, TaskKey, TaskRecord
+from perdure.domain.phases import TERMINAL, Phase, Reason
+from perdure.domain.records import AGENT_TASK, WORKFLOW, AttemptRecord, TaskKey, TaskRecord
 from perdure.kube.errors import ApiError
 
 #: Ended tasks of one run whose objects are kept.
@@ -37,6 +38,10 @@ CONCURRENCY = 16
 LINGER = timedelta(seconds=30)
 #: How long to wait after a deletion was refused.
 RETRY = timedelta(seconds=5)
+
+#: How many child Workflows that were deleted with their parents to remember (LRU).
+CHILDREN = 10_000
+_TERMINAL = frozenset(phase.value for phase in TERMINAL)
 
 #: What is deleted first; failed tasks are investigated the longest.
 _RANK = {Phase.SUCCEEDED: 0, Phase.SKIPPED: 0, Phase.CANCELLED: 1, Phase.FAILED: 2}
@@ -93,6 +98,8 @@ class Cleanup:
         self._over: set[str] = set()
         #: Runs of which a deletion was refused, and when to try again.
         self._refused: dict[str, datetime] = {}
+        #: Uids of child Workflows that were deleted with their parents (LRU).
+        self._children_deleted: dict[str, None] = {}
         #: Pods that still ran when their run ended, and are not to outlive their own end.
         self._pending: dict[RunKey, dict[str, Deletion]] = {}
         #: Finished runs that still have running pods, and since when the run is finished.
@@ -118,6 +125,8 @@ class Cleanup:
             self._refused[live.uid] = now + RETRY
             return RETRY.total_seconds()
         self._refused.pop(live.uid, None)
+        if live.view.run.reason is Reason.DELETED and not await self._delete_children(live):
+            return 0.0
         live.objects.cleanup_candidates -= {pod.name for pod in now_due}
         for pod in now_due:
             self._pending.get(live.key, {}).pop(pod.name, None)
@@ -126,6 +135,38 @@ class Cleanup:
         if len(pods) > len(now_due) or self._count_excess(live) > 0:
             return 0.0
         return None if next_due is None else max(0.0, (next_due - now).total_seconds())
+
+    async def _delete_children(self, live: LiveRun) -> bool:
+        """Delete the child Workflows of a run that was deleted. Returns whether all are deleted."""
+        children = [
+            Deletion(WORKFLOW, root.key.name, root.uid)
+            for root in self._store.owned_by(live.uid)
+            if not root.finished and not root.deleting and root.uid not in self._children_deleted
+        ]
+        now_due = children[:AT_ONCE]
+        for child in await self._delete(live.key, now_due):
+            remember(self._children_deleted, child.uid, most=CHILDREN)
+        return len(now_due) == len(children)
+
+    async def stop_orphans(self, key: RunKey, live: LiveRun | None) -> None:
+        """Stop what runs under AgentTasks that have lost their owner, unless they are of the live run.
+
+        An AgentTask that says that it runs is deleted; one that has ended stays.
+        """
+        children = self._store.of(key)
+        own = set() if live is None else {task.name for task in live.view.tasks.values()}
+        found: list[Deletion] = []
+        for name in sorted(children.orphans - own)[:AT_ONCE]:
+            task = children.tasks.get(name)
+            found += [
+                deletion_of_pod(pod)
+                for pod in children.pods.values()
+                if pod.task == name and not pod.ended and pod.deletion is None
+            ]
+            if task is not None and task.shown_phase not in _TERMINAL:
+                found.append(Deletion(AGENT_TASK, name, task.uid))
+            children.orphans.discard(name)
+        await self._delete(key, found)
 
     def behind(self, live: LiveRun) -> bool:
         """True while a run that has ended has more objects than it may keep.

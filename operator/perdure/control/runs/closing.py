@@ -11,8 +11,11 @@ from perdure.control.live_run import LiveRun
 from perdure.control.ports import KubePort, LedgerPort
 from perdure.control.runs.cleanup import Cleanup
 from perdure.control.runs.executor import ActingKind
-from perdure.control.runs.live_runs import LiveRuns
+from perdure.control.runs.live_runs import EMPTY_SNAPSHOT, LiveRuns
 from perdure.control.runs.observer import Observer
+from perdure.control.status.conditions import acknowledged
+from perdure.control.status.pending import root_status
+from perdure.control.status.status_writer import status_patch
 from perdure.domain.engine.decide import decide
 from perdure.domain.engine.observed import Observed
 from perdure.domain.engine.plan import compile_plan
@@ -60,19 +63,55 @@ class Closer:
         root = self._store.roots.get(live.key)
         return root is not None and root.uid == live.uid
 
-    async def end(self, live: LiveRun, *, epoch: int) -> None:
-        """Commit the end of a run that has no object any more. Raises LedgerError."""
+    async def end(self, live: LiveRun, *, epoch: int) -> bool:
+        """Commit the end of a run that has no object any more. Returns whether it ended now.
+
+        Raises LedgerError.
+        """
         observed = Observed(deleted=True, pods=self._observer.seen(live))
         decision = decide(live.view, observed, self._clock())
         if decision.commit is None or not live.view.run.version:
-            return
+            return False
         try:
-            await self._ledger.commit(decision.commit, epoch=epoch)
+            committed = await self._ledger.commit(decision.commit, epoch=epoch)
         except (VersionConflict, LedgerUnavailable) as error:
             # An agent wrote first, or the commit took effect unnoticed: memory is no basis for the next pass.
             live.agenda.mark_unknown(error)
             raise
+        live.view.apply(decision.commit, committed)
+        live.objects.index(decision.commit.attempts)
         self._runs.wake_family(live)
+        return True
+
+    async def write_again(self, root: Root) -> None:
+        """Write the status of a finished run again: another wrote to it, or its object has a new generation.
+
+        Raises ApiError, LedgerError.
+        """
+        kind, namespace, name = root.key
+        there = await self._kube.find(kind, namespace, name)
+        if there is None or there["metadata"]["uid"] != root.uid:
+            return
+        before = there.get("status") or {}
+        state = await self._ledger.load(root.uid)
+        if state is not None and state.run.phase.terminal:
+            plan = compile_plan(state.run.spec or EMPTY_SNAPSHOT, self._kinds)
+            live = LiveRun(key=root.key, view=RunView(plan, state), generation=root.generation)
+            after = root_status(live, root, self._store, before, self._clock())
+        else:
+            # The ledger has forgotten the run, or is another one: the run stays as it ended.
+            after = acknowledged(before, root.generation)
+        self._store.altered.discard(root.key)
+        patch = status_patch(root.uid, before, after)
+        if not patch:
+            return
+        version = None
+        self._store.begin_write(kind, namespace, name)
+        try:
+            written = await self._kube.patch_status(kind, namespace, name, patch, brief=True)
+            version = int(written["metadata"]["resourceVersion"])
+        finally:
+            self._store.end_write(kind, namespace, name, version)
 
     async def decide_pods(self, root: Root) -> None:
         """Delete ended pods of a finished run that its retention does not keep. Raises ApiError, LedgerError.

@@ -33,7 +33,7 @@ from perdure.domain.records import LiveEntry, RunState, Wake
 #: Characters of the cause of a failure in a status.
 MAX_CAUSE = 500
 #: A refused run has no plan.
-_EMPTY_SNAPSHOT: dict[str, Any] = {
+EMPTY_SNAPSHOT: dict[str, Any] = {
     "inputs": {},
     "parallelism": None,
     "retention": {"ttlAfterFinished": "168h"},
@@ -117,7 +117,7 @@ class LiveRuns:
 
     def keep(self, key: RunKey, state: RunState, root: Root | None = None) -> LiveRun:
         """Keep a run as the ledger has it, in place of what memory had of the run."""
-        snapshot = state.run.spec or _EMPTY_SNAPSHOT
+        snapshot = state.run.spec or EMPTY_SNAPSHOT
         live = LiveRun(
             key=key,
             view=RunView(compile_plan(snapshot, self._kinds), state),
@@ -145,6 +145,10 @@ class LiveRuns:
         root = root or self._store.roots.get(key)
         if root is not None and root.uid == live.uid:
             _note_root(live, root)
+        # The object of a run that is live in a restored ledger may have ended: that is known only now, for no
+        # status written from now on ends the run.
+        if not state.run.phase.terminal and (root is None or root.uid != live.uid or not root.finished):
+            self._store.working.add(live.uid)
         return live
 
     def keep_new(self, root: Root, view: RunView) -> LiveRun:
@@ -152,12 +156,14 @@ class LiveRuns:
         live = LiveRun(key=root.key, view=view, generation=root.generation, agenda=Agenda(ask_ledger=False))
         self.by_uid[root.uid] = live
         self.by_key[root.key] = live
+        self._store.working.add(live.uid)
         _note_root(live, root)
         return live
 
     def drop(self, live: LiveRun) -> None:
         """Forget a run. The slots that it held go to others."""
         self.by_uid.pop(live.uid, None)
+        self._store.working.discard(live.uid)
         if self.by_key.get(live.key) is live:
             del self.by_key[live.key]
         self._failing.pop(live.key, None)
@@ -169,6 +175,7 @@ class LiveRuns:
         """Forget every run, and write no status any more: another leader may have changed the runs since."""
         self._status_writer.close()
         self.by_uid.clear()
+        self._store.working.clear()
         self.by_key.clear()
         self._expected.clear()
         self._waiting.clear()

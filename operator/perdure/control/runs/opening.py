@@ -59,6 +59,8 @@ class Opener:
             return None, 0.0
         if state is not None:
             return self._runs.keep(root.key, state, root), None
+        if root.leaving:
+            return None, None
         try:
             accepted = accept(root, self._store, self._kinds)
         except Refused as refused:

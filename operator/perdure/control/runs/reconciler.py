@@ -14,7 +14,7 @@ from datetime import datetime
 import structlog
 
 from perdure.control.cluster_cache.run_key import RunKey
-from perdure.control.cluster_cache.run_objects import Root
+from perdure.control.cluster_cache.run_objects import Root, is_behind
 from perdure.control.cluster_cache.store import Store
 from perdure.control.live_run import LiveRun
 from perdure.control.ports import EvaluatorPort, KubePort, LedgerPort
@@ -135,9 +135,13 @@ class Reconciler:
                         return 0.0
                     unreadable = self._store.unreadable.has(key, live.uid)
                     return UNREADABLE_RECHECK if unreadable else STOPPED_RECHECK
-                await self._closer.end(live, epoch=self.epoch)
+                if await self._closer.end(live, epoch=self.epoch):
+                    # What a run has created is stopped at once, also where no garbage collector comes for it.
+                    await self._cleanup.tidy(live, self._clock())
             self._runs.drop(live)
             live = None
+        if self._store.has_orphans(key):
+            await self._cleanup.stop_orphans(key, live)
         if root is None:
             self._runs.stop_waiting(key)
             self._cleanup.forget(key)
@@ -149,6 +153,8 @@ class Reconciler:
                     _log.warning("ended in the cluster, live in the ledger: ended there, too", run=key)
                     await self._closer.end(live, epoch=self.epoch)
                 self._runs.drop(live)
+            if is_behind(root) or key in self._store.altered:
+                await self._closer.write_again(root)
             if self._store.has_undecided_pods(key):
                 await self._closer.decide_pods(root)
             return await self._cleanup.clean_finished(key, self._clock())
@@ -230,6 +236,7 @@ class Reconciler:
                 slots=self._slots.grant(live.uid, run.namespace, view.plan.settings.priority, run.created_at),
                 signals=live.updates.signals,
                 answers=live.evaluations.answers,
+                deleted=root.leaving,
             )
             decision = decide(view, observed, now)
             if decision.commit is not None:
@@ -287,5 +294,8 @@ class Reconciler:
             follower = self._executors.of_attempt(live, attempt.key).follower(live, attempt)
             if follower is not None:
                 self._wake(follower)
+        if commit.run.phase.terminal:
+            # From now on a final status of the run's object is our own.
+            self._store.working.discard(live.uid)
         if before is not commit.run.phase:
             self._runs.wake_family(live)

@@ -11,6 +11,7 @@ from perdure.control.runs.live_runs import LiveRuns
 from perdure.control.runs.quarantine import MESSAGE, Quarantine
 from perdure.control.status.pending import (
     more_is_due_in,
+    take_foreign,
     write_of_failing,
     write_of_unavailable,
     write_of_waiting,
@@ -41,6 +42,8 @@ class RunStatusSource:
             return [write_of_unavailable(root, now)]
         if (failing := self._runs.failing_message(key)) is not None:
             return [write_of_failing(root, live, Reason.RECONCILE_ERROR, failing, now)]
+        if live is not None:
+            take_foreign(live, self._store, now)
         over = live is not None and live.view.run.phase.terminal
         if live is not None and over and (not live.published.backfilled or self._cleanup.behind(live)):
             return []  # once the final status is written the run is not reconciled again

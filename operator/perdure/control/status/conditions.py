@@ -75,6 +75,15 @@ def conditions(
     ]
 
 
+def acknowledged(status: Mapping[str, Any], generation: int) -> dict[str, Any]:
+    """A status that acknowledges a generation of its object, and says nothing else that is new."""
+    return {
+        **status,
+        "observedGeneration": generation,
+        "conditions": [{**item, "observedGeneration": generation} for item in status.get("conditions") or ()],
+    }
+
+
 def was_accepted(before: Mapping[str, Any]) -> bool | None:
     """True if the previous status has `Accepted=True`; else None, because the acceptance is not known."""
     for condition in before.get("conditions") or ():

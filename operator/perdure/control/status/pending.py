@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from perdure.control.cluster_cache.run_key import RunKey
-from perdure.control.cluster_cache.run_objects import Root
+from perdure.control.cluster_cache.run_objects import Root, TaskObject
 from perdure.control.cluster_cache.store import Store
 from perdure.control.live_run import LiveRun
 from perdure.control.status.compute import refused_status, task_status, workflow_status
@@ -49,7 +49,7 @@ def writes_of_live(
     else:
         live.published.dirty.pop(STANDALONE, None)
     before = live.published.written_status.get((root.key.kind, root.key.name), {})
-    after = _root_status(live, root, store, before, now)
+    after = root_status(live, root, store, before, now)
     written = partial(live.published.written_status.__setitem__, (root.key.kind, root.key.name), after)
     writes.append(_root_write(root, before, after, written))
     return writes
@@ -115,7 +115,7 @@ def write_of_waiting(root: Root, message: str, now: datetime) -> StatusWrite:
     return _root_write(root, before, after, ignore)
 
 
-def _root_status(
+def root_status(
     live: LiveRun, root: Root, store: Store, before: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:
     run = live.view.run
@@ -193,9 +193,11 @@ def _task_write(
     if task is None or task.name not in children.tasks:
         return None  # the task has no object: it failed before its start, or its kind has none
     before = live.published.written_status.get((AGENT_TASK, task.name), {})
+    # After a restart only the conditions of the status are known, and the whole status is written.
+    known = before or _with_conditions(children.tasks[task.name])
     attempt = live.view.attempts.get(key)
     pod = None if attempt is None else children.pods.get(attempt.pod_name)
-    after = task_status(live, key, pod, before, now)
+    after = task_status(live, key, pod, known, now)
     return StatusWrite(
         kind=AGENT_TASK,
         name=task.name,
@@ -205,6 +207,32 @@ def _task_write(
         written=partial(_note_written, live, task, after),
         missed=partial(live.published.mark_dirty, [key], since),
     )
+
+
+def _with_conditions(task: TaskObject) -> dict[str, Any]:
+    return {
+        "conditions": [
+            {"type": type, "status": status, "lastTransitionTime": time}
+            for type, status, time in task.conditions
+        ]
+    }
+
+
+def take_foreign(live: LiveRun, store: Store, now: datetime) -> None:
+    """Have the statuses that others wrote written again: their next patches are relative to what is there."""
+    foreign = store.of(live.key).foreign
+    if not foreign:
+        return
+    by_name = {task.name: key for key, task in live.view.tasks.items()}
+    for (kind, name), status in foreign.items():
+        key = by_name.get(name) if kind == AGENT_TASK and live.key.kind == WORKFLOW else None
+        if key is None and (kind, name) != (live.key.kind, live.key.name):
+            continue
+        live.published.written_status[kind, name] = dict(status)
+        if key is not None:
+            live.published.final_status_written.discard(key)
+            live.published.mark_dirty([key], now)
+    foreign.clear()
 
 
 def _note_written(live: LiveRun, task: TaskRecord, status: dict[str, Any]) -> None:

@@ -54,6 +54,18 @@ class StatusSource(Protocol):
         ...
 
 
+class WriteJournal(Protocol):
+    """The record of own writes of statuses (see `control.cluster_cache.store.Store`)."""
+
+    def begin_write(self, kind: str, namespace: str, name: str) -> None:
+        """A status is about to be written."""
+        ...
+
+    def end_write(self, kind: str, namespace: str, name: str, version: int | None) -> None:
+        """A status was written as this resourceVersion, or perhaps not, if None."""
+        ...
+
+
 class StatusWrite:
     """One object's previous status and its next.
 
@@ -99,7 +111,10 @@ class StatusWriter:
         interval: float,
         clock: Callable[[], datetime],
         passed_over: PassedOver | None = None,
+        journal: WriteJournal | None = None,
     ) -> None:
+        """`journal` records each write, to distinguish the statuses that others write."""
+        self._journal = journal
         self._passed_over = passed_over or PassedOver()
         self._kube = kube
         self._interval = interval
@@ -247,8 +262,20 @@ class StatusWriter:
         patch = status_patch(write.uid, write.before, write.after)
         if not patch:
             return
+        version = None
+        if self._journal is not None:
+            self._journal.begin_write(write.kind, namespace, write.name)
         try:
-            await self._kube.patch_status(write.kind, namespace, write.name, patch, brief=True)
+            version = await self._send(namespace, write, patch)
+        finally:
+            if self._journal is not None:
+                self._journal.end_write(write.kind, namespace, write.name, version)
+
+    async def _send(self, namespace: str, write: StatusWrite, patch: list[dict[str, Any]]) -> int | None:
+        """Send a patch. Returns the resourceVersion that it led to; None if the object is another one."""
+        try:
+            there = await self._kube.patch_status(write.kind, namespace, write.name, patch, brief=True)
+            return int(there["metadata"]["resourceVersion"])
         except ApiError as error:
             if error.status != 422:
                 raise
@@ -257,7 +284,9 @@ class StatusWriter:
             current = await self._kube.get(write.kind, namespace, write.name)
             if current["metadata"]["uid"] == write.uid:
                 whole = status_patch(write.uid, {}, write.after)
-                await self._kube.patch_status(write.kind, namespace, write.name, whole, brief=True)
+                there = await self._kube.patch_status(write.kind, namespace, write.name, whole, brief=True)
+                return int(there["metadata"]["resourceVersion"])
+            return None
 
 
 def status_patch(uid: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:

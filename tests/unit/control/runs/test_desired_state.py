@@ -25,7 +25,13 @@ def _root(name: str, state: str | None = None, *, parent: str | None = None, pha
         1,
         spec=spec,
         owner=None if parent is None else owner("Workflow", parent),
-        status={"phase": phase},
+        status={
+            "phase": phase,
+            "conditions": [
+                {"type": "Complete", "status": str(phase == "Succeeded")},
+                {"type": "Failed", "status": str(phase in ("Failed", "Cancelled"))},
+            ],
+        },
     )
 
 

@@ -31,7 +31,7 @@ class Server:
 
     async def patch_status(
         self, kind: str, namespace: str, name: str, body: list[dict[str, Any]], *, brief: bool
-    ) -> None:
+    ) -> dict[str, Any]:
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         await asyncio.sleep(self.seconds)
@@ -40,6 +40,7 @@ class Server:
         self.patched.append((asyncio.get_running_loop().time(), name))
         if any(change["path"] == "/status" for change in body):
             self.whole.append(name)
+        return {"metadata": {"uid": self.uid, "resourceVersion": str(len(self.patched))}}
 
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
         return {"metadata": {"uid": self.uid}}
