@@ -31,14 +31,16 @@ DEFAULT_BACKOFF = Backoff()
 
 
 def backoff(uid: str, key: TaskKey, number: int, policy: Backoff = DEFAULT_BACKOFF) -> timedelta:
-    """Delay before the retry with this number, from 1. Jitter comes on top of the longest delay, too."""
+    """Delay before the retry with this number, from 1, spread evenly and never longer than `longest`."""
     try:
         seconds = min(policy.longest, policy.initial * float(policy.factor) ** (number - 1))
     except OverflowError:
         seconds = policy.longest if policy.initial else 0.0
     digest = hashlib.sha256(f"{uid}/{key.step}/{key.index}/{number}".encode()).digest()
     unit = int.from_bytes(digest[:4], "big") / 0xFFFFFFFF  # evenly over 0..1
-    return timedelta(seconds=seconds * (1 + policy.jitter * (2 * unit - 1)))
+    shortest = seconds * (1 - policy.jitter)
+    longest = min(policy.longest, seconds * (1 + policy.jitter))
+    return timedelta(seconds=shortest + (longest - shortest) * unit)
 
 
 def disruption_delay(uid: str, key: TaskKey, disruptions: int) -> timedelta:
