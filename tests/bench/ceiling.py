@@ -57,7 +57,7 @@ def pod(namespace: str, number: int) -> dict[str, Any]:
         owner={"apiVersion": API_VERSION, "kind": "AgentTask", "name": "none", "uid": "none"},
         labels=labels,
         agent={"image": "bench/instant:1"},
-        input={},
+        input=b"{}",
         env=PodEnvironment(
             gateway_url="http://gateway:8080", workflow="calibration", step=f"s{number}", attempt=1
         ),

@@ -7,7 +7,7 @@ import builtins
 import copy
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from perdure.domain.records import (
     AttemptRecord,
@@ -21,6 +21,7 @@ from perdure.domain.records import (
     RunState,
     RunUpdates,
     Suspect,
+    TaskKey,
     Wake,
 )
 from perdure.kube.errors import ApiError
@@ -182,6 +183,14 @@ class LedgerClient:
 
     async def drop_suspect(self, uid: str) -> None:
         await self._ledger.call(lambda: self._ledger.suspects.pop(uid, None))
+
+    async def task_payloads(
+        self, uid: str, keys: Sequence[TaskKey], which: Literal["input", "output"]
+    ) -> dict[TaskKey, bytes]:
+        return await self._ledger.call(lambda: self._ledger.task_payloads(uid, keys, which))
+
+    async def run_outputs(self, uid: str) -> bytes | None:
+        return await self._ledger.call(lambda: self._ledger.run_outputs(uid))
 
     async def expired(self, now: datetime, *, limit: int) -> list[tuple[str, str, str, str]]:
         return await self._ledger.call(lambda: self._ledger.expired(now, limit=limit))

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from perdure.domain.events import EventType
+from perdure.domain.payloads import value_of
 from perdure.domain.phases import RUN, TASK, Phase, Reason, Transitions, successors
 from perdure.domain.records import (
     WORKFLOW,
@@ -349,7 +350,7 @@ class Guarantees:
             signal = model.signal_for(task)
             is_echo = model.plan.steps[task.key.step].kind.field == "echo"
             if task.reason is Reason.CACHED:
-                known = not is_echo or task.output in self._echoed
+                known = not is_echo or value_of(task.output) in self._echoed
                 self.demand(known, f"{task.name} was given {task.output}, which no echo gave")
                 continue
             if task.phase is Phase.SUCCEEDED and is_echo:
@@ -357,9 +358,10 @@ class Guarantees:
                     self.broken(f"{task.name} succeeded without a signal")
                     continue
                 used.add(signal.id)
-                self._echoed.append(task.output)
+                self._echoed.append(value_of(task.output))
                 self.demand(
-                    task.output == signal.payload, f"{task.name} gave {task.output}, not {signal.payload}"
+                    value_of(task.output) == signal.payload,
+                    f"{task.name} gave {task.output}, not {signal.payload}",
                 )
             self.demand(
                 task.reason is not Reason.TIMEOUT or signal is None,

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from perdure.domain.events import EventType
 from perdure.domain.names import shard_of
+from perdure.domain.payloads import Payload, Source, value_of
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import (
     AttemptRecord,
@@ -138,13 +139,14 @@ class FakeLedger(Server):
         return _state(self.rows[uid]) if uid in self.rows else None
 
     def outcomes(self, uids: Sequence[str]) -> dict[str, RunRecord]:
-        return {uid: replace(self.rows[uid].run, spec={}) for uid in uids if uid in self.rows}
+        return {uid: _read(replace(self.rows[uid].run, spec={})) for uid in uids if uid in self.rows}
 
     def commit(self, commit: Commit, *, epoch: int) -> Committed:
         self.check_epoch(epoch)
         uid = commit.run.uid
         rows = self.rows.get(uid)
         self.check_version(rows, commit)
+        commit = self._whole(commit, rows)
         self._guarantees.committed(commit, epoch=epoch)
         if rows is None:
             rows = self.rows[uid] = Rows(replace(commit.run, version=0, last_sequence=0))
@@ -159,15 +161,58 @@ class FakeLedger(Server):
         for attempt in commit.attempts:
             known = rows.attempts.get((attempt.key, attempt.number))
             if known is not None:
-                attempt = replace(
-                    attempt, pod_uid=attempt.pod_uid or known.pod_uid, report=known.report or attempt.report
-                )
+                attempt = replace(attempt, pod_uid=attempt.pod_uid or known.pod_uid, report=known.report)
             rows.attempts[attempt.key, attempt.number] = attempt
         rows.consumed.update(commit.consumed)
         for event in commit.events:
             self.write_event(rows, event.type, event.task, event.time)
         self._guarantees.sequence_given(uid, rows.run.last_sequence)
         return Committed(version=version, last_sequence=rows.run.last_sequence)
+
+    def _whole(self, commit: Commit, rows: Rows | None) -> Commit:
+        """The commit with all bodies: a payload without one is here already, or is copied from its source."""
+        tasks = []
+        for task in commit.tasks:
+            before = None if rows is None else rows.tasks.get(task.key)
+            input = self._body(commit, task, task.input, None if before is None else before.input)
+            output = self._body(commit, task, task.output, None if before is None else before.output)
+            tasks.append(replace(task, input=input, output=output))
+        outputs = commit.run.outputs
+        if outputs is not None and outputs.body is None:
+            assert rows is not None
+            outputs = rows.run.outputs
+        return replace(commit, run=replace(commit.run, outputs=outputs), tasks=tuple(tasks))
+
+    def _body(
+        self, commit: Commit, task: TaskRecord, payload: Payload | None, known: Payload | None
+    ) -> Payload | None:
+        if payload is None or payload.body is not None:
+            return payload
+        if payload.source is not None:
+            kind, ref = payload.source
+            if kind == "report":
+                report = self.rows[commit.run.uid].attempts[task.key, int(ref)].report
+                known = None if report is None else report.output
+            elif kind == "run":
+                known = self.rows[ref].run.outputs if ref in self.rows else None
+            else:
+                kept = self.cache.get((commit.run.namespace, ref))
+                known = None if kept is None else kept[0].output
+            if known is None:
+                raise VersionConflict(f"{commit.run.uid}: a payload is no longer where it was")
+        assert known is not None, "a payload without a body that the ledger does not have"
+        assert (known.size, known.digest) == (payload.size, payload.digest)
+        return known
+
+    def task_payloads(self, uid: str, keys: Sequence[TaskKey], which: str) -> dict[TaskKey, bytes]:
+        rows = self.rows.get(uid)
+        tasks = {} if rows is None else rows.tasks
+        found = {key: getattr(tasks[key], which) for key in keys if key in tasks}
+        return {key: payload.body for key, payload in found.items() if payload is not None}
+
+    def run_outputs(self, uid: str) -> bytes | None:
+        outputs = self.rows[uid].run.outputs if uid in self.rows else None
+        return None if outputs is None else outputs.body
 
     def check_epoch(self, epoch: int) -> None:
         if epoch != self.epoch:
@@ -228,7 +273,7 @@ class FakeLedger(Server):
         if rows is None:
             return RunUpdates(version=0, reports={}, vitals=())
         reports = {
-            key: (number, attempt.report)
+            key: (number, _head(number, attempt.report))
             for (key, number), attempt in rows.attempts.items()
             if attempt.closed_at is None and attempt.report is not None
         }
@@ -257,7 +302,7 @@ class FakeLedger(Server):
     def cached(self, namespace: str, keys: Sequence[str], now: datetime) -> dict[str, CachedResult]:
         found = ((key, self.cache.get((namespace, key))) for key in keys)
         return {
-            key: CachedResult(output=kept[0].output, workflow=kept[1].name, task=kept[0].name)
+            key: CachedResult(output=_cached(kept[0].output, key), workflow=kept[1].name, task=kept[0].name)
             for key, kept in found
             if kept is not None and kept[0].cache_until is not None and kept[0].cache_until > now
         }
@@ -295,7 +340,7 @@ class FakeLedger(Server):
             attempt=number,
             pod_name=attempt.pod_name,
             open=self.is_open(rows, key, number),
-            input=task.input,
+            input=value_of(task.input),
             checkpoint_sequence=None if newest is None else newest.sequence,
             checkpoints_per_task=rows.kept,
         )
@@ -437,4 +482,32 @@ def _state(rows: Rows) -> RunState:
     for (key, number), attempt in rows.attempts.items():
         if key not in newest or newest[key].number < number:
             newest[key] = attempt
-    return RunState(run=rows.run, steps=dict(rows.steps), tasks=dict(rows.tasks), attempts=newest)
+    tasks = {
+        key: replace(task, input=_settled(task.input), output=_settled(task.output))
+        for key, task in rows.tasks.items()
+    }
+    attempts = {
+        key: replace(
+            attempt, report=None if attempt.report is None else _head(attempt.number, attempt.report)
+        )
+        for key, attempt in newest.items()
+    }
+    return RunState(run=_read(rows.run), steps=dict(rows.steps), tasks=tasks, attempts=attempts)
+
+
+def _settled(payload: Payload | None) -> Payload | None:
+    return None if payload is None else payload.settled()
+
+
+def _head(number: int, report: Report) -> Report:
+    """A report as it is read: of a large output, only where the ledger has it."""
+    output = None if report.output is None else report.output.at(Source("report", str(number)))
+    return replace(report, output=output)
+
+
+def _read(run: RunRecord) -> RunRecord:
+    return replace(run, outputs=None if run.outputs is None else run.outputs.at(Source("run", run.uid)))
+
+
+def _cached(payload: Payload | None, key: str) -> Payload | None:
+    return None if payload is None else payload.at(Source("cache", key))

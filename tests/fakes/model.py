@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from perdure.domain.engine.plan import Plan, compile_plan
+from perdure.domain.payloads import value_of
 from perdure.domain.records import AttemptRecord, Commit, Report, RunRecord, Signal, TaskKey, TaskRecord
 from tests.support.echo import WITH_ECHO
 
@@ -59,7 +60,9 @@ class RunModel:
         if self.plan.steps[task.key.step].kind.field != "echo":
             return None
         fitting = (
-            signal for signal in self.signals.values() if signal.key == task.key and signal.name == task.input
+            signal
+            for signal in self.signals.values()
+            if signal.key == task.key and signal.name == value_of(task.input)
         )
         return next(fitting, None)
 

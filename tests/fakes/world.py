@@ -25,6 +25,7 @@ from tests.fakes.ledger import FakeLedger, WrittenEvent
 from tests.fakes.model import PodTruth
 from tests.fakes.nodes import Nodes
 from tests.fakes.operators import Operator
+from tests.support.shown import shown
 from tests.support.waiting import until
 
 
@@ -180,7 +181,9 @@ class World:
         return self.ledger.rows[uid].steps if uid in self.ledger.rows else {}
 
     def tasks(self, uid: str) -> Mapping[TaskKey, TaskRecord]:
-        return self.ledger.rows[uid].tasks if uid in self.ledger.rows else {}
+        """Tasks with the values of their payloads."""
+        tasks = self.ledger.rows[uid].tasks if uid in self.ledger.rows else {}
+        return {key: shown(task) for key, task in tasks.items()}
 
     def attempts(self, uid: str) -> Mapping[tuple[TaskKey, int], AttemptRecord]:
         return self.ledger.rows[uid].attempts if uid in self.ledger.rows else {}

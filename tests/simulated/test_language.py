@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from perdure.domain.payloads import value_of
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import RunRecord, TaskKey
 from tests.fakes.clock import run
@@ -168,7 +169,7 @@ def test_children_give_their_outputs_and_follow_pause_and_cancel() -> None:
         assert at.pods_created.total() == made
         at.desire("top", "Running")
         (ended,) = await _ended(at, uid)
-        assert (ended.phase, ended.outputs) == (Phase.SUCCEEDED, {"all": [1, 2]})
+        assert (ended.phase, value_of(ended.outputs)) == (Phase.SUCCEEDED, {"all": [1, 2]})
         assert len(at.ledger.rows) == 5, "two children, each with one of its own"
         other = at.apply("other", NESTED)
         await eventually(lambda: len(at.pods()) == 2)

@@ -29,6 +29,7 @@ from perdure.control.queue.workqueue import WorkQueue
 from perdure.control.runs.cleanup import Cleanup
 from perdure.control.runs.executor import ActingKind, ExecutorContext, Executors
 from perdure.control.runs.live_runs import LiveRuns
+from perdure.control.runs.payloads import PayloadReader, RunEvaluator
 from perdure.control.runs.quarantine import Quarantine
 from perdure.control.runs.reconciler import Reconciler
 from perdure.control.runs.status_source import RunStatusSource
@@ -130,13 +131,16 @@ class ControlLoop:
                 on_not_elected=self.stop_waiting,
             )
             fenced = FencedKube(kube, self._elector.lease_held)
+        payloads = PayloadReader(ledger)
+        run_evaluator = RunEvaluator(evaluator, payloads)
         executors = Executors(
             kinds,
             ExecutorContext(
                 store=self._store,
                 kube=fenced,
                 ledger=ledger,
-                evaluator=evaluator,
+                evaluator=run_evaluator,
+                payloads=payloads,
                 clock=clock,
                 gateway_url=options.gateway_url,
                 audience=options.audience,
@@ -173,13 +177,16 @@ class ControlLoop:
             kube_events=kube_events,
             quarantine=self._quarantine,
         )
-        statuses = RunStatusSource(store=self._store, runs=runs, cleanup=cleanup, quarantine=self._quarantine)
+        statuses = RunStatusSource(
+            store=self._store, runs=runs, cleanup=cleanup, quarantine=self._quarantine, payloads=payloads
+        )
         self.reconciler = Reconciler(
             store=self._store,
             kube=fenced,
             ledger=ledger,
             executors=executors,
-            evaluator=evaluator,
+            evaluator=run_evaluator,
+            payloads=payloads,
             kube_events=kube_events,
             clock=clock,
             template_timeout=options.template_timeout,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from perdure.domain.expressions.evaluation import Answer, EvaluationRequest
 from perdure.domain.records import (
@@ -24,6 +24,7 @@ from perdure.domain.records import (
     RunState,
     RunUpdates,
     Suspect,
+    TaskKey,
     Wake,
 )
 from perdure.kube.page import Page
@@ -96,6 +97,16 @@ class LedgerPort(Protocol):
 
     async def drop_suspect(self, uid: str) -> None:
         """Forget a suspect."""
+        ...
+
+    async def task_payloads(
+        self, uid: str, keys: Sequence[TaskKey], which: Literal["input", "output"]
+    ) -> dict[TaskKey, bytes]:
+        """Bodies of payloads of a run's tasks, by task; those that the ledger does not have are left out."""
+        ...
+
+    async def run_outputs(self, uid: str) -> bytes | None:
+        """The body of a run's outputs; None if there are none."""
         ...
 
     async def expired(self, now: datetime, *, limit: int) -> list[tuple[str, str, str, str]]:

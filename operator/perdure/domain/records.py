@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from perdure.domain.events import EventType
+from perdure.domain.payloads import Payload
 from perdure.domain.phases import Phase, Reason
 
 WORKFLOW = "Workflow"
@@ -50,7 +51,7 @@ class RunRecord:
     created_at: datetime
     reason: Reason | None = None
     message: str = ""
-    outputs: Any = None
+    outputs: Payload | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
     #: Why the run is being stopped: Cancelled, or Timeout. Stays while finally steps run.
@@ -90,7 +91,7 @@ class TaskRecord:
     phase: Phase
     reason: Reason | None = None
     message: str = ""
-    input: Any = None
+    input: Payload | None = None
     #: Number of the newest attempt; 0 if there is none yet.
     attempt: int = 0
     #: Attempts that failed and spent a retry.
@@ -104,7 +105,7 @@ class TaskRecord:
     #: The key under which other tasks find the result, and until when; None without `cache`.
     cache_key: str | None = None
     cache_until: datetime | None = None
-    output: Any = None
+    output: Payload | None = None
     exit_code: int | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -115,7 +116,7 @@ class Report:
     """The end of an attempt, as its agent reported it through the gateway."""
 
     outcome: Literal["Succeeded", "Failed"]
-    output: Any = None
+    output: Payload | None = None
     message: str = ""
     retryable: bool = True
     at: datetime
@@ -230,7 +231,7 @@ class RunUpdates:
 class CachedResult:
     """The result of another task of the namespace under a `cache` key."""
 
-    output: Any
+    output: Payload | None
     #: The run and the task that the result is from.
     workflow: str
     task: str
@@ -316,7 +317,8 @@ class Commit:
     """One decision's changes to one run: written as a whole, or not at all.
 
     `run.version` is the version that the decision saw; 0 creates the run. Records replace those of the same
-    key in the ledger; only the run's spec stays as it was created.
+    key in the ledger; only the run's spec stays as it was created. Reports are the agents': those of attempts
+    are not written. A payload without a body stays as it is, or is copied from its source.
     """
 
     run: RunRecord
@@ -326,6 +328,8 @@ class Commit:
     events: tuple[PendingEvent, ...] = ()
     #: Ids of the signals that the decision used: no later decision sees them.
     consumed: tuple[str, ...] = ()
+    #: Bytes of all inputs and outputs of the run after this commit.
+    payload_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from perdure.api import GROUP
-from perdure.api.workflow import MAX_INPUT_BYTES
 from perdure.domain.engine.outcome import shorten
 from perdure.domain.engine.pod_containers import CONTAINER
 from perdure.domain.expressions.templating import compact
@@ -94,7 +93,7 @@ def build_pod(
     owner: OwnerReference,
     labels: Mapping[str, str],
     agent: Mapping[str, Any],
-    input: Any,
+    input: bytes | None,
     env: PodEnvironment,
     audience: str,
 ) -> dict[str, Any]:
@@ -102,7 +101,8 @@ def build_pod(
 
     `owner` has `apiVersion`, `kind`, `name` and `uid`. `agent` is an agent block as in a manifest, with
     templates merged and expressions evaluated. The strings of its command, arguments and environment are
-    copied: the caller has escaped everything that the kubelet must not expand. `input` is any JSON value.
+    copied: the caller has escaped everything that the kubelet must not expand. `input` is compact JSON, or
+    None for one that the gateway serves.
 
     The order of precedence, lowest first: defaults, the block's `podTemplate`, the rest of the block, the
     contract with agents, and the fields that bind a pod to one attempt. Raises PodTemplateError if the
@@ -156,10 +156,9 @@ def _theirs(texts: Mapping[str, str] | None) -> dict[str, str]:
     return {name: text for name, text in (texts or {}).items() if not name.startswith(f"{GROUP}/")}
 
 
-def _annotations(input: Any) -> dict[str, str]:
+def _annotations(input: bytes | None) -> dict[str, str]:
     """The annotation behind the input file; none for a large input, which the gateway serves."""
-    text = compact(input)
-    return {ANNOTATION_INPUT: text.decode()} if len(text) <= MAX_INPUT_BYTES else {}
+    return {} if input is None else {ANNOTATION_INPUT: input.decode()}
 
 
 def _environment(

@@ -47,7 +47,7 @@ class AgentReportSide(Side):
         A repeated report, changed or not, is acknowledged as the first was, even after the attempt was
         closed: agents retry when an answer is lost. Raises Superseded if the attempt was closed without one.
         """
-        arguments = (*fence_arguments(session), dumps(rows.report_json(report)))
+        arguments = (*fence_arguments(session), *rows.report_arguments(report))
         row = await self.submit_fenced(session, "report", arguments)
         if not row["written"]:
             raise superseded(session)

@@ -1,7 +1,8 @@
 """The columns of a record, derived from the fields of its dataclass, for both directions.
 
-A column has the name of its field; only a task's key takes two columns, `step` and `index`. So a new field is
-a column in a migration and in queries.sql, and nothing here.
+A column has the name of its field; only a task's key takes two columns, `step` and `index`, and a payload
+three: `x` for its body, if that is read or written, `x_size` and `x_digest`. So a new field is a column in a
+migration and in queries.sql, and nothing here.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from datetime import UTC, datetime
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import orjson
+
+from perdure.domain.payloads import Payload
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import Report, TaskKey
 
@@ -34,14 +38,18 @@ class Columns(Generic[Record]):
         self._items: Callable[[Any], Sequence[Any]] = itemgetter(*self._names)
         self._attributes: Callable[[Any], Sequence[Any]] = attrgetter(*self._names)
         self._keyed = "key" in names
+        self._payloads = tuple(name for name in self._names if _of(hints[name]) is Payload)
         self._read = tuple(
             (name, convert) for name in self._names if (convert := _reader(name, hints[name])) is not None
         )
         self._nested = tuple(name for name in self._names if _of(hints[name]) is Report)
         #: All columns, in the order of the fields.
-        self.names = tuple(
-            column for name in names for column in (("step", "index") if name == "key" else (name,))
-        )
+        self.names = tuple(column for name in names for column in self._columns_of(name))
+
+    def _columns_of(self, name: str) -> tuple[str, ...]:
+        if name == "key":
+            return "step", "index"
+        return (name, f"{name}_size", f"{name}_digest") if name in self._payloads else (name,)
 
     def read(self, row: Mapping[str, Any]) -> Record:
         """The record of a row, or of a JSON object with the same names. Raises ValueError, KeyError."""
@@ -49,6 +57,8 @@ class Columns(Generic[Record]):
         for name, convert in self._read:
             if values[name] is not None:
                 values[name] = convert(values[name])
+        for name in self._payloads:
+            values[name] = _payload(values[name], row[f"{name}_size"], row[f"{name}_digest"])
         if self._keyed:
             values["key"] = TaskKey(row["step"], row["index"])
         return self._record(**values)
@@ -66,6 +76,14 @@ class Columns(Generic[Record]):
         for name in self._nested:
             if values[name] is not None:
                 values[name] = REPORT.values(values[name])
+        for name in self._payloads:
+            payload: Payload | None = values[name]
+            body = None if payload is None else payload.body
+            values[name] = None if body is None else orjson.Fragment(body)
+            values[f"{name}_size"] = None if payload is None else payload.size
+            values[f"{name}_digest"] = None if payload is None else payload.digest
+            if payload is not None and payload.source is not None:
+                values[f"{name}_from"], values[f"{name}_ref"] = payload.source
         return values
 
 
@@ -78,6 +96,12 @@ def _of(hint: Any) -> Any:
 
 def _reader(name: str, hint: Any) -> Callable[[Any], Any] | None:
     return _BY_NAME.get(name) or _BY_TYPE.get(_of(hint))
+
+
+def _payload(body: bytes | str | None, size: int | None, digest: str) -> Payload | None:
+    if size is None:
+        return None
+    return Payload(size, digest, body.encode() if isinstance(body, str) else body)
 
 
 def _time(value: Any) -> datetime:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, Literal
 
 from perdure.domain.names import shard_of
 from perdure.domain.records import (
@@ -21,6 +21,7 @@ from perdure.domain.records import (
     RunState,
     RunUpdates,
     Suspect,
+    TaskKey,
     VersionConflict,
     Wake,
 )
@@ -28,6 +29,9 @@ from perdure.ledger import rows
 from perdure.ledger.base import Side
 from perdure.ledger.listener import listen
 from perdure.ledger.queries import SQL
+
+#: Unread reports that one statement returns, without their large outputs.
+REPORTS_PAGE: Final = 100
 
 
 class OperatorSide(Side):
@@ -166,7 +170,30 @@ class OperatorSide(Side):
 
         Version 0 and nothing else if the ledger does not know the run.
         """
-        return rows.run_updates(await self.database.fetchrow(SQL["updates"], uid, since))
+        row = await self.database.fetchrow(SQL["updates"], uid, since, REPORTS_PAGE)
+        found = [] if row is None else [*(row["reports"] or ())]
+        full = len(found) == REPORTS_PAGE
+        # A report that comes between two pages raises the version: a commit that did not see it is refused.
+        while full:
+            step, index, *_ = found[-1]
+            page = await self.database.fetch(SQL["more_reports"], uid, step, index, REPORTS_PAGE)
+            found += page
+            full = len(page) == REPORTS_PAGE
+        return rows.run_updates(row, found)
+
+    async def task_payloads(
+        self, uid: str, keys: Sequence[TaskKey], which: Literal["input", "output"]
+    ) -> dict[TaskKey, bytes]:
+        """Bodies of payloads of a run's tasks, by task; those that the ledger does not have are left out."""
+        steps, indexes = [key.step for key in keys], [key.index for key in keys]
+        found = await self.database.fetch(SQL["task_payloads"], uid, steps, indexes, which)
+        return {TaskKey(row["step"], row["index"]): row["body"] for row in found if row["body"] is not None}
+
+    async def run_outputs(self, uid: str) -> bytes | None:
+        """The body of a run's outputs; None if there are none."""
+        row = await self.database.fetchrow(SQL["run_outputs"], uid)
+        body: bytes | None = None if row is None else row["body"]
+        return body
 
     async def suspects(self) -> list[Suspect]:
         """Every run or schedule during whose passes processes died."""

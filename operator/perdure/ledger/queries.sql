@@ -34,26 +34,50 @@ select max(epoch) as epoch from taken
 -- consume signals. Those parts would cost every other commit a twentieth of its time.
 with fence as materialized (
     select 1 from perdure.shard where id = $2 and epoch = $3 for share
+-- with extras
+), moved as materialized (
+    -- Large outputs, which the operator does not hold, from where the ledger has them.
+    select m.step, m.index, m.number, case m.output_from
+        when 'report' then (
+            select a.report -> 'output' from perdure.attempt a
+            where a.workflow_uid = $1::uuid and a.step = m.step and a.index = m.index and a.number = m.number
+        )
+        when 'run' then (select w.outputs from perdure.workflow w where w.uid = m.output_ref::uuid)
+        when 'cache' then (
+            select c.output from perdure.cache c, json_to_record($5::json) as r (namespace text)
+            where c.namespace = r.namespace and c.key = m.output_ref
+        )
+    end as output
+    from (
+        select t.*, case when t.output_from = 'report' then t.output_ref::int end as number
+        from json_to_recordset($7::json) as t (step text, index int, output_from text, output_ref text)
+        where t.output_from is not null
+    ) m
+-- end
 ), given as materialized (
     select r.*, json_array_length($9::json) as events
     from json_to_record($5::json) as r (
         kind text, namespace text, name text, generation bigint, phase text, reason text, message text,
-        spec json, checkpoints_per_task int, outputs json, created_at timestamptz, started_at timestamptz,
-        finished_at timestamptz, stop text, deadline_at timestamptz, paused_at timestamptz,
-        expires_at timestamptz
+        spec json, checkpoints_per_task int, outputs json, outputs_size bigint, outputs_digest text,
+        payload_bytes bigint, created_at timestamptz, started_at timestamptz, finished_at timestamptz,
+        stop text, deadline_at timestamptz, paused_at timestamptz, expires_at timestamptz
         -- with extras
         , consumed json
         -- end
     ), fence
+    -- with extras
+    -- A body that is no longer where it was is no reason to write a task without it.
+    where not exists (select from moved where moved.output is null)
+    -- end
 ), made as (
     insert into perdure.workflow (
         uid, kind, namespace, name, generation, shard, phase, reason, message, spec, checkpoints_per_task,
-        outputs, version, last_sequence, created_at, started_at, finished_at, stop, deadline_at, paused_at,
-        expires_at
+        outputs, outputs_size, outputs_digest, payload_bytes, version, last_sequence, created_at, started_at,
+        finished_at, stop, deadline_at, paused_at, expires_at
     )
     select
         $1::uuid, g.kind, g.namespace, g.name, g.generation, $2, g.phase, g.reason, g.message, g.spec,
-        g.checkpoints_per_task, g.outputs, 1, g.events, g.created_at, g.started_at, g.finished_at, g.stop,
+        g.checkpoints_per_task, g.outputs, g.outputs_size, g.outputs_digest, g.payload_bytes, 1, g.events, g.created_at, g.started_at, g.finished_at, g.stop,
         g.deadline_at, g.paused_at, g.expires_at
     from given g
     where $4::bigint = 0
@@ -62,7 +86,10 @@ with fence as materialized (
 ), changed as (
     update perdure.workflow w set
         generation = g.generation, phase = g.phase, reason = g.reason, message = g.message,
-        outputs = g.outputs, version = w.version + 1,
+        -- A body that is not sent is here already.
+        outputs = case when g.outputs_size is not null then coalesce(g.outputs, w.outputs) end,
+        outputs_size = g.outputs_size, outputs_digest = g.outputs_digest,
+        payload_bytes = g.payload_bytes, version = w.version + 1,
         last_sequence = w.last_sequence + g.events, started_at = g.started_at,
         finished_at = g.finished_at, stop = g.stop, deadline_at = g.deadline_at,
         paused_at = g.paused_at, expires_at = g.expires_at
@@ -87,45 +114,63 @@ with fence as materialized (
         total = excluded.total, for_each = excluded.for_each, started_at = excluded.started_at,
         finished_at = excluded.finished_at
 ), tasks as (
-    insert into perdure.task (
-        workflow_uid, step, index, name, phase, reason, message, input, attempt, retries, disruptions,
-        retry_at, last_failure, cache_key, cache_until, output, exit_code, started_at, finished_at
+    insert into perdure.task as k (
+        workflow_uid, step, index, name, phase, reason, message, input, input_size, input_digest, attempt,
+        retries, disruptions, retry_at, last_failure, cache_key, cache_until, output, output_size,
+        output_digest, exit_code, started_at, finished_at
     )
     select
-        $1::uuid, t.step, t.index, t.name, t.phase, t.reason, t.message, t.input, t.attempt, t.retries,
-        t.disruptions, t.retry_at, t.last_failure, t.cache_key, t.cache_until, t.output, t.exit_code,
-        t.started_at, t.finished_at
+        $1::uuid, t.step, t.index, t.name, t.phase, t.reason, t.message, t.input, t.input_size,
+        t.input_digest, t.attempt, t.retries, t.disruptions, t.retry_at, t.last_failure, t.cache_key,
+        t.cache_until,
+        coalesce(
+            t.output
+            -- with extras
+            , (select m.output from moved m where m.step = t.step and m.index = t.index)
+            -- end
+        ),
+        t.output_size, t.output_digest, t.exit_code, t.started_at, t.finished_at
     from run, json_to_recordset($7::json) as t (
-        step text, index int, name text, phase text, reason text, message text, input json, attempt int,
-        retries int, disruptions int, retry_at timestamptz, last_failure json, cache_key text,
-        cache_until timestamptz, output json, exit_code int, started_at timestamptz, finished_at timestamptz
+        step text, index int, name text, phase text, reason text, message text, input json, input_size bigint,
+        input_digest text, attempt int, retries int, disruptions int, retry_at timestamptz, last_failure json,
+        cache_key text, cache_until timestamptz, output json, output_size bigint, output_digest text,
+        exit_code int, started_at timestamptz, finished_at timestamptz
     )
     on conflict (workflow_uid, step, index) do update set
         name = excluded.name, phase = excluded.phase, reason = excluded.reason,
-        message = excluded.message, input = excluded.input, attempt = excluded.attempt,
+        -- A body that is not sent is here already.
+        message = excluded.message,
+        input = case when excluded.input_size is not null then coalesce(excluded.input, k.input) end,
+        input_size = excluded.input_size, input_digest = excluded.input_digest, attempt = excluded.attempt,
         retries = excluded.retries, disruptions = excluded.disruptions, retry_at = excluded.retry_at,
         last_failure = excluded.last_failure, cache_key = excluded.cache_key,
-        cache_until = excluded.cache_until, output = excluded.output, exit_code = excluded.exit_code,
+        cache_until = excluded.cache_until,
+        output = case when excluded.output_size is not null then coalesce(excluded.output, k.output) end,
+        output_size = excluded.output_size, output_digest = excluded.output_digest,
+        exit_code = excluded.exit_code,
         started_at = excluded.started_at, finished_at = excluded.finished_at
     -- with extras
-    returning step, index, name, phase, reason, cache_key, cache_until, finished_at,
-        case when cache_key is not null then output end as output
+    returning step, index, name, phase, reason, cache_key, cache_until, finished_at, output_size,
+        output_digest, case when cache_key is not null then output end as output
     -- end
 -- with extras
 ), cached as (
     insert into perdure.cache as c (
-        namespace, key, output, workflow_uid, workflow, task, created_at, expires_at
+        namespace, key, output, output_size, output_digest, workflow_uid, workflow, task, created_at,
+        expires_at
     )
     -- Of equal keys in one commit only one can be written: the newest result, or else the first by step.
     select distinct on (t.cache_key)
-        g.namespace, t.cache_key, t.output, $1::uuid, g.name, t.name, t.finished_at, t.cache_until
+        g.namespace, t.cache_key, t.output, t.output_size, t.output_digest, $1::uuid, g.name, t.name,
+        t.finished_at, t.cache_until
     from tasks t, given g
     where t.cache_key is not null and t.phase = 'Succeeded' and t.reason is distinct from 'Cached'
         and t.finished_at is not null and t.cache_until is not null
     order by t.cache_key, t.finished_at desc, t.step, t.index
     on conflict (namespace, key) do update set
-        output = excluded.output, workflow_uid = excluded.workflow_uid, workflow = excluded.workflow,
-        task = excluded.task, created_at = excluded.created_at, expires_at = excluded.expires_at
+        output = excluded.output, output_size = excluded.output_size,
+        output_digest = excluded.output_digest, workflow_uid = excluded.workflow_uid,
+        workflow = excluded.workflow, task = excluded.task, created_at = excluded.created_at, expires_at = excluded.expires_at
     where c.created_at <= excluded.created_at
 ), consumed as (
     update perdure.signal s set consumed_version = r.version
@@ -135,23 +180,32 @@ with fence as materialized (
 ), attempts as (
     insert into perdure.attempt as a (
         workflow_uid, step, index, number, pod_name, pod_uid, created_at, started_at, stopping, closed_at,
-        outcome, reason, message, exit_code, report
+        outcome, reason, message, exit_code
     )
     select
         $1::uuid, n.step, n.index, n.number, n.pod_name, n.pod_uid, n.created_at, n.started_at, n.stopping,
-        n.closed_at, n.outcome, n.reason, n.message, n.exit_code, n.report
+        n.closed_at, n.outcome, n.reason, n.message, n.exit_code
     from run, json_to_recordset($8::json) as n (
         step text, index int, number int, pod_name text, pod_uid text, created_at timestamptz,
         started_at timestamptz, stopping text, closed_at timestamptz, outcome text, reason text,
-        message text, exit_code int, report json
+        message text, exit_code int
     )
-    -- Other statements write the pod's uid and the report: a decision that has not seen them keeps them.
+    -- Other statements write the pod's uid, which a decision that has not seen it keeps, and the report.
     on conflict (workflow_uid, step, index, number) do update set
         pod_name = excluded.pod_name, pod_uid = coalesce(excluded.pod_uid, a.pod_uid),
         created_at = excluded.created_at, started_at = excluded.started_at,
         stopping = excluded.stopping, closed_at = excluded.closed_at, outcome = excluded.outcome,
-        reason = excluded.reason, message = excluded.message, exit_code = excluded.exit_code,
-        report = coalesce(a.report, excluded.report)
+        reason = excluded.reason, message = excluded.message, exit_code = excluded.exit_code
+        -- with extras
+        -- The task has the output now, and the report need not keep it as well.
+        , report = case
+            when exists (
+                select from moved m where m.step = a.step and m.index = a.index and m.number = a.number
+            )
+            then coalesce(a.report_head, a.report)
+            else a.report
+        end
+        -- end
 ), numbered as (
     select r.last_sequence - g.events + e.ordinal as sequence, g.kind, g.namespace, g.name,
         e.type, e.time, e.task, e.attempt, e.data
@@ -266,14 +320,34 @@ with gone as (
 select count(*) as gone from gone
 
 
+-- fragment: report of attempt
+-- The head of a report, without an output that is large. An earlier version left it to be computed.
+coalesce(a.report_head, json_build_object(
+    'outcome', a.report -> 'outcome', 'message', a.report -> 'message', 'retryable', a.report -> 'retryable',
+    'at', a.report -> 'at', 'output_size', octet_length(nullif((a.report -> 'output')::text, 'null')),
+    'output_digest', encode(sha256(convert_to(nullif((a.report -> 'output')::text, 'null'), 'UTF8')), 'hex'),
+    'output', case
+        when octet_length((a.report -> 'output')::text) <= 1024
+        then nullif((a.report -> 'output')::text, 'null')
+    end
+))
+
+
 -- name: updates
--- $1 uid, $2 since. One statement, so that the version goes with the reports and the signals.
+-- $1 uid, $2 since, $3 how many reports. One statement, so that the version goes with the reports and the signals.
 select
     w.version,
     (
-        select json_agg(json_build_array(a.step, a.index, a.number, a.report))
-        from perdure.attempt a
-        where a.workflow_uid = w.uid and a.closed_at is null and a.report is not null
+        select json_agg(json_build_array(r.step, r.index, r.number, r.report) order by r.step, r.index)
+        from (
+            select a.step, a.index, a.number,
+                -- report of attempt
+                as report
+            from perdure.attempt a
+            where a.workflow_uid = w.uid and a.closed_at is null and a.report is not null
+            order by a.step, a.index
+            limit $3
+        ) r
     ) as reports,
     (
         select json_agg(
@@ -306,9 +380,38 @@ from perdure.workflow w
 where w.uid = $1::uuid
 
 
+-- name: more_reports
+-- $1 uid, $2 step and $3 index of the last report that was read, $4 how many
+select a.step, a.index, a.number,
+    -- report of attempt
+    as report
+from perdure.attempt a
+where a.workflow_uid = $1::uuid and a.closed_at is null and a.report is not null
+    and (a.step, a.index) > ($2, $3::int)
+order by a.step, a.index
+limit $4
+
+
+-- name: task_payloads
+-- $1 uid, $2 steps, $3 indexes, $4 input or output: the bodies as they were written
+select t.step, t.index, convert_to((case $4 when 'input' then t.input else t.output end)::text, 'UTF8') as body
+from unnest($2::text[], $3::int[]) as w (step, index)
+join perdure.task t on t.workflow_uid = $1::uuid and t.step = w.step and t.index = w.index
+
+
+-- name: run_outputs
+select convert_to(outputs::text, 'UTF8') as body from perdure.workflow where uid = $1::uuid
+
+
 -- fragment: columns of run
--- All but `spec`, which may be long.
-uid, kind, namespace, name, generation, shard, phase, reason, message, outputs, version, last_sequence,
+-- All but `spec`, which may be long. Of outputs, the body only if it is small.
+uid, kind, namespace, name, generation, shard, phase, reason, message,
+case
+    when coalesce(outputs_size, octet_length(outputs::text)) <= 1024 then convert_to(outputs::text, 'UTF8')
+end as outputs,
+coalesce(outputs_size, octet_length(outputs::text)) as outputs_size,
+coalesce(outputs_digest, encode(sha256(convert_to(outputs::text, 'UTF8')), 'hex')) as outputs_digest,
+version, last_sequence,
 created_at, started_at, finished_at, stop, deadline_at, paused_at, expires_at
 
 
@@ -358,8 +461,19 @@ where workflow_uid = any ($1::uuid[])
 
 
 -- name: tasks_of
-select workflow_uid, step, index, name, phase, reason, message, input, attempt, retries, disruptions,
-    retry_at, last_failure, cache_key, cache_until, output, exit_code, started_at, finished_at
+-- Of payloads, the body only if it is small.
+select workflow_uid, step, index, name, phase, reason, message, attempt, retries, disruptions, retry_at,
+    last_failure, cache_key, cache_until, exit_code, started_at, finished_at,
+    case
+        when coalesce(input_size, octet_length(input::text)) <= 1024 then convert_to(input::text, 'UTF8')
+    end as input,
+    coalesce(input_size, octet_length(input::text)) as input_size,
+    coalesce(input_digest, encode(sha256(convert_to(input::text, 'UTF8')), 'hex')) as input_digest,
+    case
+        when coalesce(output_size, octet_length(output::text)) <= 1024 then convert_to(output::text, 'UTF8')
+    end as output,
+    coalesce(output_size, octet_length(output::text)) as output_size,
+    coalesce(output_digest, encode(sha256(convert_to(output::text, 'UTF8')), 'hex')) as output_digest
 from perdure.task
 where workflow_uid = any ($1::uuid[])
 
@@ -367,8 +481,11 @@ where workflow_uid = any ($1::uuid[])
 -- name: newest_attempts_of
 select distinct on (workflow_uid, step, index)
     workflow_uid, step, index, number, pod_name, pod_uid, created_at, started_at, stopping, closed_at,
-    outcome, reason, message, exit_code, report
-from perdure.attempt
+    outcome, reason, message, exit_code, case
+        when a.report is not null then
+        -- report of attempt
+    end as report
+from perdure.attempt a
 where workflow_uid = any ($1::uuid[])
 order by workflow_uid, step, index, number desc
 
@@ -411,7 +528,12 @@ select ok as fenced from whole
 
 -- name: cached
 -- $1 namespace, $2 keys, $3 now
-select key, output, workflow, task
+select key, workflow, task,
+    case
+        when coalesce(output_size, octet_length(output::text)) <= 1024 then convert_to(output::text, 'UTF8')
+    end as output,
+    coalesce(output_size, octet_length(output::text)) as output_size,
+    coalesce(output_digest, encode(sha256(convert_to(output::text, 'UTF8')), 'hex')) as output_digest
 from perdure.cache
 where namespace = $1 and key = any ($2::text[]) and expires_at > $3
 
@@ -639,7 +761,7 @@ select exists (select from task) as written
 
 
 -- name: report
--- $1 uid, $2 step, $3 index, $4 attempt, $5 report
+-- $1 uid, $2 step, $3 index, $4 attempt, $5 report, $6 its head: all that an operator reads
 -- A report that is known is acknowledged even if the attempt is closed: the first answer may have been lost.
 with run as materialized (
     select uid from perdure.workflow where uid = $1::uuid for no key update
@@ -652,7 +774,7 @@ with run as materialized (
     for no key update of a
     for share of t
 ), written as (
-    update perdure.attempt a set report = $5
+    update perdure.attempt a set report = $5, report_head = $6
     from fence
     where not fence.reported
         and a.workflow_uid = $1::uuid and a.step = $2 and a.index = $3 and a.number = $4

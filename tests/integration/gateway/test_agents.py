@@ -10,6 +10,7 @@ from datetime import datetime
 import aiohttp
 import pytest
 
+from perdure.domain.payloads import value_of
 from perdure.domain.phases import Phase
 from perdure.domain.records import Commit, RunState, Vitals
 from perdure.ledger import Ledger
@@ -39,7 +40,7 @@ async def test_an_agent_works_from_its_input_to_its_result(
         await agent.result({"findings": ["ü"]})
     updates = await ledger.updates(run.run.uid, since=None)
     number, report = updates.reports[KEY]
-    assert (number, report.outcome, report.output) == (1, "Succeeded", {"findings": ["ü"]})
+    assert (number, report.outcome, value_of(report.output)) == (1, "Succeeded", {"findings": ["ü"]})
     (vitals,) = updates.vitals
     assert (vitals.checkpoint_sequence, vitals.percent, vitals.message) == (2, 50, "half of it")
 
@@ -178,7 +179,7 @@ async def test_a_result_whose_answer_was_lost_is_acknowledged_after_the_attempt_
     assert loaded is not None
     report = loaded.attempts[KEY].report
     assert report is not None
-    assert report.output == "first"
+    assert value_of(report.output) == "first"
 
 
 async def test_a_pod_that_calls_before_its_uid_is_recorded_retries(

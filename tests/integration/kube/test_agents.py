@@ -56,7 +56,7 @@ def pod_of(task: dict[str, Any], *, input: Any = None) -> dict[str, Any]:
 
 async def test_the_api_server_accepts_pods_without_changes(kube: KubeClient, namespace: str) -> None:
     value = {"path": "a.py", "text": "ü" * 30_000}
-    wanted = pod_of(await agent_task(kube, namespace), input=value)
+    wanted = pod_of(await agent_task(kube, namespace), input=json.dumps(value).encode())
     made = await kube.create("Pod", namespace, wanted)
     assert json.loads(made["metadata"]["annotations"]["perdure.dev/input"]) == value
     assert made["metadata"]["ownerReferences"] == wanted["metadata"]["ownerReferences"]

@@ -47,7 +47,7 @@ def pod_of(task: dict[str, Any]) -> dict[str, Any]:
         | {field: metadata[field] for field in ("name", "uid")},
         labels=LABELS,
         agent={"image": "agents/audit:1", "model": "m", "podTemplate": TEMPLATE},
-        input={"n": 1},
+        input=b'{"n":1}',
         env=PodEnvironment(
             gateway_url="http://gateway:8080",
             workflow="audit",

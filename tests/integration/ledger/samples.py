@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from perdure.domain.names import shard_of
+from perdure.domain.payloads import payload_of
 from perdure.domain.phases import Phase
 from perdure.domain.records import (
     WORKFLOW,
@@ -45,12 +46,20 @@ def run_record(**changes: Any) -> RunRecord:
         spec={"steps": [{"name": "work"}]},
         created_at=START,
     )
-    return replace(run, **changes)
+    return replace(run, **_payloads(changes))
 
 
 def task_record(key: TaskKey = KEY, **changes: Any) -> TaskRecord:
     name = f"audit-{key.step}-{key.index}"
-    return replace(TaskRecord(key=key, name=name, phase=Phase.PENDING, attempt=1), **changes)
+    return replace(TaskRecord(key=key, name=name, phase=Phase.PENDING, attempt=1), **_payloads(changes))
+
+
+def _payloads(changes: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a record, with payloads of values."""
+    return {
+        name: payload_of(value) if name in ("input", "output", "outputs") else value
+        for name, value in changes.items()
+    }
 
 
 def attempt_record(key: TaskKey = KEY, number: int = 1, **changes: Any) -> AttemptRecord:
@@ -63,7 +72,7 @@ def event(type: str, **changes: Any) -> PendingEvent:
 
 
 def success(output: Any = None, seconds: float = 5) -> Report:
-    return Report(outcome="Succeeded", output=output, at=at(seconds))
+    return Report(outcome="Succeeded", output=payload_of(output), at=at(seconds))
 
 
 def signal(id: str, payload: Any = None, **changes: Any) -> Signal:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from perdure.domain.payloads import payload_of
 from perdure.domain.phases import Phase
 from perdure.domain.records import Commit, Report, Superseded, TaskKey
 from perdure.ledger import CorruptCheckpoint, Ledger
@@ -170,13 +171,13 @@ async def test_a_damaged_checkpoint_is_never_handed_out(ledger: Ledger, epoch: i
 async def test_the_first_report_stands(ledger: Ledger, epoch: int) -> None:
     state = await samples.started(ledger, epoch)
     session = await samples.session_of(ledger, state)
-    first = Report(outcome="Failed", output=[1, "\0"], message="no\0", retryable=False, at=at(1))
+    first = Report(outcome="Failed", output=payload_of([1, "\0"]), message="no\0", retryable=False, at=at(1))
     await ledger.report(session, first)
     await ledger.report(session, first)
     await ledger.report(session, samples.success("changed my mind"))
     updates = await ledger.updates(state.run.uid, since=None)
     assert updates.version == 2
-    assert updates.reports == {KEY: (1, replace(first, output=[1, "\ufffd"], message="no\ufffd"))}
+    assert updates.reports == {KEY: (1, replace(first, output=payload_of([1, "\ufffd"]), message="no\ufffd"))}
     # A report is no event: the operator makes that when it has decided.
     assert len(await ledger.events(state.run.uid)) == 1
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from perdure.domain.payloads import payload_of, value_of
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import CachedResult, Commit, Deposed, TaskKey, TaskRecord, VersionConflict
 from perdure.ledger import Ledger, rows
@@ -43,7 +44,7 @@ async def count(ledger: Ledger) -> int:
 
 async def test_a_result_is_found_until_its_time_is_over(ledger: Ledger, epoch: int) -> None:
     await commit(ledger, epoch, succeeded(name="audit-work-abcde"))
-    expected = {"k": CachedResult(output={"n": 1}, workflow="audit", task="audit-work-abcde")}
+    expected = {"k": CachedResult(output=payload_of({"n": 1}), workflow="audit", task="audit-work-abcde")}
     assert await ledger.cached("team-a", ["k"], at(10)) == expected
     assert await ledger.cached("team-a", ["other", "k", "k"], at(99.999)) == expected
     assert await ledger.cached("team-a", ["k"], at(100)) == {}
@@ -55,14 +56,14 @@ async def test_a_result_is_found_until_its_time_is_over(ledger: Ledger, epoch: i
 async def test_any_output_comes_back(ledger: Ledger, epoch: int, output: Any) -> None:
     await commit(ledger, epoch, succeeded(output=output))
     found = await ledger.cached("team-a", ["k"], at(10))
-    assert repr(found["k"].output) == repr(output)
+    assert repr(value_of(found["k"].output)) == repr(output)
 
 
 async def test_namespaces_are_apart(ledger: Ledger, epoch: int) -> None:
     await commit(ledger, epoch, succeeded(output="a"))
     await commit(ledger, epoch, succeeded(output="b"), namespace="team-b")
-    assert (await ledger.cached("team-a", ["k"], at(10)))["k"].output == "a"
-    assert (await ledger.cached("team-b", ["k"], at(10)))["k"].output == "b"
+    assert value_of((await ledger.cached("team-a", ["k"], at(10)))["k"].output) == "a"
+    assert value_of((await ledger.cached("team-b", ["k"], at(10)))["k"].output) == "b"
     assert await ledger.cached("team-c", ["k"], at(10)) == {}
 
 
@@ -100,7 +101,7 @@ async def test_a_newer_result_replaces_an_older_one(ledger: Ledger, epoch: int) 
     old, new = succeeded(output="old"), succeeded(output="new", finished_at=at(20), cache_until=at(30))
     await commit(ledger, epoch, old)
     uid = await commit(ledger, epoch, new, name="nightly")
-    expected = CachedResult(output="new", workflow="nightly", task=new.name)
+    expected = CachedResult(output=payload_of("new"), workflow="nightly", task=new.name)
     assert await ledger.cached("team-a", ["k"], at(29)) == {"k": expected}
     assert await ledger.cached("team-a", ["k"], at(30)) == {}, "its own time counts, if shorter"
     await commit(ledger, epoch, old)
@@ -118,13 +119,13 @@ async def test_equal_keys_in_one_commit(ledger: Ledger, epoch: int, backwards: b
     await commit(ledger, epoch, *(reversed(tasks) if backwards else tasks))
     found = await ledger.cached("team-a", ["k", "l"], at(30))
     # The newest; of two that ended together, the first by step and index.
-    assert {key: result.output for key, result in found.items()} == {"k": 2, "l": 1}
+    assert {key: value_of(result.output) for key, result in found.items()} == {"k": 2, "l": 1}
 
 
 async def test_equal_keys_in_one_batch(ledger: Ledger, epoch: int) -> None:
     results = [succeeded(output=number, finished_at=at(number)) for number in range(20)]
     await asyncio.gather(*(commit(ledger, epoch, task) for task in results))
-    assert (await ledger.cached("team-a", ["k"], at(30)))["k"].output == 19
+    assert value_of((await ledger.cached("team-a", ["k"], at(30)))["k"].output) == 19
     assert await count(ledger) == 1
 
 
@@ -175,7 +176,7 @@ async def test_forgetting_passes_over_a_result_that_is_being_renewed(ledger: Led
         await transaction.commit()
     finally:
         operator.terminate()
-    assert (await ledger.cached("team-a", ["k", "other"], at(200)))["k"].output == "new"
+    assert value_of((await ledger.cached("team-a", ["k", "other"], at(200)))["k"].output) == "new"
     assert await count(ledger) == 1
 
 
@@ -199,4 +200,4 @@ async def test_a_commit_waits_for_what_is_being_forgotten(ledger: Ledger, epoch:
         await late
     finally:
         janitor.terminate()
-    assert (await ledger.cached("team-a", ["k"], at(200)))["k"].output == "new"
+    assert value_of((await ledger.cached("team-a", ["k"], at(200)))["k"].output) == "new"

@@ -12,7 +12,6 @@ import pytest
 from perdure.domain.phases import Phase
 from perdure.domain.records import Commit, Deposed, RunState, Superseded, VersionConflict
 from perdure.ledger import AgentSession, Ledger, rows
-from perdure.ledger.parameters import dumps
 from perdure.ledger.queries import SQL
 from tests.integration.ledger import samples
 from tests.integration.ledger.samples import KEY, START, at, event, load_live
@@ -249,8 +248,8 @@ async def test_a_decision_that_waited_for_a_report_is_refused(ledger: Ledger, ep
     try:
         transaction = gateway.transaction()
         await transaction.start()
-        report = dumps(rows.report_json(samples.success()))
-        row = await gateway.fetchrow(SQL["report"], session.workflow_uid, KEY.step, KEY.index, 1, report)
+        report = rows.report_arguments(samples.success())
+        row = await gateway.fetchrow(SQL["report"], session.workflow_uid, KEY.step, KEY.index, 1, *report)
         assert row["written"]
         late = asyncio.create_task(ledger.commit(Commit(run=state.run), epoch=epoch))
         await until(lambda: blocked(ledger))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from perdure.domain.payloads import payload_of, value_of
 from perdure.domain.phases import Phase
 from perdure.domain.records import Commit, Deposed, RunState, Signal, TaskKey, VersionConflict
 from perdure.ledger import Ledger, rows
@@ -202,7 +203,7 @@ async def test_signals_and_results_go_into_one_commit(ledger: Ledger, epoch: int
     task = replace(
         state.tasks[KEY],
         phase=Phase.SUCCEEDED,
-        output=7,
+        output=payload_of(7),
         cache_key="k",
         cache_until=at(99),
         finished_at=at(5),
@@ -210,7 +211,7 @@ async def test_signals_and_results_go_into_one_commit(ledger: Ledger, epoch: int
     decision = Commit(run=replace(state.run, version=2), tasks=(task,), consumed=("one",))
     await ledger.commit(decision, epoch=epoch)
     assert await inbox(ledger, state) == {}
-    assert (await ledger.cached("team-a", ["k"], at(6)))["k"].output == 7
+    assert value_of((await ledger.cached("team-a", ["k"], at(6)))["k"].output) == 7
 
 
 @pytest.mark.parametrize("phase", [Phase.PENDING, Phase.PAUSED])
@@ -316,7 +317,7 @@ async def test_unread_signals_are_found_by_their_index(ledger: Ledger, epoch: in
     async with ledger.database.acquire() as connection, connection.transaction():
         await connection.execute("set local enable_seqscan = off")
         plans = {
-            "updates": (state.run.uid, None),
+            "updates": (state.run.uid, None, 9),
             "send_signal": (state.run.uid, "one", "", -1, "", b"1", "", at(1), 9, 9),
         }
         for name, arguments in plans.items():

@@ -17,7 +17,6 @@ from perdure.domain.records import Commit, LedgerUnavailable, RunRecord, RunStat
 from perdure.ledger import Ledger, migrate, rows
 from perdure.ledger.database import connect
 from perdure.ledger.migrate import apply, migrations
-from perdure.ledger.parameters import dumps
 from perdure.ledger.queries import SQL, parse
 from tests.integration.ledger import samples
 from tests.integration.ledger.samples import (
@@ -160,7 +159,7 @@ async def test_old_code_goes_on_working_with_the_new_schema(old: Any, old_url: s
         assert (await old_checkpoint(old, made.run, 1, None))["sequence"] == 1
         place = made.run.uid, KEY.step, KEY.index, 1
         assert (await old.fetchrow(OLD["heartbeat"], *place, at(2)))["written"]
-        report = dumps(rows.report_json(samples.success()))
+        report, _ = rows.report_arguments(samples.success())
         assert (await old.fetchrow(OLD["report"], *place, report))["written"]
 
     async with Ledger(old_url) as ledger:

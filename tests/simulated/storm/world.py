@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from perdure.domain.payloads import value_of
 from perdure.domain.phases import Phase
 from tests.fakes.apiserver import Object
 from tests.fakes.operators import Operator
@@ -206,13 +207,17 @@ class StormWorld(World):
                 f"{run.name} ended as {ended.phase}: {ended.reason} {ended.message}",
             )
             if ended.phase is Phase.SUCCEEDED:
-                outputs: Any = ended.outputs
+                outputs: Any = value_of(ended.outputs)
                 expected = run.workload.outputs
                 if callable(expected):
                     expected = expected(
-                        {key: model.tasks[key].output for key in run.workload.signals if key in model.tasks}
+                        {
+                            key: value_of(model.tasks[key].output)
+                            for key in run.workload.signals
+                            if key in model.tasks
+                        }
                     )
                 if run.workload.kind == "AgentTask":
                     (task,) = model.tasks.values()
-                    outputs = task.output
+                    outputs = value_of(task.output)
                 self.guarantees.demand(outputs == expected, f"{run.name} gave {outputs}")

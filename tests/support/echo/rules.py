@@ -11,6 +11,7 @@ from perdure.domain.engine.task_end import succeed_task
 from perdure.domain.engine.task_scope import TaskScope
 from perdure.domain.engine.timer_step import TimerStep
 from perdure.domain.expressions.templating import render
+from perdure.domain.payloads import payload_of, value_of
 from perdure.domain.records import Signal, TaskRecord
 
 
@@ -23,9 +24,9 @@ class EchoRules(TimerStep):
         self, changes: ChangeSet, step: PlannedStep, task: TaskRecord, scope: TaskScope
     ) -> TaskRecord:
         task = super().prepare(changes, step, task, scope)
-        return replace(task, input=render(step.block["signal"], scope.names, "echo.signal"))
+        return replace(task, input=payload_of(render(step.block["signal"], scope.names, "echo.signal")))
 
     def receive(self, changes: ChangeSet, step: PlannedStep, task: TaskRecord, signal: Signal) -> None:
-        if signal.name == task.input:
+        if signal.name == value_of(task.input):
             changes.consume(signal)
-            succeed_task(changes, step, task, signal.payload)
+            succeed_task(changes, step, task, payload_of(signal.payload))

@@ -3,7 +3,8 @@
 from datetime import datetime
 from typing import Any
 
-from tests.unit.domain.answering import answered
+import orjson
+from tests.unit.domain.answering import BODIES, answered
 from tests.unit.domain.builders import view_of_task, view_of_workflow
 from tests.unit.domain.runs import Run
 
@@ -13,6 +14,7 @@ from perdure.control.status.compute import task_status, workflow_status
 from perdure.domain.engine.decide import Decision, decide
 from perdure.domain.engine.observed import Observed
 from perdure.domain.engine.pod_facts import PodFacts
+from perdure.domain.payloads import Payload
 from perdure.domain.records import TaskKey
 
 
@@ -63,15 +65,26 @@ class Live(Run):
 
     def status(self) -> dict[str, Any]:
         """The Workflow's status now, which the next one follows."""
-        self.before = workflow_status(
-            self.live, self.pods, self.before, self.now, children=self.children, wants=self.wants
+        self.before = completed(
+            workflow_status(
+                self.live, self.pods, self.before, self.now, children=self.children, wants=self.wants
+            )
         )
         return self.before
 
     def task_status(self, key: TaskKey) -> dict[str, Any]:
         attempt = self.view.attempts.get(key)
         pod = None if attempt is None else self.pods.get(attempt.pod_name)
-        return task_status(self.live, key, pod, {}, self.now)
+        return completed(task_status(self.live, key, pod, {}, self.now))
+
+
+def completed(status: dict[str, Any]) -> dict[str, Any]:
+    """The status with bodies that are read from the ledger before it is written."""
+    for name in ("output", "outputs"):
+        payload = status.get(name)
+        if isinstance(payload, Payload):
+            status[name] = orjson.loads(payload.body or BODIES[payload.digest])
+    return status
 
 
 def conditions(status: dict[str, Any]) -> dict[str, tuple[str, str]]:

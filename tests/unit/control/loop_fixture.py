@@ -20,6 +20,7 @@ from perdure.control.live_run import LiveRun
 from perdure.control.runs.actuator import Actuator
 from perdure.control.runs.executor import ExecutorContext, Executors
 from perdure.control.runs.observer import Observer
+from perdure.control.runs.payloads import PayloadReader, RunEvaluator
 from perdure.domain.engine.decide import Decision
 from perdure.domain.engine.observed import Observed
 from perdure.domain.records import (
@@ -41,8 +42,10 @@ Result = TypeVar("Result")
 
 def executors(*, store: Store, kube: Any, ledger: Any = None) -> Executors:
     """The executors of all step kinds, acting on a cluster of a test."""
+    payloads = PayloadReader(ledger)
     context = ExecutorContext(
-        evaluator=InProcessEvaluator(),
+        evaluator=RunEvaluator(InProcessEvaluator(), payloads),
+        payloads=payloads,
         store=store,
         kube=kube,
         ledger=ledger,

@@ -4,16 +4,21 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 
+from perdure.control.runs.payloads import with_bodies
 from perdure.domain.engine.decide import decide
 from perdure.domain.engine.observed import Observed
 from perdure.domain.engine.view import RunView
 from perdure.domain.expressions.cel import compile_expression
 from perdure.domain.expressions.evaluation import Answer, EvaluationRequest, answer
 
+#: Bodies of all payloads that were committed, by digest: what a ledger would have.
+BODIES: dict[str, bytes] = {}
+
 
 def answers(requests: Iterable[EvaluationRequest]) -> dict[str, Answer]:
     """An answer to each of the requests."""
-    return {request.key: answer(request, compile_expression(request.source)) for request in requests}
+    whole = (with_bodies(request, BODIES, {}) for request in requests)
+    return {request.key: answer(request, compile_expression(request.source)) for request in whole}
 
 
 def answered(view: RunView, observed: Observed, now: datetime) -> Observed:

@@ -6,6 +6,7 @@ from tests.unit.domain.builders import view_of_lone_plan, view_of_plan
 from tests.unit.domain.clock import START
 from tests.unit.domain.runs import Run
 
+from perdure.domain.payloads import payload_of
 from perdure.domain.phases import Phase
 from perdure.domain.records import DesiredState, Report, TaskKey
 
@@ -44,7 +45,7 @@ def begun_alone(*, desired: DesiredState = "Running", **fields: Any) -> Run:
 
 
 def gave(output: Any) -> Report:
-    return Report(outcome="Succeeded", output=output, at=START)
+    return Report(outcome="Succeeded", output=payload_of(output), at=START)
 
 
 def failed(message: str = "no hope") -> Report:

@@ -10,7 +10,8 @@ from typing import Any
 
 import orjson
 from tests.support.echo import WITH_ECHO
-from tests.unit.domain.answering import answered
+from tests.support.shown import shown
+from tests.unit.domain.answering import BODIES, answered
 from tests.unit.domain.clock import START
 from tests.unit.domain.rules import check_commit, check_decision
 
@@ -19,6 +20,7 @@ from perdure.domain.engine.observed import ChildRun, Observed, Refusal
 from perdure.domain.engine.plan import compile_plan
 from perdure.domain.engine.pod_facts import ContainerExit, PodFacts
 from perdure.domain.engine.view import RunView
+from perdure.domain.payloads import payload_of
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import (
     AttemptRecord,
@@ -59,7 +61,10 @@ class Run:
     def __init__(self, view: RunView) -> None:
         self.view = view
         self.now = START
-        self.run = view.run
+        #: The records as the ledger has them, and as tests compare them: with the values of payloads.
+        self._run = view.run
+        self._tasks: dict[TaskKey, TaskRecord] = {}
+        self.run = shown(view.run)
         self._stored_plan = compile_plan(_stored(view.run).spec, WITH_ECHO)
         self.steps: dict[str, StepRecord] = {}
         self.tasks: dict[TaskKey, TaskRecord] = {}
@@ -148,9 +153,9 @@ class Run:
     def reloaded(self) -> RunView:
         """The view of an operator that has just read the ledger."""
         state = RunState(
-            run=_stored(self.run),
+            run=_stored(self._run),
             steps=dict(self.steps),
-            tasks={key: _stored(task) for key, task in self.tasks.items()},
+            tasks={key: _stored(task) for key, task in self._tasks.items()},
             attempts={key: attempt for (key, _), attempt in sorted(self.attempts.items())},
         )
         return RunView(self._stored_plan, state)
@@ -160,9 +165,15 @@ class Run:
             version=self.run.version + 1, last_sequence=self.run.last_sequence + len(commit.events)
         )
         self.view.apply(commit, committed)
-        self.run = replace(commit.run, version=committed.version, last_sequence=committed.last_sequence)
+        for record in (commit.run, *commit.tasks):
+            for payload in (getattr(record, name, None) for name in ("input", "output", "outputs")):
+                if payload is not None and payload.body is not None:
+                    BODIES[payload.digest] = payload.body
+        self._run = replace(commit.run, version=committed.version, last_sequence=committed.last_sequence)
+        self.run = shown(self._run, BODIES)
         self.steps |= {step.name: step for step in commit.steps}
-        self.tasks |= {task.key: task for task in commit.tasks}
+        self._tasks |= {task.key: task for task in commit.tasks}
+        self.tasks |= {task.key: shown(task, BODIES) for task in commit.tasks}
         self.attempts |= {(attempt.key, attempt.number): attempt for attempt in commit.attempts}
         self.events += commit.events
         known = {signal.id for signals in self.inbox.values() for signal in signals}
@@ -208,6 +219,8 @@ class Run:
             self.note_pods(key)
         started_at = None if phase is Phase.PENDING else self.now
         uid = f"uid-{self.view.attempts[key].pod_name}"
+        if "outputs" in facts:
+            facts["outputs"] = payload_of(facts["outputs"])
         return ChildRun(**{"uid": uid, "phase": phase, "started_at": started_at} | facts)
 
     def child_is(self, key: TaskKey, phase: Phase, **facts: Any) -> None:
@@ -257,10 +270,10 @@ class Run:
 
 def _stored(record: Any) -> Any:
     """A record whose JSON was written and read."""
-    names = [name for name in ("spec", "outputs", "input", "output", "last_failure") if hasattr(record, name)]
+    names = [name for name in ("spec", "last_failure") if hasattr(record, name)]
     return replace(record, **{name: orjson.loads(orjson.dumps(getattr(record, name))) for name in names})
 
 
-SUCCESS = Report(outcome="Succeeded", output={"n": 1}, at=START)
+SUCCESS = Report(outcome="Succeeded", output=payload_of({"n": 1}), at=START)
 FAILURE = Report(outcome="Failed", message="no luck", at=START)
 FATAL = Report(outcome="Failed", message="no hope", retryable=False, at=START)

@@ -17,6 +17,7 @@ from perdure.domain.engine.decide import decide
 from perdure.domain.engine.observed import Observed, Refusal
 from perdure.domain.engine.pod_facts import ContainerExit
 from perdure.domain.engine.timer_step import TimerStep
+from perdure.domain.payloads import payload_of
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import CachedResult, Report, TaskKey
 
@@ -110,7 +111,7 @@ class World:
 
     def _report(self) -> Report:
         output = self.choose([{"n": 1}, "text", None])
-        success = Report(outcome="Succeeded", output=output, at=self.run.now)
+        success = Report(outcome="Succeeded", output=payload_of(output), at=self.run.now)
         return self.choose([success, success, FAILURE, FATAL])
 
     def _facts(self) -> dict[str, dict[str, Any]]:
@@ -207,7 +208,9 @@ class World:
         """Other runs come to results that this one has asked for, or will ask for again."""
         asked = {cache_key for keys in self.run.asked for cache_key in keys.values()}
         for cache_key in some(self.choose, sorted(asked), 3):
-            self.run.cache[cache_key] = CachedResult(output={"n": 1}, workflow="other", task="other-a")
+            self.run.cache[cache_key] = CachedResult(
+                output=payload_of({"n": 1}), workflow="other", task="other-a"
+            )
 
     def restart(self) -> None:
         """Another operator takes over, with nothing but the ledger."""

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
-
 from perdure.domain.records import Report, Superseded, TaskKey
 from perdure.kube.tokens import AgentIdentity, ExpiredToken, InvalidToken
 from perdure.ledger.types import (
@@ -203,8 +201,7 @@ class MemoryLedger:
         if session.attempt not in self.reported:
             self._fence(session)
             self.reported.add(session.attempt)
-            # The output is JSON that was not parsed.
-            self.reports.append(replace(report, output=orjson.loads(orjson.dumps(report.output))))
+            self.reports.append(report)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for `condition`, which a write makes true."""

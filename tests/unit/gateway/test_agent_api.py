@@ -15,6 +15,7 @@ from tests.support.loop_watch import watch_loop
 from tests.unit.gateway.conftest import SMALL, RunningGateway
 from tests.unit.gateway.memory import session
 
+from perdure.domain.payloads import value_of
 from perdure.domain.records import LedgerUnavailable, TaskKey
 from perdure.gateway.agent_api.limits import AgentLimits
 from perdure.gateway.agent_api.request_fields import read_output
@@ -309,7 +310,7 @@ async def test_result(gateway: RunningGateway) -> None:
     reply = await gateway.call("POST", "/result", json={"output": {"findings": []}})
     assert (reply.status, reply.body) == (204, b"")
     (report,) = gateway.ledger.reports
-    assert (report.outcome, report.output) == ("Succeeded", {"findings": []})
+    assert (report.outcome, value_of(report.output)) == ("Succeeded", {"findings": []})
 
 
 @pytest.mark.parametrize(("length", "status"), [(98, 204), (99, 413)])
@@ -373,7 +374,10 @@ async def output_of(body: bytes) -> bytes:
     async def pieces() -> AsyncIterator[bytes]:
         yield body
 
-    return orjson.dumps(await read_output(pieces(), limits=AgentLimits()))
+    output = await read_output(pieces(), limits=AgentLimits())
+    assert output is not None
+    assert output.body is not None
+    return output.body
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def pod(
         owner=OWNER,
         labels={"perdure.dev/task": "audit-a-x7k2q", "app.kubernetes.io/managed-by": "perdure"},
         agent={"image": "agents/audit:1"} | (agent or {}),
-        input={} if input is None else input,
+        input=b"{}" if input is None else input,
         env=PodEnvironment(
             gateway_url="http://gateway.example:8080",
             workflow="audit",
@@ -125,7 +125,7 @@ def test_resources_and_service_account_are_those_of_the_block() -> None:
 
 def test_the_input_is_compact_json_mounted_as_a_file() -> None:
     value = {"path": "a b.py", "items": [1, None, True], "text": "ü"}
-    built = pod(input=value)
+    built = pod(input=json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode())
     text = built["metadata"]["annotations"]["perdure.dev/input"]
     assert json.loads(text) == value
     assert text == json.dumps(value, separators=(",", ":"), ensure_ascii=False)

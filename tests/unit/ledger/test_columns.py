@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from uuid import UUID
 import orjson
 import pytest
 
+from perdure.domain.payloads import payload_of
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import (
     AttemptRecord,
@@ -29,7 +31,7 @@ from perdure.ledger.queries import SQL
 from perdure.ledger.types import CheckpointInfo
 
 AT = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
-REPORT = Report(outcome="Failed", output=[1], message="no\0", retryable=False, at=AT)
+REPORT = Report(outcome="Failed", output=payload_of([1]), message="no\0", retryable=False, at=AT)
 ATTEMPT = AttemptRecord(
     key=TaskKey("work", 3),
     number=2,
@@ -51,10 +53,13 @@ def test_a_record_read_from_what_was_written_is_the_same() -> None:
     assert written["report"] == {
         "outcome": "Failed",
         "output": [1],
+        "output_size": 3,
+        "output_digest": hashlib.sha256(b"[1]").hexdigest(),
         "message": "no\ufffd",
         "retryable": False,
         "at": "2026-03-01T12:00:00.123456+00:00",
     }
+    written["report"]["output"] = "[1]"  # statements return bodies as text or bytes
     assert columns.read(written) == replace(ATTEMPT, report=replace(REPORT, message="no\ufffd"))
 
 
@@ -100,7 +105,7 @@ def test_every_field_is_read(record: type[Any], statement: str) -> None:
 def test_every_field_is_written(record: type[Any]) -> None:
     """A column is in three lists of `commit`: taken out of the JSON, inserted, and selected from it."""
     words = re.findall(r"\w+", SQL["commit"])
-    for name in set(Columns(record).names) - COUNTED:
+    for name in set(Columns(record).names) - COUNTED - {"report"}:
         assert words.count(name) >= 3, name
 
 

@@ -21,6 +21,7 @@ from perdure.control.live_run import LiveRun
 from perdure.control.status.compute import workflow_status
 from perdure.domain.engine.decide import decide
 from perdure.domain.engine.observed import Observed
+from perdure.domain.payloads import payload_of
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import CachedResult, Report, TaskKey
 
@@ -42,7 +43,7 @@ class Driver:
 
 
 def _report(run: Run, key: TaskKey) -> None:
-    run.reported(key, Report(outcome="Succeeded", output={"n": 1}, at=run.now))
+    run.reported(key, Report(outcome="Succeeded", output=payload_of({"n": 1}), at=run.now))
 
 
 def _elapse(run: Run, key: TaskKey) -> None:
@@ -195,7 +196,9 @@ def test_a_result_is_kept_for_others_and_taken_from_others(kind: Any, driver: Dr
     assert task.cache_until is not None
 
     other = Run(view_of_plan({"name": "a", kind.field: driver.block, "cache": {"key": "k"}}))
-    other.cache[task.cache_key] = CachedResult(output=driver.output, workflow="audit", task="audit-a")
+    other.cache[task.cache_key] = CachedResult(
+        output=payload_of(driver.output), workflow="audit", task="audit-a"
+    )
     other.settle()
     assert (other.phase, other.tasks[A].reason) == (Phase.SUCCEEDED, Reason.CACHED)
     assert other.tasks[A].output == driver.output

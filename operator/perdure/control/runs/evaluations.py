@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.live_run import LiveRun
-from perdure.control.ports import EvaluatorPort
+from perdure.control.runs.payloads import RunEvaluator
 from perdure.domain.engine.decide import Decision
 from perdure.domain.expressions.evaluation import Answer, Evaluation, EvaluationPending, EvaluationRequest
 
@@ -25,7 +25,7 @@ PATIENCE = 0.1
 class PassEvaluations:
     """Has the requests of decisions answered, one batch of a run at a time."""
 
-    def __init__(self, evaluator: EvaluatorPort, wake: Callable[[RunKey], None]) -> None:
+    def __init__(self, evaluator: RunEvaluator, wake: Callable[[RunKey], None]) -> None:
         """`wake` has a run reconciled soon, because its answers have come."""
         self._evaluator = evaluator
         self._wake = wake
@@ -51,7 +51,7 @@ class PassEvaluations:
             return True
         if task is None:
             requests = list(decision.requests.values())
-            task = asyncio.create_task(self._evaluate(live.key.namespace, requests))
+            task = asyncio.create_task(self._evaluate(live, requests))
             evaluations.under_way = task
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
@@ -66,16 +66,20 @@ class PassEvaluations:
         evaluations.answers.update(task.result())
         return True
 
-    async def _evaluate(self, namespace: str, requests: list[EvaluationRequest]) -> Mapping[str, Answer]:
-        return await self._evaluator.evaluate(namespace, requests)
+    async def _evaluate(self, live: LiveRun, requests: list[EvaluationRequest]) -> Mapping[str, Answer]:
+        return await self._evaluator.evaluate(live.uid, live.key.namespace, requests)
 
 
-async def evaluated(evaluator: EvaluatorPort, namespace: str, call: Callable[[Evaluation], _T]) -> _T:
-    """What `call` gives once all its requests are answered. Raises what `call` raises: ExpressionError."""
+async def evaluated(evaluator: RunEvaluator, live: LiveRun, call: Callable[[Evaluation], _T]) -> _T:
+    """What `call` gives for a run once all its requests are answered.
+
+    Raises what `call` raises, ExpressionError, and LedgerError.
+    """
     answers: dict[str, Answer] = {}
     while True:
         evaluation = Evaluation(answers)
         try:
             return call(evaluation)
         except EvaluationPending:
-            answers.update(await evaluator.evaluate(namespace, list(evaluation.requests.values())))
+            requests = list(evaluation.requests.values())
+            answers.update(await evaluator.evaluate(live.uid, live.key.namespace, requests))

@@ -14,8 +14,9 @@ from typing import Protocol
 from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.cluster_cache.store import Store
 from perdure.control.live_run import LiveRun
-from perdure.control.ports import EvaluatorPort, KubePort, LedgerPort
+from perdure.control.ports import KubePort, LedgerPort
 from perdure.control.runs.deletion import Deletion
+from perdure.control.runs.payloads import PayloadReader, RunEvaluator
 from perdure.domain.admission.step_kind import StepAdmission
 from perdure.domain.engine.observed import ChildRun
 from perdure.domain.engine.plan import PlannedStep
@@ -31,7 +32,8 @@ class ExecutorContext:
     store: Store
     kube: KubePort
     ledger: LedgerPort
-    evaluator: EvaluatorPort
+    evaluator: RunEvaluator
+    payloads: PayloadReader
     clock: Callable[[], datetime]
     gateway_url: str
     #: The audience of the tokens by which agents authenticate at the gateway.

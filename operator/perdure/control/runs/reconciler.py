@@ -17,7 +17,7 @@ from perdure.control.cluster_cache.run_key import RunKey
 from perdure.control.cluster_cache.run_objects import Root, is_behind
 from perdure.control.cluster_cache.store import Store
 from perdure.control.live_run import LiveRun
-from perdure.control.ports import EvaluatorPort, KubePort, LedgerPort
+from perdure.control.ports import KubePort, LedgerPort
 from perdure.control.queue.slots import Slots
 from perdure.control.runs.actuator import Actuator
 from perdure.control.runs.cleanup import Cleanup
@@ -28,6 +28,7 @@ from perdure.control.runs.executor import Executors
 from perdure.control.runs.live_runs import LiveRuns
 from perdure.control.runs.observer import Observer
 from perdure.control.runs.opening import Opener
+from perdure.control.runs.payloads import PayloadReader, RunEvaluator
 from perdure.control.runs.pod_warnings import PodWarnings
 from perdure.control.status.backfill import find_unreported
 from perdure.control.status.kube_events import KubeEvents
@@ -64,7 +65,8 @@ class Reconciler:
         kube: KubePort,
         ledger: LedgerPort,
         executors: Executors,
-        evaluator: EvaluatorPort,
+        evaluator: RunEvaluator,
+        payloads: PayloadReader,
         kube_events: KubeEvents,
         clock: Callable[[], datetime],
         template_timeout: float,
@@ -83,6 +85,7 @@ class Reconciler:
         self._executors = executors
         self._actuator = Actuator(ledger=ledger, executors=executors, wake=wake)
         self._warnings = PodWarnings(store=store, kube=kube)
+        self._payloads = payloads
         self._evaluations = PassEvaluations(evaluator, wake)
         self._cleanup = cleanup
         self._kube_events = kube_events
@@ -280,6 +283,7 @@ class Reconciler:
 
     def _take_over(self, live: LiveRun, commit: Commit, committed: Committed) -> None:
         before = live.view.run.phase
+        self._payloads.keep(commit)
         live.view.apply(commit, committed)
         live.updates.drop_consumed(commit.consumed)
         live.objects.index(commit.attempts)

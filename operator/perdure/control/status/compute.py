@@ -26,6 +26,7 @@ from perdure.domain.engine.plan import PlannedStep
 from perdure.domain.engine.pod_facts import PodFacts
 from perdure.domain.engine.run_control import is_cancelled
 from perdure.domain.expressions.templating import compact
+from perdure.domain.payloads import Payload
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import RunRecord, StepRecord, TaskKey
 
@@ -75,13 +76,17 @@ def workflow_status(
         status["startedAt"] = timestamp(run.started_at)
     if run.finished_at is not None:
         status["finishedAt"] = timestamp(run.finished_at)
-    if run.phase is Phase.SUCCEEDED and run.outputs:
-        status["outputs"] = small(run.outputs)
     steps = _steps(live, inputs)
     status["steps"] = steps
+    left = MAX_STATUS_BYTES
+    outputs = run.outputs
+    if run.phase is Phase.SUCCEEDED and outputs is not None and outputs.inline != b"{}":
+        left -= min(outputs.size, MAX_OUTPUT_BYTES) + len(',"outputs":')
     # Long messages of a hundred steps could exceed the limit: the steps at the end of the list are left out.
-    while len(compact(status)) > MAX_STATUS_BYTES and status["steps"]:
+    while len(compact(status)) > left and status["steps"]:
         status["steps"] = status["steps"][: len(status["steps"]) * 3 // 4]
+    if left < MAX_STATUS_BYTES:
+        status["outputs"] = small(outputs)
     return status
 
 
@@ -167,12 +172,17 @@ def refused_status(
     }
 
 
-def small(value: Any) -> Any:
-    """The value itself if it is at most 8 KiB of compact JSON; else a note that the ledger has the value."""
-    size = len(compact(value))
-    if size <= MAX_OUTPUT_BYTES:
-        return value
-    return {"truncated": True, "bytes": size, "note": "too large for a status; the ledger has it"}
+def small(payload: Payload | None) -> Any:
+    """The value itself if it is at most 8 KiB of compact JSON; else a note that the ledger has the value.
+
+    A payload that is small enough, and whose body only the ledger has, stays as it is: its body is read
+    before the status is written.
+    """
+    if payload is None:
+        return None
+    if payload.size > MAX_OUTPUT_BYTES:
+        return {"truncated": True, "bytes": payload.size, "note": "too large for a status; the ledger has it"}
+    return payload if payload.inline is None else payload.value
 
 
 def _texts(message: str) -> dict[str, str]:

@@ -49,6 +49,10 @@ class StatusSource(Protocol):
         """
         ...
 
+    async def complete(self, key: RunKey, writes: Sequence[StatusWrite]) -> None:
+        """Read what the statuses show and memory does not have. Raises LedgerError."""
+        ...
+
     def written(self, key: RunKey, now: datetime, *, patience: timedelta) -> float | None:
         """Note that all writes of `statuses` are done. Returns the seconds until the next is due, or None."""
         ...
@@ -82,7 +86,7 @@ class StatusWrite:
         name: str,
         uid: str,
         before: Mapping[str, Any],
-        after: Mapping[str, Any],
+        after: dict[str, Any],
         written: Callable[[], None],
         missed: Callable[[], None],
     ) -> None:
@@ -175,6 +179,12 @@ class StatusWriter:
         self._last[key] = asyncio.get_running_loop().time()
         patience = timedelta(seconds=self._pause())
         writes = list(source.statuses(key, self._clock(), patience=patience))
+        try:
+            await source.complete(key, writes)
+        except BaseException:
+            for write in writes:
+                write.missed()
+            raise
         done = await self._write(key, writes)
         if done is None:
             return False

@@ -11,7 +11,7 @@ from typing import Any
 from perdure.domain.engine.deadlines import deadlines, last_sign
 from perdure.domain.engine.observed import Observed
 from perdure.domain.engine.plan import Plan, PlannedStep
-from perdure.domain.engine.view import Evaluated, RunView, fails_run, has_settled, may_start
+from perdure.domain.engine.view import Evaluated, RunView, fails_run, has_settled, may_start, payload_bytes_of
 from perdure.domain.events import EventType
 from perdure.domain.expressions.evaluation import Evaluation
 from perdure.domain.phases import RUN, STEP, TASK, Phase, Trigger, check_transition
@@ -42,6 +42,8 @@ class ChangeSet:
         self._attempts: dict[tuple[TaskKey, int], AttemptRecord] = {}
         self._newest: dict[TaskKey, AttemptRecord] = {}
         self._events: list[PendingEvent] = []
+        #: Bytes by which inputs and outputs of tasks grow.
+        self._more_bytes = 0
         #: Ids of signals, in the order in which this decision used them.
         self._consumed: dict[str, None] = {}
         self._counts: dict[str, Counter[Phase]] = {}
@@ -132,6 +134,7 @@ class ChangeSet:
             self.working -= works and not before.phase.terminal
         counts[task.phase] += 1
         self.working += works and not task.phase.terminal
+        self._more_bytes += payload_bytes_of(task) - (0 if before is None else payload_bytes_of(before))
         self._tasks[task.key] = task
         self._note_failure(task.key.step)
 
@@ -288,7 +291,14 @@ class ChangeSet:
             attempts=tuple(self._attempts.values()),
             events=tuple(self._events),
             consumed=tuple(self._consumed),
+            payload_bytes=self.payload_bytes,
         )
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of all inputs and outputs of the run, after what is about to change."""
+        outputs = 0 if self.run.outputs is None else self.run.outputs.size
+        return self.view.payload_bytes + outputs + self._more_bytes
 
     def replace_run(self, trigger: Trigger | None = None, **changes: Any) -> None:
         self.put_run(replace(self.run, **changes), trigger)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from perdure.domain.engine.pod_facts import PodFacts
 from perdure.domain.expressions.evaluation import Answer
+from perdure.domain.payloads import Payload
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import CachedResult, DesiredState, Report, Signal, TaskKey
 
@@ -30,7 +30,7 @@ class ChildRun:
     phase: Phase
     reason: Reason | None = None
     message: str = ""
-    outputs: Any = None
+    outputs: Payload | None = None
     started_at: datetime | None = None
 
 

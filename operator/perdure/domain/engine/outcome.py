@@ -16,6 +16,7 @@ import orjson
 from perdure.api.validation.parse import MAX_DEPTH
 from perdure.domain.engine.observed import ChildRun
 from perdure.domain.engine.pod_facts import PodFacts
+from perdure.domain.payloads import Payload, payload_of
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import Report
 
@@ -64,7 +65,7 @@ class Outcome:
     reason: Reason | None = None
     message: str = ""
     exit_code: int | None = None
-    output: Any = None
+    output: Payload | None = None
     retryable: bool = True
 
 
@@ -124,7 +125,7 @@ def _outcome_over_limit(pod: PodFacts, limit: str) -> Outcome:
     """The end of a pod that was evicted for a limit of its own: a failure, as another pod would end alike."""
     code = None if pod.exit is None else pod.exit.code
     if pod.exit is not None and code == 0 and pod.exit.message:
-        return Outcome(kind=EndKind.SUCCEEDED, exit_code=0, output=read_output(pod.exit.message))
+        return Outcome(kind=EndKind.SUCCEEDED, exit_code=0, output=payload_of(read_output(pod.exit.message)))
     text = f"the pod was evicted: {_on_one_line(limit)}"
     return Outcome(kind=EndKind.FAILED, reason=Reason.EVICTED, message=shorten(text), exit_code=code)
 
@@ -164,7 +165,7 @@ def _outcome_of_exit(pod: PodFacts, disruption: str | None) -> Outcome:
     if pod.exit.reason in _NOT_STARTED and any(fault in message.lower() for fault in _RUNTIME_FAULTS):
         return _disrupted(f"the node could not start the container: {_on_one_line(message)}", code)
     if code == 0 and (message or disruption is None):
-        return Outcome(kind=EndKind.SUCCEEDED, exit_code=0, output=read_output(message))
+        return Outcome(kind=EndKind.SUCCEEDED, exit_code=0, output=payload_of(read_output(message)))
     if disruption is not None:
         return _disrupted(disruption, code)
     if code == EXIT_INTERRUPTED and not pod.exit.container:

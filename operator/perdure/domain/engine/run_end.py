@@ -12,6 +12,7 @@ from perdure.domain.events import TASK_ENDED, WORKFLOW_ENDED
 from perdure.domain.expressions.cel import ExpressionError
 from perdure.domain.expressions.evaluation import EvaluationPending
 from perdure.domain.expressions.templating import render
+from perdure.domain.payloads import payload_of
 from perdure.domain.phases import END_TRIGGERS, Phase, Reason
 from perdure.domain.records import AGENT_TASK, StepRecord, TaskKey, TaskRecord
 
@@ -45,7 +46,7 @@ def finish(changes: ChangeSet) -> None:
     except ExpressionError as error:
         end_run(changes, Phase.FAILED, Reason.EXPRESSION_ERROR, shorten(str(error)))
         return
-    changes.replace_run(outputs=outputs)
+    changes.replace_run(outputs=payload_of(outputs))
     end_run(changes, Phase.SUCCEEDED, None, "")
 
 

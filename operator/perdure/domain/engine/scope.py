@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
+import orjson
+
 from perdure.domain.engine.plan import Plan, PlannedStep
 from perdure.domain.engine.view import task_keys
 from perdure.domain.expressions.cel import ExpressionError, kind_of
 from perdure.domain.expressions.evaluation import Evaluation, Names
 from perdure.domain.expressions.templating import render
+from perdure.domain.payloads import StoredOutput
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import NO_INDEX, RunRecord, StepRecord, TaskKey, TaskRecord
 
@@ -85,7 +88,7 @@ def item_scope(names: Names, items: list[Any] | None, index: int) -> Names:
 def iteration_scope(records: Records, step: str, names: Names, index: int) -> Names:
     """The names of one iteration of a `repeat`: `last` is the output of the one before, null at first."""
     before = records.task(TaskKey(step, index - 1)) if index > 0 else None
-    return names.plus(last=None if before is None else before.output, index=index)
+    return names.plus(last=_output(before), index=index)
 
 
 def evaluate_condition(condition: Any, names: Names, path: str) -> bool:
@@ -131,11 +134,21 @@ def _step_value(records: Records, name: str) -> dict[str, Any]:
     if step.is_for_each:
         # A step that never started has none: an expression that takes them for granted fails.
         if record.phase.terminal and record.started_at is not None:
-            value["outputs"] = [task.output if task is not None else None for task in tasks]
+            value["outputs"] = [_output(task) for task in tasks]
         return value
     task = tasks[-1] if tasks else None
     if task is not None and task.exit_code is not None:
         value["exitCode"] = task.exit_code
     if task is not None and record.phase is Phase.SUCCEEDED:
-        value["output"] = task.output
+        value["output"] = _output(task)
     return value
+
+
+def _output(task: TaskRecord | None) -> Any:
+    """The output of a task: its value if that is small, and where the ledger has it if not."""
+    if task is None or task.output is None:
+        return None
+    inline = task.output.inline
+    if inline is None:
+        return StoredOutput(*task.key, task.output)
+    return orjson.loads(inline)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from perdure.domain.engine.changeset import ChangeSet
 from perdure.domain.engine.plan import PlannedStep
 from perdure.domain.events import TASK_ENDED
+from perdure.domain.payloads import Payload
 from perdure.domain.phases import END_TRIGGERS, Phase, Reason
 from perdure.domain.records import AttemptRecord, TaskRecord
 
@@ -57,7 +57,12 @@ def stop_task(changes: ChangeSet, task: TaskRecord, reason: Reason, message: str
 
 
 def succeed_task(
-    changes: ChangeSet, step: PlannedStep, task: TaskRecord, output: Any, *, exit_code: int | None = None
+    changes: ChangeSet,
+    step: PlannedStep,
+    task: TaskRecord,
+    output: Payload | None,
+    *,
+    exit_code: int | None = None,
 ) -> None:
     """End a task with its result, and keep the result for others if the step has a `cache`."""
     task = replace(task, output=output, exit_code=exit_code)

@@ -66,9 +66,8 @@ def create_task(changes: ChangeSet, step: PlannedStep, index: int) -> bool:
     return True
 
 
-def check_size(value: Any, path: str) -> None:
-    """Raise ExpressionError if a value is too large for a task's input; `path` is where it came from."""
-    size = len(compact(value))
+def check_size(size: int, path: str) -> None:
+    """Raise ExpressionError if so many bytes are too many for a task's input; `path` is their place."""
     if size > MAX_TASK_INPUT_BYTES:
         raise ExpressionError(f"{path}: {size} bytes of JSON; the limit is {MAX_TASK_INPUT_BYTES}")
 

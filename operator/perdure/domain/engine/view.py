@@ -61,6 +61,8 @@ class RunView:
         self.idle: set[TaskKey] = set()
         #: Unfinished tasks that count against the run's parallelism.
         self.working = 0
+        #: Bytes of inputs and outputs of all tasks.
+        self.payload_bytes = 0
         #: Attempts made in all.
         self.attempts_total = 0
         #: True once the run cannot succeed any more.
@@ -75,7 +77,12 @@ class RunView:
 
     def apply(self, commit: Commit, committed: Committed) -> None:
         """Take over what the ledger has committed."""
-        self.run = replace(commit.run, version=committed.version, last_sequence=committed.last_sequence)
+        self.run = replace(
+            commit.run,
+            outputs=None if commit.run.outputs is None else commit.run.outputs.settled(),
+            version=committed.version,
+            last_sequence=committed.last_sequence,
+        )
         for step in commit.steps:
             self.steps[step.name] = step
         # Before the tasks, since what is ready depends on what is open.
@@ -129,6 +136,9 @@ class RunView:
         return fails_run(self.plan.steps[name], self.steps.get(name), self.counts.get(name))
 
     def _put_attempt(self, attempt: AttemptRecord) -> None:
+        if attempt.report is not None and attempt.report.output is not None:
+            output = attempt.report.output.settled()
+            attempt = replace(attempt, report=replace(attempt.report, output=output))
         key = attempt.key
         step = self.plan.steps[key.step]
         is_open = attempt.closed_at is None
@@ -146,6 +156,8 @@ class RunView:
 
     def _put(self, task: TaskRecord) -> None:
         before = self.tasks.get(task.key)
+        task = _settled(task)
+        self.payload_bytes += payload_bytes_of(task) - (0 if before is None else payload_bytes_of(before))
         self.attempts_total += task.attempt - (0 if before is None else before.attempt)
         counts = self.counts.setdefault(task.key.step, Counter())
         works = self.plan.steps[task.key.step].kind.counts.parallelism
@@ -160,6 +172,20 @@ class RunView:
         self.delays.put(task.key, task.retry_at)
         ready = may_start(task) and task.key not in self.open
         (self.ready.add if ready else self.ready.discard)(task.key)
+
+
+def payload_bytes_of(task: TaskRecord) -> int:
+    """Bytes of a task's input and output."""
+    return sum(payload.size for payload in (task.input, task.output) if payload is not None)
+
+
+def _settled(task: TaskRecord) -> TaskRecord:
+    """The record of a task that is committed: the ledger has the bodies of its payloads."""
+    input = None if task.input is None else task.input.settled()
+    output = None if task.output is None else task.output.settled()
+    if input is task.input and output is task.output:
+        return task
+    return replace(task, input=input, output=output)
 
 
 def may_start(task: TaskRecord) -> bool:

@@ -21,6 +21,8 @@ from typing import Any
 import orjson
 
 from perdure.domain.expressions.cel import Expression, ExpressionError
+from perdure.domain.expressions.references import step_fields
+from perdure.domain.payloads import StoredOutput
 
 #: Values of an expression, or of a plain path, that are evaluated in place: scalars, list items, map entries.
 #: A plain path is copied and no more, in some 0.1 µs a value.
@@ -33,6 +35,8 @@ CHEAP_CHARACTERS = 4096
 MAX_SEEN_BYTES = 32 * 1024 * 1024
 #: Fields of a step's value that are times.
 _TIMES = frozenset({"startedAt", "finishedAt"})
+#: Fields of a step's value that payloads are in.
+_OUTPUTS = frozenset({"output", "outputs"})
 
 
 class EvaluationPending(Exception):
@@ -49,10 +53,31 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class EncodedValue:
-    """A value as compact JSON. Times are in RFC 3339."""
+    """A value as compact JSON. Times are in RFC 3339.
 
-    body: bytes
+    The JSON is in parts: bytes, and between them outputs that only the ledger has. `control/runs/payloads`
+    reads these before the evaluation: an evaluator gets values whose parts are one piece.
+    """
+
+    parts: tuple[bytes | StoredOutput, ...]
     digest: bytes
+
+    @property
+    def body(self) -> bytes:
+        """The JSON of a value that is whole."""
+        (body,) = self.parts
+        assert isinstance(body, bytes)
+        return body
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole JSON, that in the ledger included."""
+        return sum(part.payload.size if isinstance(part, StoredOutput) else len(part) for part in self.parts)
+
+    @property
+    def stored(self) -> list[StoredOutput]:
+        """What is to be read from the ledger first."""
+        return [part for part in self.parts if isinstance(part, StoredOutput)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +102,19 @@ class Evaluation:
         self.used: set[str] = set()
         # With the value itself, whose id is another's once the value is gone.
         self._encoded: dict[int, tuple[Any, EncodedValue]] = {}
+        self._without_outputs: dict[int, tuple[Any, Any]] = {}
 
     def evaluate(self, expression: Expression, values: Mapping[str, Any]) -> Any:
         """What an expression gives. Raises ExpressionError, and EvaluationPending after asking for it."""
         if expression.path is not None:
-            found = expression.walk(values)
-            if _is_within(found, CHEAP_PATH_VALUES, None):
-                return expression.result(found)
+            if not _is_stored(values, expression.path):
+                found = expression.walk(values)
+                if _is_within(found, CHEAP_PATH_VALUES, None):
+                    return expression.result(found)
         elif expression.cheap:
-            seen = expression.narrowed(values)
+            seen = self._seen(expression, values)
             if _is_within(seen, CHEAP_VALUES, CHEAP_CHARACTERS):
-                return expression.evaluate(values)
+                return expression.evaluate({**values, **seen})
         request = self._request(expression, values)
         answer = self._answers.get(request.key)
         if answer is None:
@@ -99,14 +126,14 @@ class Evaluation:
         return answer.value
 
     def _request(self, expression: Expression, values: Mapping[str, Any]) -> EvaluationRequest:
-        seen = expression.narrowed(values)
+        seen = self._seen(expression, values)
         steps = seen.pop("steps", None)
         parts: list[tuple[tuple[str, ...], EncodedValue]] = [
             ((name,), self._encode(expression, seen[name])) for name in sorted(seen)
         ]
         if steps is not None:
             parts += [(("steps", name), self._encode(expression, steps[name])) for name in sorted(steps)]
-        size = sum(len(encoded.body) for _, encoded in parts)
+        size = sum(encoded.size for _, encoded in parts)
         if size > MAX_SEEN_BYTES:
             raise ExpressionError(
                 f"${{{expression.source}}}: it sees {size} bytes of JSON; the limit is {MAX_SEEN_BYTES}; "
@@ -118,16 +145,37 @@ class Evaluation:
             digest.update(encoded.digest)
         return EvaluationRequest(digest.hexdigest(), expression.source, tuple(parts))
 
+    def _seen(self, expression: Expression, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What an expression sees: of steps whose outputs only the ledger has, those fields that it names."""
+        seen = expression.narrowed(values)
+        steps = seen.get("steps")
+        if steps:
+            fields = step_fields(expression.source)
+            seen["steps"] = {name: self._narrowed(step, fields.get(name)) for name, step in steps.items()}
+        return seen
+
+    def _narrowed(self, step: Mapping[str, Any], fields: frozenset[str] | None) -> Mapping[str, Any]:
+        """The value of a step, without outputs in the ledger that the expression does not name."""
+        if fields is None or fields & _OUTPUTS or not _OUTPUTS & step.keys():
+            return step
+        known = self._without_outputs.get(id(step))
+        if known is None or known[0] is not step:
+            # One value for all expressions, so that its encoding is shared.
+            # The field stays: that a step has an output is part of what messages say.
+            without = {name: None if _holds_stored(value) else value for name, value in step.items()}
+            known = self._without_outputs[id(step)] = (step, without)
+        narrowed: Mapping[str, Any] = known[1]
+        return narrowed
+
     def _encode(self, expression: Expression, value: Any) -> EncodedValue:
         """The value as JSON. Many expressions of a decision see the same values, which are encoded once."""
         known = self._encoded.get(id(value))
         if known is not None and known[0] is value:
             return known[1]
         try:
-            body = orjson.dumps(value)
+            encoded = _encoded(value)
         except TypeError as error:
             raise ExpressionError(f"${{{expression.source}}}: a value cannot be used: {error}") from None
-        encoded = EncodedValue(body, hashlib.sha256(body).digest())
         self._encoded[id(value)] = (value, encoded)
         return encoded
 
@@ -162,6 +210,64 @@ class Names(Mapping[str, Any]):
         return len(self._values)
 
 
+def _encoded(value: Any) -> EncodedValue:
+    """A value as JSON, in parts if the ledger has some of it. Raises TypeError.
+
+    Outputs are themselves a value, the field `output` of a step, or items of its field `outputs`.
+    """
+    parts: list[bytes | StoredOutput] = []
+    if isinstance(value, StoredOutput):
+        parts = [value]
+    elif not isinstance(value, Mapping) or not any(map(_holds_stored, value.values())):
+        parts = [orjson.dumps(value)]
+    else:
+        plain = {name: item for name, item in value.items() if not _holds_stored(item)}
+        text = orjson.dumps(plain)[:-1]
+        for name in value.keys() - plain.keys():
+            text += (b"" if text == b"{" else b",") + orjson.dumps(name) + b":"
+            items = value[name]
+            if isinstance(items, StoredOutput):
+                parts += [text, items]
+                text = b""
+                continue
+            text += b"["
+            for position, item in enumerate(items):
+                text += b"," if position else b""
+                if isinstance(item, StoredOutput):
+                    parts += [text, item]
+                    text = b""
+                else:
+                    text += orjson.dumps(item)
+            text += b"]"
+        parts.append(text + b"}")
+    digest = hashlib.sha256()
+    for part in parts:
+        # No JSON has the byte 0.
+        digest.update(part if isinstance(part, bytes) else b"\0" + part.payload.digest.encode() + b"\0")
+    return EncodedValue(tuple(parts), digest.digest())
+
+
+def _holds_stored(value: Any) -> bool:
+    """Whether an output, or a list of outputs, is in the ledger only, at least in part."""
+    if isinstance(value, list):
+        return any(isinstance(item, StoredOutput) for item in value)
+    return isinstance(value, StoredOutput)
+
+
+def _is_stored(values: Any, path: tuple[str | int, ...]) -> bool:
+    """Whether what is at the end of a plain path is in the ledger only, at least in part."""
+    for key in path:
+        if isinstance(values, StoredOutput):
+            return True
+        try:
+            values = values[key]
+        except (LookupError, TypeError):
+            return False
+    if isinstance(values, Mapping):
+        return any(map(_holds_stored, values.values()))
+    return _holds_stored(values)
+
+
 def _is_within(value: Any, values: int, characters: int | None) -> bool:
     """Whether a value has at most so many parts and characters; found without reading more than those."""
     left = values
@@ -174,6 +280,8 @@ def _is_within(value: Any, values: int, characters: int | None) -> bool:
                 characters -= len(value)
                 if characters < 0:
                     return False
+        elif isinstance(value, StoredOutput):
+            return False
         elif isinstance(value, (Mapping, list, tuple)):
             if len(value) > left:
                 return False

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import parse_qs, quote, unquote_to_bytes
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from perdure.api.validation.parse import MAX_DEPTH
+from perdure.domain.payloads import Payload, payload_of_body
 from perdure.gateway.agent_api.limits import AgentLimits
 from perdure.gateway.http.compact_json import (
     SLICE,
@@ -56,7 +56,7 @@ class FailureBody(_Body):
     retryable: bool = False
 
 
-async def read_output(pieces: AsyncIterable[bytes], *, limits: AgentLimits) -> orjson.Fragment:
+async def read_output(pieces: AsyncIterable[bytes], *, limits: AgentLimits) -> Payload | None:
     """The `output` of a result as compact JSON with the digits that were sent, read while the body arrives.
 
     Nothing more is read once the output is larger than allowed. Raises Problem (invalid-json, invalid-field,
@@ -95,7 +95,7 @@ async def read_output(pieces: AsyncIterable[bytes], *, limits: AgentLimits) -> o
             HttpProblem.INVALID_FIELD,
             f"output: the body must be an object with this one field; send {example}",
         )
-    return orjson.Fragment(content[len(_OUTPUT) : -1])
+    return payload_of_body(bytes(content[len(_OUTPUT) : -1]))
 
 
 def message(text: str, limit: int) -> str:

@@ -8,15 +8,15 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import orjson
+
 from perdure.api import API_VERSION
-from perdure.api.workflow import MAX_INPUT_BYTES
 from perdure.control.live_run import LiveRun
 from perdure.control.runs.creation import labels_of_task, owner_reference
 from perdure.control.runs.deletion import JOB
 from perdure.domain.engine.plan import PlannedStep
 from perdure.domain.engine.task_scope import TaskScope
 from perdure.domain.expressions.evaluation import Evaluation
-from perdure.domain.expressions.templating import compact
 from perdure.domain.names import ANNOTATION_CONTROLLED, ANNOTATION_RETENTION, pod_labels
 from perdure.domain.records import AGENT_TASK, WORKFLOW, AttemptRecord, TaskKey, TaskRecord
 from perdure.kube.jobs import build_job
@@ -41,8 +41,13 @@ def agent_block(live: LiveRun, task: TaskRecord, evaluation: Evaluation) -> dict
     return render_agent(step, TaskScope(live.view, step, task.key.index, evaluation).names)
 
 
-def task_manifest(live: LiveRun, task: TaskRecord, agent: dict[str, Any]) -> dict[str, Any]:
-    """The AgentTask of a run's task. People read it; nothing that the run does depends on its spec."""
+def task_manifest(
+    live: LiveRun, task: TaskRecord, agent: dict[str, Any], input: bytes | None
+) -> dict[str, Any]:
+    """The AgentTask of a run's task. People read it; nothing that the run does depends on its spec.
+
+    `input` is compact JSON, or None for one that is too large for an object.
+    """
     step = live.view.plan.steps[task.key.step]
     durations = {
         "timeout": step.timeout,
@@ -63,7 +68,7 @@ def task_manifest(live: LiveRun, task: TaskRecord, agent: dict[str, Any]) -> dic
         "spec": {
             "agent": displayed(agent),
             # Agents get theirs from the ledger if it is too large for an object.
-            **({"input": task.input} if len(compact(task.input)) <= MAX_INPUT_BYTES else {}),
+            **({} if input is None else {"input": orjson.loads(input)}),
             "retry": {"limit": step.retry_limit},
             "disruptions": {"limit": step.disruption_limit},
             **{name: _duration(value) for name, value in durations.items() if value is not None},
@@ -77,11 +82,12 @@ def attempt_manifest(
     attempt: AttemptRecord,
     *,
     agent: dict[str, Any],
+    input: bytes | None,
     owner_uid: str,
     gateway_url: str,
     audience: str,
 ) -> dict[str, Any]:
-    """The Pod or Job of an attempt. `owner_uid` is that of the AgentTask.
+    """The Pod or Job of an attempt. `owner_uid` is that of the AgentTask; for `input` see `task_manifest`.
 
     Raises PodTemplateError if the agent's `podTemplate` cannot be merged.
     """
@@ -92,7 +98,7 @@ def attempt_manifest(
         owner=owner_reference(AGENT_TASK, task.name, owner_uid),
         labels=pod_labels(labels_of_task(live, task), attempt.number),
         agent=agent,
-        input=task.input,
+        input=input,
         env=PodEnvironment(
             gateway_url=gateway_url,
             workflow=live.key.name,

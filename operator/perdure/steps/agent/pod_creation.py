@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from perdure.api.workflow import MAX_INPUT_BYTES
 from perdure.control.cluster_cache.store import POD
 from perdure.control.live_run import LiveRun
 from perdure.control.runs.creation import Created, InvalidObject, StillSuspended, create_owned
@@ -59,7 +60,8 @@ class PodCreation:
         children = self._store.of(live.key)
         if task.name in children.tasks:
             return children.tasks[task.name].uid
-        body = task_manifest(live, task, await self._agent(live, task))
+        agent, input = await self._agent(live, task), await self._input(live, task)
+        body = task_manifest(live, task, agent, input)
         made = await self._create(AGENT_TASK, live, body, owner=(live.uid, live.key.name))
         self._store.apply_created(AGENT_TASK, made.obj)
         return str(made.obj["metadata"]["uid"])
@@ -135,21 +137,28 @@ class PodCreation:
     ) -> Created:
         return await create_owned(self._kube, kind, live.key.namespace, body, owner=owner)
 
+    async def _input(self, live: LiveRun, task: TaskRecord) -> bytes | None:
+        """The input as compact JSON; None for one that the gateway serves. Raises LedgerError."""
+        if task.input is not None and task.input.size > MAX_INPUT_BYTES:
+            return None
+        return await self._context.payloads.task_input(live.uid, task)
+
     async def _agent(self, live: LiveRun, task: TaskRecord) -> dict[str, Any]:
         """The rendered agent block. Raises ExpressionError."""
         render = partial(agent_block, live, task)
-        return await evaluated(self._context.evaluator, live.key.namespace, render)
+        return await evaluated(self._context.evaluator, live, render)
 
     async def _manifest(
         self, live: LiveRun, task: TaskRecord, attempt: AttemptRecord, owner_uid: str
     ) -> dict[str, Any]:
-        agent = await self._agent(live, task)
+        agent, input = await self._agent(live, task), await self._input(live, task)
         try:
             return attempt_manifest(
                 live,
                 task,
                 attempt,
                 agent=agent,
+                input=input,
                 owner_uid=owner_uid,
                 gateway_url=self._context.gateway_url,
                 audience=self._context.audience,

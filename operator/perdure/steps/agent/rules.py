@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -17,6 +17,7 @@ from perdure.domain.engine.step_kind import ClusterView, Counts
 from perdure.domain.engine.task_scope import TaskScope
 from perdure.domain.engine.tasks import check_size
 from perdure.domain.expressions.templating import Text, compile_value, in_turn, render, render_argument
+from perdure.domain.payloads import Payload, payload_of
 from perdure.domain.phases import Reason
 from perdure.domain.records import AttemptRecord, TaskRecord
 from perdure.steps.agent.arguments import check_arguments
@@ -41,7 +42,8 @@ class AgentRules(AttemptStep):
     ) -> TaskRecord:
         names = scope.names
         # The block is rendered only to fail before a pod is asked for: the manifests render it again.
-        value, agent = in_turn(lambda part: part(step, names), (_input, render_agent))
+        parts: tuple[Callable[..., Any], ...] = (_input, render_agent)
+        value, agent = in_turn(lambda part: part(step, names), parts)
         check_arguments(agent)
         return replace(task, input=value)
 
@@ -74,10 +76,10 @@ class AgentRules(AttemptStep):
         return f"the agent of attempt {attempt.number} has not reached the gateway since its start"
 
 
-def _input(step: PlannedStep, names: Mapping[str, Any]) -> Any:
-    value = render(step.input, names, "input")
-    check_size(value, "input")
-    return value
+def _input(step: PlannedStep, names: Mapping[str, Any]) -> Payload | None:
+    payload = payload_of(render(step.input, names, "input"))
+    check_size(0 if payload is None else payload.size, "input")
+    return payload
 
 
 def render_agent(step: PlannedStep, names: Mapping[str, Any]) -> dict[str, Any]:

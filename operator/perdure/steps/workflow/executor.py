@@ -73,7 +73,7 @@ class WorkflowExecutor:
                 f" {MAX_DESCENDANTS:,} Workflows, and no more are allowed: let a WorkflowTemplate that refers"
                 " to itself come to an end, or let steps do more by themselves"
             )
-        spec = await evaluated(self._evaluator, live.key.namespace, partial(child_spec, live, task))
+        spec = await evaluated(self._evaluator, live, partial(child_spec, live, task))
         body = child_manifest(live, task, attempt, spec=spec, depth=depth)
         owner = (live.uid, live.key.name)
         made = await create_owned(self._kube, WORKFLOW, live.key.namespace, body, owner=owner)

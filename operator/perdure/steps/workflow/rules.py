@@ -17,7 +17,7 @@ from perdure.domain.engine.pod_waiting import Waiting
 from perdure.domain.engine.step_kind import ClusterView, Counts
 from perdure.domain.engine.task_scope import TaskScope
 from perdure.domain.engine.tasks import check_size
-from perdure.domain.expressions.templating import compile_value, render
+from perdure.domain.expressions.templating import compact, compile_value, render
 from perdure.domain.phases import Reason
 from perdure.domain.records import AttemptRecord, TaskRecord
 
@@ -36,7 +36,7 @@ class WorkflowRules(AttemptStep):
     def prepare(
         self, changes: ChangeSet, step: PlannedStep, task: TaskRecord, scope: TaskScope
     ) -> TaskRecord:
-        check_size(render_workflow(step, scope.names), "workflow")
+        check_size(len(compact(render_workflow(step, scope.names))), "workflow")
         return task
 
     def started_at(self, changes: ChangeSet, attempt: AttemptRecord) -> datetime | None:

@@ -18,6 +18,7 @@ from perdure.control.runs.observer import Observer
 from perdure.domain.engine.decide import Decision, decide
 from perdure.domain.engine.observed import ChildRun, Observed
 from perdure.domain.engine.outcome import LOST_AFTER
+from perdure.domain.payloads import payload_of
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import WORKFLOW, RunRecord, RunUpdates, Signal, TaskKey, VersionConflict, Vitals
 
@@ -322,12 +323,12 @@ def test_a_childs_end_is_read_from_the_ledger() -> None:
         stage.ledger.asked.clear()
         await stage.observe()
         assert stage.ledger.asked == [], "no notification has reported a change"
-        run = child_run(stage, phase=Phase.SUCCEEDED, outputs={"n": 1}, started_at=at(1))
+        run = child_run(stage, phase=Phase.SUCCEEDED, outputs=payload_of({"n": 1}), started_at=at(1))
         stage.ledger.runs[run.uid] = run
         stage.live.agenda.ask_children = True
         observed = await stage.observe()
         assert observed.children == {
-            A: ChildRun(uid=run.uid, phase=Phase.SUCCEEDED, outputs={"n": 1}, started_at=at(1))
+            A: ChildRun(uid=run.uid, phase=Phase.SUCCEEDED, outputs=payload_of({"n": 1}), started_at=at(1))
         }
         stage.history.decide(observed)
         assert (stage.history.phase, stage.history.tasks[A].output) == (Phase.SUCCEEDED, {"n": 1})
@@ -387,7 +388,7 @@ def test_a_childs_time_is_over_only_if_the_ledger_agrees() -> None:
         stage.ledger.runs[run.uid] = run
         await stage.step()
         assert stage.history.tasks[A].phase is Phase.RUNNING
-        stage.ledger.runs[run.uid] = replace(run, phase=Phase.SUCCEEDED, outputs={})
+        stage.ledger.runs[run.uid] = replace(run, phase=Phase.SUCCEEDED, outputs=payload_of({}))
         stage.history.now = at(60) + timedelta(seconds=1)
         await stage.step()
         assert stage.history.phase is Phase.SUCCEEDED

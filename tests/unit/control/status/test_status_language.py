@@ -10,6 +10,7 @@ from tests.unit.domain.runs import FATAL, SUCCESS
 
 from perdure.api.status import AgentTaskStatus, WorkflowStatus
 from perdure.domain.engine.observed import Observed
+from perdure.domain.payloads import payload_of
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import CachedResult, Report, TaskKey
 
@@ -194,7 +195,7 @@ def test_a_loop_counts_its_iterations_and_is_one_piece_of_work() -> None:
     assert shown(status, "a")["message"] == "iteration 2 of at most 5"
     assert shown(status, "a")["tasks"] == {"total": 2, "succeeded": 1, "running": 1}
     assert status["progress"] == "0/2"
-    live.reported(TaskKey("a", 1), Report(outcome="Succeeded", output={"n": 3}, at=at(0)))
+    live.reported(TaskKey("a", 1), Report(outcome="Succeeded", output=payload_of({"n": 3}), at=at(0)))
     assert live.status()["progress"] == "1/2"
 
 
@@ -210,7 +211,7 @@ def test_a_loop_says_what_its_iteration_waits_for() -> None:
 def test_a_cached_result_is_visible() -> None:
     live = Live(step("a", cache={"key": "k"}), settle=False)
     decision = live.decide()
-    found = CachedResult(output={"n": 1}, workflow="earlier", task="earlier-a-abcde")
+    found = CachedResult(output=payload_of({"n": 1}), workflow="earlier", task="earlier-a-abcde")
     live.settle(Observed(cached=dict.fromkeys(decision.questions, found)))
     status = live.status()
     assert (status["phase"], status["attempts"]) == ("Succeeded", 0)

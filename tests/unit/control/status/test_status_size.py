@@ -13,6 +13,7 @@ from perdure.api.status import WorkflowStatus
 from perdure.control.status.compute import refused_status
 from perdure.domain.engine.observed import Observed
 from perdure.domain.expressions.templating import compact
+from perdure.domain.payloads import payload_of
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import Report, StepRecord, TaskKey
 
@@ -54,7 +55,7 @@ def test_large_outputs_leave_room_for_the_steps(character: str) -> None:
     keys = [TaskKey(step["name"]) for step in steps(100)]
     for key in keys:
         live.view.steps[key.step] = replace(live.view.steps[key.step], phase=Phase.SUCCEEDED)
-    live.view.run = replace(live.view.run, phase=Phase.SUCCEEDED, outputs={"o": {"v": text}})
+    live.view.run = replace(live.view.run, phase=Phase.SUCCEEDED, outputs=payload_of({"o": {"v": text}}))
     status = live.status()
     assert status["outputs"] == {"o": {"v": text}}
     assert len(compact(status)) <= LIMIT
@@ -102,7 +103,10 @@ def test_beyond_a_hundred_failed_and_active_steps_come_first(phases: list[Phase 
 
 def test_a_run_of_many_tasks_has_a_status_of_a_few() -> None:
     live = Live({"name": "a", "forEach": list(range(2000))})
-    reports = {key: (1, Report(outcome="Succeeded", output="x" * 1000, at=START)) for key in live.open[:1500]}
+    reports = {
+        key: (1, Report(outcome="Succeeded", output=payload_of("x" * 1000), at=START))
+        for key in live.open[:1500]
+    }
     live.settle(Observed(reports=reports))
     status = live.status()
     assert status["steps"][0]["tasks"] == {"total": 2000, "pending": 500, "succeeded": 1500}

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -65,6 +65,9 @@ class Source:
         self.changes += 1
         writes = [self._write(AGENT_TASK, name, partial(self.dirty.add, name)) for name in chosen]
         return [*writes, self._write(WORKFLOW, "audit", lambda: None)]
+
+    async def complete(self, key: RunKey, writes: Sequence[StatusWrite]) -> None:
+        pass
 
     def written(self, key: RunKey, at: datetime, *, patience: timedelta) -> float | None:
         if not self.dirty:

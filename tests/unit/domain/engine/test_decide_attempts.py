@@ -10,6 +10,7 @@ from perdure.domain.engine.observed import Observed, Refusal
 from perdure.domain.engine.outcome import LOST_AFTER
 from perdure.domain.engine.pod_facts import ContainerExit
 from perdure.domain.engine.retry import DISRUPTION_LIMIT, backoff
+from perdure.domain.payloads import payload_of
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import Report, TaskKey
 
@@ -237,7 +238,7 @@ def test_nothing_of_an_earlier_attempt_counts() -> None:
         Observed(pods={A: ended}),
     ):
         assert run.decide(observed).commit is None
-    run.reported(A, Report(outcome="Succeeded", output="second", at=START))
+    run.reported(A, Report(outcome="Succeeded", output=payload_of("second"), at=START))
     assert run.tasks[A].output == "second"
 
 
@@ -268,5 +269,5 @@ def test_a_decision_that_was_not_committed_leaves_no_trace() -> None:
     run.settle()
     lost = Observed(pods={A: run.pod(A, exit=ContainerExit(code=0, reason="", message="from the pod"))})
     assert decide(run.view, lost, run.now).commit is not None
-    run.reported(A, Report(outcome="Succeeded", output="from the agent", at=START))
+    run.reported(A, Report(outcome="Succeeded", output=payload_of("from the agent"), at=START))
     assert run.tasks[TaskKey("b")].input == "from the agent"

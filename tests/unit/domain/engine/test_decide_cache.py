@@ -11,10 +11,11 @@ from tests.unit.domain.runs import SUCCESS, Run
 from perdure.domain.engine.decide import decide
 from perdure.domain.engine.observed import Observed
 from perdure.domain.engine.steps import MAX_NEW_TASKS
+from perdure.domain.payloads import payload_of
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import CachedResult, TaskKey
 
-HIT = CachedResult(output={"n": 7}, workflow="earlier", task="earlier-a-x7k2q")
+HIT = CachedResult(output=payload_of({"n": 7}), workflow="earlier", task="earlier-a-x7k2q")
 KEY = {"key": "${inputs.x}"}
 
 

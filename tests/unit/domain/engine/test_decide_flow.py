@@ -8,6 +8,7 @@ from tests.unit.domain.clock import START, at
 from tests.unit.domain.runs import FATAL, SUCCESS, Run
 
 from perdure.domain.engine.observed import Observed
+from perdure.domain.payloads import payload_of
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import Report, TaskKey
 
@@ -214,7 +215,7 @@ def test_outputs_keep_nulls_and_are_evaluated_on_success_only() -> None:
     """14."""
     outputs = {"n": "${steps.a.output.n}", "none": None, "all": ["${steps.a.output}"]}
     run = started(step("a"), outputs=outputs)
-    run.reported(A, Report(outcome="Succeeded", output={"n": None}, at=START))
+    run.reported(A, Report(outcome="Succeeded", output=payload_of({"n": None}), at=START))
     assert run.run.outputs == {"n": None, "none": None, "all": [{"n": None}]}
     run = started(step("a"), outputs=outputs)
     run.reported(A, FATAL)

@@ -15,6 +15,7 @@ from perdure.domain.engine.observed import Observed
 from perdure.domain.engine.plan import PlannedStep, compile_plan
 from perdure.domain.engine.steps import MAX_NEW_TASKS
 from perdure.domain.engine.task_scope import TaskScope
+from perdure.domain.payloads import payload_of
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import Report, TaskKey
 from perdure.steps import KINDS
@@ -86,7 +87,7 @@ def test_arguments_see_their_item() -> None:
 def test_outputs_are_in_the_order_of_items_not_of_ends() -> None:
     run = started(["x", "y", "z"], {"name": "b", "input": "${steps.a.outputs}"})
     for index in (2, 0, 1):
-        run.reported(key(index), Report(outcome="Succeeded", output=f"o{index}", at=run.now))
+        run.reported(key(index), Report(outcome="Succeeded", output=payload_of(f"o{index}"), at=run.now))
     assert run.tasks[TaskKey("b")].input == ["o0", "o1", "o2"]
 
 

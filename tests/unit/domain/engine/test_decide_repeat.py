@@ -16,6 +16,7 @@ from tests.unit.domain.clock import at
 from tests.unit.domain.runs import SUCCESS
 
 from perdure.domain.engine.observed import Observed
+from perdure.domain.payloads import payload_of
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import CachedResult, TaskKey
 
@@ -151,7 +152,9 @@ def test_iterations_whose_results_are_cached_follow_each_other_at_once() -> None
     run = begun(loop("${index == 2}", cache={"key": "${index}"}), desired="Paused")
     for keys in first.asked[:2]:
         for task, cache_key in keys.items():
-            run.cache[cache_key] = CachedResult(output=task.index, workflow="other", task=f"a-{task.index}")
+            run.cache[cache_key] = CachedResult(
+                output=payload_of(task.index), workflow="other", task=f"a-{task.index}"
+            )
     run.want("Running")
     assert [run.tasks[key(index)].reason for index in range(2)] == [Reason.CACHED] * 2
     assert run.open == [key(2)]

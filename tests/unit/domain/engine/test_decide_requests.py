@@ -12,6 +12,7 @@ from perdure.domain.engine.decide import decide
 from perdure.domain.engine.observed import Observed
 from perdure.domain.engine.pod_facts import ContainerExit
 from perdure.domain.expressions.evaluation import Answer
+from perdure.domain.payloads import value_of
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import TaskKey
 
@@ -146,5 +147,5 @@ def test_the_answered_decision_is_the_one_that_evaluates_in_place() -> None:
     decision = decide(run.view, answered(run.view, Observed(), run.now), run.now)
     assert decision.requests == {}
     assert decision.commit is not None
-    assert [task.input for task in decision.commit.tasks] == [[0], [1], [2]]
+    assert [value_of(task.input) for task in decision.commit.tasks] == [[0], [1], [2]]
     assert replace(decision, used=frozenset()) == decision, "which answers it used is no part of it"

@@ -23,6 +23,7 @@ from perdure.domain.engine.outcome import (
     shorten,
 )
 from perdure.domain.engine.pod_facts import read_pod
+from perdure.domain.payloads import payload_of, value_of
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import Report
 
@@ -248,8 +249,13 @@ def test_a_report_of_failure(retryable: bool) -> None:
 
 
 def test_a_report_of_success() -> None:
-    result = outcome_of_report(Report(outcome="Succeeded", output={"a": None}, at=NOW))
-    assert (result.kind, result.reason, result.output, result.exit_code) == (S, None, {"a": None}, 0)
+    result = outcome_of_report(Report(outcome="Succeeded", output=payload_of({"a": None}), at=NOW))
+    assert (result.kind, result.reason, value_of(result.output), result.exit_code) == (
+        S,
+        None,
+        {"a": None},
+        0,
+    )
 
 
 # --- results that are required (25)
@@ -292,8 +298,10 @@ def test_a_child_that_goes_on(phase: Phase) -> None:
 
 
 def test_a_child_that_succeeded_gives_its_outputs() -> None:
-    result = outcome_of_child(ChildRun(uid="u", phase=Phase.SUCCEEDED, outputs={"n": None}), "child")
-    assert result == Outcome(kind=S, output={"n": None})
+    result = outcome_of_child(
+        ChildRun(uid="u", phase=Phase.SUCCEEDED, outputs=payload_of({"n": None})), "child"
+    )
+    assert result == Outcome(kind=S, output=payload_of({"n": None}))
 
 
 def test_a_child_that_failed_says_why_at_no_great_length() -> None:
@@ -356,7 +364,7 @@ def test_termination_messages(text: str, value: Any) -> None:
     assert type(result) is type(value)
     ending = outcome(pod(phase="Succeeded", state=ended(0, message=text)))
     assert ending is not None
-    assert ending.output == value
+    assert value_of(ending.output) == value
 
 
 @given(st.text(max_size=20), st.integers(1, 20))
