@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perdure.api import GROUP
+from perdure.api.workflow import MAX_INPUT_BYTES
 from perdure.domain.engine.outcome import shorten
 from perdure.domain.engine.pod_containers import CONTAINER
 from perdure.domain.expressions.templating import compact
@@ -158,7 +159,7 @@ def _theirs(texts: Mapping[str, str] | None) -> dict[str, str]:
 
 def _annotations(input: bytes | None) -> dict[str, str]:
     """The annotation behind the input file; none for a large input, which the gateway serves."""
-    return {} if input is None else {ANNOTATION_INPUT: input.decode()}
+    return {} if input is None or len(input) > MAX_INPUT_BYTES else {ANNOTATION_INPUT: input.decode()}
 
 
 def _environment(

@@ -19,9 +19,11 @@ from tests.integration.postgres import PostgresServer
 
 
 async def reported(ledger: Ledger, run: RunState) -> Any:
-    """The output of the one attempt's report, as the ledger has it."""
+    """The output of the one report of a run, as the ledger has it."""
     row = await ledger.database.fetchrow(
-        "select report -> 'output' as output from perdure.attempt where workflow_uid = $1", run.run.uid
+        "select report -> 'output' as output from perdure.attempt"
+        " where workflow_uid = $1 and report is not null",
+        run.run.uid,
     )
     return row["output"]
 

@@ -17,6 +17,7 @@ from perdure.domain.engine.outcome import MAX_LAST_WORDS, MAX_REPORTED, outcome_
 from perdure.domain.engine.tasks import MAX_TASK_INPUT_BYTES, check_size
 from perdure.domain.expressions.templating import ExpressionError
 from perdure.domain.names import ANNOTATION_INPUT
+from perdure.domain.payloads import encode
 from perdure.domain.records import Report
 from perdure.gateway.agent_api.limits import AgentLimits
 from perdure.gateway.agent_api.request_fields import message
@@ -33,15 +34,15 @@ def of_size(size: int) -> str:
 
 
 def test_the_input_of_a_task() -> None:
-    check_size(of_size(MAX_TASK_INPUT_BYTES), "input")
+    check_size(MAX_TASK_INPUT_BYTES, "input")
     with pytest.raises(ExpressionError, match=f"input: {MAX_TASK_INPUT_BYTES + 1} bytes"):
-        check_size(of_size(MAX_TASK_INPUT_BYTES + 1), "input")
+        check_size(MAX_TASK_INPUT_BYTES + 1, "input")
 
 
 def test_the_input_file_of_a_pod() -> None:
-    whole = pod(input=of_size(MAX_INPUT_BYTES))["metadata"]["annotations"]
+    whole = pod(input=encode(of_size(MAX_INPUT_BYTES)))["metadata"]["annotations"]
     assert json.loads(whole[ANNOTATION_INPUT]) == of_size(MAX_INPUT_BYTES)
-    assert ANNOTATION_INPUT not in pod(input=of_size(MAX_INPUT_BYTES + 1))["metadata"]["annotations"]
+    assert ANNOTATION_INPUT not in pod(input=encode(of_size(MAX_INPUT_BYTES + 1)))["metadata"]["annotations"]
 
 
 def test_a_termination_message(tmp_path: Path) -> None:
