@@ -18,7 +18,7 @@ from tests.unit.gateway.memory import session
 from perdure.domain.payloads import value_of
 from perdure.domain.records import LedgerUnavailable, TaskKey
 from perdure.gateway.agent_api.limits import AgentLimits
-from perdure.gateway.agent_api.request_fields import read_output
+from perdure.gateway.agent_api.request_fields import SMALL_RESULT, read_output, read_small_output
 from perdure.gateway.http.limits import MIB
 from perdure.gateway.http.problems import HttpProblem, Problem
 from perdure.kube.tokens import ExpiredToken, KeysUnavailable
@@ -369,11 +369,14 @@ async def test_an_output_of_a_hundred_levels_is_kept() -> None:
 
 
 async def output_of(body: bytes) -> bytes:
-    """The compact output of a result's body."""
+    """The compact output of a result's body. A small one is read in both ways, with the same outcome."""
 
     async def pieces() -> AsyncIterator[bytes]:
         yield body
 
+    if len(body) <= SMALL_RESULT:
+        small = await read_small_output(body, limits=AgentLimits())
+        assert small == await read_output(pieces(), limits=AgentLimits())
     output = await read_output(pieces(), limits=AgentLimits())
     assert output is not None
     assert output.body is not None
@@ -386,6 +389,32 @@ async def output_of(body: bytes) -> bytes:
 )
 async def test_a_number_keeps_the_digits_that_were_sent(number: bytes) -> None:
     assert await output_of(b'{"output": [' + number + b", 1]}") == b"[" + number + b",1]"
+    assert await output_of(b'{"output":[' + number + b",1]}") == b"[" + number + b",1]"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b'{"output":1,"more":2}', HttpProblem.INVALID_FIELD),
+        (b'{"output":' + b"[" * 101 + b"]" * 101 + b"}", HttpProblem.INVALID_FIELD),
+        (b'{"output":"\\u0000"}', HttpProblem.INVALID_FIELD),
+        (b'{"output":[1,]}', HttpProblem.INVALID_JSON),
+        (b'{"output":1}}', HttpProblem.INVALID_JSON),
+    ],
+)
+async def test_a_small_result_is_refused_for_the_same_faults(body: bytes, kind: HttpProblem) -> None:
+    with pytest.raises(Problem) as caught:
+        await read_small_output(body, limits=AgentLimits())
+    assert caught.value.kind is kind
+
+
+async def test_a_small_result_may_have_the_size_of_the_limit_and_no_more() -> None:
+    limits = AgentLimits(output=100)
+    exact = await read_small_output(b'{"output":"' + b"x" * 98 + b'"}', limits=limits)
+    assert exact is not None and exact.size == 100
+    with pytest.raises(Problem) as caught:
+        await read_small_output(b'{"output":"' + b"x" * 99 + b'"}', limits=limits)
+    assert caught.value.kind is HttpProblem.TOO_LARGE
 
 
 @pytest.mark.parametrize(

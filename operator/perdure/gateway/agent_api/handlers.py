@@ -170,10 +170,14 @@ class AgentApi:
         """204: the attempt's success is recorded, now or by an earlier call."""
         session = await self.sessions.for_writing(call.identity)
         limits, body = self.limits, call.body
-        expected = limits.output if body.declared is None else min(body.declared, limits.output)
-        # The compact output, and its copy in the statement that waits for the ledger.
-        await call.reserve(2 * expected)
-        output = await fields.read_output(body.pieces(limits.result_body, what="body"), limits=limits)
+        if body.declared is not None and body.declared <= min(fields.SMALL_RESULT, limits.result_body):
+            content = await call.read(limits.result_body, what="body")
+            output = await fields.read_small_output(content, limits=limits)
+        else:
+            expected = limits.output if body.declared is None else min(body.declared, limits.output)
+            # The compact output, and its copy in the statement that waits for the ledger.
+            await call.reserve(2 * expected)
+            output = await fields.read_output(body.pieces(limits.result_body, what="body"), limits=limits)
         await self.ledger.report(session, Report(outcome="Succeeded", output=output, at=self.clock()))
         return Response(status_code=204)
 

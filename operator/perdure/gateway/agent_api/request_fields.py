@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 from urllib.parse import parse_qs, quote, unquote_to_bytes
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from perdure.api.validation.parse import MAX_DEPTH
@@ -32,6 +33,8 @@ _SHA256 = re.compile(rb"[0-9A-Fa-f]{64}")
 _NUMBER = re.compile(rb"[0-9]{1,80}")
 #: The largest `bigint` of Postgres, in which the ledger counts.
 LARGEST = 2**63 - 1
+#: Bytes of a result that may be parsed in one callback of the event loop: its objects take 24 times as much.
+SMALL_RESULT: Final = 16 * 1024
 #: The start of a result's compact body.
 _OUTPUT = b'{"output":'
 #: Characters that are not encoded in a label header: printable ASCII but the percent sign.
@@ -54,6 +57,40 @@ class FailureBody(_Body):
 
     message: str
     retryable: bool = False
+
+
+async def read_small_output(content: bytes, *, limits: AgentLimits) -> Payload | None:
+    """The `output` of a result of at most `SMALL_RESULT` bytes; for the usual one in half the time of `read_output`.
+
+    Raises as `read_output`.
+    """
+    if _is_compact(content, limits):
+        return payload_of_body(content[len(_OUTPUT) : -1])
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield content
+
+    # Finds the fault, or makes the output compact.
+    return await read_output(pieces(), limits=limits)
+
+
+def _is_compact(content: bytes, limits: AgentLimits) -> bool:
+    """True if a result is certainly valid and compact, and its output within all limits."""
+    if (
+        not content.startswith(_OUTPUT)
+        or len(content) > limits.output + len(_OUTPUT) + 1
+        # An escape may be needless, or stand for U+0000.
+        or b"\\" in content
+        # So few brackets cannot be nested too deeply.
+        or content.count(b"[") + content.count(b"{") > MAX_DEPTH
+    ):
+        return False
+    try:
+        value = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return False
+    # orjson writes a number with other digits, and a name once that was there twice.
+    return len(value) == 1 and orjson.dumps(value) == content
 
 
 async def read_output(pieces: AsyncIterable[bytes], *, limits: AgentLimits) -> Payload | None:

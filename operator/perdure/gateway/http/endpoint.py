@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Generic, Protocol, TypeVar
@@ -107,12 +106,13 @@ class Endpoint(Generic[IdentityT]):
         runtime = self._runtime
         body = Body(headers, receive, limits=runtime.limits)
         call: Call[IdentityT] | None = None
-        under_way = ExitStack()
+        counted: Owner | None = None
         try:
             try:
                 identity = await self._authenticator.identify(headers)
                 owner = self._authenticator.owner(identity)
-                under_way.enter_context(runtime.rates.under_way(owner))
+                runtime.rates.begin(owner)
+                counted = owner
                 await runtime.rates.pace(owner)
                 query, parameters = scope["query_string"], scope["path_params"]
                 head = scope["method"] == "HEAD"
@@ -129,7 +129,8 @@ class Endpoint(Generic[IdentityT]):
                     response.headers["Connection"] = "close"
             await self._send(response, scope, receive, send)
         finally:
-            under_way.close()
+            if counted is not None:
+                runtime.rates.end(counted)
             for hold in call.holds if call is not None else ():
                 hold.release()
 

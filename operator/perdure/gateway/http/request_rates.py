@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final
 
 from perdure.gateway.authn import Owner
@@ -34,20 +33,19 @@ class RequestRates:
         self._buckets: OrderedDict[Owner, tuple[float, float]] = OrderedDict()
         self._under_way: Counter[Owner] = Counter()
 
-    @contextmanager
-    def under_way(self, owner: Owner) -> Iterator[None]:
-        """Count a request until the context ends. Raises Problem(too-many-requests)."""
+    def begin(self, owner: Owner) -> None:
+        """Count a request until `end`. Raises Problem(too-many-requests), and then counts nothing."""
         if self._under_way[owner] >= self._limits.requests_at_once:
             raise _too_many(
                 1, f"this pod has {self._limits.requests_at_once} requests under way, as many as it may have"
             )
         self._under_way[owner] += 1
-        try:
-            yield
-        finally:
-            self._under_way[owner] -= 1
-            if not self._under_way[owner]:
-                del self._under_way[owner]
+
+    def end(self, owner: Owner) -> None:
+        """A counted request has ended."""
+        self._under_way[owner] -= 1
+        if not self._under_way[owner]:
+            del self._under_way[owner]
 
     async def pace(self, owner: Owner) -> None:
         """Return when the caller's rate allows the request. Raises Problem(too-many-requests)."""
