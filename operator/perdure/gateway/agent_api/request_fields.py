@@ -60,9 +60,9 @@ class FailureBody(_Body):
 
 
 async def read_small_output(content: bytes, *, limits: AgentLimits) -> Payload | None:
-    """The `output` of a result of at most `SMALL_RESULT` bytes; for the usual one in half the time of `read_output`.
+    """The `output` of a result of at most `SMALL_RESULT` bytes.
 
-    Raises as `read_output`.
+    For a result that is compact already it takes half the time of `read_output`, and raises as that does.
     """
     if _is_compact(content, limits):
         return payload_of_body(content[len(_OUTPUT) : -1])
