@@ -36,7 +36,7 @@ from perdure.kube.client import KubeClient
 from perdure.kube.errors import ApiError
 from perdure.kube.recorder import EventRecorder
 from perdure.kube.reflector import Selection, reflect
-from perdure.ledger import Ledger
+from perdure.ledger import Ledger, watch_start
 from perdure.loop_watch import watch_loop
 from perdure.settings import Settings
 from perdure.steps import KINDS as STEP_KINDS
@@ -79,7 +79,7 @@ async def run_gateway(settings: Settings) -> None:
     with _Signals() as signals:
         ledger = Ledger(settings.database_url.get_secret_value(), pool_size=settings.database_pool_size)
         kube = KubeClient.from_config(settings.kubeconfig)
-        async with kube, ledger:
+        async with kube, ledger, _checked_database(settings, signals.stop):
             verifier = TokenVerifier(kube.raw_get, audience=settings.token_audience)
             async with _watched_loop(settings):
                 await serve(settings, ledger=ledger, verifier=verifier, stop=signals.stop)
@@ -97,6 +97,7 @@ async def run_operator(settings: Settings) -> None:
         ledger = await stack.enter_async_context(
             Ledger(settings.database_url.get_secret_value(), pool_size=settings.database_pool_size)
         )
+        await stack.enter_async_context(_checked_database(settings, signals.stop))
         operator = _Operator(settings, kube=kube, ledger=ledger, stack=stack)
         await operator.run(signals)
 
@@ -323,6 +324,28 @@ async def _watched_loop(settings: Settings) -> AsyncIterator[None]:
         finally:
             if watch is not None:
                 watch.cancel()
+
+
+@asynccontextmanager
+async def _checked_database(settings: Settings, stop: asyncio.Event) -> AsyncIterator[None]:
+    """The check of what Postgres must be, next to the work.
+
+    A server that is refused sets `stop`; DatabaseRefused is raised once the work has ended.
+    """
+    checking = asyncio.create_task(
+        watch_start(
+            settings.database_url.get_secret_value(),
+            enforce=settings.database_checks == "enforce",
+            on_refused=stop.set,
+        )
+    )
+    try:
+        yield
+    finally:
+        checking.cancel()
+        await asyncio.wait([checking])
+    if not checking.cancelled():
+        checking.result()
 
 
 async def _until(event: asyncio.Event) -> None:

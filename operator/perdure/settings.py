@@ -25,6 +25,8 @@ class Settings(BaseSettings):
     #: NATS servers, as `nats://` URLs separated by commas; credentials may be part of the URL.
     nats_url: SecretStr = SecretStr("")
     database_pool_size: Annotated[int, Field(ge=2, le=100)] = 8
+    #: What happens if Postgres is set up so that a guarantee is lost: refused, or a warning only.
+    database_checks: Literal["enforce", "warn"] = "enforce"
     #: Limits of the event stream; beyond them the oldest events are only in the ledger.
     stream_max_age: Annotated[float, Field(ge=600)] = 7 * 24 * 3600.0
     #: Bytes, reserved in NATS when the stream is created; -1 for no limit.

@@ -77,7 +77,9 @@ def _alive(pid: int) -> bool:
 class PostgresServer:
     """One server. Its socket and data stay the same over restarts."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *options: str) -> None:
+        """`options`: settings of the server, as `name=value`."""
+        self._options = options
         self._directory = directory
         self._binaries = _binaries()
         self._process: subprocess.Popen[bytes] | None = None
@@ -223,6 +225,7 @@ class PostgresServer:
     def _begin(self) -> None:
         # Small memory for small machines; fsync and full_page_writes stay at their default: on.
         options = ["-c", "shared_buffers=64MB", "-c", "max_connections=200"]
+        options += [part for option in self._options for part in ("-c", option)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [self._binaries / "postgres", "-D", self.data, "-k", self._directory, "-h", "", *options],
@@ -276,14 +279,16 @@ class PostgresServer:
         return home / package.name / self._binaries.parent.name / "bin"
 
 
-def running_server() -> Iterator[PostgresServer]:
-    """A running server; killed at the end, with its data."""
+def running_server(*options: str, standby: bool = False) -> Iterator[PostgresServer]:
+    """A running server; killed at the end, with its data. `standby`: in recovery for ever."""
     # Not in pytest's folder: the path of a socket must be short, and `nobody` must get there.
     directory = Path(tempfile.mkdtemp(prefix="perdure-postgres-"))
     directory.chmod(0o755)
     try:
-        server = PostgresServer(directory)
+        server = PostgresServer(directory, *options)
         server.initialize()
+        if standby:
+            (server.data / "standby.signal").touch()
         server.start()
         try:
             yield server

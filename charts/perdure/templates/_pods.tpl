@@ -21,6 +21,8 @@ capabilities: {drop: [ALL]}
     secretKeyRef:
       name: {{ include "perdure.storeSecret" (dict "root" . "store" "database") }}
       key: {{ include "perdure.storeKey" (dict "root" . "store" "database") }}
+- name: PERDURE_DATABASE_CHECKS
+  value: {{ .Values.database.checks }}
 - name: PERDURE_LOG_LEVEL
   value: {{ .Values.logging.level }}
 - name: PERDURE_LOG_FORMAT

@@ -29,7 +29,7 @@ from perdure.cli.arguments import (
     run_name,
     seconds,
 )
-from perdure.cli.output import print_error, print_line, print_table
+from perdure.cli.output import print_error, print_line, print_table, print_warning
 from perdure.domain.records import LedgerError, LedgerUnavailable, RunKind
 from perdure.settings import Settings, load
 
@@ -68,7 +68,7 @@ def operator() -> None:
     from perdure.main import run_operator
 
     logs.configure(settings)
-    _run(run_operator(settings), serves=True)
+    _serve(run_operator(settings))
 
 
 @app.command()
@@ -80,7 +80,7 @@ def gateway() -> None:
     from perdure.main import run_gateway
 
     logs.configure(settings)
-    _run(run_gateway(settings), serves=True)
+    _serve(run_gateway(settings))
 
 
 @app.command()
@@ -91,10 +91,8 @@ def migrate(
     settings, patience = _settings(), seconds(wait)
     _require(settings, "database_url")
     _quiet(settings)
-    from perdure.ledger import migrate as bring_up_to_date
-
     try:
-        applied = _run(bring_up_to_date(settings.database_url.get_secret_value(), wait=patience))
+        applied = _run(_migrate(settings, patience))
     except LedgerUnavailable as error:
         _fail(f"the database could not be reached within {patience:g} s: {error}", remedy=_DATABASE_REMEDY)
     except LedgerError as error:
@@ -231,6 +229,18 @@ def graph(
         raise typer.Exit(1)
 
 
+async def _migrate(settings: Settings, wait: float) -> list[str]:
+    """Check what Postgres must be, print what is to be warned of, and migrate."""
+    from perdure.ledger import migrate as bring_up_to_date
+    from perdure.ledger import require_server
+
+    url = settings.database_url.get_secret_value()
+    enforce = settings.database_checks == "enforce"
+    for unmet in await require_server(url, enforce=enforce, wait=wait):
+        print_warning(unmet.what, remedy=unmet.remedy)
+    return await bring_up_to_date(url, wait=wait)
+
+
 async def _events(
     settings: Settings,
     namespace: str,
@@ -321,6 +331,15 @@ def _quiet(settings: Settings) -> None:
 
     level = "debug" if settings.log_level == "debug" else "error"
     logs.configure(settings.model_copy(update={"log_format": "console", "log_level": level}))
+
+
+def _serve(work: Coroutine[Any, Any, None]) -> None:
+    from perdure.ledger import DatabaseRefused
+
+    try:
+        _run(work, serves=True)
+    except DatabaseRefused as error:
+        _fail(str(error))
 
 
 def _run(work: Coroutine[Any, Any, T], *, serves: bool = False) -> T:

@@ -130,6 +130,12 @@ def print_error(message: str, *, remedy: str = "") -> None:
     sys.stderr.flush()
 
 
+def print_warning(message: str, *, remedy: str) -> None:
+    """A warning with its remedy, to standard error."""
+    sys.stderr.write(f"warning: {message}\n{remedy}\n")
+    sys.stderr.flush()
+
+
 def print_notice(message: str) -> None:
     """A note that is not part of the output, to standard error."""
     sys.stderr.write(f"# {message}\n")

@@ -17,8 +17,6 @@ import asyncpg
 from perdure.domain.records import LedgerError, LedgerUnavailable
 from perdure.ledger.database import connect, passing_as_unavailable
 
-OLDEST_SERVER: Final = 14
-
 #: Seconds for one migration, and for waiting while another process migrates.
 _TIMEOUT: Final = 600.0
 #: Seconds between attempts to reach the server, or to lock a table.
@@ -64,8 +62,8 @@ async def migrate(url: str, *, wait: float = 0.0) -> list[str]:
     """Apply the missing migrations; returns the names of those that this call applied, in order.
 
     Idempotent, and safe to run in several processes at once. `wait`: seconds to keep trying while the server
-    cannot be reached. Raises LedgerUnavailable; MigrationError if a file differs from what was applied, the
-    server is older than 14, or the role lacks a right.
+    cannot be reached. Raises LedgerUnavailable; MigrationError if a file differs from what was applied, or if
+    the role lacks a right. What the server must be is checked by `requirements.require_server`.
     """
     return await apply(url, migrations(), wait=wait)
 
@@ -97,9 +95,6 @@ async def _connected(url: str, wait: float) -> Any:
 
 
 async def _apply(connection: Any, wanted: list[Migration]) -> list[str]:
-    version = connection.get_server_version().major
-    if version < OLDEST_SERVER:
-        raise MigrationError(f"Postgres {version} is too old: the ledger needs {OLDEST_SERVER} or newer")
     # A second process waits here, and then finds no migration to apply.
     await connection.execute("select pg_advisory_lock($1)", _LOCK)
     # Checked first: where an administrator created the schema, the role may lack the right to create one.

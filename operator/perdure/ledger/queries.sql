@@ -924,6 +924,20 @@ limit 1
 select name from perdure.migration
 
 
+-- name: server_facts
+-- What a server is, with the settings that role and database give to a session.
+select
+    current_setting('server_encoding') as encoding,
+    current_setting('synchronous_commit') as synchronous_commit,
+    current_setting('synchronous_standby_names') as synchronous_standby_names,
+    current_setting('fsync') as fsync,
+    current_setting('full_page_writes') as full_page_writes,
+    current_setting('default_transaction_isolation') as isolation,
+    current_setting('default_transaction_read_only') = 'on' as read_only,
+    pg_is_in_recovery() as in_recovery,
+    (select count(*) from pg_stat_replication) as standbys
+
+
 -- name: end_stuck
 -- $1 name of our sessions, $2 seconds
 -- Ends sessions that wait in the middle of a batch for a client that may be gone. They hold the locks of the
