@@ -17,7 +17,9 @@ from hack.docs.enums import meanings
 
 from perdure.api.codegen.generated import command
 from perdure.bus.cloudevents import attributes, encode
-from perdure.bus.stream import STREAM
+from perdure.bus.namespace_rates import BURST, RATE
+from perdure.bus.publisher import BATCH
+from perdure.bus.stream import STREAM, StreamLimits
 from perdure.bus.subjects import PREFIX, run_subjects, subject
 from perdure.domain.events import DATA, FIELDS, EventType
 from perdure.domain.phases import Reason
@@ -75,6 +77,16 @@ by its `id`.
 This page is generated from `operator/perdure/domain/events.py`. The set of types only grows, and a type keeps
 its meaning: ignore a type that you do not know.
 
+## Many events
+
+Namespaces take turns: a flood of one namespace delays an event of another by the batch under way and one
+more (of {batch} events). Of one namespace the operator publishes {burst:,} events at full speed after a
+pause, and {rate:g} a second from then on; later ones wait in the ledger, in their order, and none is
+lost. The stream keeps events for {age:g} days, and at most {size:g} MiB of them: one namespace at its
+rate needs about a quarter of an hour for so many. A subscriber that was away for longer, and finds that
+the stream begins after the last event it has received, reads the rest from the ledger (`perdure
+events`).
+
 ## Subjects
 
 `{prefix}.<namespace>.<name>.<type>`, where the type keeps its dots:
@@ -115,6 +127,11 @@ def page() -> str:
     failed = subject("NAMESPACE", "NAME", EventType.WORKFLOW_FAILED).replace("NAMESPACE.NAME", "*.*")
     lines = [
         _HEAD.format(
+            batch=BATCH,
+            burst=BURST,
+            rate=RATE,
+            age=StreamLimits().max_age / 86_400,
+            size=StreamLimits().max_bytes / 2**20,
             stream=STREAM,
             prefix=PREFIX,
             run=run_subjects("team-a", "audit"),

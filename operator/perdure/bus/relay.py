@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
@@ -19,6 +20,7 @@ from perdure.aio import wait_for_event
 from perdure.bus import stream
 from perdure.bus.connection import Bus
 from perdure.bus.errors import BusError, BusUnavailable
+from perdure.bus.namespace_rates import NamespaceRates
 from perdure.bus.publisher import BATCH, Lane, lanes_by_run, publish_lanes
 from perdure.bus.refill import History, Refill, read_present
 from perdure.bus.stream import StreamLimits, StreamState
@@ -39,6 +41,8 @@ LONGEST_ROUND = 0.012
 FORGET_EVERY = 0.1
 #: Seconds between checks of a stream that gives no cause for one.
 CHECK_INTERVAL = 30.0
+#: Events of one namespace in a batch, while more than a batch is waiting.
+SHARE = BATCH // 2
 #: Seconds for one attempt to reach NATS, after which `stop` is checked again.
 _PATIENCE = 5.0
 _FIRST_DELAY = 0.1
@@ -50,16 +54,36 @@ class Outbox(History, Protocol):
 
     async def outbox_batch(self, limit: int, *, skip: Sequence[int] = ()) -> Sequence[OutboxRow]: ...
 
+    async def outbox_turns(
+        self, limit: int, *, share: int, skip: Sequence[int] = (), held: Sequence[str] = ()
+    ) -> Sequence[OutboxRow]: ...
+
     async def outbox_done(self, ids: Sequence[int]) -> None: ...
 
 
 class Relay:
-    """Publishes the outbox in order, and refills a lost stream. `run` it while leading."""
+    """Publishes the outbox in order, and refills a lost stream. `run` it while leading.
 
-    def __init__(self, ledger: Outbox, bus: Bus, *, limits: StreamLimits | None = None) -> None:
+    While more than a batch is waiting, namespaces take turns: no event waits for more than a batch of events
+    of another namespace.
+    """
+
+    def __init__(
+        self,
+        ledger: Outbox,
+        bus: Bus,
+        *,
+        limits: StreamLimits | None = None,
+        rates: NamespaceRates | None = None,
+    ) -> None:
         self._ledger = ledger
         self._bus = bus
         self._limits = limits or StreamLimits()
+        self._rates = rates or NamespaceRates(clock=time.monotonic)
+        #: True while the outbox may hold more that can be published at once.
+        self._backlog = False
+        #: True while namespaces take turns.
+        self._turns = False
         self._stop = asyncio.Event()
         self._state: StreamState | None = None
         self._generation = 0
@@ -121,7 +145,8 @@ class Relay:
 
     def _pause(self) -> float:
         """Seconds until the next poll or deletion is due, if nothing wakes the relay."""
-        return min(POLL, max(0.0, self._forget_at - time.monotonic())) if self._unforgotten else POLL
+        pause = min(POLL, self._rates.due())
+        return min(pause, max(0.0, self._forget_at - time.monotonic())) if self._unforgotten else pause
 
     def _note_failure(self, error: Exception) -> None:
         # An outage repeats its error; the first is enough for the log.
@@ -135,7 +160,7 @@ class Relay:
         if self._stop.is_set():
             return 0
         state = await self._check()
-        rows = await self._ledger.outbox_batch(BATCH, skip=list(self._unforgotten))
+        rows = await self._read()
         if rows:
             await self._publish(rows, state)
         # A refill publishes up to the events that have left the outbox, so the outbox must be up to date.
@@ -143,7 +168,7 @@ class Relay:
         if late or len(self._unforgotten) >= BATCH:
             await self._forget()
         if self._refill is None:
-            return len(rows)
+            return BATCH if self._backlog else len(rows)
         finished, failure = await self._refill.step(stopping=self._stop.is_set)
         if failure is not None:
             raise failure
@@ -156,6 +181,22 @@ class Relay:
             # Check again: the stream may have been replaced between the last check and the mark.
             self._state = None
         return BATCH
+
+    async def _read(self) -> Sequence[OutboxRow]:
+        """The events that are published next."""
+        skip, held = list(self._unforgotten), self._rates.held()
+        if self._turns or held:
+            rows = await self._ledger.outbox_turns(BATCH, share=SHARE, skip=skip, held=held)
+            most = max(Counter(row.event.namespace for row in rows).values(), default=0)
+            self._backlog = len(rows) == BATCH or most == SHARE
+        else:
+            # The usual case, and the cheapest statement.
+            rows = await self._ledger.outbox_batch(BATCH, skip=skip)
+            self._backlog = len(rows) == BATCH
+        allowed = self._rates.allowed(rows)
+        # Events that were held must not come first when their namespace goes on.
+        self._turns = self._backlog or bool(held) or len(allowed) < len(rows)
+        return allowed
 
     async def _connect(self) -> None:
         if self._bus.connected:
@@ -218,6 +259,7 @@ class Relay:
         self._note_places(lanes)
         done = [ids[event.id] for lane in lanes for event in lane.events[: lane.done]]
         self.published += len(done)
+        self._rates.spend(event.namespace for lane in lanes for event in lane.events[: lane.done])
         if not self._unforgotten:
             self._forget_at = time.monotonic() + FORGET_EVERY
         self._unforgotten.update(done)

@@ -27,6 +27,16 @@ class ReaderSide(Side):
             rows.outbox_row(row) for row in await self.outbox.fetch(SQL["outbox_batch"], limit, list(skip))
         ]
 
+    async def outbox_turns(
+        self, limit: int, *, share: int, skip: Sequence[int] = (), held: Sequence[str] = ()
+    ) -> list[OutboxRow]:
+        """As `outbox_batch`, with the namespaces in turns: the first event of each, then the second of each.
+
+        At most `share` events of one namespace, and none of the namespaces `held`.
+        """
+        found = await self.outbox.fetch(SQL["outbox_turns"], limit, list(skip), share, list(held))
+        return [rows.outbox_row(row) for row in found]
+
     async def outbox_done(self, ids: Sequence[int]) -> None:
         """Delete published events from the outbox."""
         await self.outbox.fetch(SQL["outbox_done"], list(ids))

@@ -886,6 +886,34 @@ order by id
 limit $1
 
 
+-- name: outbox_turns
+-- $1 limit, $2 ids that are not to be among them, $3 limit of each namespace, $4 namespaces to leave out.
+-- One probe of the index for each namespace, however many events each has.
+with recursive namespaces as (
+    (select namespace from perdure.outbox order by namespace limit 1)
+    union all
+    select (select o.namespace from perdure.outbox o where o.namespace > n.namespace order by o.namespace limit 1)
+    from namespaces n
+    where n.namespace is not null
+), turns as (
+    select o.id, row_number() over (partition by n.namespace order by o.id) as turn
+    from namespaces n
+    cross join lateral (
+        select id from perdure.outbox
+        where namespace = n.namespace and id <> all ($2::bigint[])
+        order by id
+        limit $3
+    ) o
+    where n.namespace <> all ($4::text[])
+)
+select o.id, o.workflow_uid, o.sequence, o.kind, o.namespace, o.workflow, o.type, o.time, o.task, o.attempt,
+    o.data
+from turns t
+join perdure.outbox o on o.id = t.id
+order by t.turn, t.id
+limit $1
+
+
 -- name: outbox_done
 delete from perdure.outbox where id = any ($1::bigint[])
 

@@ -15,6 +15,7 @@ from nats.aio.client import Client
 
 from perdure.bus.cloudevents import decode
 from perdure.bus.connection import Bus
+from perdure.bus.namespace_rates import NamespaceRates
 from perdure.bus.relay import Relay
 from perdure.bus.stream import STREAM
 from perdure.bus.subjects import subject
@@ -43,13 +44,15 @@ class Writer:
         self._epoch = epoch
         self.runs: dict[str, RunRecord] = {}
 
-    async def new_run(self, name: str | None = None, *, kind: RunKind = "Workflow") -> str:
+    async def new_run(
+        self, name: str | None = None, *, kind: RunKind = "Workflow", namespace: str = "team-a"
+    ) -> str:
         """The uid of a new run without events."""
         uid = str(uuid.uuid4())
         run = RunRecord(
             uid=uid,
             kind=kind,
-            namespace="team-a",
+            namespace=namespace,
             name=name or f"run-{uid[:8]}",
             generation=1,
             shard=shard_of(uid),
@@ -126,10 +129,12 @@ async def assert_stream_equals_ledger(server: NatsServer, writer: Writer) -> Non
 
 
 @contextlib.asynccontextmanager
-async def relaying(ledger: Ledger, server: NatsServer) -> AsyncIterator[Relay]:
+async def relaying(
+    ledger: Ledger, server: NatsServer, *, rates: NamespaceRates | None = None
+) -> AsyncIterator[Relay]:
     """A running relay on a connection of its own; stopped in order at the end."""
     async with Bus(server.url, name="relay") as bus:
-        relay, stop = Relay(ledger, bus), asyncio.Event()
+        relay, stop = Relay(ledger, bus, rates=rates), asyncio.Event()
         task = asyncio.create_task(relay.run(stop=stop, wake=ledger.outbox_written))
         try:
             yield relay
