@@ -11,9 +11,10 @@ import asyncpg
 import pytest
 
 from perdure.domain.records import LedgerUnavailable
-from perdure.ledger import Ledger, MigrationError, migrate
+from perdure.ledger import Ledger, MigrationError, migrate, sessions
 from perdure.ledger.migrate import Migration, apply, migrations
 from tests.integration.ledger.samples import load_live
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -39,6 +40,36 @@ async def test_several_at_once(database_url: str, connection: Any) -> None:
     assert sorted(results)[:-1] == [[]] * 5
     locks = await connection.fetchval("select count(*) from pg_locks where locktype = 'advisory'")
     assert locks == 0
+
+
+@pytest.mark.parametrize("more", [0, 2])
+async def test_a_second_one_waits_longer_than_other_sessions(
+    database_url: str, connection: Any, more: int
+) -> None:
+    """The advisory lock is held for longer than `lock_timeout` of every other session (2 s)."""
+    slow = Migration("9998_slow.sql", "select pg_sleep(3.5); create table perdure.slow ()")
+    wanted = [*migrations(), slow]
+    later = [Migration(f"9999_{number}.sql", f"create table perdure.n{number} ()") for number in range(more)]
+    await migrate(database_url)
+    first = asyncio.create_task(apply(database_url, wanted))
+
+    async def sleeping() -> Any:
+        return await connection.fetchval("select count(*) from pg_stat_activity where wait_event = 'PgSleep'")
+
+    await until(sleeping)
+    second = asyncio.create_task(apply(database_url, [*wanted, *later]))
+
+    async def waits() -> Any:
+        return await connection.fetchval(
+            "select clock_timestamp() - state_change > $1::float8 * interval '1 second' from pg_stat_activity"
+            " where wait_event = 'advisory' and datname = current_database()",
+            sessions.LOCK_TIMEOUT + 0.3,
+        )
+
+    await until(waits)
+    assert not first.done()
+    assert await first == ["9998_slow.sql"]
+    assert await second == [migration.name for migration in later]
 
 
 async def test_a_changed_migration_is_refused(database_url: str, connection: Any) -> None:
