@@ -21,6 +21,7 @@ from perdure.control.event_handler import EventHandler
 from perdure.control.leadership.fenced_kube import FencedKube
 from perdure.control.leadership.leader import Leader
 from perdure.control.leadership.lease_elector import Elector, elapsed_seconds, leave_at_once
+from perdure.control.ledger_wait import waiting_ledger
 from perdure.control.pass_journal import PassJournal
 from perdure.control.passed_over import PassedOver
 from perdure.control.ports import EvaluatorPort, KubePort, LedgerPort
@@ -131,6 +132,7 @@ class ControlLoop:
                 on_not_elected=self.stop_waiting,
             )
             fenced = FencedKube(kube, self._elector.lease_held)
+        ledger, ledger_wait = waiting_ledger(ledger)
         payloads = PayloadReader(ledger)
         run_evaluator = RunEvaluator(evaluator, payloads)
         executors = Executors(
@@ -222,6 +224,7 @@ class ControlLoop:
             passed_over=self.passed_over,
             quarantine=self._quarantine,
         )
+        ledger_wait.on_slow = self._leader.note_slow_ledger
         self._handler = EventHandler(
             store=self._store,
             queue=self._queue,

@@ -21,6 +21,7 @@ from perdure.control.cluster_cache.run_objects import is_behind
 from perdure.control.cluster_cache.store import Store
 from perdure.control.leadership.loading import Loader
 from perdure.control.leadership.retention import Retention
+from perdure.control.ledger_wait import current_pass
 from perdure.control.passed_over import MAX_ERROR, THROUGH, PassedOver, place_of
 from perdure.control.ports import KubePort, LedgerPort
 from perdure.control.queue.workqueue import WorkQueue
@@ -196,6 +197,7 @@ class Leader:
     async def _work(self) -> None:
         while True:
             key = await self._queue.get()
+            current_pass.set(key)
             try:
                 if await self._quarantine.holds(key):
                     continue
@@ -229,6 +231,13 @@ class Leader:
                 _log.exception("pass broke", run=key, again_in=delay)
             finally:
                 self._queue.done(key)
+
+    def note_slow_ledger(self, key: RunKey, silent: bool) -> None:
+        """The ledger does not answer a pass. `silent`: nor any other, so runs without a worker wait, too."""
+        self._runs.note_unavailable(key)
+        if silent:
+            for waiting in self._queue.ready():
+                self._runs.note_unavailable(waiting)
 
     async def _listen(self) -> None:
         """Enqueue runs that agents have written to."""

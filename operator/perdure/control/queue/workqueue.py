@@ -53,6 +53,10 @@ class WorkQueue:
         """Keys that wait for a worker, or for their time."""
         return len(self) + len(self._due)
 
+    def ready(self) -> list[RunKey]:
+        """The keys that wait for a worker now."""
+        return [key for keys in self._ready.values() for key in keys]
+
     def add(self, key: RunKey) -> None:
         """Reconcile a key as soon as a worker is free, and not before the end of its hold."""
         if key in self._held:

@@ -32,6 +32,8 @@ from perdure.domain.records import LiveEntry, RunState, Wake
 
 #: Characters of the cause of a failure in a status.
 MAX_CAUSE = 500
+#: Runs a second whose statuses begin to say that the ledger is unavailable.
+UNAVAILABLE_RATE = 250
 #: A refused run has no plan.
 EMPTY_SNAPSHOT: dict[str, Any] = {
     "inputs": {},
@@ -129,6 +131,9 @@ class LiveRuns:
             for attempt in state.attempts.values()
             if attempt.closed_at is None and attempt.pod_uid is None
         }
+        if (last := self.by_uid.get(live.uid)) is not None:
+            # Shared, not copied: a write may be under way, and the watch may lag behind the last one.
+            live.published.written_status = last.published.written_status
         objects = self._store.of(key).tasks
         live.published.mark_dirty(
             (
@@ -206,8 +211,9 @@ class LiveRuns:
     def note_unavailable(self, key: RunKey) -> None:
         """The ledger is unavailable: the run's status is to say so."""
         if key not in self._unavailable and key in self._store.roots:
+            # A thousand runs notice it in the same second, and must not patch the API server together.
+            self._status_writer.mark(key, after=len(self._unavailable) / UNAVAILABLE_RATE)
             self._unavailable.add(key)
-            self._status_writer.mark(key)
 
     def note_available(self, key: RunKey) -> None:
         """A pass over the run has succeeded."""
@@ -231,7 +237,9 @@ class LiveRuns:
 
     def note_succeeded(self, key: RunKey) -> None:
         """A pass has succeeded: the status of a run that failed is written again."""
-        if self._failing.pop(key, None) is not None:
+        failed = self._failing.pop(key, None) is not None
+        if failed or key in self._unavailable:
+            self._unavailable.discard(key)
             self._status_writer.mark(key)
 
     def failing_message(self, key: RunKey) -> str | None:
@@ -284,4 +292,4 @@ class LiveRuns:
 def _note_root(live: LiveRun, root: Root) -> None:
     live.owner = root.owner
     if root.status:
-        live.published.written_status[root.key.kind, root.key.name] = dict(root.status)
+        live.published.written_status.setdefault((root.key.kind, root.key.name), dict(root.status))

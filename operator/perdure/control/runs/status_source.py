@@ -52,13 +52,13 @@ class RunStatusSource:
         live = self._runs.by_uid.get(root.uid)
         if self._quarantine.is_set_aside(key):
             return [write_of_failing(root, live, Reason.QUARANTINED, MESSAGE, now)]
-        if self._runs.is_unavailable(key) and (live is None or live.agenda.stale):
-            return [write_of_unavailable(root, now)]
+        over = live is not None and live.view.run.phase.terminal
+        if self._runs.is_unavailable(key) and not over:
+            return [write_of_unavailable(root, live, now)]
         if (failing := self._runs.failing_message(key)) is not None:
             return [write_of_failing(root, live, Reason.RECONCILE_ERROR, failing, now)]
         if live is not None:
             take_foreign(live, self._store, now)
-        over = live is not None and live.view.run.phase.terminal
         if live is not None and over and (not live.published.backfilled or self._cleanup.behind(live)):
             return []  # once the final status is written the run is not reconciled again
         if live is not None:

@@ -82,21 +82,18 @@ def _take_dirty(live: LiveRun, before: datetime) -> list[tuple[TaskKey, datetime
     return [(key, live.published.dirty.pop(key)) for key in turn]
 
 
-def write_of_unavailable(root: Root, now: datetime) -> StatusWrite:
-    """The status of a run whose records cannot be read, because the ledger is unavailable."""
-    before = root.status or {}
-    status = refused_status(
-        root.generation, Reason.LEDGER_UNAVAILABLE, _LEDGER_AWAY, before, now, final=False
-    )
-    after = {**before, **status, "phase": before.get("phase", Phase.PENDING.value)}
-    return _root_write(root, before, after, ignore)
+def write_of_unavailable(root: Root, live: LiveRun | None, now: datetime) -> StatusWrite:
+    """The status of a run that waits for the ledger: the last one, with the cause."""
+    return write_of_failing(root, live, Reason.LEDGER_UNAVAILABLE, _LEDGER_AWAY, now)
 
 
 def write_of_failing(
     root: Root, live: LiveRun | None, reason: Reason, message: str, now: datetime
 ) -> StatusWrite:
     """The status of a run whose passes fail, or that is set aside: the last one, with the cause."""
-    before = root.status or {}
+    shown = {} if live is None else live.published.written_status
+    # A watch may lag behind our own last write.
+    before = shown.get((root.key.kind, root.key.name)) or root.status or {}
     stalled = reason is Reason.QUARANTINED
     status = refused_status(root.generation, reason, message, before, now, final=False, stalled=stalled)
     after = {**before, **status, "phase": before.get("phase", Phase.PENDING.value)}

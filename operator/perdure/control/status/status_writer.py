@@ -129,9 +129,12 @@ class StatusWriter:
         #: Moving average of a patch's duration, in seconds.
         self._duration = 0.0
 
-    def mark(self, key: RunKey, *, urgent: bool = False) -> None:
-        """Queue a run whose statuses have changed; at once if `urgent` (another phase, a refusal)."""
-        wait = self.shown_in(key)
+    def mark(self, key: RunKey, *, urgent: bool = False, after: float = 0.0) -> None:
+        """Queue a run whose statuses have changed; at once if `urgent` (another phase, a refusal).
+
+        `after`: seconds to wait at least, where many runs change for one cause.
+        """
+        wait = max(self.shown_in(key), after)
         if urgent or wait <= 0:
             self._queue.add(key)
         else:
