@@ -32,6 +32,7 @@ from perdure.control.evaluation.pool import EvaluationPool
 from perdure.control.loop import ControlLoop, LeaseOptions, LoopOptions
 from perdure.control.pass_journal import PassJournal
 from perdure.domain.records import AGENT_TASK
+from perdure.kube.authority_file import AuthorityFile
 from perdure.kube.client import KubeClient
 from perdure.kube.errors import ApiError
 from perdure.kube.recorder import EventRecorder
@@ -255,10 +256,16 @@ class _Operator:
         await self._relay.run(stop=asyncio.Event(), wake=self._ledger.outbox_written)
 
 
+def _no_authority() -> str | None:
+    return None
+
+
 def _loop_options(settings: Settings) -> LoopOptions:
+    authority = settings.gateway_ca_file
     return LoopOptions(
         identity=settings.identity,
         gateway_url=settings.gateway_url,
+        gateway_ca=_no_authority if authority is None else AuthorityFile(authority).read,
         audience=settings.token_audience,
         namespaces=settings.watch_namespaces,
         workers=settings.workers,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
@@ -50,6 +51,13 @@ class Settings(BaseSettings):
     gateway_url: str = "http://perdure-gateway.perdure-system.svc:8080"
     gateway_host: str = "0.0.0.0"
     gateway_port: int = 8080
+    #: PEM files of the gateway's certificate and its key, which are read again when they change. Both, or
+    #: none for HTTP without TLS.
+    gateway_tls_cert_file: Path | None = None
+    gateway_tls_key_file: Annotated[Path | None, Field(validate_default=True)] = None
+    #: PEM certificates of the authority that signs the gateway's certificate. The operator gives them to
+    #: agents as PERDURE_CA_FILE; none for an authority that agents' images trust.
+    gateway_ca_file: Path | None = None
     #: Connections of one gateway, and those of one address. Raise the second where agents of many nodes reach
     #: the gateway through one address.
     gateway_connections: Annotated[int, Field(ge=16)] = 4096
@@ -91,6 +99,21 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("gateway_tls_key_file")
+    @classmethod
+    def _check_tls(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if (value is None) != (info.data.get("gateway_tls_cert_file") is None):
+            raise ValueError(
+                "PERDURE_GATEWAY_TLS_CERT_FILE and PERDURE_GATEWAY_TLS_KEY_FILE belong together: "
+                "set both, or none"
+            )
+        return value
+
+    @field_validator("gateway_tls_cert_file", "gateway_tls_key_file", "gateway_ca_file", mode="before")
+    @classmethod
+    def _no_file(cls, value: object) -> object:
+        return value or None
 
     @field_validator("lease_renew_deadline", "lease_retry")
     @classmethod

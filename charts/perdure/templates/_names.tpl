@@ -69,6 +69,6 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{- if .Values.gateway.url -}}
 {{- .Values.gateway.url -}}
 {{- else -}}
-{{- printf "http://%s-gateway.%s.svc:%v" (include "perdure.fullname" .) .Release.Namespace .Values.gateway.service.port -}}
+{{- printf "%s://%s-gateway.%s.svc:%v" (ternary "https" "http" (not (empty .Values.gateway.tls.secretName))) (include "perdure.fullname" .) .Release.Namespace .Values.gateway.service.port -}}
 {{- end -}}
 {{- end -}}

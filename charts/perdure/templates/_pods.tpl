@@ -100,6 +100,19 @@ enableServiceLinks: false
 volumes:
   - name: tmp
     emptyDir: {}
+{{- $tls := .root.Values.gateway.tls.secretName }}
+{{- if and $tls (eq .component "gateway") }}
+  - name: tls
+    secret:
+      secretName: {{ $tls }}
+      items: [{key: tls.crt, path: tls.crt}, {key: tls.key, path: tls.key}]
+{{- else if and $tls (not .hook) }}
+  # Without the key: only the gateway has it.
+  - name: gateway-ca
+    secret:
+      secretName: {{ $tls }}
+      items: [{key: ca.crt, path: ca.crt}]
+{{- end }}
 {{- end -}}
 
 {{- define "perdure.podDisruptionBudget" -}}

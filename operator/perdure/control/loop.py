@@ -56,6 +56,10 @@ class LeaseOptions:
     retry: float
 
 
+def _no_authority() -> str | None:
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopOptions:
     """What an administrator configures of the control loop. Intervals are seconds."""
@@ -65,6 +69,8 @@ class LoopOptions:
     #: URL and token audience that agents use to reach the gateway.
     gateway_url: str
     audience: str
+    #: The PEM certificates that sign the gateway's, as agents get them now; None if they need none.
+    gateway_ca: Callable[[], str | None] = _no_authority
     #: Namespaces whose runs are reconciled; all if empty.
     namespaces: tuple[str, ...] = ()
     workers: int
@@ -145,6 +151,7 @@ class ControlLoop:
                 payloads=payloads,
                 clock=clock,
                 gateway_url=options.gateway_url,
+                gateway_ca=options.gateway_ca,
                 audience=options.audience,
             ),
         )

@@ -21,6 +21,8 @@ LABEL_SHARD = "perdure.dev/shard"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED_BY = "perdure"
 ANNOTATION_INPUT = "perdure.dev/input"
+#: On a pod: the PEM certificates that sign the gateway's, behind the file that PERDURE_CA_FILE names.
+ANNOTATION_GATEWAY_CA = "perdure.dev/gateway-ca"
 #: On a pod whose run does not keep all ended pods: what `retention.pods` of the run says.
 ANNOTATION_RETENTION = "perdure.dev/retention"
 #: On an AgentTask that a run created: says whose desiredState and retention hold for it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from datetime import UTC, datetime
 
 from perdure.domain.records import LedgerUnavailable
@@ -16,6 +17,7 @@ from perdure.gateway.app import build_app
 from perdure.gateway.http.limits import Limits
 from perdure.gateway.http.problems import HttpProblem, Problem
 from perdure.gateway.http.server import open_listener, serve_app
+from perdure.gateway.http.tls import Certificate
 from perdure.kube.tokens import KeysUnavailable
 from perdure.settings import Settings
 
@@ -32,13 +34,16 @@ async def serve(
 ) -> None:
     """Serve the product's route families until `stop` is set, and finish the requests in flight.
 
-    `listener` replaces the address in the settings. Raises OSError if that address cannot be bound.
+    `listener` replaces the address in the settings. Raises OSError if that address cannot be bound, and
+    BadCertificate.
     """
     limits = limits or Limits(
         connections=settings.gateway_connections,
         connections_per_address=settings.gateway_connections_per_address,
     )
     agent_limits = agent_limits or AgentLimits()
+    certificate, key = settings.gateway_tls_cert_file, settings.gateway_tls_key_file
+    tls = None if certificate is None or key is None else Certificate(certificate, key, clock=time.monotonic)
     bound = listener or open_listener(settings.gateway_host, settings.gateway_port)
     async with (
         ProgressThrottle(ledger, clock=_now, interval=agent_limits.progress_interval) as throttle,
@@ -52,7 +57,7 @@ async def serve(
             await _check_ready(ledger, verifier)
 
         app = build_app([agents], ready=ready, stop=stop, limits=limits)
-        await serve_app(app, bound, stop=stop, limits=limits)
+        await serve_app(app, bound, stop=stop, limits=limits, tls=tls)
 
 
 async def _check_ready(ledger: AgentLedger, verifier: Verifier) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from perdure.domain.names import ANNOTATION_INPUT
+from perdure.domain.names import ANNOTATION_GATEWAY_CA, ANNOTATION_INPUT
 
 API_VERSION = "batch/v1"
 
@@ -29,8 +29,12 @@ def build_job(pod: Mapping[str, Any]) -> dict[str, Any]:
             "name": metadata["name"],
             "namespace": metadata["namespace"],
             "labels": dict(labels),
-            # The input is for the file in the pod. A second copy would only take space in etcd.
-            "annotations": {name: text for name, text in annotations.items() if name != ANNOTATION_INPUT},
+            # Input and authority are for files in the pod. A second copy would only take space in etcd.
+            "annotations": {
+                name: text
+                for name, text in annotations.items()
+                if name not in (ANNOTATION_INPUT, ANNOTATION_GATEWAY_CA)
+            },
             "ownerReferences": metadata["ownerReferences"],
         },
         "spec": {

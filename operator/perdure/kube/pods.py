@@ -15,12 +15,14 @@ from perdure.domain.engine.outcome import shorten
 from perdure.domain.engine.pod_containers import CONTAINER
 from perdure.domain.expressions.templating import compact
 from perdure.domain.kube_objects import OwnerReference, controller_reference
-from perdure.domain.names import ANNOTATION_INPUT
+from perdure.domain.names import ANNOTATION_GATEWAY_CA, ANNOTATION_INPUT
 from perdure.domain.records import NO_INDEX
 from perdure.kube.podtemplate import merge_pod_spec, refuse_directives
 
 INPUT_FOLDER = "/perdure"
 INPUT_FILE = f"{INPUT_FOLDER}/input.json"
+#: In the same folder, which is mounted already.
+CA_FILE = f"{INPUT_FOLDER}/ca.crt"
 TOKEN_FOLDER = "/var/run/secrets/perdure"  # noqa: S105 - a path
 TOKEN_FILE = f"{TOKEN_FOLDER}/token"
 #: Seconds. The kubelet renews the file long before the token expires.
@@ -76,6 +78,8 @@ class PodEnvironment:
     """The agent's place in the run, for the PERDURE_ variables."""
 
     gateway_url: str
+    #: PEM certificates that sign the gateway's; None if agents need none.
+    gateway_ca: str | None = None
     #: Name of the run's object, without its kind.
     workflow: str
     #: '' for a standalone AgentTask.
@@ -118,7 +122,7 @@ def build_pod(
     if not container.get("image"):
         raise ValueError(f"agent.image of task {task_name}: required, here or in the agent's template")
     spec["restartPolicy"] = "Never"
-    ours = _volumes(audience)
+    ours = _volumes(audience, authority=env.gateway_ca is not None)
     names = {volume["name"] for volume in ours}
     spec["volumes"] = ours + [each for each in spec.get("volumes") or () if each["name"] not in names]
     if agent.get("serviceAccountName"):
@@ -132,7 +136,7 @@ def build_pod(
             "name": pod_name,
             "namespace": namespace,
             "labels": _theirs(metadata.get("labels")) | dict(labels),
-            "annotations": _theirs(metadata.get("annotations")) | _annotations(input),
+            "annotations": _theirs(metadata.get("annotations")) | _annotations(input, env),
             "ownerReferences": [
                 controller_reference(
                     api_version=owner["apiVersion"],
@@ -157,9 +161,10 @@ def _theirs(texts: Mapping[str, str] | None) -> dict[str, str]:
     return {name: text for name, text in (texts or {}).items() if not name.startswith(f"{GROUP}/")}
 
 
-def _annotations(input: bytes | None) -> dict[str, str]:
-    """The annotation behind the input file; none for a large input, which the gateway serves."""
-    return {} if input is None or len(input) > MAX_INPUT_BYTES else {ANNOTATION_INPUT: input.decode()}
+def _annotations(input: bytes | None, env: PodEnvironment) -> dict[str, str]:
+    """The annotations behind the files of input and authority. A large input is served by the gateway."""
+    found = {} if input is None or len(input) > MAX_INPUT_BYTES else {ANNOTATION_INPUT: input.decode()}
+    return found if env.gateway_ca is None else found | {ANNOTATION_GATEWAY_CA: env.gateway_ca}
 
 
 def _environment(
@@ -175,6 +180,8 @@ def _environment(
         "PERDURE_INPUT_FILE": INPUT_FILE,
         "PERDURE_TOKEN_FILE": TOKEN_FILE,
     }
+    if env.gateway_ca is not None:
+        values["PERDURE_CA_FILE"] = CA_FILE
     if env.index != NO_INDEX:
         values["PERDURE_INDEX"] = str(env.index)
     if agent.get("model"):
@@ -199,8 +206,9 @@ def _agent_container(
     merged = merge_pod_spec(
         {"containers": [template]}, {"containers": [{"name": CONTAINER, **block}]}, "agent"
     )["containers"][0]
-    own = [dict(variable) for variable in agent.get("env") or () if variable["name"] not in RESERVED]
-    taken = RESERVED | {variable["name"] for variable in own}
+    reserved = RESERVED | {variable["name"] for variable in ours}
+    own = [dict(variable) for variable in agent.get("env") or () if variable["name"] not in reserved]
+    taken = reserved | {variable["name"] for variable in own}
     inherited = [variable for variable in template.get("env") or () if variable["name"] not in taken]
     paths = {mount["mountPath"] for mount in _MOUNTS}
     mounts = [
@@ -219,16 +227,15 @@ def _agent_container(
     }
 
 
-def _volumes(audience: str) -> list[dict[str, Any]]:
+def _volumes(audience: str, *, authority: bool) -> list[dict[str, Any]]:
+    files = {"input.json": ANNOTATION_INPUT} | ({"ca.crt": ANNOTATION_GATEWAY_CA} if authority else {})
     return [
         {
             "name": "perdure-input",
             "downwardAPI": {
                 "items": [
-                    {
-                        "path": "input.json",
-                        "fieldRef": {"fieldPath": f"metadata.annotations['{ANNOTATION_INPUT}']"},
-                    }
+                    {"path": path, "fieldRef": {"fieldPath": f"metadata.annotations['{annotation}']"}}
+                    for path, annotation in files.items()
                 ]
             },
         },

@@ -125,6 +125,49 @@ def test_probes_ask_the_ports_that_the_processes_open(external):
             assert (asked["path"], ports[asked["port"]]) == (path, number)
 
 
+def test_a_certificate_makes_the_gateway_speak_https_and_agents_trust_it(monkeypatch):
+    manifests = render(*EXTERNAL, "gateway.tls.secretName=gateway-tls")
+    gateway, operator = (
+        one(manifests, "Deployment", name)["spec"]["template"]["spec"]
+        for name in ("perdure-gateway", "perdure-operator")
+    )
+    (container,), (other,) = gateway["containers"], operator["containers"]
+    monkeypatch.setenv("PERDURE_GATEWAY_CA_FILE", environment(other)["PERDURE_GATEWAY_CA_FILE"]["value"])
+    for name in ("PERDURE_GATEWAY_TLS_CERT_FILE", "PERDURE_GATEWAY_TLS_KEY_FILE"):
+        monkeypatch.setenv(name, environment(container)[name]["value"])
+    settings = Settings()
+    assert _file(gateway, container, settings.gateway_tls_cert_file) == ("gateway-tls", "tls.crt")
+    assert _file(gateway, container, settings.gateway_tls_key_file) == ("gateway-tls", "tls.key")
+    assert _file(operator, other, settings.gateway_ca_file) == ("gateway-tls", "ca.crt")
+    url = environment(other)["PERDURE_GATEWAY_URL"]["value"]
+    assert url == "https://perdure-gateway.perdure-system.svc:8080"
+    for probe in ("startup", "liveness", "readiness"):
+        assert container[f"{probe}Probe"]["httpGet"]["scheme"] == "HTTPS"
+        assert "scheme" not in other[f"{probe}Probe"]["httpGet"]
+
+
+def test_only_the_gateway_gets_the_key_of_its_certificate():
+    manifests = render(*EXTERNAL, "gateway.tls.secretName=gateway-tls")
+    with_key = {
+        name
+        for name, template in pod_templates(manifests).items()
+        for volume in template["spec"]["volumes"]
+        if {"key": "tls.key", "path": "tls.key"} in volume.get("secret", {}).get("items", ())
+    }
+    assert with_key == {"Deployment/perdure-gateway"}
+    # The hook may run before the certificate was issued.
+    (job,) = [one for name, one in pod_templates(manifests).items() if name.startswith("Job/")]
+    assert [volume["name"] for volume in job["spec"]["volumes"]] == ["tmp"]
+
+
+def _file(spec, container, path):
+    """Secret and key behind a file of a container."""
+    (mount,) = [each for each in container["volumeMounts"] if each["mountPath"] == str(path.parent)]
+    (secret,) = [each["secret"] for each in spec["volumes"] if each["name"] == mount["name"]]
+    (key,) = [item["key"] for item in secret["items"] if item["path"] == path.name]
+    return secret["secretName"], key
+
+
 def test_the_gateway_service_selects_the_gateway_only(evaluation):
     service = one(evaluation, "Service", "perdure-gateway")
     chosen = [

@@ -51,6 +51,7 @@ def executors(*, store: Store, kube: Any, ledger: Any = None) -> Executors:
         ledger=ledger,
         clock=now,
         gateway_url="http://gateway",
+        gateway_ca=lambda: None,
         audience="perdure",
     )
     return Executors(KINDS, context)

@@ -18,6 +18,7 @@ def pod(
     input: Any = None,
     index: int = -1,
     last_failure: dict[str, Any] | None = None,
+    gateway_ca: str | None = None,
 ) -> dict[str, Any]:
     return build_pod(
         task_name="audit-a-x7k2q",
@@ -34,6 +35,7 @@ def pod(
             attempt=3,
             index=index,
             last_failure=last_failure,
+            gateway_ca=gateway_ca,
         ),
         audience="perdure",
     )
@@ -61,6 +63,23 @@ def test_a_pod_has_name_labels_and_owner() -> None:
     assert (metadata["name"], metadata["namespace"]) == ("audit-a-x7k2q-3", "team")
     assert metadata["labels"]["perdure.dev/task"] == "audit-a-x7k2q"
     assert metadata["ownerReferences"] == [OWNER | {"controller": True, "blockOwnerDeletion": False}]
+
+
+def test_a_pod_gets_the_authority_of_the_gateway_as_a_file() -> None:
+    found = pod({"env": [{"name": "PERDURE_CA_FILE", "value": "/mine"}]}, gateway_ca="PEM")
+    assert environment(found)["PERDURE_CA_FILE"] == "/perdure/ca.crt"
+    assert found["metadata"]["annotations"]["perdure.dev/gateway-ca"] == "PEM"
+    (volume,) = [each for each in found["spec"]["volumes"] if each["name"] == "perdure-input"]
+    assert {
+        "path": "ca.crt",
+        "fieldRef": {"fieldPath": "metadata.annotations['perdure.dev/gateway-ca']"},
+    } in volume["downwardAPI"]["items"]
+
+
+def test_without_an_authority_the_variable_is_the_author_s() -> None:
+    found = pod({"env": [{"name": "PERDURE_CA_FILE", "value": "/mine"}]})
+    assert environment(found)["PERDURE_CA_FILE"] == "/mine"
+    assert "perdure.dev/gateway-ca" not in found["metadata"]["annotations"]
 
 
 def test_a_pod_has_the_environment_of_the_contract() -> None:

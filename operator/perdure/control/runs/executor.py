@@ -36,6 +36,8 @@ class ExecutorContext:
     payloads: PayloadReader
     clock: Callable[[], datetime]
     gateway_url: str
+    #: See LoopOptions.
+    gateway_ca: Callable[[], str | None]
     #: The audience of the tokens by which agents authenticate at the gateway.
     audience: str
 

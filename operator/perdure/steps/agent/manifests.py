@@ -85,6 +85,7 @@ def attempt_manifest(
     input: bytes | None,
     owner_uid: str,
     gateway_url: str,
+    gateway_ca: str | None,
     audience: str,
 ) -> dict[str, Any]:
     """The Pod or Job of an attempt. `owner_uid` is that of the AgentTask; for `input` see `task_manifest`.
@@ -101,6 +102,7 @@ def attempt_manifest(
         input=input,
         env=PodEnvironment(
             gateway_url=gateway_url,
+            gateway_ca=gateway_ca,
             workflow=live.key.name,
             step=task.key.step,
             attempt=attempt.number,

@@ -161,6 +161,7 @@ class PodCreation:
                 input=input,
                 owner_uid=owner_uid,
                 gateway_url=self._context.gateway_url,
+                gateway_ca=self._context.gateway_ca(),
                 audience=self._context.audience,
             )
         except PodTemplateError as error:
