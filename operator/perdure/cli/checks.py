@@ -48,6 +48,10 @@ from perdure.domain.admission.templates import ParsedTemplates
 _Parser = Callable[[Mapping[str, Any]], Checked[Any]]
 _NOTHING: Final[Checked[Any]] = Checked(spec=None, problems=())
 _FIELDS: Final = ("apiVersion", "kind", "metadata", "spec", "status")
+#: The note for a null.
+_DROPPED: Final = (
+    "is null, which `kubectl apply` drops; apply the manifest with --server-side, or leave the field out"
+)
 _OF_TEMPLATE: Final = re.compile(r"(AgentTemplate|WorkflowTemplate) (\S+): (.*)", re.DOTALL)
 
 
@@ -162,6 +166,20 @@ def _add_object(
         yield replace(entry.finding(ManifestProblem(slip.path, slip.message)), line=slip.line)
     for problem in _frame_problems(manifest, kind, name):
         yield entry.finding(problem)
+    for path in _nulls(manifest.get("spec"), "spec"):
+        yield entry.finding(ManifestProblem(path, _DROPPED), note=True)
+
+
+def _nulls(value: Any, path: str) -> Iterator[str]:
+    """The places of fields that are null; a null in a list is kept."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if item is None:
+                yield f"{path}.{key}"
+            yield from _nulls(item, f"{path}.{key}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _nulls(item, f"{path}[{index}]")
 
 
 def _frame_problems(manifest: Mapping[str, Any], kind: str, name: str) -> Iterator[ManifestProblem]:

@@ -191,6 +191,26 @@ def test_our_own_examples_have_no_faults_but_those_on_purpose() -> None:
     assert {finding.name for finding in checkup.findings} <= {"greet-wrongly"}
 
 
+def test_a_field_that_is_null_is_a_note_since_kubectl_drops_it() -> None:
+    text = """\
+apiVersion: perdure.dev/v1alpha1
+kind: Workflow
+metadata: {name: a}
+spec:
+  inputs: {kept: [null], dropped: null}
+  steps:
+  - name: s
+    agent: {image: i}
+    input: {deep: {also: ~}}
+"""
+    findings = check_files([("a.yaml", text)], MODELS).findings
+    assert [(finding.path, finding.line, finding.note) for finding in findings] == [
+        ("spec.inputs.dropped", 5, True),
+        ("spec.steps[0].input.deep.also", 9, True),
+    ]
+    assert "--server-side" in findings[0].message
+
+
 # --- templates
 
 AGENTS = """\

@@ -332,6 +332,7 @@ BAD_BODIES = [
     ("/result", b"[]", 422, "invalid-field", "output: "),
     ("/result", b'{"output": 1, "more": 2}', 422, "invalid-field", "output: "),
     ("/result", b'{"output": {"a": "\\u0000"}}', 422, "invalid-field", "output: a string in it"),
+    ("/result", b'{"output": 18446744073709551616}', 422, "invalid-field", "output: the whole number 1844"),
     ("/result", b'{"output": "' + b"x" * 400 + b'"}', 413, "too-large", "body: "),
     ("/progress", b"{}", 422, "invalid-field", "percent, message: "),
     ("/progress", b'{"percent": 101}', 422, "invalid-field", "percent: "),
@@ -385,7 +386,7 @@ async def output_of(body: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     "number",
-    [b"1.10", b"123456789012345678901234567890", b"-0", b"18446744073709551616", b"1E5"],
+    [b"1.10", b"18446744073709551615", b"-9223372036854775808", b"-0", b"0.12345678901234567890123", b"1E5"],
 )
 async def test_a_number_keeps_the_digits_that_were_sent(number: bytes) -> None:
     assert await output_of(b'{"output": [' + number + b", 1]}") == b"[" + number + b",1]"
@@ -398,6 +399,7 @@ async def test_a_number_keeps_the_digits_that_were_sent(number: bytes) -> None:
         (b'{"output":1,"more":2}', HttpProblem.INVALID_FIELD),
         (b'{"output":' + b"[" * 101 + b"]" * 101 + b"}", HttpProblem.INVALID_FIELD),
         (b'{"output":"\\u0000"}', HttpProblem.INVALID_FIELD),
+        (b'{"output":[18446744073709551616]}', HttpProblem.INVALID_FIELD),
         (b'{"output":[1,]}', HttpProblem.INVALID_JSON),
         (b'{"output":1}}', HttpProblem.INVALID_JSON),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 
 import orjson
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from perdure.gateway.http.compact_json import (
     CompactJson,
     InvalidJson,
+    LongInteger,
     NulCharacter,
     TooDeep,
     TooLong,
@@ -29,7 +31,7 @@ def compact(data: bytes, *, slice_: int = 7, limit: int = 1 << 20, depth: int = 
 VALUES = st.recursive(
     st.none()
     | st.booleans()
-    | st.integers(-(2**63), 2**63)
+    | st.integers(-(2**63), 2**64 - 1)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
     | st.sampled_from(['"', "\\", '\\"', "\\\\u0000", "[", "},{", "\u00e9\U0001f600", "/", "\x01\x02"]),
@@ -81,13 +83,16 @@ def test_a_damaged_document_is_refused_exactly_if_orjson_refuses_it(
     try:
         expected = orjson.loads(bytes(data))
     except orjson.JSONDecodeError:
-        with pytest.raises((InvalidJson, NulCharacter)):
+        with pytest.raises((InvalidJson, NulCharacter, LongInteger)):
             compact(bytes(data), slice_=slice_)
         return
     try:
         found = compact(bytes(data), slice_=slice_)
     except NulCharacter:
         assert b"\\u0000" in bytes(data)
+        return
+    except LongInteger:
+        assert re.search(rb"\d{19}", bytes(data))
         return
     assert orjson.loads(found) == expected
 
@@ -109,8 +114,23 @@ def test_what_is_not_json_is_refused(data: bytes, slice_: int) -> None:
 
 @pytest.mark.parametrize("slice_", [1, 3, 1000])
 def test_numbers_keep_their_digits(slice_: int) -> None:
-    data = b"[1.10, 1e5, 123456789012345678901234567890, -0.0, 0.1000000000000000055511151231257827]"
+    data = b"[1.10, 1e5, 18446744073709551615, -9223372036854775808, -0.0, 0.1000000000000000055511151231]"
     assert compact(data, slice_=slice_) == data.replace(b" ", b"")
+
+
+@pytest.mark.parametrize("slice_", [1, 3, 1000])
+@pytest.mark.parametrize("number", [b"18446744073709551616", b"-9223372036854775809", b"9" * 5000])
+def test_whole_numbers_of_more_than_64_bits_are_refused(number: bytes, slice_: int) -> None:
+    for data in (number, b'{"output":' + number + b"}", b'[1,"x", ' + number + b" ]"):
+        with pytest.raises(LongInteger):
+            compact(data, slice_=slice_)
+
+
+@pytest.mark.parametrize("slice_", [1, 3, 1000])
+def test_long_digits_of_fractions_exponents_and_strings_are_kept(slice_: int) -> None:
+    digits = b"9" * 40
+    data = b'["%b",%b.5,0.%b,1e-0%b]' % (digits, digits, digits, digits)
+    assert compact(data, slice_=slice_) == data
 
 
 @pytest.mark.parametrize("slice_", [1, 6, 1000])

@@ -16,6 +16,7 @@ import orjson
 from perdure.api.validation.parse import MAX_DEPTH
 from perdure.domain.engine.observed import ChildRun
 from perdure.domain.engine.pod_facts import PodFacts
+from perdure.domain.numbers import long_integer_in
 from perdure.domain.payloads import Payload, payload_of
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import Report
@@ -208,15 +209,17 @@ def _disrupted(message: str, exit_code: int | None = None) -> Outcome:
 def read_output(message: str) -> Any:
     """A termination message as an output: JSON if it parses, else its text, null if there is none.
 
-    U+0000, which the ledger cannot keep, becomes U+FFFD; JSON too deep to be kept counts as text.
+    U+0000, which the ledger cannot keep, becomes U+FFFD. JSON too deep to be kept counts as text, and so does
+    JSON with a whole number of more than 64 bits, whose digits would be lost otherwise.
     """
     message = message.replace("\0", "\ufffd")
     if not message:
         return None
     try:
-        return _kept(orjson.loads(message))
+        value = _kept(orjson.loads(message))
     except ValueError:
         return message.removesuffix("\n")
+    return message.removesuffix("\n") if long_integer_in(message) else value
 
 
 def _kept(value: Any, depth: int = 0) -> Any:

@@ -19,6 +19,7 @@ from perdure.gateway.http.compact_json import (
     SLICE,
     CompactJson,
     InvalidJson,
+    LongInteger,
     NulCharacter,
     TooDeep,
     TooLong,
@@ -118,6 +119,12 @@ async def read_output(pieces: AsyncIterable[bytes], *, limits: AgentLimits) -> P
         raise Problem(
             HttpProblem.INVALID_FIELD,
             "output: a string in it holds the character U+0000, which cannot be kept; remove it",
+        ) from None
+    except LongInteger as error:
+        raise Problem(
+            HttpProblem.INVALID_FIELD,
+            f"output: the whole number {error} has more than 64 bits, so that its digits cannot be kept; "
+            "send it as a string",
         ) from None
     except TooLong as error:
         size = error.size - len(_OUTPUT) - 1

@@ -20,6 +20,8 @@ from typing import Final
 
 import orjson
 
+from perdure.domain.numbers import long_integer
+
 #: Bytes that are processed without a turn of the event loop: about 10 ms for the worst of them.
 SLICE: Final = 32 * 1024
 
@@ -67,6 +69,10 @@ class NulCharacter(Exception):
     """A string has the character U+0000, which Postgres cannot keep."""
 
 
+class LongInteger(Exception):
+    """A whole number has more than 64 bits, of which decoders keep the first digits only."""
+
+
 class TooLong(Exception):
     """The compact document is longer than allowed: it has `size` bytes, or more that were not read."""
 
@@ -97,7 +103,7 @@ class CompactJson:
         self.several = False
 
     def feed(self, slice_: bytes) -> None:
-        """Process the next bytes. Raises InvalidJson, TooDeep, NulCharacter, TooLong."""
+        """Process the next bytes. Raises InvalidJson, TooDeep, NulCharacter, LongInteger, TooLong."""
         self._process(self._carry + slice_, last=False)
 
     def finish(self) -> bytes:
@@ -155,16 +161,20 @@ class CompactJson:
         self, text: bytes, parts: list[bytes], outside: list[bytes], first: int, *, escaped: bool
     ) -> None:
         """Check the depth, and validate up to the last comma outside strings."""
-        structure = b"".join(outside).translate(None, _NOT_STRUCTURE)
+        # Slices end between tokens, so a number is never divided.
+        joined = b"".join(outside)
+        if (number := long_integer(joined)) is not None:
+            raise LongInteger(number)
+        structure = joined.translate(None, _NOT_STRUCTURE)
         self._check_depth(structure)
         cut = next((at for at in range(len(outside) - 1, -1, -1) if b"," in outside[at]), None)
         if cut is None:
             self._piece.append(text)
             self._open(structure)
             return
-        number = first + 2 * cut
-        comma = parts[number].rindex(b",")
-        rest = b'"'.join([parts[number][comma + 1 :], *parts[number + 1 :]])
+        place = first + 2 * cut
+        comma = parts[place].rindex(b",")
+        rest = b'"'.join([parts[place][comma + 1 :], *parts[place + 1 :]])
         if escaped:
             rest = _plain(rest)
         within = b"".join(outside[:cut]) + outside[cut][:comma]
