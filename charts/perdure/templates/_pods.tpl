@@ -99,7 +99,11 @@ securityContext:
 enableServiceLinks: false
 volumes:
   - name: tmp
+    {{- if eq .component "gateway" }}
+    emptyDir: {sizeLimit: {{ .root.Values.gateway.spool.sizeLimit }}}
+    {{- else }}
     emptyDir: {}
+    {{- end }}
 {{- $tls := .root.Values.gateway.tls.secretName }}
 {{- if and $tls (eq .component "gateway") }}
   - name: tls

@@ -225,6 +225,52 @@ async def test_a_gateway_that_dies_during_an_upload_writes_nothing(
         assert await agent.checkpoint(NOISE) == 1
 
 
+async def test_a_gateway_that_dies_while_it_stores_the_pieces_writes_nothing(
+    ledger: Ledger,
+    run: RunState,
+    gateway_process: GatewayProcess,
+    client: aiohttp.ClientSession,
+    agent_of: AgentOf,
+    options: Options,
+) -> None:
+    await gateway_process.ready()
+    before = await remains(ledger, run)
+
+    async def waits_for_the_end() -> bool:
+        return bool(
+            await ledger.database.fetch(
+                "select from pg_locks where relation = 'perdure.checkpoint'::regclass and not granted"
+            )
+        )
+
+    async def upload() -> None:
+        await client.put(f"{gateway_process.url}/agent/v1/checkpoints", data=blocks(4))
+
+    async with ledger.database.acquire() as connection:
+        # All pieces are stored, and the row that names them cannot be.
+        await connection.execute("begin")
+        await connection.execute("lock table perdure.checkpoint in share mode")
+        uploading = asyncio.create_task(upload())
+        await until(waits_for_the_end)
+        await gateway_process.kill()
+        with pytest.raises(aiohttp.ClientError):
+            await uploading
+        await connection.execute("rollback")
+
+    async def ended() -> bool:
+        return not await ledger.database.fetch(
+            "select from pg_locks where relation = 'perdure.checkpoint_piece'::regclass"
+            " and mode = 'RowExclusiveLock'"
+        )
+
+    await until(ended)
+    await gateway_process.start()
+    async with connect(agent_of(gateway_process.url, run.attempts[KEY].pod_uid), options=options) as agent:
+        assert await agent.restore() is None
+        assert await remains(ledger, run) == before
+        assert await agent.checkpoint(NOISE) == 1
+
+
 Put = dict[str, str]
 
 

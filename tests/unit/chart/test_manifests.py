@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from perdure.api import custom_resources
+from perdure.gateway.agent_api.limits import AgentLimits
+from perdure.gateway.http.limits import MIB
 from perdure.kube import resources
 from perdure.settings import Settings
 
@@ -144,6 +146,21 @@ def test_a_certificate_makes_the_gateway_speak_https_and_agents_trust_it(monkeyp
     for probe in ("startup", "liveness", "readiness"):
         assert container[f"{probe}Probe"]["httpGet"]["scheme"] == "HTTPS"
         assert "scheme" not in other[f"{probe}Probe"]["httpGet"]
+
+
+def test_the_gateway_s_folder_holds_all_uploads_at_once_and_more():
+    (volume,) = one(render(*EXTERNAL), "Deployment", "perdure-gateway")["spec"]["template"]["spec"]["volumes"]
+    size = volume["emptyDir"]["sizeLimit"]
+    assert size.endswith("Mi")
+    assert int(size.removesuffix("Mi")) * MIB > AgentLimits().uploads * AgentLimits().checkpoint
+
+
+def test_connections_of_the_values_reach_the_gateway():
+    manifests = render(*EXTERNAL, "gateway.connections=9000", "gateway.connectionsPerAddress=8000")
+    (container,) = one(manifests, "Deployment", "perdure-gateway")["spec"]["template"]["spec"]["containers"]
+    variables = environment(container)
+    assert variables["PERDURE_GATEWAY_CONNECTIONS"]["value"] == "9000"
+    assert variables["PERDURE_GATEWAY_CONNECTIONS_PER_ADDRESS"]["value"] == "8000"
 
 
 def test_only_the_gateway_gets_the_key_of_its_certificate():

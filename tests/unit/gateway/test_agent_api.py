@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import pytest
 from tests.support.loop_watch import watch_loop
+from tests.support.waiting import until
 from tests.unit.gateway.conftest import SMALL, RunningGateway
 from tests.unit.gateway.memory import session
 
@@ -216,7 +217,12 @@ async def test_uploads_that_send_little_keep_no_other_out(gateway: RunningGatewa
         asyncio.create_task(gateway.call("PUT", "/checkpoints", token=f"good-pod-{pod}", data=stalled()))
         for pod in (1, 2)
     ]
-    await asyncio.sleep(0.05)
+
+    async def arrived() -> bool:
+        # Each is found before its body is read.
+        return gateway.ledger.lookups == 2
+
+    await until(arrived)
     honest = await gateway.call("PUT", "/checkpoints", token="good-pod-3@team-b", data=b"x" * 2000)
     assert honest.status == 201
     for task in held:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.gateway.http.compact_json import (
+    LONGEST_TOKEN,
     CompactJson,
     InvalidJson,
     LongInteger,
@@ -173,3 +174,10 @@ def test_a_second_field_is_noticed(data: bytes, several: bool) -> None:
             document.feed(data[start : start + slice_])
         document.finish()
         assert document.several is several
+
+
+def test_a_number_of_the_longest_kind_goes_on_in_the_next_slice_and_a_longer_one_is_refused() -> None:
+    longest = b"0." + b"1" * (LONGEST_TOKEN - 2)
+    assert compact(b"[" + longest + b"]", slice_=LONGEST_TOKEN + 1) == b"[" + longest + b"]"
+    with pytest.raises(InvalidJson, match="more than 16384 characters"):
+        compact(b"[" + longest + b"1]", slice_=LONGEST_TOKEN + 2)
