@@ -48,6 +48,11 @@ class PerdureProcess:
                 stderr=log,
             )
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     async def ready(self, *, within: float = 60.0) -> None:
         """Wait until it says that it is ready."""
         async with asyncio.timeout(within), aiohttp.ClientSession() as session:
