@@ -39,7 +39,9 @@ def _executable() -> str:
 class NatsServer:
     """One server. Its port and store stay the same over restarts."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *options: str) -> None:
+        """`options`: further ones of the command line."""
+        self._options = options
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
         #: 0 until the first start, when the system chooses one.
@@ -70,7 +72,7 @@ class NatsServer:
             old.unlink()
         command = [_executable(), "--addr", "127.0.0.1", "--port", str(self.port or -1), "--jetstream"]
         command += ["--store_dir", str(self.store), "--log", str(self.log)]
-        command += ["--ports_file_dir", str(self._directory)]
+        command += ["--ports_file_dir", str(self._directory), *self._options]
         # Not asyncio's: this one outlives the event loop of a single test.
         self._process = subprocess.Popen(  # noqa: ASYNC220
             command, preexec_fn=_die_with_parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -139,9 +141,9 @@ class NatsServer:
 
 
 @contextlib.asynccontextmanager
-async def running_nats(directory: Path) -> AsyncIterator[NatsServer]:
+async def running_nats(directory: Path, *options: str) -> AsyncIterator[NatsServer]:
     """A running server with its files in `directory`; killed at the end."""
-    server = NatsServer(directory)
+    server = NatsServer(directory, *options)
     try:
         await server.start()
         yield server
