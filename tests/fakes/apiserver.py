@@ -104,9 +104,9 @@ class ApiServer(Server):
         self.quota_used_up = False
         #: The answer to creates of objects that another object owns, if it is a refusal.
         self.refusal: ApiError | None = None
-        #: Namespaces in which nothing may be read or written, with the status of the answers.
+        #: Namespaces in which operators may read and write nothing, with the status of the answers.
         self.forbidden: dict[str, int] = {}
-        #: Namespaces in which a webhook refuses every deletion.
+        #: Namespaces in which operators and the garbage collector may delete nothing.
         self.undeletable: set[str] = set()
         #: The server has just started and has not read the roles yet: it forbids everything.
         self.roles_unread = False
@@ -131,7 +131,6 @@ class ApiServer(Server):
     # --- the verbs
 
     def get(self, kind: str, namespace: str, name: str) -> Object:
-        self._check_allowed(namespace)
         found = self.objects.get((kind, namespace, name))
         if found is None:
             raise ApiError(404, "NotFound", f"{kind} {name}")
@@ -140,7 +139,6 @@ class ApiServer(Server):
     def listing(
         self, kind: str, namespace: str | None, label_selector: str | None
     ) -> tuple[list[Object], str]:
-        self._check_allowed(namespace)
         # A list of one namespace serves one run, and is consistent; a list of all may be stale.
         objects, version = self.listed() if namespace is None else (self.objects, self._version)
         found = [
@@ -156,7 +154,6 @@ class ApiServer(Server):
         return [it for it in events if it["type"] == "Warning" and it["regarding"]["uid"] == uid]
 
     def create(self, kind: str, namespace: str, body: Object) -> Object:
-        self._check_allowed(namespace)
         name = body["metadata"]["name"]
         if (kind, namespace, name) in self.objects:
             raise ApiError(409, "AlreadyExists", f"{kind} {name}")
@@ -202,9 +199,6 @@ class ApiServer(Server):
         return self._put((kind, namespace, name), obj)
 
     def delete(self, kind: str, namespace: str, name: str, uid: str | None) -> None:
-        self._check_allowed(namespace)
-        if namespace in self.undeletable:
-            raise ApiError(403, "Forbidden", 'admission webhook "keep" denied the request')
         obj = self.objects.get((kind, namespace, name))
         if obj is None or uid not in (None, obj["metadata"]["uid"]):
             return
@@ -332,11 +326,16 @@ class ApiServer(Server):
             if watch.broken:
                 watch.relist()
 
-    # --- underneath
-
-    def _check_allowed(self, namespace: str | None) -> None:
-        if namespace is not None and namespace in self.forbidden:
+    def check_allowed(self, verb: str, kind: str, namespace: str | None) -> None:
+        """Refuse what an operator may not do. Its Lease is in a namespace of its own."""
+        if namespace is None or kind == "Lease":
+            return
+        if namespace in self.forbidden:
             raise ApiError(self.forbidden[namespace], "Refused", f"nothing is allowed in {namespace}")
+        if verb == "delete" and namespace in self.undeletable:
+            raise ApiError(403, "Forbidden", 'admission webhook "keep" denied the request')
+
+    # --- underneath
 
     def _put(self, place: Place, obj: Object) -> Object:
         self._version += 1
@@ -370,14 +369,19 @@ class ApiServer(Server):
         if self.away:
             self._collect_soon(owner_uid)
             return
+        refused = False
         for (kind, namespace, name), obj in list(self.objects.items()):
             owners = obj["metadata"].get("ownerReferences") or ()
             if any(owner["uid"] == owner_uid for owner in owners):
                 if namespace in self.undeletable or namespace in self.forbidden:
-                    self._collect_soon(owner_uid)  # the garbage collector tries again
+                    refused = True
                     continue
                 self.on_collected(obj)
                 self.delete(kind, namespace, name, obj["metadata"]["uid"])
+        if refused:
+            # The garbage collector tries again: once, however many dependents there are. One retry for each
+            # would double their number at every retry.
+            self._collect_soon(owner_uid)
 
 
 def _seconds_from_now(seconds: float) -> str:

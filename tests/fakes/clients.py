@@ -50,7 +50,11 @@ class KubeClient:
         self._sending = sending
 
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
-        return await self._api.call(lambda: self._api.get(kind, namespace, name))
+        def effect() -> dict[str, Any]:
+            self._api.check_allowed("get", kind, namespace)
+            return self._api.get(kind, namespace, name)
+
+        return await self._api.call(effect)
 
     async def find(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
         try:
@@ -63,7 +67,9 @@ class KubeClient:
     async def list(
         self, kind: str, *, namespace: str | None = None, label_selector: str | None = None
     ) -> tuple[list[dict[str, Any]], str]:
-        return await self._sent(lambda: self._api.listing(kind, namespace, label_selector))
+        return await self._allowed(
+            "list", kind, namespace, lambda: self._api.listing(kind, namespace, label_selector)
+        )
 
     async def warnings(self, namespace: str, uid: str) -> builtins.list[dict[str, Any]]:
         return await self._sent(lambda: self._api.warnings(namespace, uid))
@@ -85,16 +91,20 @@ class KubeClient:
         self, kind: str, namespace: str, body: dict[str, Any], *, brief: bool = False
     ) -> dict[str, Any]:
         self._sending("create", kind, body["metadata"]["name"])
-        made = await self._sent(lambda: self._api.create(kind, namespace, body))
+        made = await self._allowed("create", kind, namespace, lambda: self._api.create(kind, namespace, body))
         return brief_of(made) if brief else made
 
     async def replace(self, kind: str, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
         self._sending("replace", kind, name)
-        return await self._sent(lambda: self._api.replace(kind, namespace, name, body))
+        return await self._allowed(
+            "replace", kind, namespace, lambda: self._api.replace(kind, namespace, name, body)
+        )
 
     async def patch(self, kind: str, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
         self._sending("patch", kind, name)
-        return await self._sent(lambda: self._api.patch(kind, namespace, name, body))
+        return await self._allowed(
+            "patch", kind, namespace, lambda: self._api.patch(kind, namespace, name, body)
+        )
 
     async def patch_status(
         self,
@@ -108,8 +118,12 @@ class KubeClient:
         assert isinstance(body, builtins.list), "statuses are written as JSON patches"
         self._sending("patch_status", kind, name)
         # A status that arrives late would be wrong until the next write, which no guarantee forbids.
-        patched = await self._sent(
-            lambda: self._api.patch_status(kind, namespace, name, body), may_be_late=False
+        patched = await self._allowed(
+            "patch",
+            kind,
+            namespace,
+            lambda: self._api.patch_status(kind, namespace, name, body),
+            may_be_late=False,
         )
         return brief_of(patched) if brief else patched
 
@@ -123,7 +137,22 @@ class KubeClient:
         grace_seconds: int | None = None,
     ) -> None:
         self._sending("delete", kind, name)
-        await self._sent(lambda: self._api.delete(kind, namespace, name, uid))
+        await self._allowed("delete", kind, namespace, lambda: self._api.delete(kind, namespace, name, uid))
+
+    async def _allowed(
+        self,
+        verb: str,
+        kind: str,
+        namespace: str | None,
+        effect: Callable[[], Result],
+        *,
+        may_be_late: bool = True,
+    ) -> Result:
+        def checked() -> Result:
+            self._api.check_allowed(verb, kind, namespace)
+            return effect()
+
+        return await self._sent(checked, may_be_late=may_be_late)
 
     async def _sent(self, effect: Callable[[], Result], *, may_be_late: bool = True) -> Result:
         try:

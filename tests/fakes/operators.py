@@ -10,6 +10,7 @@ from typing import Any, Final, NoReturn
 from perdure.control.evaluation.in_process import InProcessEvaluator
 from perdure.control.loop import ControlLoop, LeaseOptions, LoopOptions
 from perdure.control.pass_journal import PassJournal
+from perdure.control.ports import EvaluatorPort
 from perdure.control.runs.executor import ActingKind
 from perdure.domain.records import LedgerUnavailable
 from perdure.kube.recorder import EventRecorder
@@ -65,6 +66,7 @@ class Operator:
         kinds: tuple[ActingKind, ...],
         namespaces: tuple[str, ...] = (),
         journal: bytearray | None = None,
+        evaluator: EvaluatorPort | None = None,
     ) -> None:
         self.name = name
         self.process = Process(name)
@@ -80,7 +82,7 @@ class Operator:
             now,
             options(name, lease=LEASE_OPTIONS if leases else None, limit=limit, namespaces=namespaces),
             kinds=kinds,
-            evaluator=InProcessEvaluator(),
+            evaluator=evaluator or InProcessEvaluator(),
             recorder=EventRecorder(self.kube, instance=name, enabled=False),
             journal=PassJournal(journal),
             while_leading=relay.run,

@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from perdure.api import API_VERSION
+from perdure.control.evaluation.in_process import InProcessEvaluator
 from perdure.control.pass_journal import SIZE
+from perdure.control.ports import EvaluatorPort
 from perdure.control.runs.executor import ActingKind
 from perdure.domain.events import EventType
 from perdure.domain.phases import Phase, Reason
@@ -63,6 +65,7 @@ class World:
         self.leases = False
         #: The file of the pod in which operators mark their passes.
         self.journal = bytearray(SIZE)
+        self.evaluator: EvaluatorPort = InProcessEvaluator()
         #: Namespaces that operators watch; all if empty.
         self.namespaces: tuple[str, ...] = ()
         self._kinds = kinds
@@ -91,6 +94,7 @@ class World:
             kinds=self._kinds,
             namespaces=self.namespaces,
             journal=self.journal,
+            evaluator=self.evaluator,
         )
         self.operators.append(operator)
         operator.start()

@@ -118,6 +118,27 @@ def test_an_orphaning_deletion_stops_everything(spec: dict[str, Any], away: bool
     run(scenario())
 
 
+@pytest.mark.parametrize("restart", [False, True], ids=["", "restart"])
+def test_a_refused_deletion_of_what_was_orphaned_is_repeated(restart: bool) -> None:
+    async def scenario() -> None:
+        at = World(10)
+        at.start_operator()
+        uid = await begun(at, CHAIN)
+        at.api.undeletable.add(NAMESPACE)
+        at.api.orphan("Workflow", NAMESPACE, "held")
+        await eventually(lambda: deleted(at, uid))
+        if restart:
+            await at.kill_operator()
+            at.start_operator()
+        await asyncio.sleep(30)
+        assert len(at.pods()) == 1
+        at.api.undeletable.clear()
+        await eventually(lambda: not at.pods(), seconds=60)
+        await at.close()
+
+    run(scenario())
+
+
 def test_a_task_of_a_live_run_may_lose_its_owner() -> None:
     async def scenario() -> None:
         at = World(4)

@@ -124,14 +124,14 @@ def test_a_refused_deletion_is_repeated_with_backoff() -> None:
         at.start_operator()
         at.api.undeletable.add(THEIRS)
         times: list[float] = []
-        delete = at.api.delete
+        check = at.api.check_allowed
 
-        def counted(kind: str, namespace: str, name: str, uid: str | None) -> None:
-            if kind == "Workflow" and namespace == THEIRS:
+        def counted(verb: str, kind: str, namespace: str | None) -> None:
+            if (verb, kind, namespace) == ("delete", "Workflow", THEIRS):
                 times.append(asyncio.get_running_loop().time())
-            delete(kind, namespace, name, uid)
+            check(verb, kind, namespace)
 
-        at.api.delete = counted  # type: ignore[method-assign]
+        at.api.check_allowed = counted  # type: ignore[method-assign]
         await expire(at, ["kept"], THEIRS)
         await asyncio.sleep(6 * 3600)
         pauses = [later - earlier for earlier, later in pairwise(times)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 
 import structlog
 
@@ -113,13 +114,13 @@ class Cleanup:
         pods, next_due = self._pods_to_delete(live, now)
         if live.view.run.phase.terminal and pods:
             # It may be let go of before the last of them is deleted.
-            self._pending.setdefault(live.key, {}).update({pod.name: pod for pod in pods})
+            self._pending.setdefault(live.key, {}).update(pods)
         again = self._refused.get(live.uid)
         if again is not None and again > now:
             return (again - now).total_seconds()
-        now_due = pods[:AT_ONCE]
+        now_due = dict(islice(pods.items(), AT_ONCE))
         tasks = self._tasks_to_delete(live)[: AT_ONCE - len(now_due)]
-        deletions = now_due + [deletion for _, deletion in tasks]
+        deletions = [*now_due.values(), *(deletion for _, deletion in tasks)]
         deleted = await self._delete(live.key, deletions)
         if len(deleted) < len(deletions):
             self._refused[live.uid] = now + RETRY
@@ -127,9 +128,9 @@ class Cleanup:
         self._refused.pop(live.uid, None)
         if live.view.run.reason is Reason.DELETED and not await self._delete_children(live):
             return 0.0
-        live.objects.cleanup_candidates -= {pod.name for pod in now_due}
-        for pod in now_due:
-            self._pending.get(live.key, {}).pop(pod.name, None)
+        live.objects.cleanup_candidates -= now_due.keys()
+        for name in now_due:
+            self._pending.get(live.key, {}).pop(name, None)
         for key, task in tasks:
             self._forget_task(live, key, task)
         if len(pods) > len(now_due) or self._count_excess(live) > 0:
@@ -148,25 +149,28 @@ class Cleanup:
             remember(self._children_deleted, child.uid, most=CHILDREN)
         return len(now_due) == len(children)
 
-    async def stop_orphans(self, key: RunKey, live: LiveRun | None) -> None:
+    async def stop_orphans(self, key: RunKey, live: LiveRun | None) -> float | None:
         """Stop what runs under AgentTasks that have lost their owner, unless they are of the live run.
 
-        An AgentTask that says that it runs is deleted; one that has ended stays.
+        An AgentTask that says that it runs is deleted; one that has ended stays. Returns the seconds until
+        deletions that were refused are due again: no garbage collector comes for orphans.
         """
         children = self._store.of(key)
         own = set() if live is None else {task.name for task in live.view.tasks.values()}
-        found: list[Deletion] = []
+        found: dict[str, list[Deletion]] = {}
         for name in sorted(children.orphans - own)[:AT_ONCE]:
             task = children.tasks.get(name)
-            found += [
+            found[name] = [
                 deletion_of_pod(pod)
                 for pod in children.pods.values()
                 if pod.task == name and not pod.ended and pod.deletion is None
             ]
             if task is not None and task.shown_phase not in _TERMINAL:
-                found.append(Deletion(AGENT_TASK, name, task.uid))
-            children.orphans.discard(name)
-        await self._delete(key, found)
+                found[name].append(Deletion(AGENT_TASK, name, task.uid))
+        deleted = set(await self._delete(key, [deletion for each in found.values() for deletion in each]))
+        stopped = {name for name, deletions in found.items() if deleted.issuperset(deletions)}
+        children.orphans -= stopped
+        return None if len(stopped) == len(found) else RETRY.total_seconds()
 
     def behind(self, live: LiveRun) -> bool:
         """True while a run that has ended has more objects than it may keep.
@@ -183,9 +187,9 @@ class Cleanup:
         pods = self._store.of(key).pods
         alive = {name: pod for name, pod in pods.items() if not pod.ended and pod.deletion is None}
         pending = self._pending.get(key, {})
-        for deletion in [deletion for name, deletion in pending.items() if name not in alive]:
+        for name, deletion in [item for item in pending.items() if item[0] not in alive]:
             await self._kube.delete(deletion.kind, key.namespace, deletion.name, uid=deletion.uid)
-            del pending[deletion.name]
+            pending.pop(name, None)
         if not alive:
             self.forget(key)
             self._store.release(key)
@@ -197,6 +201,17 @@ class Cleanup:
             deletion = deletion_of_pod(pod)
             await self._kube.delete(deletion.kind, key.namespace, deletion.name, uid=deletion.uid)
         return None
+
+    async def clean_deleted(self, key: RunKey) -> None:
+        """Delete pods of a run without an object whose deletion was refused. Raises ApiError.
+
+        The garbage collector does not come for pods that were orphaned.
+        """
+        pending = self._pending.get(key, {})
+        for name, deletion in list(pending.items()):
+            await self._kube.delete(deletion.kind, key.namespace, deletion.name, uid=deletion.uid)
+            pending.pop(name, None)
+        self.forget(key)
 
     @property
     def pending_runs(self) -> list[RunKey]:
@@ -215,8 +230,11 @@ class Cleanup:
 
     # --- pods
 
-    def _pods_to_delete(self, live: LiveRun, now: datetime) -> tuple[list[Deletion], datetime | None]:
-        """Pods that are due, and when the next one is. Others that stay leave `cleanup_candidates`."""
+    def _pods_to_delete(self, live: LiveRun, now: datetime) -> tuple[dict[str, Deletion], datetime | None]:
+        """Pods that are due, by their names in the store, and when the next one is.
+
+        Others that stay leave `cleanup_candidates`.
+        """
         objects = self._store.of(live.key)
         pods = objects.pods
         ended = live.view.run.phase.terminal
@@ -225,7 +243,7 @@ class Cleanup:
             changed, objects.changed = objects.changed, set()
             live.objects.cleanup_candidates |= changed if live.uid in self._over else pods.keys()
             self._over.add(live.uid)
-        found: list[Deletion] = []
+        found: dict[str, Deletion] = {}
         next_due: datetime | None = None
         for name in sorted(live.objects.cleanup_candidates):
             pod, key = pods.get(name), live.objects.pod_names.get(name)
@@ -236,14 +254,14 @@ class Cleanup:
                 continue
             deletion = deletion_of_pod(pod)
             if at <= now:
-                found.append(deletion)
+                found[name] = deletion
                 continue
             next_due = at if next_due is None else min(next_due, at)
             if ended and goes_when_ended(live.view.plan.pod_retention, attempt, pod.attempt):
                 # It leaves by itself, but the store forgets ended pods of finished runs.
                 self._pending.setdefault(live.key, {})[name] = deletion
         if ended:
-            self._store.decide_pods(live.key, but={deletion.name for deletion in found})
+            self._store.decide_pods(live.key, but=found)
         return found, next_due
 
     # --- tasks

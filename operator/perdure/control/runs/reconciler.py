@@ -143,12 +143,11 @@ class Reconciler:
                     await self._cleanup.tidy(live, self._clock())
             self._runs.drop(live)
             live = None
-        if self._store.has_orphans(key):
-            await self._cleanup.stop_orphans(key, live)
+        orphans_due = await self._cleanup.stop_orphans(key, live) if self._store.has_orphans(key) else None
         if root is None:
             self._runs.stop_waiting(key)
-            self._cleanup.forget(key)
-            return None
+            await self._cleanup.clean_deleted(key)
+            return orphans_due
         if root.finished:
             if live is not None:
                 if not live.view.run.phase.terminal:
