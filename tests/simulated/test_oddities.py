@@ -13,6 +13,7 @@ from perdure.domain.phases import Phase
 from perdure.domain.records import Report, TaskKey
 from tests.fakes.apiserver import NAMESPACE, Object
 from tests.fakes.clock import now, run
+from tests.fakes.faults import Profile
 from tests.fakes.nodes import Pod
 from tests.fakes.world import World, eventually
 
@@ -170,6 +171,44 @@ def test_a_job_suspended_before_its_pod_says_so() -> None:
         at.api.set_spec("Job", NAMESPACE, job_name(at), suspend=False)
         (ended,) = await at.until_ended([uid])
         assert (ended.phase, at.tasks(uid)[TaskKey("work")].attempt) == (Phase.SUCCEEDED, 1)
+        await at.close()
+
+    run(scenario())
+
+
+def test_a_resumed_job_runs_no_pod_next_to_the_next_attempts() -> None:
+    """The garbage collector comes for the pods of a deleted Job long after the next attempt has started."""
+
+    async def scenario() -> None:
+        for seed in range(20):
+            at = World(seed, Profile(odds={"late garbage": 1.0}))
+            at.start_operator()
+            uid, _ = await begun(at, chain(JOB))
+            name = job_name(at)
+            at.api.set_spec("Job", NAMESPACE, name, suspend=True)
+            await eventually(lambda: at.tasks(uid)[TaskKey("work")].attempt == 2)  # noqa: B023
+            await asyncio.sleep(20)
+            at.api.set_spec("Job", NAMESPACE, name, suspend=False)
+            (ended,) = await at.until_ended([uid])
+            assert ended.phase is Phase.SUCCEEDED
+            await at.close()
+
+    run(scenario())
+
+
+def test_a_pod_that_lost_its_job_goes_when_it_has_ended() -> None:
+    async def scenario() -> None:
+        at = World(10)
+        at.behaviour.reports = True
+        at.behaviour.exit_delay = 10.0
+        at.start_operator()
+        spec = {"steps": [{"name": "work", "agent": JOB}], "retention": {"pods": "Never"}}
+        uid, pod = await begun(at, spec)
+        at.nodes.jobs_get_pods = False
+        at.nodes.release_from_job(pod)
+        await at.until_ended([uid])
+        assert at.nodes.running() == [pod], "its agent leaves by itself"
+        await eventually(lambda: at.find("Pod", pod.obj["metadata"]["name"]) is None)
         await at.close()
 
     run(scenario())

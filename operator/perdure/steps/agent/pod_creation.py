@@ -8,6 +8,7 @@ the Job creates further pods.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -18,13 +19,14 @@ from perdure.control.runs.creation import Created, InvalidObject, StillSuspended
 from perdure.control.runs.deletion import JOB, deletion_of_pod
 from perdure.control.runs.evaluations import evaluated
 from perdure.control.runs.executor import ExecutorContext
-from perdure.domain.engine.pod_facts import read_pod
+from perdure.domain.engine.pod_facts import PodFacts, read_pod
 from perdure.domain.kube_objects import is_controlled_by
 from perdure.domain.names import pod_name
 from perdure.domain.records import AGENT_TASK, AttemptRecord, TaskRecord
 from perdure.kube.podtemplate import PodTemplateError
 from perdure.steps.agent.attempt_pods import (
     JOB_RECHECK,
+    LABEL_JOB_UID,
     AttemptPods,
     is_as_created,
     is_suspended,
@@ -86,8 +88,7 @@ class PodCreation:
                         f"Job {name} of attempt {number} is suspended: resume or delete it,"
                         " and the next attempt starts"
                     )
-                if not is_as_created(job):
-                    await self._kube.delete(JOB, live.key.namespace, name, uid=job["metadata"]["uid"])
+                if await self._end_job(live, job):
                     return
         elif pod is None and live.objects.unsure.get(task.key) == attempt.number:
             # The operator was restarted since that attempt was closed, and may not have deleted its pod.
@@ -98,6 +99,32 @@ class PodCreation:
             return
         deletion = deletion_of_pod(pod)
         await self._kube.delete(deletion.kind, live.key.namespace, deletion.name, uid=deletion.uid)
+        if deletion.kind == JOB:
+            # The garbage collector comes for the pod of a deleted Job in its own time.
+            await self._kube.delete(POD, live.key.namespace, pod.pod_name, uid=pod.uid)
+
+    async def _end_job(self, live: LiveRun, job: Mapping[str, Any]) -> bool:
+        """Delete the Job of the attempt before, and its pods, unless its one pod has ended.
+
+        The pods are deleted here, too: the garbage collector may come for them only when the next attempt
+        runs. A Job without a pod, or with pods that run, would create or keep one next to the next attempt's:
+        such a Job was resumed, or changed. Returns whether the Job was deleted.
+        """
+        namespace, uid = live.key.namespace, job["metadata"]["uid"]
+        if is_as_created(job):
+            pods = await self._pods_of_job(namespace, uid)
+            if pods and all(pod.ended for pod in pods):
+                return False
+        await self._kube.delete(JOB, namespace, job["metadata"]["name"], uid=uid)
+        # The pods are listed only now: until its deletion, the Job may have created another one.
+        for pod in await self._pods_of_job(namespace, uid):
+            if not pod.ended and pod.deletion is None:
+                await self._kube.delete(POD, namespace, pod.pod_name, uid=pod.uid)
+        return True
+
+    async def _pods_of_job(self, namespace: str, uid: str) -> list[PodFacts]:
+        pods, _ = await self._kube.list(POD, namespace=namespace, label_selector=f"{LABEL_JOB_UID}={uid}")
+        return [read_pod(pod) for pod in pods]
 
     async def _ensure_pod(
         self, live: LiveRun, task: TaskRecord, attempt: AttemptRecord, owner_uid: str
