@@ -17,6 +17,7 @@ import structlog
 
 from tests.fakes.clock import VirtualLoop, take_apart
 from tests.simulated.storm.chaos import Chaos
+from tests.simulated.storm.oddities import has_oddities
 from tests.simulated.storm.senders import has_signals
 from tests.simulated.storm.workloads import WORKLOADS
 from tests.simulated.storm.world import StormWorld
@@ -81,6 +82,8 @@ async def _live(seed: int, outcome: Outcome, broken: list[str], trace: Callable[
         if has_signals(seed):
             workload = world.senders.workload() or workload
         world.apply_workload(f"run-{number}", workload)
+    if has_oddities(seed):
+        world.nodes.start(world.oddities.run())
     await Chaos(world).run(faults.between(15.0, 90.0))
     guarantees.note("*** faults end")
     world.quiesce()

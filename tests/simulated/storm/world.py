@@ -12,6 +12,7 @@ from perdure.domain.phases import Phase
 from tests.fakes.apiserver import Object
 from tests.fakes.operators import Operator
 from tests.fakes.world import World
+from tests.simulated.storm.oddities import Oddities
 from tests.simulated.storm.senders import Senders
 from tests.simulated.storm.workloads import Workload
 from tests.support.echo import WITH_ECHO
@@ -41,6 +42,7 @@ class StormWorld(World):
         self.removed: list[Operator] = []
         self.applied: list[Applied] = []
         self.senders = Senders(self, seed)
+        self.oddities = Oddities(self, seed)
         faults = self.faults
         self.leases = faults.chance(0.5)
         if self.leases:
@@ -81,6 +83,7 @@ class StormWorld(World):
         faults.quiesced = True
         faults.error_bursts = dict.fromkeys(faults.error_bursts, 0)
         self.senders.hold()
+        self.oddities.quiesce()
         self.api.quota_used_up = False
         self.api.refusal = None
         self.api.catch_up()
@@ -162,6 +165,8 @@ class StormWorld(World):
             # A new operator does not reconcile runs that have ended: such pods are deleted with their run.
             return True
         metadata = pod["metadata"]
+        if metadata["uid"] in self.oddities.tampered:
+            return True
         model = self.guarantees.runs.get(self.nodes.run_of.get(metadata["uid"], ""))
         if model is None or model.plan.pod_retention == "Always":
             return True
@@ -191,6 +196,7 @@ class StormWorld(World):
             for task in self.api.all("AgentTask")
             if self.nodes.run_of.get(task["metadata"]["uid"]) == run.uid
             and task["metadata"]["name"] in phases
+            and not self.oddities.may_stay_changed(task, model.run.finished_at)
         )
 
     def check_results(self) -> None:
