@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -36,6 +37,10 @@ class Repair:
     renamed: dict[Location, str] = field(default_factory=dict)
     replaced: dict[Location, Any] = field(default_factory=dict)
     added: dict[Location, dict[str, Any]] = field(default_factory=dict)
+    #: The locations above those of `dropped`, and these themselves.
+    _parted: set[Location] = field(default_factory=set)
+    #: Names and positions of what is dropped, by container.
+    _dropped_in: dict[Location, set[int | str]] = field(default_factory=dict)
     #: For each container in which entries have moved: where each came from.
     _moved: dict[Location, dict[int | str, int | str]] = field(default_factory=dict)
 
@@ -44,6 +49,22 @@ class Repair:
         """The number of edits."""
         added = sum(map(len, self.added.values()))
         return len(self.dropped) + len(self.renamed) + len(self.replaced) + added
+
+    def drop(self, *locations: Location) -> None:
+        """Leave out what is at these locations."""
+        self.dropped.update(locations)
+        for at in locations:
+            if at:
+                self._dropped_in.setdefault(at[:-1], set()).add(at[-1])
+        self._parted.update(at[:length] for at in locations for length in range(len(at) + 1))
+
+    def is_parted(self, location: Location) -> bool:
+        """Whether what is at a location, or a part of it, is left out."""
+        return location in self._parted
+
+    def dropped_in(self, location: Location) -> AbstractSet[int | str]:
+        """The entries of the container at a location that are left out."""
+        return self._dropped_in.get(location, frozenset())
 
     def repaired(self) -> Any:
         """The raw spec with all edits applied. Unchanged parts are shared with the raw spec."""

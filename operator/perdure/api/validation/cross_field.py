@@ -151,7 +151,7 @@ def _check_dependencies(step: Raw, found: Found) -> None:
             where = names.at(index).named
             found(where, "a step cannot depend on itself: remove its name")
             # Left in, the name would be reported again, as a cycle.
-            step.repair.dropped.add(where)
+            step.repair.drop(where)
         elif name in seen:
             found(names.at(index).named, f"{name!r} is listed twice: remove one")
         seen.add(name)

@@ -48,7 +48,7 @@ from perdure.api.validation.cross_field import (
     check_size,
 )
 from perdure.api.validation.problems import FORMS, InvalidManifest, ManifestProblem, quoted
-from perdure.api.validation.repair import validate
+from perdure.api.validation.repair import MAX_FAULTS, FaultBudget, validate
 from perdure.api.workflow import WorkflowSpec
 from perdure.api.workflowschedule import WorkflowScheduleSpec
 from perdure.api.workflowtemplate import MAX_PARAMETERS_BYTES, WorkflowTemplateSpec
@@ -76,7 +76,7 @@ _Spec = TypeVar("_Spec", bound=Model)
 #: The cross-field checks of a raw spec.
 _CrossField = Callable[[Raw, Found], StepNames]
 #: The workflows that a raw spec writes out: the location and the result of each.
-_Inside = Callable[[Raw], Iterator[tuple[Location, Checked[Any]]]]
+_Inside = Callable[[Raw, FaultBudget], Iterator[tuple[Location, Checked[Any]]]]
 
 
 def parse_workflow(manifest: Mapping[str, Any], models: SpecModels) -> WorkflowSpec:
@@ -111,7 +111,9 @@ def parse_inline_workflow(raw: Any, path: str, models: SpecModels) -> InlineWork
 
 def check_workflow(manifest: Mapping[str, Any], models: SpecModels) -> Checked[WorkflowSpec]:
     """All problems that a Workflow object shows by itself, and its spec, repaired if need be."""
-    return _check_object(manifest, WORKFLOW, lambda raw, root: _check_workflow_spec(raw, root, models))
+    return _check_object(
+        manifest, WORKFLOW, lambda raw, root, budget: _check_workflow_spec(raw, root, models, budget)
+    )
 
 
 def check_agenttask(manifest: Mapping[str, Any]) -> Checked[AgentTaskSpec]:
@@ -123,7 +125,9 @@ def check_agenttask(manifest: Mapping[str, Any]) -> Checked[AgentTaskSpec]:
         return StepNames()
 
     return _check_object(
-        manifest, AGENT_TASK, lambda raw, root: _check(raw, root, AgentTaskSpec, cross_field)
+        manifest,
+        AGENT_TASK,
+        lambda raw, root, budget: _check(raw, root, AgentTaskSpec, cross_field, budget=budget),
     )
 
 
@@ -135,7 +139,9 @@ def check_agenttemplate(manifest: Mapping[str, Any]) -> Checked[AgentTemplateSpe
         return StepNames()
 
     return _check_object(
-        manifest, AGENT_TEMPLATE, lambda raw, root: _check(raw, root, AgentTemplateSpec, cross_field)
+        manifest,
+        AGENT_TEMPLATE,
+        lambda raw, root, budget: _check(raw, root, AgentTemplateSpec, cross_field, budget=budget),
     )
 
 
@@ -149,8 +155,14 @@ def check_workflowtemplate(manifest: Mapping[str, Any], models: SpecModels) -> C
     return _check_object(
         manifest,
         WORKFLOW_TEMPLATE,
-        lambda raw, root: _check(
-            raw, root, models.workflow_template, cross_field, models=models, inside=_inner(root, models)
+        lambda raw, root, budget: _check(
+            raw,
+            root,
+            models.workflow_template,
+            cross_field,
+            models=models,
+            inside=_inner(root, models),
+            budget=budget,
         ),
     )
 
@@ -158,27 +170,33 @@ def check_workflowtemplate(manifest: Mapping[str, Any], models: SpecModels) -> C
 def check_workflowschedule(manifest: Mapping[str, Any], models: SpecModels) -> Checked[WorkflowScheduleSpec]:
     """The same of a WorkflowSchedule object; the Workflow in it is in `inner`, as `spec.workflow.spec`."""
 
-    def inside(raw: Raw) -> Iterator[tuple[Location, Checked[WorkflowSpec]]]:
+    def inside(raw: Raw, budget: FaultBudget) -> Iterator[tuple[Location, Checked[WorkflowSpec]]]:
         spec = raw.at("workflow", "spec")
         if isinstance(spec.value, dict):
-            yield spec.named, _check_workflow_spec(spec.value, path_of(spec.named, "spec"), models)
+            yield spec.named, _check_workflow_spec(spec.value, path_of(spec.named, "spec"), models, budget)
 
     return _check_object(
         manifest,
         WORKFLOW_SCHEDULE,
-        lambda raw, root: _check(
-            raw, root, WorkflowScheduleSpec, lambda *_: StepNames(), models=models, inside=inside
+        lambda raw, root, budget: _check(
+            raw,
+            root,
+            WorkflowScheduleSpec,
+            lambda *_: StepNames(),
+            models=models,
+            inside=inside,
+            budget=budget,
         ),
     )
 
 
 def check_inline_workflow(
-    raw: Any, path: str, models: SpecModels, *, depth: int = 1
+    raw: Any, path: str, models: SpecModels, *, depth: int = 1, budget: FaultBudget | None = None
 ) -> Checked[InlineWorkflowSpec]:
     """The same of the spec that a step writes out.
 
     `path` is that of the spec, such as `spec.steps[2].workflow.spec`; `depth` is the number of workflows
-    around it.
+    around it, whose faults come out of the same `budget`.
     """
     if depth > MAX_WORKFLOW_DEPTH:
         message = f"has {depth} workflows around it; at most {MAX_WORKFLOW_DEPTH} are allowed"
@@ -190,22 +208,26 @@ def check_inline_workflow(
         lambda whole, found: check_graph(whole, found, root=path, kinds=models.kinds),
         models=models,
         inside=_inner(path, models, depth),
+        budget=budget,
     )
 
 
-def _check_workflow_spec(raw: Any, root: str, models: SpecModels) -> Checked[WorkflowSpec]:
+def _check_workflow_spec(
+    raw: Any, root: str, models: SpecModels, budget: FaultBudget
+) -> Checked[WorkflowSpec]:
     def cross_field(whole: Raw, found: Found) -> StepNames:
         check_choice_of_steps(whole, found)
         check_size(whole.at("inputs"), MAX_INPUT_BYTES, found)
         return check_graph(whole, found, root=root, kinds=models.kinds)
 
-    return _check(raw, root, models.workflow, cross_field, models=models, inside=_inner(root, models))
+    inside = _inner(root, models)
+    return _check(raw, root, models.workflow, cross_field, models=models, inside=inside, budget=budget)
 
 
 def _inner(root: str, models: SpecModels, depth: int = 0) -> _Inside:
     """The workflows that steps write out, in a graph at `root` with `depth` workflows around it."""
 
-    def inside(graph: Raw) -> Iterator[tuple[Location, Checked[InlineWorkflowSpec]]]:
+    def inside(graph: Raw, budget: FaultBudget) -> Iterator[tuple[Location, Checked[InlineWorkflowSpec]]]:
         for field in STEP_LISTS:
             for step in graph.at(field).items():
                 for kind in models.kinds:
@@ -213,20 +235,30 @@ def _inner(root: str, models: SpecModels, depth: int = 0) -> _Inside:
                     for spec in kind.inner_workflows(block) if block.given else ():
                         if isinstance(spec.value, dict):
                             path = path_of(spec.named, root)
-                            yield spec.named, check_inline_workflow(spec.value, path, models, depth=depth + 1)
+                            checked = check_inline_workflow(
+                                spec.value, path, models, depth=depth + 1, budget=budget
+                            )
+                            yield spec.named, checked
 
     return inside
 
 
-def _nothing_inside(_: Raw) -> Iterator[tuple[Location, Checked[Any]]]:
+def _nothing_inside(_: Raw, __: FaultBudget) -> Iterator[tuple[Location, Checked[Any]]]:
     return iter(())
 
 
 def _check_object(
-    manifest: Mapping[str, Any], kind: CustomResource, check: Callable[[Any, str], Checked[_Spec]]
+    manifest: Mapping[str, Any],
+    kind: CustomResource,
+    check: Callable[[Any, str, FaultBudget], Checked[_Spec]],
 ) -> Checked[_Spec]:
     problems = tuple(_envelope_problems(manifest, kind))
-    checked = check(manifest.get("spec"), "spec")
+    budget = FaultBudget()
+    checked = check(manifest.get("spec"), "spec", budget)
+    if budget.exceeded:
+        # What is left of such a spec is checked no further: it may have as many faults again.
+        more = ManifestProblem("spec", f"has more than {MAX_FAULTS} faults; the others name the first ones")
+        return replace(checked, spec=None, inner={}, problems=(*problems, *checked.problems, more))
     return replace(checked, problems=(*problems, *checked.problems))
 
 
@@ -254,32 +286,37 @@ def _check(
     *,
     models: SpecModels | None = None,
     inside: _Inside = _nothing_inside,
+    budget: FaultBudget | None = None,
 ) -> Checked[_Spec]:
     """All checks of the spec at `root`."""
     if not isinstance(raw, dict):
         problem = ManifestProblem(root, "is required" if raw is None else "must be a map")
         return Checked(spec=None, problems=(problem,), root=root, names=StepNames(complete=False))
     repair = Repair(raw)
+    budget = budget or FaultBudget()
     # Keyed by location and message, because checks of the repaired spec may find the same fault again.
     faults: dict[tuple[Location, str], ManifestProblem] = {}
 
     def found(at: Location, message: str) -> None:
+        if not budget.spend():
+            return
         path = path_of(at, root)
         # The whole path of a value that is nested too deeply helps no one.
         faults[at, message] = ManifestProblem(f"{path[:60]}…" if len(at) >= MAX_DEPTH else path, message)
 
     # First, because pydantic would report these places in its own terms.
     _check_json(repair, raw, (), found)
-    spec, misspelt = validate(repair, model, found, models)
+    spec, misspelt = validate(repair, model, found, models, budget)
     whole = Raw(repair, (), frozenset(misspelt))
     edits = repair.edits
     names = cross_field(whole, found)
-    inner = dict(inside(whole))
+    inner = {} if spec is None and budget.exceeded else dict(inside(whole, budget))
     for at, child in inner.items():
         faults |= {(at, str(problem)): problem for problem in child.problems}
     if repair.edits != edits:
-        spec, _ = validate(repair, model, found, models)
-    ordered = [faults[key] for key in sorted(faults, key=lambda key: _order(raw, key[0]))]
+        spec, _ = validate(repair, model, found, models, budget)
+    places: dict[int, dict[Any, int]] = {}
+    ordered = [faults[key] for key in sorted(faults, key=lambda key: _order(raw, key[0], places))]
     return Checked(
         spec=spec,
         # An inner workflow's check repeats what the JSON check of the whole manifest reports at its root.
@@ -291,13 +328,17 @@ def _check(
     )
 
 
-def _order(raw: Any, location: Location) -> tuple[int, ...]:
-    """The sort key of a location in the manifest; a missing field sorts to the end of its object."""
+def _order(raw: Any, location: Location, known: dict[int, dict[Any, int]]) -> tuple[int, ...]:
+    """The sort key of a location in the manifest; a missing field sorts to the end of its object.
+
+    `known` has the places of the fields of objects, by the ids of these, for other locations in `raw`.
+    """
     places = []
     for part in location:
         if isinstance(raw, dict):
-            keys = list(raw)
-            places.append(keys.index(part) if part in raw else len(keys))
+            if id(raw) not in known:
+                known[id(raw)] = {key: place for place, key in enumerate(raw)}
+            places.append(known[id(raw)].get(part, len(raw)))
             raw = raw.get(part)
         elif isinstance(raw, list) and isinstance(part, int) and part < len(raw):
             places.append(part)
@@ -321,7 +362,7 @@ def _check_json(repair: Repair, value: Any, at: Location, found: Found) -> None:
         for key, child in value.items() if isinstance(value, dict) else enumerate(value):
             if isinstance(value, dict) and (not isinstance(key, str) or "\0" in key):
                 found(at, f"{key!r} cannot be the name of a field: names are text, in quotes if need be")
-                repair.dropped.add((*at, key))
+                repair.drop((*at, key))
             else:
                 _check_json(repair, child, (*at, key), found)
     elif isinstance(value, float):

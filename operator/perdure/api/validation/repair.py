@@ -6,6 +6,7 @@ repaired spec must name fields where the author wrote them, so a repair knows wh
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -42,18 +43,36 @@ _STAND_INS: Final[tuple[tuple[type[BaseModel], str, Any], ...]] = (
     (Cache, "key", "unknown"),
     (WorkflowScheduleSpec, "schedule", "@hourly"),
 )
+#: Faults of one manifest that are reported and repaired, those of the workflows in it included. More faults
+#: of an object of 1.5 MB than this usually repeat one mistake, and each costs up to a millisecond.
+MAX_FAULTS: Final = 100
 _AGENT_REPAIR: Final = BlockRepair(fields=_UNKNOWN_IMAGE, one_of=("image", "templateRef"))
 _NO_REPAIR: Final = BlockRepair()
 
 
+@dataclass(slots=True)
+class FaultBudget:
+    """How many more faults of a manifest are reported and repaired."""
+
+    left: int = MAX_FAULTS
+    exceeded: bool = False
+
+    def spend(self) -> bool:
+        """Count a fault. False if it is one too many, and is not reported."""
+        self.left -= 1
+        self.exceeded = self.exceeded or self.left < 0
+        return self.left >= 0
+
+
 def validate(
-    repair: Repair, model: type[_Spec], found: Found, models: SpecModels | None
+    repair: Repair, model: type[_Spec], found: Found, models: SpecModels | None, budget: FaultBudget
 ) -> tuple[_Spec | None, set[Location]]:
     """The spec, for which `repair` is edited until it is valid; None if nothing of it is.
 
     `models` are those of the step kinds, None for a spec without steps. Every fault is reported to `found`
-    with its location in the raw spec and a message. The second result has the locations of objects with
-    unknown fields: what seems to be missing there may only be misspelt.
+    with its location in the raw spec and a message, until the `budget` is used up: then the spec is None. The
+    second result has the locations of objects with unknown fields: what seems to be missing there may only be
+    misspelt.
     """
     misspelt: set[Location] = set()
     while True:
@@ -63,7 +82,8 @@ def validate(
                 repair.repaired(), strict=True, by_alias=True, by_name=False
             ), misspelt
         except ValidationError as error:
-            faults = error.errors(include_url=False)
+            # One more than are left exceeds the budget.
+            faults = error.errors(include_url=False)[: max(0, budget.left) + 1]
         unknown = {
             (at[:-1], surely_meant(str(at[-1]), model_at(model, at[:-1])))
             for fault in faults
@@ -81,14 +101,17 @@ def validate(
             if not _follows(fault, origin, repair):
                 found(origin, message_of(fault, model))
             _edit(repair, models, model, fault, origin)
+        if budget.exceeded:
+            return None, misspelt
         if () in repair.dropped or repair.edits == edits:
             return None, misspelt
 
 
 def _follows(fault: ErrorDetails, origin: Location, repair: Repair) -> bool:
     """True if a fault follows from the edit for another fault, of the same field or of a part of it."""
-    parted = any(at[: len(origin)] == origin for at in repair.dropped)
-    return origin in repair.replaced or (parted and fault["type"] in ("too_short", "value_error"))
+    if origin in repair.replaced:
+        return True
+    return fault["type"] in ("too_short", "value_error") and repair.is_parted(origin)
 
 
 def _edit(
@@ -100,16 +123,16 @@ def _edit(
     if fault["type"] == "extra_forbidden":
         meant = surely_meant(str(at[-1]), owner)
         if meant is None or repair.get((*origin[:-1], meant)) is not None:
-            repair.dropped.add(origin)
+            repair.drop(origin)
         else:
             repair.renamed[origin] = meant
     elif fault["type"] == "too_long":
         length = len(fault["input"])
         kept = fault["ctx"]["max_length"]
         if isinstance(fault["input"], list):
-            repair.dropped |= {(*origin, index) for index in range(kept, length)}
+            repair.drop(*((*origin, index) for index in range(kept, length)))
         else:
-            repair.dropped |= {(*origin, key) for key in list(fault["input"])[kept:]}
+            repair.drop(*((*origin, key) for key in list(fault["input"])[kept:]))
     elif fault["type"] == "missing":
         _supply(repair, models, model, at, origin)
     elif (
@@ -125,7 +148,7 @@ def _edit(
 def _keep_one(repair: Repair, block: BlockRepair, given: dict[str, Any], origin: Location) -> None:
     """Of the fields of which a block takes exactly one, keep the first, or add it."""
     present = [name for name in block.one_of if name in given]
-    repair.dropped |= {(*origin, name) for name in present[1:]}
+    repair.drop(*((*origin, name) for name in present[1:]))
     if not present:
         repair.added.setdefault(origin, {})[block.one_of[0]] = block.fields[block.one_of[0]]
 
@@ -149,7 +172,7 @@ def _replace(
     while at:
         name = at[-1]
         if isinstance(name, int):
-            repair.dropped.add(origin)
+            repair.drop(origin)
             return
         owner = model_at(model, at[:-1])
         stand_in = _stand_in(models, owner, name, origin)
@@ -163,10 +186,10 @@ def _replace(
             if first not in (repair.get(origin[:-1]) or {}):
                 repair.added.setdefault(origin[:-1], {})[first] = block.fields[first]
         if owner is None or not _is_required(owner, name):
-            repair.dropped.add(origin)
+            repair.drop(origin)
             return
         at, origin = at[:-1], origin[:-1]
-    repair.dropped.add(())
+    repair.drop(())
 
 
 def _stand_in(models: SpecModels | None, owner: type[BaseModel] | None, name: str, origin: Location) -> Any:

@@ -103,7 +103,7 @@ class GraphContext:
         origin = repair.origin(location)
         name = str(location[-1]) if location else ""
         known = _FIELDS.get(name) or field_names(self.admission.models.step)
-        return any(at[:-1] == origin and at[-1] not in known for at in repair.dropped)
+        return any(entry not in known for entry in repair.dropped_in(origin))
 
     def altered(self, *location: int | str) -> bool:
         """True if error recovery has dropped or replaced the value at a location."""

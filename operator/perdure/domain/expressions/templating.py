@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import orjson
 
+from perdure.api.expression_limits import MAX_EXPRESSION
 from perdure.domain.expressions.cel import Expression, ExpressionError, compile_expression, shortened
 from perdure.domain.expressions.evaluation import EvaluationPending, Names
 from perdure.domain.expressions.tokens import end_of_expression
@@ -45,6 +46,12 @@ def parse_text(text: str) -> Text:
             position += 3
         elif text.startswith("${", position):
             end = end_of_expression(text, position + 2)
+            if end is None and len(text) - position > MAX_EXPRESSION:
+                raise ExpressionError(
+                    f"{shortened(text[position:])!r}: the expression has more than the limit of"
+                    f" {MAX_EXPRESSION:,} characters, or '${{' is without '}}'; split it, or write $${{ for a"
+                    " literal ${"
+                )
             if end is None:
                 raise ExpressionError(
                     f"{shortened(text[position:])!r}: '${{' without '}}'; write $${{ for a literal ${{"

@@ -6,6 +6,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from perdure.api.expression_limits import MAX_EXPRESSION
+
+#: White space around an expression, in characters, that is not counted among its own.
+SPACE = 1000
 _TOKEN = re.compile(
     r"""
     (?P<space>\s+|//[^\n]*)
@@ -53,9 +57,15 @@ def tokenize(source: str) -> list[Token]:
 
 
 def end_of_expression(source: str, start: int) -> int | None:
-    """Index of the `}` that closes an expression whose text begins at `start`; None if none does."""
+    """Index of the `}` that closes an expression whose text begins at `start`; None if none does.
+
+    Of more than MAX_EXPRESSION characters no end is searched: what follows an expression that is refused is
+    not needed, and a string may have a megabyte.
+    """
     depth = 0
     for token in _tokens(source, start):
+        if token.start - start > MAX_EXPRESSION + SPACE:
+            return None
         if token.kind != "punctuation":
             continue
         if token.text == "{":

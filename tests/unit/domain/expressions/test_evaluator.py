@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from perdure.domain.expressions import cel, evaluator
+from perdure.domain.expressions import cel, evaluator, tokens
 from perdure.domain.expressions.cel import COMPILED, ExpressionError
 from perdure.domain.expressions.templating import compile_value, render
 
@@ -35,7 +35,8 @@ def test_a_panic_of_the_parser_is_a_value_error() -> None:
 
 
 def test_a_panic_of_the_parser_names_the_field(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cel, "MAX_EXPRESSION", 100_000)
+    for module in (cel, tokens):
+        monkeypatch.setattr(module, "MAX_EXPRESSION", 100_000)
     with pytest.raises(ExpressionError, match="the evaluator failed"):
         compile_value({"x": f"${{{PANICS}}}"})
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.domain.kubelet import expand
 
+from perdure.domain.expressions import tokens as templating_tokens
 from perdure.domain.expressions.cel import ExpressionError
 from perdure.domain.expressions.templating import (
     Text,
@@ -220,3 +221,21 @@ def test_an_argument_without_expressions_is_the_authors_alone(text: str) -> None
 def test_compact_json_is_utf8_without_spaces() -> None:
     assert compact({"a": [1, "é", None, 1.5]}) == '{"a":[1,"é",null,1.5]}'.encode()
     assert orjson.loads(compact(VALUES["inputs"])) == VALUES["inputs"]
+
+
+@pytest.mark.parametrize(
+    "text", ["${" + "1+" * 400_000 + "1}", "${" + "[" * 800_000, "${" + "a." * 9_000 + "a}"]
+)
+def test_no_more_is_read_of_an_expression_than_the_limit(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    tokens = templating_tokens._tokens
+
+    def counted(source: str, start: int) -> Any:
+        for token in tokens(source, start):
+            read.append(token)
+            yield token
+
+    monkeypatch.setattr(templating_tokens, "_tokens", counted)
+    with pytest.raises(ExpressionError, match="more than the limit of 8,192 characters"):
+        parse_text(text)
+    assert len(read) < 10_000
