@@ -47,7 +47,12 @@ async def serve(
     bound = listener or open_listener(settings.gateway_host, settings.gateway_port)
     async with (
         ProgressThrottle(ledger, clock=_now, interval=agent_limits.progress_interval) as throttle,
-        CheckpointThrottle(ledger, clock=_now, interval=agent_limits.checkpoint_interval) as checkpoints,
+        CheckpointThrottle(
+            ledger,
+            clock=_now,
+            interval=agent_limits.checkpoint_interval,
+            burst=agent_limits.checkpoint_events,
+        ) as checkpoints,
     ):
         agents = AgentRoutes(
             ledger, verifier, throttle=throttle, checkpoints=checkpoints, limits=agent_limits, clock=_now

@@ -28,6 +28,7 @@ SMALL_AGENT = AgentLimits(
     result_body=300,
     small_body=200,
     progress_interval=0.05,
+    checkpoint_events=2,
     checkpoint_interval=0.05,
 )
 

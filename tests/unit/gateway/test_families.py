@@ -140,7 +140,7 @@ async def server() -> AsyncIterator[Server]:
 
     async with (
         ProgressThrottle(ledger, clock=clock, interval=0.05) as throttle,
-        CheckpointThrottle(ledger, clock=clock, interval=0.05) as checkpoints,
+        CheckpointThrottle(ledger, clock=clock, interval=0.05, burst=1) as checkpoints,
         asyncio.TaskGroup() as group,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as client,
     ):

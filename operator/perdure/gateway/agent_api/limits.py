@@ -36,7 +36,9 @@ class AgentLimits:
     progress_message: int = 1024
     #: Least time between two progress events of one attempt.
     progress_interval: float = 0.5
-    #: Least time between two checkpoint events of one attempt.
+    #: Checkpoint events of one attempt that may follow each other at once, and the time after which one more
+    #: may follow.
+    checkpoint_events: int = 30
     checkpoint_interval: float = 0.5
     #: Attempts that are cached between the writes of their pods.
     sessions: int = 4096
