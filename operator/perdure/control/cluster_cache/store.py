@@ -124,7 +124,8 @@ class Store:
         facts = read_pod(obj) if kind == POD else None
         if facts is not None and known_pod is not None:
             facts = facts.identified_as(known_pod)
-        task = read_task(obj)
+        # Events of pods and of roots are the most frequent, and are no task of a run.
+        task = read_task(obj) if root_read is None and facts is None else None
         if entry is not None and entry.uid != metadata["uid"]:
             self._note_removed(entry.uid, None, metadata["name"])
             self._forget(place, entry)
@@ -149,6 +150,7 @@ class Store:
                 self.of(run).changed.add(facts.name)
                 return run
             return run if self._keep_pod(run, facts) else None
+        assert task is not None  # neither a root nor a pod
         if task.orphaned:
             self.of(run).orphans.add(place[2])
         elif self.has_orphans(run):

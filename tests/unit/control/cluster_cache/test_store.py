@@ -30,6 +30,24 @@ def test_children_are_found_by_run() -> None:
     assert store.of(RunKey("Workflow", "other", "audit")).pods == {}
 
 
+def test_only_tasks_of_runs_are_read_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    read_task = module.read_task
+
+    def counted(obj: Any) -> Any:
+        read.append(obj["metadata"]["name"])
+        return read_task(obj)
+
+    monkeypatch.setattr(module, "read_task", counted)
+    store = Store()
+    store.apply(WORKFLOW, workflow(1))
+    store.apply(AGENT_TASK, obj("alone", 2, spec={}))
+    store.apply(POD, pod("audit-a-1", 3))
+    store.apply(AGENT_TASK, task("audit-a", 4))
+    store.apply(POD, pod("audit-a-1", 5, phase="Succeeded"))
+    assert read == ["audit-a"]
+
+
 def test_an_event_names_its_run() -> None:
     store = Store()
     assert store.apply(WORKFLOW, workflow(1)) == AUDIT
