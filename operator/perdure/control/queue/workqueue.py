@@ -46,7 +46,7 @@ class WorkQueue:
 
     def __len__(self) -> int:
         """Keys that wait for a worker now."""
-        return sum(map(len, self._ready.values()))
+        return len(self._waiting)  # not the sum over all namespaces: every change of a status asks
 
     @property
     def pending(self) -> int:

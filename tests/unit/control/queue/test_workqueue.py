@@ -277,6 +277,27 @@ def test_namespaces_take_turns() -> None:
     on_virtual_time(scenario())
 
 
+def test_the_length_counts_the_keys_that_wait_in_all_namespaces() -> None:
+    async def scenario() -> None:
+        queue = WorkQueue()
+        keys = [RunKey("Workflow", namespace, name) for namespace in ("one", "two") for name in "ab"]
+        for key in keys:
+            queue.add(key)
+            queue.add(key)
+        assert len(queue) == len(queue.ready()) == 4
+        first = await queue.get()
+        queue.add(first)  # waits for its worker, not for any
+        queue.add_after(RunKey("Workflow", "three", "a"), 5.0)
+        assert len(queue) == len(queue.ready()) == 3
+        assert queue.pending == 4
+        queue.done(first)
+        assert len(queue) == len(queue.ready()) == 4
+        queue.close()
+        assert len(queue) == queue.pending == 0
+
+    on_virtual_time(scenario())
+
+
 def test_a_namespace_cannot_take_all_workers() -> None:
     async def scenario() -> None:
         queue = WorkQueue(shared=3)
