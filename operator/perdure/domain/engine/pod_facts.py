@@ -125,14 +125,19 @@ class PodFacts:
         stays the pod of its attempt: otherwise a second pod of the task would run. Of a Job's pod the
         owner is the present one: a Job that was deleted without its pod cannot be deleted to end the pod.
         """
+        owner_uid = self.owner_uid if known.of_job else known.owner_uid
+        identity = (known.name, known.task, owner_uid, known.attempt, known.generated_name, known.kept)
+        if identity == (self.name, self.task, self.owner_uid, self.attempt, self.generated_name, self.kept):
+            return self  # as almost always: a copy of all fields costs more than reading the pod's status
+        name, task, owner_uid, attempt, generated_name, kept = identity
         return replace(
             self,
-            name=known.name,
-            task=known.task,
-            owner_uid=self.owner_uid if known.of_job else known.owner_uid,
-            attempt=known.attempt,
-            generated_name=known.generated_name,
-            kept=known.kept,
+            name=name,
+            task=task,
+            owner_uid=owner_uid,
+            attempt=attempt,
+            generated_name=generated_name,
+            kept=kept,
         )
 
 

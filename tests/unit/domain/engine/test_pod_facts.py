@@ -1,6 +1,8 @@
 """What is read from a pod object, and that nothing in it can make reading fail."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from tests.unit.domain.pods import condition, ended, pod, waiting
@@ -134,3 +136,28 @@ def test_a_deletion_ends_with_its_grace() -> None:
 def test_times_are_read_with_their_zone(text: str, time: datetime) -> None:
     assert read_time(text) == time
     assert read_time(text).tzinfo is not None
+
+
+def test_a_pod_keeps_its_identity_and_is_copied_only_if_it_lost_it() -> None:
+    known = PodFacts(name="a-1", uid="u", task="a", owner_uid="o", attempt=1, phase="Pending", kept=False)
+    same = replace(known, phase="Running")
+    assert same.identified_as(known) is same
+    changes: list[dict[str, Any]] = [
+        {"name": "b-1"},
+        {"task": "b"},
+        {"owner_uid": "p"},
+        {"attempt": 2},
+        {"generated_name": "a-1-xyz"},
+        {"kept": True},
+    ]
+    for change in changes:
+        assert replace(same, **change).identified_as(known) == same, change
+
+
+def test_the_owner_of_a_jobs_pod_is_the_present_one() -> None:
+    known = PodFacts(
+        name="a-1", uid="u", task="a", owner_uid="job", attempt=1, phase="Running", generated_name="a-1-xyz"
+    )
+    without = replace(known, owner_uid="")
+    assert without.identified_as(known) is without
+    assert replace(without, name="a-1-xyz", generated_name=None).identified_as(known) == without
