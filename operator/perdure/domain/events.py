@@ -37,9 +37,9 @@ class EventType(StrEnum):
     TASK_SCHEDULED = "task.scheduled"
     #: The container of the attempt started, a child Workflow started, or a wait for a time or signal began.
     TASK_STARTED = "task.started"
-    #: The agent saved a checkpoint, which is durable. Of one attempt, 30 events may follow each other at once,
-    #: and then two a second: the event stands for the checkpoints without an event before it, all of which the
-    #: ledger lists. The last ones before the end of an attempt may have none.
+    #: The agent saved a checkpoint, which is durable. Of one attempt, 30 events may follow each other at
+    #: once, and then two a second: the event stands for the checkpoints without an event before it, all of
+    #: which the ledger lists. The last ones before the end of an attempt may have none.
     TASK_CHECKPOINTED = "task.checkpointed"
     #: The agent reported its progress.
     TASK_PROGRESS = "task.progress"
