@@ -28,6 +28,8 @@ class Backoff:
 
 
 DEFAULT_BACKOFF = Backoff()
+#: The shortest delay before an attempt that follows a second or later disruption.
+SHORTEST_DISRUPTION_DELAY = timedelta(seconds=1)
 
 
 def backoff(uid: str, key: TaskKey, number: int, policy: Backoff = DEFAULT_BACKOFF) -> timedelta:
@@ -44,11 +46,13 @@ def backoff(uid: str, key: TaskKey, number: int, policy: Backoff = DEFAULT_BACKO
 
 
 def disruption_delay(uid: str, key: TaskKey, disruptions: int) -> timedelta:
-    """Delay before the attempt after this many disruptions: none at first, then as for retries by default.
+    """Delay before the attempt after this many disruptions: none after the first, then 1 s to 60 s.
 
-    The first replacement comes at once, since most disruptions come alone; a node that kills every pod must
-    not drive a tight loop.
+    The first replacement comes at once, since most disruptions come alone. A node that kills every pod, or an
+    agent that always exits with 75, must not drive a tight loop. The delays are those of retries by default;
+    one that jitter would make shorter than the shortest exceeds it by as much, so that delays stay spread.
     """
     if disruptions <= 1:
         return timedelta(0)
-    return backoff(uid, key, disruptions - 1)
+    delay = backoff(uid, key, disruptions - 1)
+    return SHORTEST_DISRUPTION_DELAY + abs(delay - SHORTEST_DISRUPTION_DELAY)

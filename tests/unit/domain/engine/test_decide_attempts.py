@@ -211,6 +211,26 @@ def test_an_agent_that_asks_to_be_run_again_is_disrupted(code: int, reason: Reas
     assert (run.attempts[A, 1].reason, run.attempts[A, 1].exit_code) == (reason, code)
 
 
+def test_an_agent_that_keeps_asking_to_be_run_again_is_delayed() -> None:
+    """38: the first replacement comes at once, later ones after 1 s to 60 s."""
+    run = started(0)
+    run.exited(A, code=75)
+    assert run.tasks[A].attempt == 2
+    delays = []
+    now = START
+    for _ in range(9):
+        exit = ContainerExit(code=75, reason="Error", message="")
+        run.settle(Observed(pods={A: run.pod(A, exit=exit)}), now=now)
+        retry_at = run.tasks[A].retry_at
+        assert retry_at is not None
+        delays.append((retry_at - now).total_seconds())
+        now = retry_at
+        run.settle(now=now)
+    assert min(delays) >= 1 and max(delays) <= 60
+    assert delays[0] <= 1.1
+    assert delays[-1] >= 54
+
+
 def test_a_run_is_requeued_for_when_a_deleted_pods_grace_period_is_long_over() -> None:
     run = started()
     run.started(A)

@@ -98,4 +98,13 @@ def test_the_first_replacement_comes_at_once_and_later_ones_wait(
     if disruptions <= 1:
         assert delay == timedelta(0)
     else:
+        assert timedelta(seconds=1) <= delay <= timedelta(seconds=60), "38: 1 s to 60 s"
+    if disruptions > 2:
         assert delay == backoff(uid, key, disruptions - 1)
+
+
+def test_the_delay_after_a_second_disruption_is_spread_above_one_second() -> None:
+    delays = [disruption_delay(str(uid), KEY, 2).total_seconds() for uid in range(2000)]
+    assert min(delays) >= 1
+    assert max(delays) <= 1.1
+    assert len(set(delays)) > 1900, "38: many that were interrupted together do not return together"
