@@ -19,14 +19,14 @@ class Backoff(Model):
     initial: Duration = "1s"
     #: What each delay is multiplied by to give the next. Default: 2.
     factor: Annotated[float, Field(ge=1, le=100)] = 2
-    #: The longest delay. Default: 1m.
+    #: The longest delay. Default: the longer of 1m and `initial`.
     max: Duration = "1m"
     #: The share of a delay by which it is varied at random, from 0 to 1. Default: 0.1.
     jitter: Annotated[float, Field(ge=0, le=1)] = 0.1
 
     @model_validator(mode="after")
     def _initial_within_max(self) -> Backoff:
-        if parse_duration(self.initial) > parse_duration(self.max):
+        if "max" in self.model_fields_set and parse_duration(self.initial) > parse_duration(self.max):
             raise ValueError(f"initial ({self.initial}) is longer than max ({self.max}): raise max")
         return self
 

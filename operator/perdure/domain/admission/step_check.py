@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from perdure.api.agenttask import AgentTaskSpec
-from perdure.api.base import JsonObject, Model
+from perdure.api.base import JsonObject, Model, parse_duration
 from perdure.api.policies import Backoff, Disruptions, Retry
 from perdure.api.step import MAX_ITEMS, Defaults, Step
 from perdure.domain.admission.context import CheckedStep, GraphContext, StepContext
@@ -84,12 +84,10 @@ def effort(own: Step | AgentTaskSpec, defaults: Defaults, takes: Callable[[str],
 def _retry(layers: Sequence[Retry]) -> JsonObject:
     """The first layer's fields, missing ones from the next; then the defaults of the API."""
     backoffs = [retry.backoff for retry in layers if "backoff" in retry.model_fields_set]
-    made: JsonObject = {
-        "limit": _first(layers, "limit", _RETRY),
-        "backoff": {
-            name: _first(backoffs, name, _BACKOFF) for name in ("initial", "factor", "max", "jitter")
-        },
-    }
+    backoff = {name: _first(backoffs, name, _BACKOFF) for name in ("initial", "factor", "max", "jitter")}
+    if not any("max" in layer.model_fields_set for layer in backoffs):
+        backoff["max"] = max(backoff["max"], backoff["initial"], key=parse_duration)
+    made: JsonObject = {"limit": _first(layers, "limit", _RETRY), "backoff": backoff}
     on = next((retry.condition for retry in layers if retry.condition is not None), None)
     if on is not None:
         made["on"] = on

@@ -43,7 +43,7 @@ TEN = {
         "parallelism": 0,
         "steps": [
             {"name": "list", "agent": {"imgae": "busybox"}},
-            {"agent": AGENT, "retry": {"backoff": {"initial": "5m"}}},
+            {"agent": AGENT, "retry": {"backoff": {"initial": "5m", "max": "1m"}}},
             {"name": "pause", "wait": {"duration": "5 days"}, "dependsOn": ["pause"]},
             {"name": "sub", "workflow": {"spec": {"steps": [{"name": "x", "wait": {"duration": "1s"}}, 5]}}},
         ],

@@ -191,7 +191,7 @@ LANGUAGE_MISTAKES: list[tuple[str, dict[str, Any], str, str]] = [
     ),
     (
         "backoff beyond its maximum",
-        one_step(retry={"backoff": {"initial": "5m"}}),
+        one_step(retry={"backoff": {"initial": "5m", "max": "1m"}}),
         "spec.steps[0].retry.backoff",
         "initial (5m) is longer than max (1m): raise max",
     ),

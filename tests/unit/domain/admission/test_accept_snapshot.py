@@ -74,6 +74,20 @@ def test_a_snapshot_keeps_repeat() -> None:
             {"limit": 2, "backoff": {"initial": "9s", "max": "1h"}},
             {"limit": 2, "backoff": {**BACKOFF, "initial": "9s", "max": "2m"}},
         ),
+        # 36: a max that no layer says is the longer of 1m and initial, whichever layer says initial.
+        *(
+            (
+                {"backoff": {"initial": initial}},
+                {"limit": 2},
+                {"limit": 2, "backoff": {**BACKOFF, "initial": initial, "max": longest}},
+            )
+            for initial, longest in (("59s", "1m"), ("60s", "1m"), ("61s", "61s"), ("5m", "5m"), ("0s", "1m"))
+        ),
+        (
+            {"limit": 1},
+            {"backoff": {"initial": "2h"}},
+            {"limit": 1, "backoff": {**BACKOFF, "initial": "2h", "max": "2h"}},
+        ),
         ({"limit": 1}, {"on": "${true}"}, {"limit": 1, "backoff": BACKOFF, "on": "${true}"}),
         (
             {"on": "${false}"},
