@@ -15,14 +15,21 @@ from typing import Any, Final
 import structlog
 
 from perdure.api import API_VERSION, GROUP
+from perdure.api.custom_resources import AGENT_TEMPLATE
 from perdure.api.spec_models import SpecModels
 from perdure.api.status import timestamp
-from perdure.api.validation.parse import InvalidManifest, parse_workflowschedule
+from perdure.api.validation.checked import Checked
+from perdure.api.validation.parse import check_workflowschedule
+from perdure.api.validation.problems import InvalidManifest, ManifestProblem
+from perdure.api.workflowschedule import WorkflowScheduleSpec
 from perdure.control.cluster_cache.run_key import SCHEDULE, RunKey
 from perdure.control.cluster_cache.run_objects import Root
 from perdure.control.cluster_cache.store import Store
 from perdure.control.ports import KubePort
 from perdure.control.status.status_writer import status_patch
+from perdure.domain.admission.accept import check_workflow_spec
+from perdure.domain.admission.context import Admission
+from perdure.domain.admission.templates import StoredTemplates
 from perdure.domain.engine.outcome import shorten
 from perdure.domain.engine.pod_facts import read_time
 from perdure.domain.kube_objects import controller_reference, is_controlled_by
@@ -92,15 +99,38 @@ class ScheduleReconciler:
         before: Mapping[str, Any] = schedule.get("status") or {}
         runs = [_run(root) for root in self._store.owned_by(schedule["metadata"]["uid"])]
         now = self._clock()
-        try:
-            spec = parse_workflowschedule(schedule, self._models)
-        except InvalidManifest as error:
-            problem = _Problem(reason=Reason.INVALID_CONFIG, message=str(error), accepted=False)
+        checked = check_workflowschedule(schedule, self._models)
+        faults = checked.problems or self._faults_of_runs(schedule, checked)
+        if faults or checked.spec is None:
+            message = str(InvalidManifest(faults))
+            problem = _Problem(reason=Reason.INVALID_CONFIG, message=message, accepted=False)
             live = [{"name": run.name, "uid": run.uid} for run in runs if not run.finished]
             await self._write(schedule, _remembered(before) | _status(schedule, live, now, problem=problem))
-            return None
+            # A fault may be that of a template, whose change is no event of the schedule.
+            return None if checked.problems else REFUSED_RETRY
+        spec = checked.spec
         decision = decide_schedule(spec, _facts(schedule), runs, now)
         return await self._carry_out(schedule, decision, runs, suspended=spec.suspend)
+
+    def _faults_of_runs(
+        self, schedule: Mapping[str, Any], checked: Checked[WorkflowScheduleSpec]
+    ) -> tuple[ManifestProblem, ...]:
+        """Why the runs of a schedule could never start: what the admission of each would find.
+
+        A template that is missing is no fault: a run waits for it. Admission reads the templates of now.
+        """
+        namespace = schedule["metadata"]["namespace"]
+
+        def find(kind: str, name: str) -> Mapping[str, Any] | None:
+            stored = self._store.templates if kind == AGENT_TEMPLATE.kind else self._store.workflow_templates
+            return stored.get((namespace, name))
+
+        admission = Admission(models=self._models, templates=StoredTemplates(find, self._models))
+        return tuple(
+            problem
+            for workflow in checked.inner.values()
+            for problem in check_workflow_spec(workflow, admission).problems
+        )
 
     async def _carry_out(
         self,

@@ -286,6 +286,68 @@ def test_a_schedule_that_cannot_run_says_why_and_starts_nothing(fields: dict[str
     run(play())
 
 
+NEVER = [
+    ("unknown name", {"agent": {"image": "a"}, "input": "${steps.other.output}"}, "steps[0].input"),
+    ("syntax", {"agent": {"image": "a"}, "when": "${1 +}"}, "steps[0].when"),
+    ("no image", {"agent": {"args": ["a"]}}, "steps[0].agent"),
+    ("dependency on itself", {"agent": {"image": "a"}, "dependsOn": ["only"]}, "steps[0].dependsOn"),
+    ("items of no list", {"agent": {"image": "a"}, "forEach": "text"}, "steps[0].forEach"),
+]
+
+
+@pytest.mark.parametrize(("step", "says"), [pytest.param(*case[1:], id=case[0]) for case in NEVER])
+def test_a_schedule_whose_runs_could_never_start_is_not_ready_when_applied(
+    step: dict[str, Any], says: str
+) -> None:
+    """37: at once, with the cause, not at its first time."""
+
+    async def play() -> None:
+        at = ScheduleFixture(workflow={"spec": {"steps": [{"name": "only", **step}]}})
+        await at.reconcile()
+        for type, expected in (("Accepted", "False"), ("Ready", "False"), ("Stalled", "True")):
+            assert at.condition(type) == (expected, "InvalidConfig")
+        assert f"spec.workflow.spec.{says}" in at.status["message"]
+        await at.reconcile(61)
+        assert at.runs == []
+        edit(at.cluster.api, "often", workflow={"spec": SPEC})
+        await at.reconcile(62)
+        assert at.condition("Ready") == ("True", "Scheduled")
+        await at.reconcile(121)
+        assert at.runs == [named(2)]
+
+    run(play())
+
+
+@pytest.mark.parametrize("kind", ["AgentTemplate", "WorkflowTemplate"])
+def test_a_schedule_is_not_ready_while_a_template_is_faulty(kind: str) -> None:
+    """37: a template that is missing may come, one with a fault keeps every run from starting."""
+
+    async def play() -> None:
+        agents = kind == "AgentTemplate"
+        spec = (
+            {"steps": [{"name": "only", "agent": {"templateRef": "t"}}]} if agents else {"templateRef": "t"}
+        )
+        at = ScheduleFixture(workflow={"spec": spec})
+        await at.reconcile()
+        assert at.condition("Ready") == ("True", "Scheduled")
+        good: dict[str, Any] = {"image": "agent"} if agents else SPEC
+        bad: dict[str, Any] = {"image": "agent", "args": ["${1 +}"]} if agents else {"steps": []}
+
+        def apply(template: dict[str, Any], version: int) -> None:
+            metadata = {"name": "t", "namespace": NAMESPACE, "uid": "t", "resourceVersion": str(version)}
+            at.store.apply(kind, {"metadata": metadata, "spec": template})
+
+        apply(bad, 1)
+        assert await at.reconcile() == REFUSED_RETRY
+        assert at.condition("Ready") == ("False", "InvalidConfig")
+        assert at.status["message"].startswith(f"{kind} t: spec.")
+        apply(good, 2)
+        await at.reconcile()
+        assert at.condition("Ready") == ("True", "Scheduled")
+
+    run(play())
+
+
 def test_a_suspended_schedule_says_so() -> None:
     async def play() -> None:
         at = ScheduleFixture(suspend=True)
