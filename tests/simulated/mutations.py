@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import timedelta
@@ -17,6 +17,7 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from perdure.control.cluster_cache import run_objects, store
+from perdure.control.evaluation.in_process import InProcessEvaluator
 from perdure.control.leadership import leader
 from perdure.control.leadership.fenced_kube import FencedKube
 from perdure.control.live_run import LiveRun
@@ -34,6 +35,7 @@ from perdure.domain.engine.outcome import Outcome
 from perdure.domain.engine.plan import PlannedStep
 from perdure.domain.engine.timer_step import TimerStep
 from perdure.domain.engine.view import RunView
+from perdure.domain.expressions.evaluation import Answer, EvaluationRequest
 from perdure.domain.records import (
     Commit,
     Committed,
@@ -46,6 +48,7 @@ from perdure.domain.records import (
     TaskRecord,
 )
 from perdure.steps.agent.attempt_pods import AttemptPods
+from perdure.steps.agent.pod_creation import PodCreation
 from tests.fakes.clients import LedgerClient
 from tests.fakes.gateway import Client, Unavailable
 from tests.fakes.ledger import FakeLedger, Rows
@@ -358,6 +361,30 @@ def _drop_the_guard_of_each_object() -> AbstractContextManager[Any]:
     return patch.object(PassedOver, "guard", unguarded)
 
 
+def _let_the_attempt_before_work_on() -> AbstractContextManager[Any]:
+    async def mutated(self: PodCreation, *args: Any) -> None:
+        """Asks nothing to leave."""
+
+    return patch.object(PodCreation, "_leave_before", mutated)
+
+
+def _give_answers_to_other_requests() -> AbstractContextManager[Any]:
+    evaluate = InProcessEvaluator.evaluate
+
+    async def mutated(
+        self: InProcessEvaluator, namespace: str, requests: Sequence[EvaluationRequest]
+    ) -> Mapping[str, Answer]:
+        answers = await evaluate(self, namespace, requests)
+        keys = list(answers)
+        return dict(zip(keys, [answers[key] for key in [*keys[1:], *keys[:1]]], strict=True))
+
+    return patch.object(InProcessEvaluator, "evaluate", mutated)
+
+
+def _lose_bodies_of_payloads() -> AbstractContextManager[Any]:
+    return patch.object(FakeLedger, "task_payloads", lambda self, uid, keys, which: {})
+
+
 #: What is broken, and the first seed that finds it, which --quick tries first.
 MUTATIONS: Final[dict[Mutation, int]] = {
     _drop_the_agents_fence: 2,
@@ -389,6 +416,9 @@ MUTATIONS: Final[dict[Mutation, int]] = {
     _consume_signals_without_saying: 3,
     _overlook_signals: 3,
     _drop_the_guard_of_each_object: 0,
+    _let_the_attempt_before_work_on: 261,
+    _give_answers_to_other_requests: 6,
+    _lose_bodies_of_payloads: 1,
 }
 
 
