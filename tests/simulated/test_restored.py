@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from dataclasses import dataclass
 from typing import Any
+
+import pytest
 
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import RunRecord
@@ -139,6 +142,33 @@ def test_a_ledger_older_than_its_cluster_goes_on_with_what_runs() -> None:
         assert ended.phase is Phase.SUCCEEDED
         await eventually(lambda: at.status_written("chain"))
         at.check([uid])
+        await at.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("agent", [AGENT, {**AGENT, "executor": "Job"}], ids=["pod", "job"])
+@pytest.mark.parametrize("ended", [False, True], ids=["runs", "ended"])
+def test_an_empty_ledger_adopts_the_pods_that_are_there(ended: bool, agent: dict[str, str]) -> None:
+    """No event follows a pod that ended before the first pass: its exit and message count at once."""
+
+    async def scenario() -> None:
+        at = World(5)
+        at.behaviour.reports = False
+        empty = back_up(at)
+        at.start_operator()
+        at.behaviour.work = (30.0, 30.0)
+        uid = at.apply("one", {"steps": [{"name": "first", "agent": agent}]})
+        await eventually(lambda: bool(at.nodes.running()))
+        await at.kill_operator()
+        restore(at, empty)
+        if ended:
+            await eventually(lambda: not at.nodes.running())
+            await asyncio.sleep(2)
+        at.start_operator()
+        (run_,) = await at.until_ended([uid], seconds=4 if ended else 120)
+        assert run_.phase is Phase.SUCCEEDED
+        assert len(at.guarantees.truths) == 1, "the pod was adopted, and no other was created"
         await at.close()
 
     run(scenario())
