@@ -32,7 +32,7 @@ from perdure.api.custom_resources import (
     WORKFLOW_TEMPLATE,
     CustomResource,
 )
-from perdure.api.expression_limits import MAX_DEPTH
+from perdure.api.expression_limits import MAX_DEPTH, MAX_EXPRESSION_TEXT
 from perdure.api.graph import MAX_INPUT_BYTES, InlineWorkflowSpec
 from perdure.api.raw_spec import Found, Location, Raw, Repair, path_of
 from perdure.api.spec_models import SpecModels
@@ -253,13 +253,35 @@ def _check_object(
     check: Callable[[Any, str, FaultBudget], Checked[_Spec]],
 ) -> Checked[_Spec]:
     problems = tuple(_envelope_problems(manifest, kind))
+    spec = manifest.get("spec")
+    text = _expression_text(spec)
+    if text > MAX_EXPRESSION_TEXT:
+        message = (
+            f"has {text:,} characters of text with expressions; at most {MAX_EXPRESSION_TEXT:,} are allowed: "
+            "pass long values as inputs, or divide the work between Workflows"
+        )
+        return Checked(spec=None, problems=(*problems, ManifestProblem("spec", message)), root="spec")
     budget = FaultBudget()
-    checked = check(manifest.get("spec"), "spec", budget)
+    checked = check(spec, "spec", budget)
     if budget.exceeded:
         # What is left of such a spec is checked no further: it may have as many faults again.
         more = ManifestProblem("spec", f"has more than {MAX_FAULTS} faults; the others name the first ones")
         return replace(checked, spec=None, inner={}, problems=(*problems, *checked.problems, more))
     return replace(checked, problems=(*problems, *checked.problems))
+
+
+def _expression_text(spec: Any) -> int:
+    """Characters of the strings in which `${` is, without the inputs of the manifest, which are data."""
+    size, unread = 0, [spec]
+    while unread:
+        value = unread.pop()
+        if isinstance(value, str):
+            size += len(value) if "${" in value else 0
+        elif isinstance(value, dict):
+            unread += [child for key, child in value.items() if value is not spec or key != "inputs"]
+        elif isinstance(value, list):
+            unread += value
+    return size
 
 
 def _envelope_problems(manifest: Mapping[str, Any], kind: CustomResource) -> Iterator[ManifestProblem]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tests.support.manifests import accept, check_workflow
 
+from perdure.api.expression_limits import MAX_EXPRESSION_TEXT
 from perdure.api.raw_spec import Repair
 from perdure.api.validation.repair import MAX_FAULTS
 from perdure.domain.admission.accept import Refused
@@ -60,6 +61,28 @@ def test_ten_thousands_of_faults_are_refused_by_little_work(spec: dict[str, Any]
     with pytest.raises(Refused):
         accept("Workflow", spec)
     assert time.thread_time() - began < 5
+
+
+def test_as_much_text_with_expressions_as_the_limit_is_accepted_and_more_is_refused() -> None:
+    unit = "${" + "1+" * 4093 + "1}"
+    number, rest = divmod(MAX_EXPRESSION_TEXT, len(unit))
+    texts = [unit] * number + ["${1}".ljust(rest)]
+    data = {"steps": [STEP], "inputs": {"x": "${x}" * 1000}}
+    assert not check_workflow(workflow(outputs={"o": texts}, **data)).problems
+    (problem,) = check_workflow(workflow(outputs={"o": [*texts, "${1}"]}, **data)).problems
+    assert problem.path == "spec"
+    assert "131,076 characters of text with expressions; at most 131,072 are allowed" in problem.message
+
+
+def test_ten_thousands_of_expressions_are_refused_by_little_work() -> None:
+    """To compile them took eleven seconds of the event loop, and 150 MB."""
+    long = ["${" + "+".join(str(number * 1000 + one) for one in range(490)) + "}" for number in range(400)]
+    short = [f"${{1+{number}}}" for number in range(100_000)]
+    for texts in (long, short):
+        began = time.thread_time()
+        with pytest.raises(Refused, match="characters of text with expressions"):
+            accept("Workflow", {"steps": [{**STEP, "input": {"x": texts}}]})
+        assert time.thread_time() - began < 1
 
 
 def test_a_repair_knows_what_it_has_left_out_and_where() -> None:
