@@ -70,7 +70,7 @@ def _answer(batch: Batch, sink: BinaryIO) -> None:
     for source, values in batch.requests:
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
         try:
-            kind, body = VALUE, _evaluate(source, values, batch, parsed)
+            kind, body = VALUE, evaluate(source, values, batch, parsed)
         except ExpressionError as error:
             kind, body = ERROR, str(error).encode("utf-8", "replace")
         except (MemoryError, RecursionError):
@@ -82,7 +82,7 @@ def _answer(batch: Batch, sink: BinaryIO) -> None:
             os._exit(0)
 
 
-def _evaluate(
+def evaluate(
     source: str,
     values: tuple[tuple[tuple[str, ...], int], ...],
     batch: Batch,
