@@ -13,6 +13,9 @@ Location = tuple[int | str, ...]
 #: Takes the report of a problem: the location in the raw spec, and the message.
 Found = Callable[[Location, str], None]
 
+#: Characters of a name in a path: a misspelt one may have a megabyte.
+_SHOWN_NAME: Final = 253
+
 _PART: Final = re.compile(r'\.([A-Za-z_][\w-]*)|\[(\d+)\]|\["([^"]*)"\]')
 
 
@@ -25,7 +28,8 @@ def part_of_path(part: int | str) -> str:
     """One step of a path, to an entry by its position or name."""
     if isinstance(part, int):
         return f"[{part}]"
-    return f".{part}" if re.fullmatch(r"[A-Za-z_][\w-]*", part) else f'["{part}"]'
+    shown = part if len(part) <= _SHOWN_NAME else f"{part[: _SHOWN_NAME - 1]}…"
+    return f".{shown}" if re.fullmatch(r"[A-Za-z_][\w-]*…?", shown) else f'["{shown}"]'
 
 
 @dataclass(slots=True)

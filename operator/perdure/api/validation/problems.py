@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, get_args
 
 from pydantic import BaseModel
@@ -174,7 +175,13 @@ def _folded(name: str) -> str:
 
 def field_names(model: type[BaseModel] | None) -> list[str]:
     """The fields of a model as they are called in manifests."""
-    return [field.alias or key for key, field in model.model_fields.items()] if model else []
+    return list(_models_in(model)) if model else []
+
+
+@lru_cache(maxsize=256)
+def _models_in(model: type[BaseModel]) -> Mapping[str, type[BaseModel] | None]:
+    """The model of each field, as the field is called in manifests; None for a field without one."""
+    return {field.alias or key: _model_in(field.annotation) for key, field in model.model_fields.items()}
 
 
 def model_at(model: type[BaseModel] | None, location: Location) -> type[BaseModel] | None:
@@ -182,8 +189,7 @@ def model_at(model: type[BaseModel] | None, location: Location) -> type[BaseMode
     for part in location:
         if isinstance(part, int) or model is None:
             continue
-        fields = {field.alias or key: field for key, field in model.model_fields.items()}
-        model = _model_in(fields[part].annotation) if part in fields else None
+        model = _models_in(model).get(part)
     return model
 
 

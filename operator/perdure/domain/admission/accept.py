@@ -7,7 +7,7 @@ filled in, so that a later edit of a template changes no live run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -24,11 +24,13 @@ from perdure.api.step import Defaults
 from perdure.api.validation.checked import Checked
 from perdure.api.validation.parse import check_agenttask, check_workflow
 from perdure.api.validation.problems import ManifestProblem
+from perdure.api.validation.repair import MAX_FAULTS
 from perdure.api.workflow import WorkflowSpec
 from perdure.api.workflowtemplate import WorkflowTemplateSpec
 from perdure.domain.admission.agent_layers import check_agent, resolve_agent
 from perdure.domain.admission.context import Admission, MissingTemplate
 from perdure.domain.admission.expression_check import Findings, Scope, check_single, check_value
+from perdure.domain.admission.expression_sum import excess_problem
 from perdure.domain.admission.graph_check import analyze_graph
 from perdure.domain.admission.parameters import check_parameters, fill_inputs
 from perdure.domain.admission.step_check import effort
@@ -98,7 +100,7 @@ def admit(
 def check_workflow_spec(checked: Checked[WorkflowSpec], admission: Admission) -> AdmissionResult:
     """All problems of a Workflow, and its snapshot."""
     spec = checked.spec
-    if spec is None:
+    if spec is None or _exceeds(checked, admission):
         return _result({}, checked, admission)
     if spec.template_ref is None:
         body = analyze_graph(checked, admission)
@@ -121,7 +123,7 @@ def check_workflow_spec(checked: Checked[WorkflowSpec], admission: Admission) ->
 def check_workflow_template(checked: Checked[WorkflowTemplateSpec], admission: Admission) -> AdmissionResult:
     """All problems of a WorkflowTemplate by itself."""
     spec = checked.spec
-    if spec is None:
+    if spec is None or _exceeds(checked, admission):
         return _result({}, checked, admission)
     place = f"{checked.root}.parameters"
     if spec.parameters is not None and not any(it.path.startswith(place) for it in checked.problems):
@@ -132,10 +134,10 @@ def check_workflow_template(checked: Checked[WorkflowTemplateSpec], admission: A
 
 def check_agent_template(checked: Checked[AgentTemplateSpec], admission: Admission) -> AdmissionResult:
     """All problems of an AgentTemplate, whichever step may use it."""
-    if checked.spec is not None:
+    if checked.spec is not None and not _exceeds(checked, admission):
         agent = Agent.model_validate(checked.spec.manifest())
         resolved = resolve_agent(None, agent, _no_template, path=checked.root, defaults_path=checked.root)
-        findings = Findings()
+        findings = Findings(admission.findings.suggestions)
         check_agent(resolved, _ANY_STEP, findings)
         admission.findings.extend(findings.moved(checked.where))
     return _result({}, checked, admission)
@@ -143,8 +145,8 @@ def check_agent_template(checked: Checked[AgentTemplateSpec], admission: Admissi
 
 def check_agent_task(checked: Checked[AgentTaskSpec], admission: Admission) -> AdmissionResult:
     """All problems of a standalone AgentTask, and its snapshot."""
-    spec, findings = checked.spec, Findings()
-    if spec is None:
+    spec, findings = checked.spec, Findings(admission.findings.suggestions)
+    if spec is None or _exceeds(checked, admission):
         return _result({}, checked, admission)
     path = checked.root
     place = f"{path}.agent"
@@ -185,15 +187,35 @@ def _no_template(name: str, path: str) -> None:
     return None  # An AgentTemplate refers to no other.
 
 
+def _exceeds(checked: Checked[Any], admission: Admission) -> bool:
+    """True, and a problem, if the expressions of an object are too many to be compiled."""
+    raw = None if checked.repair is None else checked.repair.raw
+    problem = excess_problem(raw, checked.root)
+    if problem is not None:
+        admission.findings.extend([problem])
+    return problem is not None
+
+
 def _result(snapshot: JsonObject, checked: Checked[Any], admission: Admission) -> AdmissionResult:
     """The result. A field with a problem of parsing gets no further ones; those of templates come last."""
     reported = {problem.path for problem in checked.problems}
     found = (problem for problem in admission.findings.problems if problem.path not in reported)
     return AdmissionResult(
         snapshot=snapshot,
-        problems=(*checked.problems, *found, *admission.templates.problems),
+        problems=(*checked.problems, *_limited(found, checked), *admission.templates.problems),
         missing=tuple(admission.missing),
     )
+
+
+def _limited(found: Iterable[ManifestProblem], checked: Checked[Any]) -> Iterator[ManifestProblem]:
+    """The findings up to the limit of all problems, and one that says how many more there are."""
+    left = MAX_FAULTS - len(checked.problems)
+    number = 0
+    for number, problem in enumerate(found, start=1):
+        if number <= left:
+            yield problem
+    if number > left:
+        yield ManifestProblem(checked.root, f"{number - max(0, left)} more faults are left out")
 
 
 def _snapshot(own: Graph, graph: Graph, inputs: JsonObject, body: JsonObject) -> JsonObject:

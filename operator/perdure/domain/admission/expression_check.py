@@ -35,11 +35,29 @@ _REMEDIES: Final = {
 }
 
 
+#: Names of one object that are compared with those of steps, to suggest one. With 500 steps that takes 5 ms.
+MAX_SUGGESTIONS: Final = 20
+
+
+@dataclass(slots=True)
+class Suggestions:
+    """How many more names of an object are compared with known ones."""
+
+    left: int = MAX_SUGGESTIONS
+
+    def spend(self) -> bool:
+        """Count a comparison. False if it is one too many."""
+        self.left -= 1
+        return self.left >= 0
+
+
 class Findings:
     """Problems, each reported once however many steps share the field that has it."""
 
-    def __init__(self) -> None:
+    def __init__(self, suggestions: Suggestions | None = None) -> None:
         self._found: dict[tuple[str, str], str] = {}
+        #: Shared by all checks of one object.
+        self.suggestions = suggestions or Suggestions()
 
     def add(self, path: str, message: str, *, step: str = "") -> None:
         """Add a problem; `step` is the step that takes the field from there, if it is not its own."""
@@ -113,7 +131,7 @@ def _check_parsed(parsed: Text, path: str, scope: Scope, findings: Findings) -> 
         if isinstance(part, str):
             continue
         taken = "" if path.startswith(scope.place) else scope.step
-        for message in _faults(part, scope):
+        for message in _faults(part, scope, findings.suggestions):
             findings.add(path, f"${{{part.source}}}: {message}", step=taken)
         if "steps" in scope.names:
             known = part.steps if scope.steps is None else part.steps & scope.steps.keys()
@@ -142,9 +160,9 @@ def check_plain(value: Any, path: str, remedy: str, findings: Findings) -> None:
             findings.add(where, f"takes no expressions; {remedy}")
 
 
-def unknown_step(name: str, names: Collection[str]) -> str:
+def unknown_step(name: str, names: Collection[str], suggestions: Suggestions) -> str:
     """The message about a step that does not exist."""
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name, names, n=1) if suggestions.spend() else ()
     hint = f"; did you mean {close[0]!r}?" if close else "; name a step of this workflow"
     return f"there is no step {name!r}{hint}"
 
@@ -154,7 +172,7 @@ def too_late(name: str) -> str:
     return f"{name!r} is a finally step, which starts when all others have ended: nothing can wait for it"
 
 
-def _faults(expression: Expression, scope: Scope) -> Iterator[str]:
+def _faults(expression: Expression, scope: Scope, suggestions: Suggestions) -> Iterator[str]:
     for name in sorted(expression.names - scope.names):
         if name in _REMEDIES:
             remedy = scope.later or _REMEDIES[name]
@@ -171,7 +189,7 @@ def _faults(expression: Expression, scope: Scope) -> Iterator[str]:
             elif dashed is not None:
                 yield f'there is no step {name!r}; for {dashed!r} write steps["{dashed}"]'
             else:
-                yield unknown_step(name, scope.steps)
+                yield unknown_step(name, scope.steps, suggestions)
     if expression.names & scope.names & {"steps", "workflow", "attempt"}:
         yield from dict.fromkeys(_field_faults(expression, scope))
 

@@ -17,10 +17,14 @@ from perdure.api.validation.checked import Checked
 from perdure.domain.admission.context import Admission, GraphContext
 from perdure.domain.admission.expression_check import Findings, Scope, check_value, too_late, unknown_step
 from perdure.domain.admission.step_check import check_step
+from perdure.domain.expressions.templating import compact
 from perdure.domain.graph import Cycle, topological_order
 
 #: Cycles of one graph that are reported: a graph where everything waits for everything has very many.
 _REPORTED_CYCLES: Final = 10
+#: Compact JSON of the steps of one workflow with templates and defaults filled in: 500 steps may share
+#: defaults of a megabyte. The ledger keeps the steps, and each leader compiles them.
+MAX_FILLED_BYTES: Final = 4 * 1024 * 1024
 
 
 def analyze_graph(checked: Checked[Graph], admission: Admission, *, path: str = "") -> JsonObject:
@@ -30,7 +34,7 @@ def analyze_graph(checked: Checked[Graph], admission: Admission, *, path: str = 
     """
     graph = checked.spec
     assert graph is not None, "there is no graph to analyze"
-    own = replace(admission, findings=Findings(), missing={})
+    own = replace(admission, findings=Findings(admission.findings.suggestions), missing={})
     context = GraphContext(graph, checked, path or checked.root, own, admission, {})
     main, last = _names(context, "steps", graph.steps), _names(context, "finally", graph.finally_)
     complete = _complete(context, "steps")
@@ -41,18 +45,28 @@ def analyze_graph(checked: Checked[Graph], admission: Admission, *, path: str = 
         ),
     }
     made: JsonObject = {}
+    filled = 0
     for part, steps, among in (("steps", graph.steps, main), ("finally", graph.finally_, last)):
         made[part] = []
         waits: dict[str, dict[str, str]] = {}
         for position, step in enumerate(steps):
             scope = context.scopes[part]
             where = f"{context.path}.{part}[{position}]"
+            if filled > MAX_FILLED_BYTES:
+                break
             analyzed = check_step(step, context, (part, position), scope)
+            filled += len(compact(analyzed.snapshot))
             sees = analyzed.needed | _dependencies(step, where, scope, own.findings)
             waits[step.name] = {name: field for name, field in sees.items() if name in among}
             order = {"dependsOn": sorted(waits[step.name]), "sees": sorted(sees)}
             made[part].append({"name": step.name, **order, **analyzed.snapshot})
         _find_cycles(waits, {step.name: step for step in steps}, own.findings)
+    if filled > MAX_FILLED_BYTES:
+        own.findings.add(
+            f"{context.path}.steps",
+            f"with defaults and templates filled in, the steps have more than {MAX_FILLED_BYTES} bytes of "
+            "JSON: let agents fetch what is long, or make several Workflows",
+        )
     check_value(graph.outputs, f"{context.path}.outputs", context.scopes["finally"], own.findings)
     made["outputs"] = dict(graph.outputs)
     admission.findings.extend(own.findings.moved(checked.where))
@@ -100,7 +114,7 @@ def _dependencies(step: Step, path: str, scope: Scope, findings: Findings) -> di
         elif name in scope.too_late:
             findings.add(where, too_late(name))
         elif scope.complete:
-            findings.add(where, unknown_step(name, scope.steps))
+            findings.add(where, unknown_step(name, scope.steps, findings.suggestions))
     return named
 
 

@@ -12,6 +12,7 @@ from perdure.api.spec_models import SpecModels
 from perdure.api.validation.parse import parse_agenttemplate, parse_workflowtemplate
 from perdure.api.validation.problems import InvalidManifest, ManifestProblem
 from perdure.api.workflowtemplate import WorkflowTemplateSpec
+from perdure.domain.admission.expression_sum import excess_problem
 
 
 class Templates(Protocol):
@@ -73,20 +74,29 @@ class StoredTemplates:
         if spec is None:
             return None
         try:
-            return parse_workflowtemplate(_object(name, spec), self._models)
+            template = parse_workflowtemplate(_object(name, spec), self._models)
+            _check_expressions(spec)
         except InvalidManifest as error:
             self._problems += _within(f"{WORKFLOW_TEMPLATE.kind} {name}", error)
             return None
+        return template
 
     def _parse_agent(self, name: str) -> AgentContainer | None:
         spec = self._find(AGENT_TEMPLATE.kind, name)
         if spec is None:
             return None
         try:
-            return parse_agenttemplate(_object(name, spec))
+            template = parse_agenttemplate(_object(name, spec))
+            _check_expressions(spec)
         except InvalidManifest as error:
             self._problems += _within(f"{AGENT_TEMPLATE.kind} {name}", error)
             return AgentContainer(image=name)
+        return template
+
+
+def _check_expressions(spec: Mapping[str, Any]) -> None:
+    if (problem := excess_problem(spec, "spec")) is not None:
+        raise InvalidManifest((problem,))
 
 
 def _object(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -285,13 +285,24 @@ def _bound_names(tokens: list[Token]) -> list[_Bound]:
 
 def _free_names(variables: list[str], tokens: list[Token], bound: list[_Bound]) -> frozenset[str]:
     """Those variables that stand somewhere without meaning a macro's variable there."""
-    free = set()
+    free: set[str] = set()
+    places: dict[str, list[tuple[int, int]]] = {name: [] for name in variables}
+    for name, first, last in bound:
+        if name in places:
+            places[name].append((first, last))
+    # The places of a name begin in order: those that were closed before a position are not read again.
+    open_until = dict.fromkeys(places, 0)
+    read = dict.fromkeys(places, 0)
     for position, token in enumerate(tokens):
-        if token.kind != "name" or token.text not in variables:
+        if token.kind != "name" or token.text not in places:
             continue
+        own = places[token.text]
+        while read[token.text] < len(own) and own[read[token.text]][0] <= position:
+            open_until[token.text] = max(open_until[token.text], own[read[token.text]][1])
+            read[token.text] += 1
         if position and tokens[position - 1].text == ".":
             continue  # a field of that name
-        if not any(name == token.text and first <= position < last for name, first, last in bound):
+        if position >= open_until[token.text]:
             free.add(token.text)
     return frozenset(free)
 
