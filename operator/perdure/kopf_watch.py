@@ -34,6 +34,9 @@ GapHandler = Callable[[], None]
 #: Seconds until watches that have ended are started again: from, doubled up to.
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
+#: Objects of one page of a list. People write these objects, of up to 1.5 MB each: a page of 500 would take
+#: more memory than the container has, again at each start.
+LIST_CHUNK = 50
 #: Seconds that the tasks of kopf may take to end.
 STOP_SECONDS = 5.0
 
@@ -92,8 +95,7 @@ def operator_settings() -> kopf.OperatorSettings:
     # By default idle per-object tasks stay for five seconds, and delay the events of busy objects.
     settings.queueing.idle_timeout = 0.5
     settings.queueing.error_delays = (0.1, 0.5, 1, 2, 5, 10)
-    # One unchunked list of ten thousand Workflows takes hundreds of megabytes.
-    settings.watching.chunk_size = 500
+    settings.watching.chunk_size = LIST_CHUNK
     settings.watching.server_timeout = 600
     settings.watching.inactivity_timeout = 70
     settings.networking.connect_timeout = 5

@@ -94,3 +94,10 @@ def test_kopf_never_gives_up_a_request_and_never_kills_the_process() -> None:
     backoffs = list(islice(iter(settings.networking.error_backoffs), 1000))  # type: ignore[arg-type]
     assert len(backoffs) == 1000 and backoffs == sorted(backoffs) and backoffs[-1] == 30
     assert settings.process.ultimate_exiting_timeout is None
+
+
+def test_a_page_of_the_largest_objects_fits_into_memory() -> None:
+    """An object has up to 1.5 MB, and takes about four times that once it is decoded."""
+    size = kopf_watch.operator_settings().watching.chunk_size
+    assert size is not None
+    assert size * 1.5 * 4 <= 300
