@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from perdure.api.base import JsonObject, parse_duration
 from perdure.api.custom_resources import AGENT_TEMPLATE
+from perdure.api.expression_limits import MAX_EXPRESSION, MAX_EXPRESSION_TEXT
 from perdure.api.policies import Retention
 from perdure.api.spec_models import spec_models
 from perdure.api.step import MAX_WORKFLOW_DEPTH
@@ -22,10 +25,14 @@ from perdure.domain.engine.outcome import shorten
 from perdure.domain.engine.plan import compile_plan
 from perdure.domain.engine.view import RunView
 from perdure.domain.events import EventType
+from perdure.domain.expressions.cel import ExpressionError
+from perdure.domain.expressions.templating import has_expression, parse_text
 from perdure.domain.names import shard_of
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import AGENT_TASK, WORKFLOW, Commit, PendingEvent, RunRecord, RunState
 
+#: Characters of expressions after whose compilation other tasks have a turn: about 20 ms of work.
+SLICE = 2000
 _DEFAULT_RETENTION = timedelta(seconds=parse_duration(Retention().ttl_after_finished))
 
 
@@ -37,6 +44,30 @@ class Waits:
     #: WorkflowTemplate needs are known once it is there.
     templates: frozenset[tuple[str, str]]
     message: str
+
+
+async def compile_ahead(manifest: Mapping[str, Any] | None) -> None:
+    """Compile the expressions of a manifest into the cache of compiled ones, a slice at a time.
+
+    Acceptance is one turn of the event loop, and would take a second of it for as many expressions as a
+    manifest may have.
+    """
+    done, unread = 0, [manifest.get("spec") if manifest is not None else None]
+    while unread:
+        value = unread.pop()
+        if isinstance(value, str) and has_expression(value):
+            done += min(len(value), MAX_EXPRESSION)
+            # What is wrong is said by the acceptance. More than a manifest may have is not compiled at all.
+            with suppress(ExpressionError):
+                parse_text(value)
+            if done > MAX_EXPRESSION_TEXT:
+                return
+            if done // SLICE > (done - min(len(value), MAX_EXPRESSION)) // SLICE:
+                await asyncio.sleep(0)
+        elif isinstance(value, Mapping):
+            unread += value.values()
+        elif isinstance(value, list):
+            unread += value
 
 
 def accept(root: Root, store: Store, kinds: tuple[ActingKind, ...]) -> RunView | Waits:

@@ -9,7 +9,7 @@ from perdure.control.cluster_cache.run_objects import Root
 from perdure.control.cluster_cache.store import Store
 from perdure.control.live_run import LiveRun
 from perdure.control.ports import LedgerPort
-from perdure.control.runs.admission import Waits, accept, refusal
+from perdure.control.runs.admission import Waits, accept, compile_ahead, refusal
 from perdure.control.runs.executor import ActingKind
 from perdure.control.runs.live_runs import LiveRuns
 from perdure.control.status.kube_events import KubeEvents
@@ -52,6 +52,8 @@ class Opener:
 
         Returns the run, or None and the seconds until another attempt. Raises LedgerError.
         """
+        # Before the ledger is read: between the check that follows and `keep_new` nothing may be awaited.
+        await compile_ahead(root.manifest)
         state = await self._ledger.load(root.uid)
         if root.key in self._runs.by_key:
             # The start has loaded a run meanwhile: this one, or an earlier object of its name, which is to be
