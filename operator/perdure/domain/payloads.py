@@ -15,6 +15,9 @@ import orjson
 
 #: Bytes of compact JSON up to which a body is kept in memory with its record.
 INLINE_BYTES: Final = 1024
+#: Bytes of inputs and outputs that a live run may keep in the ledger. 10,000 tasks with 1 MiB each would be
+#: ten times as much.
+MAX_RUN_PAYLOAD_BYTES: Final = 1024 * 1024 * 1024
 
 _OPTIONS: Final = orjson.OPT_NON_STR_KEYS
 

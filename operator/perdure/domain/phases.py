@@ -95,7 +95,7 @@ class Reason(StrEnum):
     DISRUPTION_LIMIT = "DisruptionLimit"
     #: What the manifest says can never work.
     INVALID_CONFIG = "InvalidConfig"
-    #: An expression failed, or gave a value of the wrong kind.
+    #: An expression failed, gave a value of the wrong kind, or gave more than the limits allow.
     EXPRESSION_ERROR = "ExpressionError"
     #: `forEach` has more items than allowed.
     TOO_MANY_ITEMS = "TooManyItems"

@@ -14,10 +14,10 @@ from perdure.api.graph import MAX_INPUT_BYTES
 from perdure.control.schedules import MAX_ACTIVE, _status
 from perdure.domain.engine import outcome
 from perdure.domain.engine.outcome import MAX_LAST_WORDS, MAX_REPORTED, outcome_of_report
-from perdure.domain.engine.tasks import MAX_TASK_INPUT_BYTES, check_size
+from perdure.domain.engine.tasks import MAX_TASK_INPUT_BYTES, check_size, check_sum
 from perdure.domain.expressions.templating import ExpressionError
 from perdure.domain.names import ANNOTATION_INPUT
-from perdure.domain.payloads import encode
+from perdure.domain.payloads import MAX_RUN_PAYLOAD_BYTES, encode, payload_of
 from perdure.domain.records import Report
 from perdure.gateway.agent_api.limits import AgentLimits
 from perdure.gateway.agent_api.request_fields import message
@@ -37,6 +37,15 @@ def test_the_input_of_a_task() -> None:
     check_size(MAX_TASK_INPUT_BYTES, "input")
     with pytest.raises(ExpressionError, match=f"input: {MAX_TASK_INPUT_BYTES + 1} bytes"):
         check_size(MAX_TASK_INPUT_BYTES + 1, "input")
+
+
+def test_the_payloads_of_a_run() -> None:
+    payload = payload_of(of_size(5))
+    check_sum(MAX_RUN_PAYLOAD_BYTES - 5, payload, "input")
+    with pytest.raises(ExpressionError, match=f"input: 5 bytes .* keeps {MAX_RUN_PAYLOAD_BYTES - 4} already"):
+        check_sum(MAX_RUN_PAYLOAD_BYTES - 4, payload, "input")
+    # Null is kept as nothing: a run that is full goes on with tasks that have no input.
+    check_sum(MAX_RUN_PAYLOAD_BYTES + 1, None, "input")
 
 
 def test_the_input_file_of_a_pod() -> None:

@@ -50,6 +50,7 @@ INDEXES = (
     "slots",
     "idle",
     "working",
+    "payload_bytes",
     "attempts_total",
     "failing",
 )

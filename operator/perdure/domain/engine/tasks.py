@@ -15,6 +15,7 @@ from perdure.domain.expressions.cel import ExpressionError
 from perdure.domain.expressions.evaluation import EvaluationPending
 from perdure.domain.expressions.templating import compact, render
 from perdure.domain.names import task_name
+from perdure.domain.payloads import MAX_RUN_PAYLOAD_BYTES, Payload
 from perdure.domain.phases import Phase, Reason
 from perdure.domain.records import AGENT_TASK, TaskKey, TaskRecord
 
@@ -36,6 +37,7 @@ def create_task(changes: ChangeSet, step: PlannedStep, index: int) -> bool:
     try:
         scope = TaskScope(changes, step, index, changes.evaluation)
         prepared = step.kind.prepare(changes, step, task, scope)
+        check_sum(changes.payload_bytes, prepared.input, "input")
         if step.cache is not None:
             prepared = replace(prepared, cache_key=_cache_key(step.cache.key, scope))
     except EvaluationPending:
@@ -61,6 +63,12 @@ def create_task(changes: ChangeSet, step: PlannedStep, index: int) -> bool:
     if found is None:
         step.kind.start(changes, step, task)
         return True
+    try:
+        # The result becomes the task's own: a thousand tasks with the same key keep it a thousand times.
+        check_sum(changes.payload_bytes + _size(task.input), found.output, "cache")
+    except ExpressionError as error:
+        end_task(changes, task, Phase.FAILED, Reason.EXPRESSION_ERROR, shorten(str(error)))
+        return True
     message = f"the result of task {found.task} of {found.workflow}"
     end_task(changes, replace(task, output=found.output), Phase.SUCCEEDED, Reason.CACHED, message)
     return True
@@ -70,6 +78,20 @@ def check_size(size: int, path: str) -> None:
     """Raise ExpressionError if so many bytes are too many for a task's input; `path` is their place."""
     if size > MAX_TASK_INPUT_BYTES:
         raise ExpressionError(f"{path}: {size} bytes of JSON; the limit is {MAX_TASK_INPUT_BYTES}")
+
+
+def check_sum(kept: int, payload: Payload | None, path: str) -> None:
+    """Raise ExpressionError if a payload is too much for a run with `kept` bytes; `path` is its place."""
+    size = _size(payload)
+    if size and kept + size > MAX_RUN_PAYLOAD_BYTES:
+        raise ExpressionError(
+            f"{path}: {size} bytes of JSON, and the run keeps {kept} already; the limit of all its inputs "
+            f"and outputs is {MAX_RUN_PAYLOAD_BYTES}; keep large data elsewhere and pass references"
+        )
+
+
+def _size(payload: Payload | None) -> int:
+    return 0 if payload is None else payload.size
 
 
 def _cache_key(key: Any, scope: TaskScope) -> str:
