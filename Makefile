@@ -11,10 +11,12 @@ STATE_DIR ?= .cluster
 ITEMS ?= 10000
 # Versions of Python under which `make test-python` runs the unit tests.
 PYTHONS ?= 3.11 3.13
-# What `make test` has of the tiers that take long: faults of the matrix and the agents of each, items of a forEach.
+# What `make test` has of the tiers that take long: faults of the matrix and the agents of each, items of a forEach, inputs
+# of the fuzzer.
 CI_FAULTS := operator-killed,postgres-killed,agent-killed-after-checkpoint,node-drained
 CI_FAULT_ITEMS := 6
 CI_ITEMS := 300
+CI_INPUTS := 10000
 export CLUSTER STATE_DIR
 
 .DEFAULT_GOAL := help
@@ -105,6 +107,11 @@ simulate: JOBS ?= 2
 simulate: venv ## Run SEEDS (1000) seeded fault-injection simulations; SEED=n replays one, TRACE=1 prints its history.
 	@$(PYTHON) -m tests.simulated.storm $(if $(SEED),--seed $(SEED) $(if $(TRACE),--trace),--seeds $(SEEDS) --jobs $(JOBS))
 
+fuzz: INPUTS ?= 1000000
+.PHONY: fuzz
+fuzz: venv ## Fuzz expressions, manifests, results, requests and tokens with INPUTS (1000000) inputs.
+	@$(PYTHON) -m tests.fuzz --inputs $(INPUTS)
+
 .PHONY: test-integration
 test-integration: venv tools-light ## Integration tests against a real Postgres, NATS and kube-apiserver.
 	$(PYTEST) tests/integration
@@ -136,6 +143,7 @@ test-checkpoints: venv tools-light ## Save COUNT (20000) checkpoints while each 
 
 .PHONY: test test-tiers
 test: test-tiers lint test-unit test-simulated test-integration ## Lint and every tier of tests; builds Kubernetes once (about 10 minutes).
+	@$(MAKE) --no-print-directory fuzz INPUTS=$(CI_INPUTS)
 	@$(MAKE) --no-print-directory test-scale ITEMS=$(CI_ITEMS)
 	@$(MAKE) --no-print-directory test-cluster
 
@@ -145,6 +153,7 @@ test-tiers:
 	@echo "  unit          pure code and parts, milliseconds each"
 	@echo "  simulated     the control loop on a virtual clock, with faults between any two awaits"
 	@echo "  integration   real Postgres, NATS and kube-apiserver"
+	@echo "  fuzz          $(CI_INPUTS) inputs (make fuzz: a million)"
 	@echo "  scale         a forEach of $(CI_ITEMS) items on simulated nodes (make test-scale: $(ITEMS))"
 	@echo "  cluster       kubelet, containerd and the chart; of the fault matrix: $(CI_FAULTS)"
 	@echo "                with $(CI_FAULT_ITEMS) agents each (make test-faults: all faults, 50 agents)"

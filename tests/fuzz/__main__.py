@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import subprocess
 import sys
 import time
@@ -32,6 +33,8 @@ def main() -> int:
     parser.add_argument("--replay", type=int, help="run this input alone")
     parser.add_argument("--worker", type=int, nargs=2, help="run inputs from one number to another")
     given = parser.parse_args()
+    # The evaluator logs each error of a function at WARNING.
+    logging.disable(logging.CRITICAL)
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory(), processors=[])
     if given.replay is not None:
         return asyncio.run(_work(given.seed, given.replay, given.replay + 1))

@@ -370,19 +370,30 @@ def _order(raw: Any, location: Location, known: dict[int, dict[Any, int]]) -> tu
     return tuple(places)
 
 
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8. Files with escapes such as `\\ud800` hold others."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 def _check_json(repair: Repair, value: Any, at: Location, found: Found) -> None:
     """Report values that JSON or the ledger cannot store. Files on disk, unlike API servers, may hold any."""
     if isinstance(value, str):
         if "\0" in value:
             found(at, "must not hold the character U+0000")
             repair.replaced[at] = value.replace("\0", "")
+        elif not _is_unicode(value):
+            found(at, "must not hold one half of a surrogate pair: write the character itself")
+            repair.replaced[at] = value.encode("utf-8", "replace").decode()
     elif isinstance(value, dict | list):
         if len(at) == MAX_DEPTH:
             found(at, f"is nested deeper than {MAX_DEPTH} levels")
             repair.replaced[at] = None
             return
         for key, child in value.items() if isinstance(value, dict) else enumerate(value):
-            if isinstance(value, dict) and (not isinstance(key, str) or "\0" in key):
+            if isinstance(value, dict) and (not isinstance(key, str) or "\0" in key or not _is_unicode(key)):
                 found(at, f"{key!r} cannot be the name of a field: names are text, in quotes if need be")
                 repair.drop((*at, key))
             else:

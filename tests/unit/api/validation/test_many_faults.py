@@ -94,3 +94,11 @@ def test_a_repair_knows_what_it_has_left_out_and_where() -> None:
     assert repair.is_parted(())
     assert not repair.is_parted(("a", 0, "c"))
     assert repair.repaired() == {"a": [{"c": 2}]}
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udfffb", "\ude00\ud83d"])
+def test_half_a_surrogate_pair_is_refused_wherever_it_is(text: str) -> None:
+    for field in ({"x": text}, {"x": [text]}, {text: 1}):
+        with pytest.raises(Refused, match=r"surrogate pair|cannot be the name"):
+            accept("Workflow", {"steps": [{**STEP, "input": field}]})
+    accept("Workflow", {"steps": [{**STEP, "input": {"x": "\U0001f4a3", "\u202e": "\ufffe"}}]})
