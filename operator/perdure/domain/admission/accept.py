@@ -189,7 +189,7 @@ def _no_template(name: str, path: str) -> None:
 
 def _exceeds(checked: Checked[Any], admission: Admission) -> bool:
     """True, and a problem, if the expressions of an object are too many to be compiled."""
-    raw = None if checked.repair is None else checked.repair.raw
+    raw = {} if checked.repair is None else checked.repair.raw
     problem = excess_problem(raw, checked.root)
     if problem is not None:
         admission.findings.extend([problem])

@@ -6,6 +6,7 @@ Each expression is compiled when the object is accepted, and again by each leade
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from perdure.api.validation.problems import ManifestProblem
@@ -16,14 +17,16 @@ from perdure.domain.expressions.tokens import end_of_expression
 MAX_EXPRESSIONS: Final = 64 * 1024
 
 
-def excess_problem(spec: Any, path: str) -> ManifestProblem | None:
+def excess_problem(spec: Mapping[str, Any], path: str) -> ManifestProblem | None:
     """The problem of a spec whose expressions have more than MAX_EXPRESSIONS characters; None if it has none.
 
     Expressions are counted where they stand, those of workflows that steps write out included, and not for
     each step that takes them from the defaults.
     """
     left = MAX_EXPRESSIONS
-    for where, text in walk_strings(spec, path):
+    # The inputs of a run are data, and so is the schema of a template's parameters.
+    compiled = {name: value for name, value in spec.items() if name not in ("inputs", "parameters")}
+    for where, text in walk_strings(compiled, path):
         if not has_expression(text):
             continue
         start = text.find("${")

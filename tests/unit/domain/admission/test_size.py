@@ -76,6 +76,7 @@ def test_the_sum_counts_inner_workflows_and_no_escapes() -> None:
     assert checked([step(input=["$${ " * 30_000])]).problems == ()
     (problem,) = checked([step(input="$${ ${" + "x" * 70_000)]).problems
     assert "together" in problem.message
+    assert checked([step(input=expressions(half))], inputs=expressions(half + 1)).problems == ()
 
 
 def test_the_sum_holds_for_templates_and_agent_tasks() -> None:
