@@ -209,13 +209,13 @@ def _result(snapshot: JsonObject, checked: Checked[Any], admission: Admission) -
 
 def _limited(found: Iterable[ManifestProblem], checked: Checked[Any]) -> Iterator[ManifestProblem]:
     """The findings up to the limit of all problems, and one that says how many more there are."""
-    left = MAX_FAULTS - len(checked.problems)
+    left = max(0, MAX_FAULTS - len(checked.problems))
     number = 0
     for number, problem in enumerate(found, start=1):
         if number <= left:
             yield problem
     if number > left:
-        yield ManifestProblem(checked.root, f"{number - max(0, left)} more faults are left out")
+        yield ManifestProblem(checked.root, f"{number - left} more faults are left out")
 
 
 def _snapshot(own: Graph, graph: Graph, inputs: JsonObject, body: JsonObject) -> JsonObject:

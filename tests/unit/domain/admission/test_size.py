@@ -108,6 +108,12 @@ def test_as_many_findings_as_the_limit_are_reported_and_then_their_number(number
     assert problems[-1].message == "2 more faults are left out"
 
 
+def test_no_number_is_reported_where_parsing_has_found_too_many_faults() -> None:
+    problems = checked([inline(**{f"unknown{position}": 1 for position in range(MAX_FAULTS + 1)})]).problems
+    assert len(problems) == MAX_FAULTS + 1
+    assert problems[-1].message.startswith(f"has more than {MAX_FAULTS} faults")
+
+
 def test_steps_that_do_not_exist_share_the_comparisons(comparisons: list[str]) -> None:
     steps = [step(it, dependsOn=[f"missing{it}-{other}" for other in range(100)]) for it in range(500)]
     problems = checked(steps).problems
