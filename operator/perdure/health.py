@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
+from typing import Final, cast
 
 #: Lines of findings in one answer.
 MAX_FINDINGS = 100
@@ -81,9 +81,9 @@ class _Connection(asyncio.Protocol):
         self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._timer = asyncio.get_running_loop().call_later(CONNECTION_TIME, transport.abort)
+        # The transports of uvloop are of no class of asyncio's, so nothing can be asserted of their type.
+        self._transport = cast("asyncio.Transport", transport)
+        self._timer = asyncio.get_running_loop().call_later(CONNECTION_TIME, self.abort)
         if len(self._connections) >= MAX_CONNECTIONS:
             oldest = next(iter(self._connections))
             # Its `connection_lost` comes later, and others may be accepted before that.

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
+import uvloop
 from hack.cluster.light import free_ports
 
 from perdure import health
@@ -43,6 +44,18 @@ async def test_each_probe_has_its_own_answer() -> None:
         assert await asked(f"{url}/readyz") == (503, "the watches have not started")
         assert await asked(f"{url}/healthz") == (200, "ok")
         assert (await asked(f"{url}/metrics"))[0] == 404
+
+
+def test_probes_are_answered_under_uvloop() -> None:
+    """The product runs on uvloop, whose transports are of no class of asyncio's."""
+
+    async def play() -> None:
+        async with served(Health(alive=lambda: None, ready=lambda: None)) as url:
+            assert await asked(f"{url}/readyz") == (200, "ok")
+            assert await asked(f"{url}/healthz") == (200, "ok")
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(play())
 
 
 async def test_a_port_that_is_taken_is_an_error() -> None:
