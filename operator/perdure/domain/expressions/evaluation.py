@@ -33,6 +33,8 @@ CHEAP_PATH_VALUES = 2000
 CHEAP_CHARACTERS = 4096
 #: Compact JSON of all that one expression sees, if it is evaluated elsewhere.
 MAX_SEEN_BYTES = 32 * 1024 * 1024
+#: Types of values that need not be measured at the end of a plain path.
+_SCALARS = frozenset({str, int, float, bool})
 #: Fields of a step's value that are times.
 _TIMES = frozenset({"startedAt", "finishedAt"})
 #: Fields of a step's value that payloads are in.
@@ -107,6 +109,12 @@ class Evaluation:
     def evaluate(self, expression: Expression, values: Mapping[str, Any]) -> Any:
         """What an expression gives. Raises ExpressionError, and EvaluationPending after asking for it."""
         if expression.path is not None:
+            at_end: Any = values
+            for key in expression.path:
+                # What is missing, stored or no map has its own way, and its message, below.
+                at_end = at_end.get(key) if at_end.__class__ is dict else None
+            if at_end is not None and at_end.__class__ in _SCALARS:
+                return expression.result(at_end)
             if not _is_stored(values, expression.path):
                 found = expression.walk(values)
                 if _is_within(found, CHEAP_PATH_VALUES, None):
