@@ -76,8 +76,12 @@ def refused(at: World, path: str, text: str, kind: str = "Workflow") -> Callable
 
 TERMS = "1" + "+1" * 15_000
 EXPRESSIONS: list[tuple[dict[str, Any], str, str]] = [
-    ({"agent": AGENT, "input": {"x": f"${{{TERMS}}}"}}, "spec.steps[0].input.x", "30,001 characters"),
-    ({"agent": {**AGENT, "args": [f"${{{TERMS}}}"]}}, "spec.steps[0].agent.args[0]", "30,001 characters"),
+    ({"agent": AGENT, "input": {"x": f"${{{TERMS}}}"}}, "spec.steps[0].input.x", "limit of 8,192 characters"),
+    (
+        {"agent": {**AGENT, "args": [f"${{{TERMS}}}"]}},
+        "spec.steps[0].agent.args[0]",
+        "limit of 8,192 characters",
+    ),
     ({"agent": AGENT, "when": f"${{{TERMS[:4001]} > 0}}"}, "spec.steps[0].when", "4,003 tokens"),
     ({"agent": AGENT, "forEach": "${[1]" + ".map(x,x)" * 4250 + "}"}, "spec.steps[0].forEach", "characters"),
 ]
