@@ -152,7 +152,13 @@ class KubeClient:
             self._api.check_allowed(verb, kind, namespace)
             return effect()
 
-        return await self._sent(checked, may_be_late=may_be_late)
+        try:
+            return await self._sent(checked, may_be_late=may_be_late)
+        except ApiError as error:
+            # A real API server answers 410 to lists and watches only, whose version may be too old.
+            if error.status == 410 and verb not in ("list", "watch"):
+                raise ApiError(503, error.reason, error.message) from None
+            raise
 
     async def _sent(self, effect: Callable[[], Result], *, may_be_late: bool = True) -> Result:
         try:
