@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 import pytest
 from tests.integration.apiserver import ApiServer
 
@@ -56,7 +57,7 @@ def pod_of(task: dict[str, Any], *, input: Any = None) -> dict[str, Any]:
 
 async def test_the_api_server_accepts_pods_without_changes(kube: KubeClient, namespace: str) -> None:
     value = {"path": "a.py", "text": "ü" * 30_000}
-    wanted = pod_of(await agent_task(kube, namespace), input=json.dumps(value).encode())
+    wanted = pod_of(await agent_task(kube, namespace), input=orjson.dumps(value))
     made = await kube.create("Pod", namespace, wanted)
     assert json.loads(made["metadata"]["annotations"]["perdure.dev/input"]) == value
     assert made["metadata"]["ownerReferences"] == wanted["metadata"]["ownerReferences"]
