@@ -579,12 +579,8 @@ order by a.number desc
 limit 1
 
 
--- name: write_checkpoint
--- $1 uid, $2 step, $3 index, $4 attempt, $5 now, $6 content type, $7 label, $8 size, $9 stored size,
--- $10 encoding, $11 sha256, $12 data, $13 how many to keep, $14 recoverable, $15 order, $16 upload,
--- $17 whether the checkpoint has an event
--- Nothing is written if the attempt is closed, or has written a checkpoint of the same or a newer order:
--- `refused_checkpoint` finds out which.
+-- fragment: run and open attempt
+-- $1 uid, $2 step, $3 index, $4 attempt. Locks the run, and finds nothing if the attempt was closed.
 with run as materialized (
     select uid from perdure.workflow where uid = $1::uuid for no key update
 ), fence as materialized (
@@ -593,6 +589,29 @@ with run as materialized (
     where a.workflow_uid = run.uid and a.step = $2 and a.index = $3 and a.number = $4
         and a.closed_at is null
     for share of a
+
+
+-- fragment: event of a checkpoint
+-- $1 uid, $4 attempt, $5 time; `numbered` has the number and the facts of the event.
+), events as (
+    insert into perdure.event (workflow_uid, sequence, type, time, task, attempt, data)
+    select $1::uuid, n.last_sequence, 'task.checkpointed', $5, n.task, $4, n.data from numbered n
+), outbox as (
+    insert into perdure.outbox (
+        workflow_uid, sequence, kind, namespace, workflow, type, time, task, attempt, data
+    )
+    select $1::uuid, n.last_sequence, n.kind, n.namespace, n.workflow, 'task.checkpointed', $5, n.task, $4,
+        n.data
+    from numbered n
+
+
+-- name: write_checkpoint
+-- $1 uid, $2 step, $3 index, $4 attempt, $5 now, $6 content type, $7 label, $8 size, $9 stored size,
+-- $10 encoding, $11 sha256, $12 data, $13 how many to keep, $14 recoverable, $15 order, $16 upload,
+-- $17 whether the checkpoint has an event
+-- Nothing is written if the attempt is closed, or has written a checkpoint of the same or a newer order:
+-- `refused_checkpoint` finds out which.
+-- run and open attempt
 ), task as (
     update perdure.task t set
         checkpoint_sequence = coalesce(t.checkpoint_sequence, 0) + 1, checkpoint_label = $7,
@@ -639,16 +658,7 @@ with run as materialized (
                 where k.workflow_uid = $1::uuid and k.step = $2 and k.index = $3 and k.recoverable
             )
         )
-), events as (
-    insert into perdure.event (workflow_uid, sequence, type, time, task, attempt, data)
-    select $1::uuid, n.last_sequence, 'task.checkpointed', $5, n.task, $4, n.data from numbered n
-), outbox as (
-    insert into perdure.outbox (
-        workflow_uid, sequence, kind, namespace, workflow, type, time, task, attempt, data
-    )
-    select $1::uuid, n.last_sequence, n.kind, n.namespace, n.workflow, 'task.checkpointed', $5, n.task, $4,
-        n.data
-    from numbered n
+-- event of a checkpoint
 )
 select
     (select checkpoint_sequence from task) as sequence,
@@ -659,14 +669,7 @@ select
 -- name: announce_checkpoint
 -- $1 uid, $2 step, $3 index, $4 attempt, $5 now
 -- The event of the attempt's newest checkpoint, which was stored without one.
-with run as materialized (
-    select uid from perdure.workflow where uid = $1::uuid for no key update
-), fence as materialized (
-    select 1
-    from run, perdure.attempt a
-    where a.workflow_uid = run.uid and a.step = $2 and a.index = $3 and a.number = $4
-        and a.closed_at is null
-    for share of a
+-- run and open attempt
 ), newest as (
     select t.name as task, c.sequence, c.label, c.size, c.recoverable
     from fence, perdure.task t, perdure.checkpoint c
@@ -683,16 +686,7 @@ with run as materialized (
             'sequence', newest.sequence, 'label', newest.label, 'size', newest.size,
             'recoverable', newest.recoverable
         ) as data
-), events as (
-    insert into perdure.event (workflow_uid, sequence, type, time, task, attempt, data)
-    select $1::uuid, n.last_sequence, 'task.checkpointed', $5, n.task, $4, n.data from numbered n
-), outbox as (
-    insert into perdure.outbox (
-        workflow_uid, sequence, kind, namespace, workflow, type, time, task, attempt, data
-    )
-    select $1::uuid, n.last_sequence, n.kind, n.namespace, n.workflow, 'task.checkpointed', $5, n.task, $4,
-        n.data
-    from numbered n
+-- event of a checkpoint
 )
 select
     exists (select from newest) as written,
@@ -701,14 +695,7 @@ select
 
 -- name: progress
 -- $1 uid, $2 step, $3 index, $4 attempt, $5 now, $6 percent, $7 message, $8 the event's data
-with run as materialized (
-    select uid from perdure.workflow where uid = $1::uuid for no key update
-), fence as materialized (
-    select 1
-    from run, perdure.attempt a
-    where a.workflow_uid = run.uid and a.step = $2 and a.index = $3 and a.number = $4
-        and a.closed_at is null
-    for share of a
+-- run and open attempt
 ), task as (
     update perdure.task t set
         percent = coalesce($6, case when t.vitals_attempt = $4 then t.percent end),
@@ -740,14 +727,7 @@ select
 
 -- name: heartbeat
 -- $1 uid, $2 step, $3 index, $4 attempt, $5 now
-with run as materialized (
-    select uid from perdure.workflow where uid = $1::uuid for no key update
-), fence as materialized (
-    select 1
-    from run, perdure.attempt a
-    where a.workflow_uid = run.uid and a.step = $2 and a.index = $3 and a.number = $4
-        and a.closed_at is null
-    for share of a
+-- run and open attempt
 ), task as (
     update perdure.task t set
         heartbeat_at = $5, vitals_at = $5, vitals_attempt = $4,
