@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import TracebackType
 
 import structlog
 
@@ -41,21 +41,12 @@ class PassedOver:
         self.counts: Counter[str] = Counter()
         self._seen: OrderedDict[tuple[str, str], int] = OrderedDict()
 
-    @contextmanager
-    def guard(self, loop: str, what: object) -> Iterator[None]:
+    def guard(self, loop: str, what: object) -> AbstractContextManager[None]:
         """One turn of a loop: whatever is raised within is noted, and the loop goes on.
 
         `loop` names the loop, `what` the object, for the log.
         """
-        try:
-            yield
-        except THROUGH:
-            raise
-        except BaseException as error:
-            # Tasks of a group are deposed together, and the group's exception is then one of several.
-            if isinstance(error, BaseExceptionGroup) and error.subgroup(THROUGH) is not None:
-                raise
-            self.note(loop, what, error)
+        return _Guard(self, loop, what)
 
     def note(self, loop: str, what: object, error: BaseException) -> None:
         """Count a failure. The log has the first, second, fourth, eighth … of each object."""
@@ -76,6 +67,31 @@ class PassedOver:
     def summary(self) -> list[str]:
         """A line for each loop that has passed something over."""
         return [f"{loop}: passed over {number} times" for loop, number in sorted(self.counts.items())]
+
+
+class _Guard:
+    """The guard of one turn. A class, since a pass enters several, and a generator costs more."""
+
+    __slots__ = ("_loop", "_passed_over", "_what")
+
+    def __init__(self, passed_over: PassedOver, loop: str, what: object) -> None:
+        self._passed_over = passed_over
+        self._loop = loop
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if error is None or isinstance(error, THROUGH):
+            return False
+        # Tasks of a group are deposed together, and the group's exception is then one of several.
+        if isinstance(error, BaseExceptionGroup) and error.subgroup(THROUGH) is not None:
+            return False
+        self._passed_over.note(self._loop, self._what, error)
+        return True
 
 
 def place_of(error: BaseException) -> str:
