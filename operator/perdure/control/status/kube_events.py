@@ -56,25 +56,25 @@ class KubeEvents:
             reason, action, type_ = announcement
             reason = _TIMEOUTS.get((event.type, str(event.data.get("reason"))), reason)
             if regarding is None:
-                regarding = Regarding(
-                    api_version=API_VERSION,
-                    kind=live.key.kind,
-                    namespace=live.key.namespace,
-                    name=live.key.name,
-                    uid=live.uid,
-                )
+                regarding = _regarding(live.key, live.uid)
             self._recorder.record(
                 regarding, reason=reason, message=_sentence(event), action=action, now=now, type=type_
             )
 
     def warn(self, key: RunKey, uid: str, reason: Reason, message: str, now: datetime) -> None:
         """Record a warning about a run that no commit is about. Never waits, raises nothing."""
-        regarding = Regarding(
-            api_version=API_VERSION, kind=key.kind, namespace=key.namespace, name=key.name, uid=uid
-        )
         self._recorder.record(
-            regarding, reason=reason.value, message=message, action="Reconcile", now=now, type="Warning"
+            _regarding(key, uid),
+            reason=reason.value,
+            message=message,
+            action="Reconcile",
+            now=now,
+            type="Warning",
         )
+
+
+def _regarding(key: RunKey, uid: str) -> Regarding:
+    return Regarding(api_version=API_VERSION, kind=key.kind, namespace=key.namespace, name=key.name, uid=uid)
 
 
 def _sentence(event: PendingEvent) -> str:
