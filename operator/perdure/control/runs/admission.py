@@ -56,13 +56,14 @@ async def compile_ahead(manifest: Mapping[str, Any] | None) -> None:
     while unread:
         value = unread.pop()
         if isinstance(value, str) and has_expression(value):
+            turn = done // SLICE
             done += min(len(value), MAX_EXPRESSION)
             # What is wrong is said by the acceptance. More than a manifest may have is not compiled at all.
             with suppress(ExpressionError):
                 parse_text(value)
             if done > MAX_EXPRESSION_TEXT:
                 return
-            if done // SLICE > (done - min(len(value), MAX_EXPRESSION)) // SLICE:
+            if done // SLICE > turn:
                 await asyncio.sleep(0)
         elif isinstance(value, Mapping):
             unread += value.values()
